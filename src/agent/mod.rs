@@ -1,0 +1,1 @@
+//! One file per agent CLI: environment, start, resume, how it ends.

@@ -1,0 +1,196 @@
+//! `Checkpoint`: an immutable state of a Machine, made of one ZFS snapshot per disk, with its parent.
+
+use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, immutable, object};
+use super::quantity::GoDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+object!(
+    /// An immutable state of a Machine. Creating one by hand is how you ask for one. It outlives its Machine.
+    Checkpoint, CheckpointSpec, CheckpointStatus
+);
+
+/// Finalizer by which the hub releases and destroys the snapshots before the object goes.
+pub const FINALIZER: &str = "autovibe.dev/checkpoint";
+
+/// What to capture: exactly one of `machine` and `import`. Immutable but for `description` and `keep`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct CheckpointSpec {
+    /// Name of the Machine in this namespace whose state is captured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<String>,
+    /// An image that becomes a first base.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub import: Option<Import>,
+    /// What caused it.
+    #[serde(default)]
+    pub trigger: Trigger,
+    /// A note for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub description: Option<String>,
+    /// `Policy`: the Machine's retention may collect it. `Forever`: only you.
+    #[serde(default)]
+    pub keep: Keep,
+}
+
+/// An image that becomes a first base.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Import {
+    /// Name of an image of the Hub.
+    pub image: String,
+    /// The Hub. Default: the one named `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
+}
+
+/// What caused a checkpoint.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Trigger {
+    #[default]
+    Requested,
+    BetweenMessages,
+    Suspend,
+    Final,
+    Import,
+}
+
+/// Who may collect it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Keep {
+    #[default]
+    Policy,
+    Forever,
+}
+
+/// What was observed of a Checkpoint.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct CheckpointStatus {
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// A summary for people.
+    #[serde(default)]
+    pub phase: CheckpointPhase,
+    /// What it waits for, or why it failed, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Ready; and Reconciling, Stalled.
+    #[serde(default)]
+    #[schemars(schema_with = "conditions_schema")]
+    pub conditions: Vec<Condition>,
+    /// Uid of the Machine whose state it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine_uid: Option<String>,
+    /// Name of the Checkpoint before it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<String>,
+    /// The goal that led from the parent to here.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub goal: Option<String>,
+    /// One snapshot per disk.
+    #[serde(default)]
+    pub volumes: Vec<Volume>,
+    /// The conversation that goes with this disk state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<Session>,
+    /// Whether nothing of the agent could write while it was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quiescent: Option<bool>,
+    /// Whether the answer that the agent waited for was let go before the snapshot was there. Decided once: the first of
+    /// `released: true` and `phase: Ready` that is stored wins.
+    #[serde(default)]
+    pub released: bool,
+    /// How long the capture took, from request to hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub took: Option<GoDuration>,
+    /// When the snapshot was taken.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub captured_at: Option<Time>,
+    /// Commit of the workspace in the hub's git bundle of this checkpoint, for `autovibe diff`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub commit: Option<String>,
+}
+
+/// A summary for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum CheckpointPhase {
+    #[default]
+    Pending,
+    Ready,
+    Failed,
+    Deleting,
+}
+
+/// One disk's snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Volume {
+    /// The Proxmox node whose pool holds it.
+    pub node: String,
+    /// The dataset that holds the snapshot when it was taken; renames follow the guid.
+    pub dataset: String,
+    /// The snapshot's short name.
+    pub snapshot: String,
+    /// The snapshot's ZFS guid, decimal: its identity.
+    pub guid: String,
+    /// Bytes that it refers to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub referenced: Option<u64>,
+}
+
+/// A conversation at a moment.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// The agent's session id.
+    pub id: String,
+    /// Number of the request within the Machine.
+    pub turn: u64,
+    /// Id of the request in the gateway's log.
+    pub request: String,
+}
+
+impl Kind for Checkpoint {
+    const KIND: &'static str = "Checkpoint";
+    const PLURAL: &'static str = "checkpoints";
+    const SINGULAR: &'static str = "checkpoint";
+    const SHORT_NAMES: &'static [&'static str] = &["ckpt"];
+    const SCOPE: Scope = Scope::Namespaced;
+    const COLUMNS: &'static [Column] = &[
+        Column { name: "Phase", r#type: "string", json_path: ".status.phase", priority: 0, description: "Summary of its state" },
+        Column { name: "Machine", r#type: "string", json_path: ".spec.machine", priority: 0, description: "Whose state it is" },
+        Column { name: "Trigger", r#type: "string", json_path: ".spec.trigger", priority: 0, description: "What caused it" },
+        Column { name: "Parent", r#type: "string", json_path: ".status.parent", priority: 0, description: "The checkpoint before it" },
+        Column { name: "Quiescent", r#type: "boolean", json_path: ".status.quiescent", priority: 1, description: "Whether nothing could write meanwhile" },
+        Column { name: "Took", r#type: "string", json_path: ".status.took", priority: 1, description: "Duration of the capture" },
+        Column { name: "Age", r#type: "date", json_path: ".metadata.creationTimestamp", priority: 0, description: "Time since it was created" },
+    ];
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+
+    fn validate(&self, old: Option<&Self>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        if self.spec.machine.is_some() == self.spec.import.is_some() {
+            errors.push(FieldError::invalid("spec", &self.spec, "exactly one of machine and import must be given"));
+        }
+        if let Some(old) = old {
+            let remedy = "create a new Checkpoint instead";
+            immutable(&mut errors, "spec.machine", &old.spec.machine, &self.spec.machine, remedy);
+            immutable(&mut errors, "spec.import", &old.spec.import, &self.spec.import, remedy);
+            immutable(&mut errors, "spec.trigger", &old.spec.trigger, &self.spec.trigger, remedy);
+        }
+        errors
+    }
+}

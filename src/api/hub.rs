@@ -1,0 +1,317 @@
+//! `Hub`: the place that runs Machines: its Proxmox, its ZFS, its model providers, its images.
+
+use super::machine::Limits;
+use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, object};
+use super::quantity::{Currency, GoDuration, Money, NanoUsd};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+object!(
+    /// The place that runs Machines. One named `default` is used where none is named.
+    Hub, HubSpec, HubStatus
+);
+
+/// What the Hub has and may use.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HubSpec {
+    /// The Proxmox and the ZFS that it drives.
+    pub infrastructure: Infrastructure,
+    /// Where guests reach this Hub's gateway. The lab knows it by itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub gateway: Option<Gateway>,
+    /// Model providers. The first whose `models` match a request's model serves it.
+    #[serde(default)]
+    pub providers: Vec<Provider>,
+    /// First bases of Machines.
+    #[serde(default)]
+    pub images: Vec<Image>,
+    /// For Machines that say nothing themselves.
+    #[serde(default)]
+    pub defaults: Defaults,
+}
+
+/// The Proxmox and the ZFS that the Hub drives: `proxmox` and `zfs`, or `lab`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Infrastructure {
+    /// A Proxmox VE node or cluster.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxmox: Option<Proxmox>,
+    /// The ZFS under its storage.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub zfs: Option<Zfs>,
+    /// The lab that `autovibe up` started beside this hub: a Proxmox-compatible node on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lab: Option<Lab>,
+}
+
+/// The lab beside this hub; nothing to say about it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Lab {}
+
+/// A Proxmox VE node or cluster.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Proxmox {
+    /// URL of its API: `https://pve1.example:8006`.
+    pub endpoint: String,
+    /// SHA-256 of the node's certificate, as Proxmox shows it (`AB:CD:…`). Default: the system's trust store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+    /// Secret in namespace `autovibe-system` with keys `tokenId` (`user@realm!name`) and `secret`.
+    pub token_secret_ref: SecretRef,
+    /// The node to run on. Default: the only one there is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// Range of VM ids that are autovibe's alone. Keep Proxmox' own `next-id` outside it.
+    pub vmids: VmidRange,
+    /// The bridge of the guests' network card.
+    #[serde(default = "default_bridge")]
+    pub bridge: String,
+}
+
+fn default_bridge() -> String {
+    "vmbr0".into()
+}
+
+/// A range of VM ids, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VmidRange {
+    #[schemars(range(min = 100, max = 999_999_999))]
+    pub from: u32,
+    #[schemars(range(min = 100, max = 999_999_999))]
+    pub to: u32,
+}
+
+/// The ZFS under the Proxmox storage.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Zfs {
+    /// The zfspool storage in Proxmox.
+    pub storage: String,
+    /// The dataset of that storage: `rpool/data`.
+    pub dataset: String,
+    /// The checkpoint tree: a dataset in the same pool, outside `dataset`.
+    pub keep: String,
+    /// How `zfs` is run: `local: {}` on this machine, or `socket: PATH` by a helper that answers there.
+    #[serde(default)]
+    pub runner: Runner,
+}
+
+/// How `zfs` is run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Runner {
+    /// Path of a unix socket of a helper that runs it. Default: run on this machine.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub socket: Option<String>,
+}
+
+/// A Secret in namespace `autovibe-system`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SecretRef {
+    pub name: String,
+}
+
+/// Where guests reach this Hub's gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Gateway {
+    /// URL as a guest must use it: `http://10.10.0.1:8081`.
+    pub url: String,
+}
+
+/// A model provider.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Provider {
+    /// Its name among this Hub's providers.
+    pub name: String,
+    /// What it speaks.
+    #[serde(default, rename = "type")]
+    pub r#type: ProviderType,
+    /// Base URL, for type `Anthropic`. Default: the provider's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoint: Option<String>,
+    /// Secret in namespace `autovibe-system` with key `apiKey`, for type `Anthropic`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key_secret_ref: Option<SecretRef>,
+    /// The written conversation, for type `Replay`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replay: Option<Replay>,
+    /// Models that may be used; `*` at the end matches any rest.
+    #[serde(default)]
+    pub models: Vec<String>,
+}
+
+/// What a provider speaks.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum ProviderType {
+    #[default]
+    Anthropic,
+    /// Answers from a written conversation, with the provider's own event stream: no key, no cost.
+    Replay,
+}
+
+/// A written conversation.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Replay {
+    /// Path of the conversation file on the hub.
+    pub file: String,
+}
+
+/// A first base of Machines: exactly one of `file` and `dataset`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Image {
+    /// Its name among this Hub's images.
+    pub name: String,
+    /// A raw disk image on the hub, as `autovibe image build` makes; the hub imports it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// A snapshot that is already in the pool: `rpool/images/debian@v1`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dataset: Option<String>,
+}
+
+/// For Machines that say nothing themselves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Defaults {
+    /// Limits of a Machine without its own; never none.
+    #[serde(default = "default_limits")]
+    pub limits: Limits,
+}
+
+fn default_limits() -> Limits {
+    Limits {
+        money: Some(Money { amount: NanoUsd(5_000_000_000), currency: Currency::USD }),
+        time: Some(GoDuration(std::time::Duration::from_secs(7200))),
+        api_calls: Some(1000),
+    }
+}
+impl Default for Defaults {
+    fn default() -> Self {
+        Self { limits: default_limits() }
+    }
+}
+
+/// What was observed of a Hub.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct HubStatus {
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// Ready; and Reconciling, Stalled.
+    #[serde(default)]
+    #[schemars(schema_with = "conditions_schema")]
+    pub conditions: Vec<Condition>,
+    /// What it waits for, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Version of the Proxmox VE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proxmox_version: Option<String>,
+    /// Images that can be spawned from.
+    #[serde(default)]
+    pub images: Vec<ImageStatus>,
+}
+
+/// An image as it stands in the pool.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ImageStatus {
+    pub name: String,
+    /// Full name of its snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<String>,
+    /// The snapshot's ZFS guid, decimal.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guid: Option<String>,
+    /// Why it is not ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+}
+
+impl Kind for Hub {
+    const KIND: &'static str = "Hub";
+    const PLURAL: &'static str = "hubs";
+    const SINGULAR: &'static str = "hub";
+    const SHORT_NAMES: &'static [&'static str] = &[];
+    const SCOPE: Scope = Scope::Cluster;
+    const COLUMNS: &'static [Column] = &[
+        Column { name: "Ready", r#type: "string", json_path: ".status.conditions[?(@.type==\"Ready\")].status", priority: 0, description: "Whether Proxmox and ZFS answer" },
+        Column { name: "Endpoint", r#type: "string", json_path: ".spec.infrastructure.proxmox.endpoint", priority: 0, description: "Its Proxmox" },
+        Column { name: "Version", r#type: "string", json_path: ".status.proxmoxVersion", priority: 0, description: "Version of the Proxmox VE" },
+        Column { name: "Message", r#type: "string", json_path: ".status.message", priority: 1, description: "What it waits for" },
+        Column { name: "Age", r#type: "date", json_path: ".metadata.creationTimestamp", priority: 0, description: "Time since it was created" },
+    ];
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+
+    fn validate(&self, _old: Option<&Self>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let infrastructure = &self.spec.infrastructure;
+        match (&infrastructure.lab, &infrastructure.proxmox, &infrastructure.zfs) {
+            (Some(_), None, None) => {}
+            (None, Some(proxmox), Some(zfs)) => {
+                validate_infrastructure(proxmox, zfs, &mut errors);
+                if self.spec.gateway.is_none() {
+                    errors.push(FieldError::required("spec.gateway", "give the URL at which guests reach this hub's gateway"));
+                }
+            }
+            _ => errors.push(FieldError::invalid("spec.infrastructure", infrastructure, "give either proxmox and zfs, or lab: {}")),
+        }
+        for (index, provider) in self.spec.providers.iter().enumerate() {
+            let path = format!("spec.providers[{index}]");
+            match provider.r#type {
+                ProviderType::Anthropic if provider.api_key_secret_ref.is_none() => {
+                    errors.push(FieldError::required(format!("{path}.apiKeySecretRef"), "type Anthropic needs a Secret with key apiKey"));
+                }
+                ProviderType::Replay if provider.replay.is_none() => {
+                    errors.push(FieldError::required(format!("{path}.replay"), "type Replay needs the path of a conversation file"));
+                }
+                _ => {}
+            }
+            if provider.models.is_empty() {
+                errors.push(FieldError::required(format!("{path}.models"), "list the models that may be used, for example [\"claude-*\"]"));
+            }
+        }
+        for (index, image) in self.spec.images.iter().enumerate() {
+            if image.file.is_some() == image.dataset.is_some() {
+                errors.push(FieldError::invalid(format!("spec.images[{index}]"), image, "exactly one of file and dataset must be given"));
+            }
+        }
+        errors
+    }
+}
+
+fn validate_infrastructure(proxmox: &Proxmox, zfs: &Zfs, errors: &mut Vec<FieldError>) {
+    let path = "spec.infrastructure";
+    if !proxmox.endpoint.starts_with("https://") {
+        errors.push(FieldError::invalid(format!("{path}.proxmox.endpoint"), &proxmox.endpoint, "must be an https URL, for example https://pve1.example:8006"));
+    }
+    if proxmox.vmids.from > proxmox.vmids.to {
+        errors.push(FieldError::invalid(format!("{path}.proxmox.vmids"), proxmox.vmids, "`from` must not be above `to`"));
+    }
+    let pool = |dataset: &str| dataset.split('/').next().unwrap_or_default().to_owned();
+    if pool(&zfs.keep) != pool(&zfs.dataset) {
+        errors.push(FieldError::invalid(format!("{path}.zfs.keep"), &zfs.keep, format!("must be in the pool of `dataset`: {}", pool(&zfs.dataset))));
+    }
+    if zfs.keep == zfs.dataset || zfs.keep.starts_with(&format!("{}/", zfs.dataset)) {
+        errors.push(FieldError::invalid(format!("{path}.zfs.keep"), &zfs.keep, "must be outside `dataset`, or Proxmox would list the checkpoints as disks"));
+    }
+}

@@ -1,0 +1,537 @@
+//! `Machine`: an agent with a goal in a VM of its own.
+
+use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, immutable, object};
+use super::quantity::{Bytes, GoDuration, Millicores, Money, NanoUsd};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+object!(
+    /// An AI agent with a goal, living in a VM of its own. It is spawned from a checkpoint, checkpointed while it works,
+    /// and ends in a final checkpoint, which can be the base of the next goal.
+    Machine, MachineSpec, MachineStatus
+);
+
+/// Finalizer by which the hub ends a Machine's VM before the object goes.
+pub const FINALIZER: &str = "autovibe.dev/machine";
+
+/// What the Machine should be and do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct MachineSpec {
+    /// The Hub that runs this Machine. Default: the Hub named `default`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
+    /// What its disks are cloned from. May be left out when `goal.after` names a Machine: then it is the final
+    /// checkpoint of the last one listed. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub from: Option<From>,
+    /// What to do. Immutable.
+    pub goal: Goal,
+    /// Who does it. Immutable.
+    #[serde(default)]
+    pub agent: Agent,
+    /// `Running`, or `Suspended`: checkpoint, shut down, keep the disks; cpu and memory are free meanwhile.
+    #[serde(default)]
+    pub operating_mode: OperatingMode,
+    /// The size of the VM.
+    #[serde(default)]
+    pub resources: Resources,
+    /// What it may spend. Without it, the Hub's default limits hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub budget: Option<BudgetUse>,
+    /// When checkpoints are taken and how many are kept.
+    #[serde(default)]
+    pub checkpoints: Checkpoints,
+    /// Files put into the workspace at spawn: for a first base. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<Source>,
+    /// `Checkpoint`: end in a final checkpoint. `Discard`: destroy the disks.
+    #[serde(default)]
+    pub on_terminate: OnTerminate,
+    /// Deletes the Machine this long after it finished; its checkpoints stay. Default: never.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "ttlAfterFinished")]
+    pub ttl_after_finished: Option<GoDuration>,
+}
+
+/// Where a Machine's disks come from: exactly one of the fields.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct From {
+    /// Name of a Checkpoint in this namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// A Machine in this namespace, which may still run: its last checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub machine: Option<FromMachine>,
+    /// Name of an image of the Hub (`spec.images` there).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+}
+
+/// A Machine to fork.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct FromMachine {
+    /// Its name.
+    pub name: String,
+}
+
+/// What to do.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Goal {
+    /// The goal in words, as the agent gets it.
+    pub prompt: String,
+    /// The agent's working directory in the guest.
+    #[serde(default = "default_workspace")]
+    pub workspace: String,
+    /// A command that must exit 0 in the workspace when the agent is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<Verify>,
+    /// Machines of this namespace that must have Succeeded first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub after: Vec<String>,
+    /// What to do when one of `after` failed.
+    #[serde(default)]
+    pub after_failure: AfterFailure,
+}
+
+fn default_workspace() -> String {
+    "/home/agent/workspace".into()
+}
+
+/// A command that decides whether the goal was achieved.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Verify {
+    /// Program and arguments; run as the agent's user in the workspace.
+    pub command: Vec<String>,
+    /// Ends the command after this long; it counts as failed then.
+    #[serde(default = "default_verify_timeout")]
+    pub timeout: GoDuration,
+}
+
+fn default_verify_timeout() -> GoDuration {
+    GoDuration(std::time::Duration::from_secs(600))
+}
+
+/// What to do when a Machine in `goal.after` failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum AfterFailure {
+    /// Wait until someone makes it succeed, for example by creating it anew.
+    #[default]
+    Wait,
+    /// Fail too.
+    Fail,
+    /// Go on from its final checkpoint.
+    Continue,
+}
+
+/// Who does it.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Agent {
+    /// The agent program.
+    #[serde(default, rename = "type")]
+    pub r#type: AgentType,
+    /// The model's name, as the provider knows it. Default: the agent's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// Further arguments for the agent program.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub args: Vec<String>,
+    /// Further environment variables for the agent. Not for secrets: they stay in the hub.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub env: BTreeMap<String, String>,
+    /// Program and arguments, for type `Command`. The prompt is in `AUTOVIBE_PROMPT`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub command: Vec<String>,
+    /// Ends the conversation after this many turns. Not for type `Command`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_turns: Option<u32>,
+}
+
+/// The agent programs autovibe knows how to start, resume and judge.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum AgentType {
+    #[default]
+    ClaudeCode,
+    Command,
+}
+
+/// Whether the Machine should run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum OperatingMode {
+    #[default]
+    Running,
+    Suspended,
+}
+
+/// The size of the VM.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Resources {
+    /// Cores.
+    #[serde(default = "default_cpu")]
+    pub cpu: Millicores,
+    /// Memory.
+    #[serde(default = "default_memory")]
+    pub memory: Bytes,
+}
+
+fn default_cpu() -> Millicores {
+    Millicores(1000)
+}
+fn default_memory() -> Bytes {
+    Bytes(2 << 30)
+}
+impl Default for Resources {
+    fn default() -> Self {
+        Self { cpu: default_cpu(), memory: default_memory() }
+    }
+}
+
+/// Which Budget pays, and this Machine's own limits.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct BudgetUse {
+    /// Name of a Budget in this namespace. Default: none, only the limits here hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// This Machine's own limits. What is left out comes from the Hub's `defaults.limits`.
+    #[serde(default)]
+    pub limits: Limits,
+}
+
+/// Upper bounds of what is consumed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Limits {
+    /// Money paid to model providers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub money: Option<Money>,
+    /// Time that the agent runs. Then the Machine ends with `terminationReason: Timeout`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<GoDuration>,
+    /// Calls to model providers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_calls: Option<u64>,
+}
+
+/// When checkpoints are taken and how many are kept.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Checkpoints {
+    /// `Enabled`: a checkpoint at every request of the agent's conversation.
+    #[serde(default)]
+    pub between_messages: Toggle,
+    /// How many are kept.
+    #[serde(default)]
+    pub retention: Retention,
+}
+
+/// On or off, as an enum so that modes can be added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Toggle {
+    #[default]
+    Enabled,
+    Disabled,
+}
+
+/// Which checkpoints are kept when newer ones come.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Retention {
+    /// The newest N of this Machine; its final one, and any that something was spawned from, stay beside them.
+    #[serde(default = "default_keep_last")]
+    pub keep_last: u32,
+}
+
+fn default_keep_last() -> u32 {
+    20
+}
+impl Default for Retention {
+    fn default() -> Self {
+        Self { keep_last: default_keep_last() }
+    }
+}
+
+/// Files for a first workspace: exactly one of `git` and `directory`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Source {
+    /// URL of a git repository that the hub can read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<String>,
+    /// A directory on the hub, below the directories it was told to allow (`autovibe up --source-root`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub directory: Option<String>,
+    /// Branch, tag or commit. Default: the repository's own default.
+    #[serde(default, skip_serializing_if = "Option::is_none", rename = "ref")]
+    pub r#ref: Option<String>,
+}
+
+/// What becomes of the disks at the end.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum OnTerminate {
+    #[default]
+    Checkpoint,
+    Discard,
+}
+
+/// What was observed of a Machine.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct MachineStatus {
+    /// The generation that this status speaks of.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// A summary for people; the conditions carry the truth.
+    #[serde(default)]
+    pub phase: Phase,
+    /// What it waits for or does now, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// MachineReady, AgentActive, GoalAchieved, BudgetAvailable, CheckpointCurrent; and Ready, Reconciling, Stalled.
+    #[serde(default)]
+    #[schemars(schema_with = "conditions_schema")]
+    pub conditions: Vec<Condition>,
+    /// The VM, while there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vm: Option<VmStatus>,
+    /// Name of the Checkpoint that it was spawned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spawned_from: Option<String>,
+    /// Name of its newest Ready Checkpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_checkpoint: Option<String>,
+    /// Name of the Checkpoint in which it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub final_checkpoint: Option<String>,
+    /// How many Checkpoints were taken of it.
+    #[serde(default)]
+    pub checkpoints: u64,
+    /// The agent process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<AgentStatus>,
+    /// What it consumed.
+    #[serde(default)]
+    pub usage: Usage,
+    /// What it may spend, as `$0.22 of $5.00`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub spent: Option<String>,
+    /// Why it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub termination_reason: Option<TerminationReason>,
+    /// When the VM was first started.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at: Option<Time>,
+    /// When it reached its end.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finished_at: Option<Time>,
+}
+
+/// A summary for people.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Phase {
+    #[default]
+    Pending,
+    /// For something outside it; `status.message` says for what.
+    Waiting,
+    Spawning,
+    Running,
+    Suspending,
+    Suspended,
+    Finishing,
+    Succeeded,
+    Failed,
+    Terminating,
+}
+
+impl Phase {
+    /// Whether nothing more will happen to it by itself.
+    pub fn is_finished(self) -> bool {
+        matches!(self, Self::Succeeded | Self::Failed)
+    }
+}
+
+/// Where the VM is.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VmStatus {
+    /// Name of the Proxmox node.
+    pub node: String,
+    /// Its id on the cluster.
+    pub vmid: u32,
+    /// Its disks, in order.
+    #[serde(default)]
+    pub disks: Vec<String>,
+}
+
+/// The agent process.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct AgentStatus {
+    /// Id of its conversation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub session: Option<String>,
+    /// How often it was launched; above 1 it was resumed.
+    #[serde(default)]
+    pub launches: u32,
+    /// When it was last launched.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub launched_at: Option<Time>,
+    /// Its exit code, once it ended.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exit_code: Option<i32>,
+}
+
+/// What was consumed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Paid to providers, USD.
+    #[serde(default)]
+    pub money: NanoUsd,
+    /// Held back for calls under way, USD.
+    #[serde(default)]
+    pub reserved: NanoUsd,
+    /// Time that the agent ran.
+    #[serde(default)]
+    pub time: GoDuration,
+    /// Calls to providers.
+    #[serde(default)]
+    pub api_calls: u64,
+    /// Tokens read by models, cached ones too.
+    #[serde(default)]
+    pub tokens_in: u64,
+    /// Tokens written by models.
+    #[serde(default)]
+    pub tokens_out: u64,
+}
+
+/// Why a Machine ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum TerminationReason {
+    Completed,
+    VerifyFailed,
+    AgentFailed,
+    Timeout,
+    BudgetExhausted,
+    GuestLost,
+    /// A Machine in `goal.after` failed and `afterFailure` is `Fail`.
+    PredecessorFailed,
+    Deleted,
+}
+
+impl Kind for Machine {
+    const KIND: &'static str = "Machine";
+    const PLURAL: &'static str = "machines";
+    const SINGULAR: &'static str = "machine";
+    const SHORT_NAMES: &'static [&'static str] = &["mach"];
+    const SCOPE: Scope = Scope::Namespaced;
+    const COLUMNS: &'static [Column] = &[
+        Column { name: "Phase", r#type: "string", json_path: ".status.phase", priority: 0, description: "Summary of its state" },
+        Column { name: "Agent", r#type: "string", json_path: ".spec.agent.type", priority: 0, description: "Agent program" },
+        Column { name: "Goal", r#type: "string", json_path: ".spec.goal.prompt", priority: 0, description: "What it is to do" },
+        Column { name: "Spent", r#type: "string", json_path: ".status.spent", priority: 0, description: "Money paid to providers, of its limit" },
+        Column { name: "Checkpoints", r#type: "integer", json_path: ".status.checkpoints", priority: 0, description: "Checkpoints taken" },
+        Column { name: "Node", r#type: "string", json_path: ".status.vm.node", priority: 0, description: "Proxmox node" },
+        Column { name: "VMID", r#type: "integer", json_path: ".status.vm.vmid", priority: 1, description: "Id of the VM" },
+        Column { name: "Message", r#type: "string", json_path: ".status.message", priority: 1, description: "What it waits for or does" },
+        Column { name: "Age", r#type: "date", json_path: ".metadata.creationTimestamp", priority: 0, description: "Time since it was created" },
+    ];
+
+    fn metadata(&self) -> &ObjectMeta {
+        &self.metadata
+    }
+    fn metadata_mut(&mut self) -> &mut ObjectMeta {
+        &mut self.metadata
+    }
+
+    fn validate(&self, old: Option<&Self>) -> Vec<FieldError> {
+        let mut errors = Vec::new();
+        let spec = &self.spec;
+        match &spec.from {
+            None if spec.goal.after.is_empty() => {
+                errors.push(FieldError::required("spec.from", "name a checkpoint, machine or image, or list a Machine in spec.goal.after"));
+            }
+            Some(from) => {
+                let given = [from.checkpoint.is_some(), from.machine.is_some(), from.image.is_some()];
+                if given.iter().filter(|g| **g).count() != 1 {
+                    errors.push(FieldError::invalid("spec.from", from, "exactly one of checkpoint, machine and image must be given"));
+                }
+            }
+            None => {}
+        }
+        let goal = &spec.goal;
+        if goal.prompt.trim().is_empty() && spec.agent.r#type != AgentType::Command {
+            errors.push(FieldError::required("spec.goal.prompt", "say what the agent is to do"));
+        }
+        if !goal.workspace.starts_with('/') || goal.workspace.contains(['\n', '\0']) || goal.workspace.split('/').any(|part| part == "..") {
+            errors.push(FieldError::invalid("spec.goal.workspace", &goal.workspace, "must be an absolute path in the guest, without `..`"));
+        }
+        if goal.verify.as_ref().is_some_and(|v| v.command.is_empty()) {
+            errors.push(FieldError::required("spec.goal.verify.command", "give the program and its arguments as a list"));
+        }
+        for (index, name) in goal.after.iter().enumerate() {
+            if self.metadata.name.as_deref() == Some(name) {
+                errors.push(FieldError::invalid(format!("spec.goal.after[{index}]"), name, "a Machine cannot wait for itself"));
+            }
+            if goal.after[..index].contains(name) {
+                errors.push(FieldError { field: format!("spec.goal.after[{index}]"), problem: super::Problem::Duplicate(name.clone().into()), detail: String::new() });
+            }
+        }
+        let agent = &spec.agent;
+        match agent.r#type {
+            AgentType::Command => {
+                if agent.command.is_empty() {
+                    errors.push(FieldError::required("spec.agent.command", "type Command needs the program and its arguments as a list"));
+                }
+                if agent.max_turns.is_some() {
+                    errors.push(FieldError::forbidden("spec.agent.maxTurns", "type Command has no turns; remove it"));
+                }
+            }
+            AgentType::ClaudeCode => {
+                if !agent.command.is_empty() {
+                    errors.push(FieldError::forbidden("spec.agent.command", "only type Command takes one; use spec.agent.args for further arguments"));
+                }
+            }
+        }
+        for name in agent.env.keys() {
+            let legal = !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            if !legal {
+                errors.push(FieldError::invalid(format!("spec.agent.env[{name}]"), name, "must be letters, digits and `_`, not starting with a digit"));
+            }
+        }
+        if spec.resources.memory.0 < 64 * Bytes::MIB {
+            errors.push(FieldError::invalid("spec.resources.memory", spec.resources.memory, "must be at least 64Mi"));
+        }
+        if spec.resources.cpu.0 == 0 {
+            errors.push(FieldError::invalid("spec.resources.cpu", spec.resources.cpu, "must be more than 0"));
+        }
+        if let Some(source) = &spec.source
+            && source.git.is_some() == source.directory.is_some()
+        {
+            errors.push(FieldError::invalid("spec.source", source, "exactly one of git and directory must be given"));
+        }
+        if let Some(old) = old {
+            let remedy = "create a new Machine instead";
+            immutable(&mut errors, "spec.from", &old.spec.from, &spec.from, remedy);
+            immutable(&mut errors, "spec.goal", &old.spec.goal, &spec.goal, remedy);
+            immutable(&mut errors, "spec.agent", &old.spec.agent, &spec.agent, remedy);
+            immutable(&mut errors, "spec.source", &old.spec.source, &spec.source, remedy);
+            immutable(&mut errors, "spec.hub", &old.spec.hub, &spec.hub, remedy);
+        }
+        errors
+    }
+}

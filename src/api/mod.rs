@@ -1,0 +1,30 @@
+//! The kinds that users write: `Machine`, `Checkpoint`, `Budget` and `Hub` of group `autovibe.dev/v1alpha1`.
+//!
+//! One file a kind: spec, status, and the validation that a schema cannot say. Pure: no IO, no clock, and nothing from
+//! the rest of the crate, so that a small guest binary may one day use it alone. A field stands here only when its
+//! behaviour exists; anything else a user writes is refused by name.
+
+pub mod budget;
+pub mod checkpoint;
+pub mod crd;
+pub mod hub;
+pub mod machine;
+pub mod meta;
+pub mod quantity;
+
+pub use budget::Budget;
+pub use checkpoint::Checkpoint;
+pub use hub::Hub;
+pub use machine::Machine;
+pub use meta::{FieldError, Kind, Problem, Scope};
+
+/// API group of every kind here.
+pub const GROUP: &str = "autovibe.dev";
+/// The one served version.
+pub const VERSION: &str = "v1alpha1";
+/// `apiVersion` of every kind here.
+pub const API_VERSION: &str = "autovibe.dev/v1alpha1";
+/// Namespace of the hub's own objects: its Secrets and, for a Hub that lives in a VM, its Machine.
+pub const SYSTEM_NAMESPACE: &str = "autovibe-system";
+/// Name of the Hub that a Machine gets when it names none.
+pub const DEFAULT_HUB: &str = "default";

@@ -1,0 +1,1 @@
+//! The Kubernetes resource API over HTTPS.

@@ -1,0 +1,1 @@
+//! Limits as arithmetic: reserve and settle.

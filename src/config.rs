@@ -1,0 +1,1 @@
+//! Reads the environment once at start; nothing else does.

@@ -1,0 +1,1 @@
+//! Proxmox and ZFS composed into what a Machine needs.

@@ -1,0 +1,1 @@
+//! Authenticates, reserves, forwards, meters and settles model calls.

@@ -1,0 +1,1 @@
+//! Makes and reads git bundles of a workspace.

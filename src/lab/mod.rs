@@ -1,0 +1,1 @@
+//! A Proxmox-compatible node.

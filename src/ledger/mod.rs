@@ -1,0 +1,1 @@
+//! Budget decisions inside the store's transactions.

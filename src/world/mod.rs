@@ -1,0 +1,1 @@
+//! The observed Proxmox and ZFS of a Hub, cached, with its age.
