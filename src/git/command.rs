@@ -1,0 +1,149 @@
+//! The few `git` commands that a bundle needs, in a repository of our own.
+
+use super::{Bundle, Error, MAX_BYTES};
+use std::{ffi::OsStr, path::Path, path::PathBuf, process::Stdio, time::Duration};
+use tokio::process::Command;
+
+/// A clone of a large repository over a slow line; beyond it the source is better made smaller.
+const TIMEOUT: Duration = Duration::from_secs(600);
+
+/// One repository of ours, and the name of what is read into it, for messages.
+pub(super) struct Git {
+    repository: PathBuf,
+    origin: String,
+}
+
+impl Git {
+    pub(super) fn new(repository: PathBuf, origin: String) -> Self {
+        Self { repository, origin }
+    }
+
+    /// Makes one commit of all files that the directory's own `.gitignore` lets through. Its `.git` is never looked at.
+    pub(super) async fn commit_directory(&self, directory: &Path) -> Result<(), Error> {
+        self.run(None, ["init", "--quiet", "--bare", "--template=", "--initial-branch=main", "--"], [self.repository.as_os_str()]).await?;
+        self.run(Some(directory), ["add", "--all", "--", "."], []).await?;
+        let staged = self.run(Some(directory), ["ls-files", "--stage"], []).await?;
+        if staged.is_empty() {
+            return Err(Error::Empty(self.origin.clone()));
+        }
+        if let Some(nested) = staged.lines().find(|line| line.starts_with("160000 ")).and_then(|line| line.split('\t').nth(1)) {
+            let message = format!("`{nested}` in it is a git repository of its own; give that one as the source, or move it out");
+            return Err(Error::Failed { origin: self.origin.clone(), message });
+        }
+        self.run(Some(directory), ["commit", "--quiet", "--no-verify", "--no-gpg-sign", "--message", "The source as the hub found it"], [])
+            .await?;
+        Ok(())
+    }
+
+    /// Fetches all branches and tags of `url`.
+    pub(super) async fn clone_repository(&self, url: &str) -> Result<(), Error> {
+        self.run(None, ["clone", "--quiet", "--mirror", "--template=", "--"], [OsStr::new(url), self.repository.as_os_str()]).await?;
+        Ok(())
+    }
+
+    /// Points `HEAD` and one branch at `reference`, and returns the branch.
+    pub(super) async fn check_out(&self, reference: Option<&str>) -> Result<String, Error> {
+        let wanted = reference.unwrap_or("HEAD");
+        let missing = || Error::NoReference { origin: self.origin.clone(), reference: wanted.into() };
+        if wanted.starts_with('-') || wanted.contains("..") || wanted.contains(['\n', '\0', ' ']) {
+            return Err(missing());
+        }
+        let commit =
+            self.run(None, ["rev-parse", "--verify", "--quiet", "--end-of-options"], [OsStr::new(&format!("{wanted}^{{commit}}"))]).await;
+        let commit = match commit {
+            Ok(commit) => commit.trim().to_owned(),
+            Err(Error::Failed { .. }) => return Err(missing()),
+            Err(other) => return Err(other),
+        };
+        let is_branch = match reference {
+            None => false,
+            Some(name) => {
+                self.run(None, ["show-ref", "--verify", "--quiet", "--"], [OsStr::new(&format!("refs/heads/{name}"))]).await.is_ok()
+            }
+        };
+        let branch = match reference {
+            Some(name) if is_branch => name.to_owned(),
+            Some(_) => "main".to_owned(),
+            None => {
+                self.run(None, ["symbolic-ref", "--short", "HEAD"], []).await.map_or_else(|_| "main".into(), |name| name.trim().to_owned())
+            }
+        };
+        let full = format!("refs/heads/{branch}");
+        self.run(None, ["update-ref", "--"], [OsStr::new(&full), OsStr::new(&commit)]).await?;
+        self.run(None, ["symbolic-ref", "HEAD"], [OsStr::new(&full)]).await?;
+        Ok(branch)
+    }
+
+    /// Writes `HEAD` and `branch` to a bundle, and reads it.
+    pub(super) async fn bundle(&self, branch: &str, file: &Path) -> Result<Bundle, Error> {
+        let full = format!("refs/heads/{branch}");
+        let commit = self.run(None, ["rev-parse", "--verify", "HEAD^{commit}"], []).await?.trim().to_owned();
+        self.run(None, ["bundle", "create", "--quiet"], [file.as_os_str(), OsStr::new("HEAD"), OsStr::new(&full)]).await?;
+        let bytes = tokio::fs::metadata(file).await?.len();
+        if bytes > MAX_BYTES {
+            return Err(Error::TooLarge { origin: self.origin.clone(), bytes });
+        }
+        Ok(Bundle { bytes: tokio::fs::read(file).await?, commit, branch: branch.into() })
+    }
+
+    /// Runs git on our repository; `work_tree` is where its files are. Returns standard output.
+    async fn run<'a>(
+        &self,
+        work_tree: Option<&Path>,
+        options: impl IntoIterator<Item = &'a str>,
+        operands: impl IntoIterator<Item = &'a OsStr>,
+    ) -> Result<String, Error> {
+        let mut command = Command::new("git");
+        for stray in [
+            "GIT_WORK_TREE",
+            "GIT_INDEX_FILE",
+            "GIT_OBJECT_DIRECTORY",
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+            "GIT_NAMESPACE",
+            "GIT_CONFIG_PARAMETERS",
+        ] {
+            command.env_remove(stray);
+        }
+        command
+            .env("GIT_DIR", &self.repository)
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_ALLOW_PROTOCOL", "https:ssh:file")
+            .env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+            .env("LC_ALL", "C");
+        let options: Vec<&str> = options.into_iter().collect();
+        // `clone` and `init` are told the place as an operand; a GIT_DIR beside it would be taken for the source's.
+        if matches!(options.first(), Some(&"clone" | &"init")) {
+            command.env_remove("GIT_DIR");
+        }
+        if let Some(directory) = work_tree {
+            command
+                .env("GIT_WORK_TREE", directory)
+                .current_dir(directory)
+                .env("GIT_CONFIG_GLOBAL", "/dev/null")
+                .env("GIT_CONFIG_NOSYSTEM", "1");
+            // Fixed, so that the same files give the same commit.
+            for who in ["AUTHOR", "COMMITTER"] {
+                command.env(format!("GIT_{who}_NAME"), "autovibe").env(format!("GIT_{who}_EMAIL"), "autovibe@localhost");
+                command.env(format!("GIT_{who}_DATE"), "2000-01-01T00:00:00Z");
+            }
+        }
+        command.args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]).args(options).args(operands);
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let output = match tokio::time::timeout(TIMEOUT, command.output()).await {
+            Err(_) => return Err(Error::Timeout(TIMEOUT, self.origin.clone())),
+            Ok(Err(error)) if error.kind() == std::io::ErrorKind::NotFound => return Err(Error::Unavailable(error.to_string())),
+            Ok(Err(error)) => return Err(error.into()),
+            Ok(Ok(output)) => output,
+        };
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        let message =
+            text.lines().find(|l| l.starts_with("fatal:") || l.starts_with("error:")).or(text.lines().last()).unwrap_or("no reason given");
+        Err(Error::Failed {
+            origin: self.origin.clone(),
+            message: message.trim_start_matches("fatal: ").trim_start_matches("error: ").into(),
+        })
+    }
+}

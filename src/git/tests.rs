@@ -1,0 +1,164 @@
+//! Bundles of real directories and repositories, cloned again.
+
+use super::*;
+use std::process::Command;
+
+fn git(directory: &Path, arguments: &[&str]) -> String {
+    let mut command = Command::new("git");
+    command.args([
+        "-c",
+        "user.name=t",
+        "-c",
+        "user.email=t@localhost",
+        "-c",
+        "init.defaultBranch=trunk",
+        "-c",
+        "protocol.file.allow=always",
+    ]);
+    let output = command.args(arguments).current_dir(directory).output().unwrap();
+    assert!(output.status.success(), "git {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn write(path: &Path, text: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, text).unwrap();
+}
+
+fn directory(path: &Path, reference: Option<&str>, root: &Path) -> Source {
+    Source { origin: Origin::Directory(path.into()), reference: reference.map(Into::into), roots: vec![root.into()] }
+}
+
+fn repository(url: &str, reference: Option<&str>, root: &Path) -> Source {
+    Source { origin: Origin::Repository(url.into()), reference: reference.map(Into::into), roots: vec![root.into()] }
+}
+
+/// What a guest does with it.
+fn cloned(bundle: &Bundle, into: &Path) -> PathBuf {
+    let file = into.join("b.bundle");
+    std::fs::write(&file, &bundle.bytes).unwrap();
+    let target = into.join("clone");
+    git(into, &["clone", "--quiet", file.to_str().unwrap(), target.to_str().unwrap()]);
+    assert_eq!(git(&target, &["rev-parse", "HEAD"]), bundle.commit);
+    assert_eq!(git(&target, &["symbolic-ref", "--short", "HEAD"]), bundle.branch);
+    target
+}
+
+#[tokio::test]
+async fn a_plain_directory_becomes_one_commit_the_same_each_time() {
+    let temp = tempfile::tempdir().unwrap();
+    let project = temp.path().join("project");
+    write(&project.join("a.py"), "print()\n");
+    write(&project.join("sub/.gitignore"), "*.log\n");
+    write(&project.join("sub/x.log"), "noise\n");
+    std::os::unix::fs::symlink("/etc/passwd", project.join("link")).unwrap();
+    let first = bundle(&directory(&project, None, temp.path())).await.unwrap();
+    let second = bundle(&directory(&project, None, temp.path())).await.unwrap();
+    assert_eq!(first.commit, second.commit);
+    let clone = cloned(&first, temp.path());
+    assert_eq!(std::fs::read_to_string(clone.join("a.py")).unwrap(), "print()\n");
+    assert!(!clone.join("sub/x.log").exists(), "ignored files stay behind");
+    assert_eq!(std::fs::read_link(clone.join("link")).unwrap(), Path::new("/etc/passwd"), "links are kept, not followed");
+    assert_eq!(git(&clone, &["rev-list", "--count", "HEAD"]), "1");
+}
+
+#[tokio::test]
+async fn a_repository_directory_is_taken_as_it_stands_and_its_configuration_is_not_run() {
+    let temp = tempfile::tempdir().unwrap();
+    let project = temp.path().join("project");
+    write(&project.join("a"), "one\n");
+    git(&project, &["init", "--quiet"]);
+    git(&project, &["add", "."]);
+    git(&project, &["commit", "--quiet", "-m", "one"]);
+    write(&project.join("a"), "changed\n");
+    let proof = temp.path().join("ran");
+    write(&project.join(".gitattributes"), "* filter=evil\n");
+    git(&project, &["config", "filter.evil.clean", &format!("touch {}; cat", proof.display())]);
+    git(&project, &["config", "core.fsmonitor", &format!("touch {}", proof.display())]);
+    let made = bundle(&directory(&project, None, temp.path())).await.unwrap();
+    let clone = cloned(&made, temp.path());
+    assert_eq!(std::fs::read_to_string(clone.join("a")).unwrap(), "changed\n");
+    assert!(!proof.exists(), "configuration of the source was executed");
+}
+
+#[tokio::test]
+async fn a_reference_gives_that_commit_with_its_history() {
+    let temp = tempfile::tempdir().unwrap();
+    let project = temp.path().join("project");
+    write(&project.join("a"), "one\n");
+    git(&project, &["init", "--quiet"]);
+    git(&project, &["add", "."]);
+    git(&project, &["commit", "--quiet", "-m", "one"]);
+    git(&project, &["tag", "v1"]);
+    let first = git(&project, &["rev-parse", "HEAD"]);
+    git(&project, &["checkout", "--quiet", "-b", "feature/x"]);
+    write(&project.join("a"), "two\n");
+    git(&project, &["commit", "--quiet", "-am", "two"]);
+    let second = git(&project, &["rev-parse", "HEAD"]);
+    git(&project, &["checkout", "--quiet", "trunk"]);
+    let url = format!("file://{}", project.display());
+
+    for (source, commit, branch) in [
+        (directory(&project, Some("v1"), temp.path()), &first, "main"),
+        (directory(&project, Some("feature/x"), temp.path()), &second, "feature/x"),
+        (repository(&url, None, temp.path()), &first, "trunk"),
+        (repository(&url, Some(&second[..10]), temp.path()), &second, "main"),
+    ] {
+        let made = bundle(&source).await.unwrap();
+        assert_eq!((&made.commit, made.branch.as_str()), (commit, branch), "{source:?}");
+        let place = tempfile::tempdir().unwrap();
+        cloned(&made, place.path());
+    }
+    for wrong in ["nowhere", "--upload-pack=x", "a..b"] {
+        let error = bundle(&repository(&url, Some(wrong), temp.path())).await.unwrap_err();
+        assert!(matches!(&error, Error::NoReference { reference, .. } if reference == wrong), "{wrong}: {error}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_hub_may_not_read_is_refused_before_anything_runs() {
+    let temp = tempfile::tempdir().unwrap();
+    let outside = tempfile::tempdir().unwrap();
+    write(&outside.path().join("secret"), "s\n");
+    std::os::unix::fs::symlink(outside.path(), temp.path().join("link")).unwrap();
+    for source in [
+        directory(outside.path(), None, temp.path()),
+        directory(&temp.path().join("link"), None, temp.path()),
+        repository(&format!("file://{}", outside.path().display()), None, temp.path()),
+        repository("http://example.com/x.git", None, temp.path()),
+        repository("ext::sh -c id", None, temp.path()),
+        repository("--upload-pack=id", None, temp.path()),
+        repository("/etc", None, temp.path()),
+        repository("https://user:hunter2@example.com/x.git", None, temp.path()),
+    ] {
+        let error = bundle(&source).await.unwrap_err();
+        assert!(matches!(error, Error::NotAllowed(_)), "{source:?}: {error}");
+        assert!(!error.to_string().contains("hunter2"), "{error}");
+        assert!(!error.is_transient());
+    }
+    let missing = bundle(&directory(&temp.path().join("missing"), None, temp.path())).await.unwrap_err();
+    assert!(matches!(missing, Error::NotFound(_)));
+}
+
+#[tokio::test]
+async fn an_empty_directory_and_a_nested_repository_are_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let project = temp.path().join("project");
+    std::fs::create_dir(&project).unwrap();
+    assert!(matches!(bundle(&directory(&project, None, temp.path())).await.unwrap_err(), Error::Empty(_)));
+    write(&project.join("inner/a"), "one\n");
+    git(&project.join("inner"), &["init", "--quiet"]);
+    git(&project.join("inner"), &["add", "."]);
+    git(&project.join("inner"), &["commit", "--quiet", "-m", "one"]);
+    let error = bundle(&directory(&project, None, temp.path())).await.unwrap_err();
+    assert!(error.to_string().contains("inner"), "{error}");
+}
+
+#[tokio::test]
+async fn the_scratch_directory_goes() {
+    let path = {
+        let scratch = Scratch::new().unwrap();
+        scratch.path().to_owned()
+    };
+    assert!(!path.exists());
+}
