@@ -45,3 +45,14 @@ impl Clock {
         tokio::time::sleep(duration).await;
     }
 }
+
+/// When to try something again that failed; said once, by the error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Retry {
+    /// At the next turn; the caller's backoff is enough.
+    Soon,
+    /// Not before this time has passed.
+    After(Duration),
+    /// Only when its cause was changed: the spec, or a setting.
+    Never,
+}

@@ -1,0 +1,205 @@
+//! The calls that autovibe makes, one method each; none waits for a task or retries a change.
+
+use super::{
+    Config, Error, ExecStatus, Node, Power, ResourceVm, TaskStatus, Upid, VmConfig, Vmid,
+    http::{Http, Parameters, segment},
+    value,
+};
+use reqwest::Method;
+use serde_json::Value;
+use std::{collections::BTreeMap, time::Duration};
+
+/// A client of one Proxmox cluster; cheap to clone.
+#[derive(Clone)]
+pub struct Client {
+    http: Http,
+}
+
+fn vm_path(node: &Node, vmid: Vmid, rest: &str) -> String {
+    format!("/nodes/{}/qemu/{vmid}{rest}", segment(&node.0))
+}
+
+fn task_path(upid: &Upid, rest: &str) -> Result<String, Error> {
+    let node = upid.node().ok_or_else(|| Error::NoSuchTask(format!("`{upid}` is not a task id")))?;
+    Ok(format!("/nodes/{}/tasks/{}{rest}", segment(&node.0), segment(&upid.0)))
+}
+
+/// The rows of a list. Anything else is no list: not the same as an empty one.
+fn rows(data: Value, what: &str) -> Result<Vec<Value>, Error> {
+    match data {
+        Value::Array(rows) => Ok(rows),
+        _ => Err(Error::Unknown(format!("{what} is not a list"))),
+    }
+}
+
+fn vmid_of(row: &Value) -> Option<Vmid> {
+    value::number_of(row, "vmid").and_then(|vmid| u32::try_from(vmid).ok()).map(Vmid)
+}
+
+fn power_of(row: &Value) -> Option<Power> {
+    match row["status"].as_str()? {
+        "running" => Some(Power::Running),
+        "stopped" => Some(Power::Stopped),
+        _ => None,
+    }
+}
+
+impl Client {
+    /// Errors: `Other` with status 0 when token, fingerprint or TLS store cannot be used.
+    pub fn new(config: Config) -> Result<Self, Error> {
+        Ok(Self { http: Http::new(&config)? })
+    }
+
+    /// `release`, for example `9.2`.
+    pub async fn version(&self) -> Result<String, Error> {
+        let data = self.http.get("/version", &vec![]).await?;
+        value::text_of(&data, "release").ok_or_else(|| Error::Unknown("the version has no `release`".into()))
+    }
+
+    /// Names of nodes that are online.
+    pub async fn nodes(&self) -> Result<Vec<Node>, Error> {
+        let rows = rows(self.http.get("/nodes", &vec![]).await?, "/nodes")?;
+        Ok(rows.iter().filter(|row| row["status"] == "online").filter_map(|row| value::text_of(row, "node")).map(Node).collect())
+    }
+
+    /// One call, all guests that are VMs.
+    pub async fn resources(&self) -> Result<Vec<ResourceVm>, Error> {
+        let rows = rows(self.http.get("/cluster/resources", &vec![("type", "vm".into())]).await?, "/cluster/resources")?;
+        let vms = rows.iter().filter(|row| row["type"] == "qemu");
+        vms.map(|row| {
+            let node = value::text_of(row, "node").map(Node);
+            let (Some(vmid), Some(node)) = (vmid_of(row), node) else {
+                // A row that cannot be read may be any VM: the list would be short without a word.
+                return Err(Error::Unknown(format!("a row of /cluster/resources cannot be read: {row}")));
+            };
+            let tags = value::text_of(row, "tags").unwrap_or_default();
+            Ok(ResourceVm {
+                vmid,
+                node,
+                name: value::text_of(row, "name"),
+                status: value::text_of(row, "status"),
+                lock: value::text_of(row, "lock"),
+                tags: tags.split(';').filter(|tag| !tag.is_empty()).map(str::to_owned).collect(),
+            })
+        })
+        .collect()
+    }
+
+    /// Live state of all VMs of a node: vmid and power.
+    pub async fn node_vms(&self, node: &Node) -> Result<Vec<(Vmid, Power)>, Error> {
+        let rows = rows(self.http.get(&format!("/nodes/{}/qemu", segment(&node.0)), &vec![]).await?, "/qemu")?;
+        let read = |row: &Value| vmid_of(row).zip(power_of(row)).ok_or_else(|| Error::Unknown(format!("a row of /qemu cannot be read: {row}")));
+        rows.iter().map(read).collect()
+    }
+
+    pub async fn config(&self, node: &Node, vmid: Vmid) -> Result<VmConfig, Error> {
+        let data = self.http.get(&vm_path(node, vmid, "/config"), &vec![]).await?;
+        let Value::Object(object) = data else {
+            return Err(Error::Unknown(format!("the config of VM {vmid} is not an object")));
+        };
+        let mut values: BTreeMap<String, String> = object.iter().filter_map(|(key, v)| Some((key.clone(), value::text(v)?))).collect();
+        let digest = values.remove("digest").ok_or_else(|| Error::Unknown(format!("the config of VM {vmid} has no digest")))?;
+        Ok(VmConfig { digest, values })
+    }
+
+    pub async fn power(&self, node: &Node, vmid: Vmid) -> Result<Power, Error> {
+        let data = self.http.get(&vm_path(node, vmid, "/status/current"), &vec![]).await?;
+        power_of(&data).ok_or_else(|| Error::Unknown(format!("VM {vmid} has no known status")))
+    }
+
+    /// `POST /nodes/{node}/qemu` with these config keys; disks named in it must carry this VMID in their names.
+    pub async fn create(&self, node: &Node, vmid: Vmid, values: &BTreeMap<String, String>) -> Result<Upid, Error> {
+        let mut parameters: Parameters<'_> = vec![("vmid", vmid.to_string())];
+        parameters.extend(values.iter().map(|(key, value)| (key.as_str(), value.clone())));
+        self.task_of(Method::POST, &format!("/nodes/{}/qemu", segment(&node.0)), &parameters).await
+    }
+
+    pub async fn start(&self, node: &Node, vmid: Vmid) -> Result<Upid, Error> {
+        self.task_of(Method::POST, &vm_path(node, vmid, "/status/start"), &vec![]).await
+    }
+
+    /// Asks the guest to power off and, when it has not after `timeout`, cuts it (`forceStop=1`).
+    pub async fn shutdown(&self, node: &Node, vmid: Vmid, timeout: Duration) -> Result<Upid, Error> {
+        let parameters = vec![("timeout", timeout.as_secs().to_string()), ("forceStop", "1".into())];
+        self.task_of(Method::POST, &vm_path(node, vmid, "/status/shutdown"), &parameters).await
+    }
+
+    /// Cuts the power; overrules a shutdown under way.
+    pub async fn stop(&self, node: &Node, vmid: Vmid) -> Result<Upid, Error> {
+        self.task_of(Method::POST, &vm_path(node, vmid, "/status/stop"), &vec![("overrule-shutdown", "1".into())]).await
+    }
+
+    /// Changes keys, and removes those in `delete`, if the config is still at `digest`.
+    pub async fn configure(&self, node: &Node, vmid: Vmid, values: &BTreeMap<String, String>, delete: &[&str], digest: Option<&str>) -> Result<(), Error> {
+        let mut parameters: Parameters<'_> = values.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
+        if !delete.is_empty() {
+            parameters.push(("delete", delete.join(",")));
+        }
+        parameters.extend(digest.map(|digest| ("digest", digest.to_owned())));
+        self.http.change(Method::PUT, &vm_path(node, vmid, "/config"), &parameters).await.map(drop)
+    }
+
+    /// Deletes config and disks. Callers prove ownership first.
+    pub async fn delete(&self, node: &Node, vmid: Vmid) -> Result<Upid, Error> {
+        self.task_of(Method::DELETE, &vm_path(node, vmid, ""), &vec![]).await
+    }
+
+    pub async fn task(&self, upid: &Upid) -> Result<TaskStatus, Error> {
+        let data = self.http.get(&task_path(upid, "/status")?, &vec![]).await?;
+        if data["status"] == "running" {
+            return Ok(TaskStatus::Running);
+        }
+        let Some(exit) = value::text_of(&data, "exitstatus") else {
+            return Err(Error::Unknown(format!("task {upid} has neither `running` nor an exit status")));
+        };
+        Ok(match exit.strip_prefix("WARNINGS: ").map(str::parse) {
+            Some(Ok(warnings)) => TaskStatus::Done { warnings },
+            _ if exit == "OK" => TaskStatus::Done { warnings: 0 },
+            _ => TaskStatus::Failed(exit),
+        })
+    }
+
+    /// Up to `limit` lines of a task's log.
+    pub async fn task_log(&self, upid: &Upid, limit: u32) -> Result<Vec<String>, Error> {
+        let data = self.http.get(&task_path(upid, "/log")?, &vec![("limit", limit.to_string())]).await?;
+        Ok(rows(data, "the task's log")?.iter().filter_map(|row| value::text(&row["t"])).collect())
+    }
+
+    pub async fn agent_ping(&self, node: &Node, vmid: Vmid) -> Result<(), Error> {
+        self.http.change(Method::POST, &vm_path(node, vmid, "/agent/ping"), &vec![]).await.map(drop)
+    }
+
+    /// Starts a program in the guest as root; `input` (at most 64 KiB) is its standard input. Returns its pid.
+    pub async fn agent_exec(&self, node: &Node, vmid: Vmid, command: &[&str], input: Option<&str>) -> Result<u64, Error> {
+        let mut parameters: Parameters<'_> = command.iter().map(|word| ("command", (*word).to_owned())).collect();
+        parameters.extend(input.map(|input| ("input-data", value::from_bytes(input.as_bytes()))));
+        let data = self.http.change(Method::POST, &vm_path(node, vmid, "/agent/exec"), &parameters).await?;
+        let pid = value::number_of(&data, "pid").and_then(|pid| u64::try_from(pid).ok());
+        pid.ok_or_else(|| Error::Unknown("the guest agent gave no pid".into()))
+    }
+
+    pub async fn agent_exec_status(&self, node: &Node, vmid: Vmid, pid: u64) -> Result<ExecStatus, Error> {
+        let data = self.http.get(&vm_path(node, vmid, "/agent/exec-status"), &vec![("pid", pid.to_string())]).await?;
+        if !value::flag_of(&data, "exited") {
+            return Ok(ExecStatus::Running);
+        }
+        let number = |key| value::number_of(&data, key).and_then(|n| i32::try_from(n).ok());
+        let output = |key| data[key].as_str().map(value::guest_output).unwrap_or_default();
+        Ok(ExecStatus::Exited { code: number("exitcode"), signal: number("signal"), out: output("out-data"), err: output("err-data") })
+    }
+
+    /// Writes a file in the guest as root; at most 60 KiB.
+    pub async fn agent_write(&self, node: &Node, vmid: Vmid, path: &str, content: &[u8]) -> Result<(), Error> {
+        let parameters = vec![("file", path.to_owned()), ("content", value::from_bytes(content))];
+        self.http.change(Method::POST, &vm_path(node, vmid, "/agent/file-write"), &parameters).await.map(drop)
+    }
+
+    async fn task_of(&self, method: Method, path: &str, parameters: &Parameters<'_>) -> Result<Upid, Error> {
+        let data = self.http.change(method, path, parameters).await?;
+        match data {
+            Value::String(upid) if upid.starts_with("UPID:") => Ok(Upid(upid)),
+            // Asked for a task and got none: Proxmox answers `OK` or null for calls that it did not start.
+            other => Err(Error::Unknown(format!("{path} answered {other} instead of a task"))),
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! One call to Proxmox: the token, form bodies, where the message hides in a refusal, and what an unread answer means.
+//!
+//! HTTP/1.1 only: Proxmox puts its message in the reason phrase, which HTTP/2 has not.
+
+use super::{Config, Error, tls, value};
+use hyper::ext::ReasonPhrase;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use reqwest::{Method, header};
+use secrecy::ExposeSecret;
+use serde_json::Value;
+use std::{error::Error as _, time::Duration};
+
+/// Proxmox closes idle connections after 5 s; a pooled one must be given up before.
+const POOL_IDLE: Duration = Duration::from_secs(4);
+/// Proxmox' own proxy gives up on a call after 30 s; later answers do not exist.
+const TIMEOUT: Duration = Duration::from_secs(35);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Far above the largest answer (16 MiB of a guest's output), so that a broken server cannot fill the memory.
+const MAX_BODY: usize = 40 << 20;
+/// Left as they are in a path segment.
+const SEGMENT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'_').remove(b'.').remove(b'~');
+
+/// Parameters, in order; a key may repeat.
+pub(super) type Parameters<'a> = Vec<(&'a str, String)>;
+
+#[derive(Clone)]
+pub(super) struct Http {
+    client: reqwest::Client,
+    base: String,
+}
+
+/// Why no answer was read.
+enum Lost {
+    /// The connection broke or was never had; whether the server saw the request is not known.
+    Connection(String),
+    Timeout(String),
+}
+
+/// Escapes one segment of a path.
+pub(super) fn segment(text: &str) -> String {
+    utf8_percent_encode(text, SEGMENT).to_string()
+}
+
+impl Http {
+    pub(super) fn new(config: &Config) -> Result<Self, Error> {
+        let unusable = |message: String| Error::Other { status: 0, message };
+        let token = format!("PVEAPIToken={}={}", config.token_id, config.secret.expose_secret());
+        let mut authorization = header::HeaderValue::from_str(&token).map_err(|_| unusable("the token has characters that a header cannot carry".into()))?;
+        authorization.set_sensitive(true);
+        let mut builder = reqwest::Client::builder()
+            .http1_only()
+            .no_proxy()
+            .redirect(reqwest::redirect::Policy::none())
+            .pool_idle_timeout(POOL_IDLE)
+            .connect_timeout(CONNECT_TIMEOUT)
+            .timeout(TIMEOUT)
+            .default_headers([(header::AUTHORIZATION, authorization)].into_iter().collect());
+        if let Some(fingerprint) = &config.fingerprint {
+            let sha256 = tls::parse_fingerprint(fingerprint).ok_or_else(|| unusable(format!("`{fingerprint}` is not a SHA-256 fingerprint")))?;
+            let pinned = tls::pinned(sha256).map_err(|error| unusable(error.to_string()))?;
+            builder = builder.tls_backend_preconfigured(pinned);
+        }
+        let client = builder.build().map_err(|error| unusable(error.to_string()))?;
+        Ok(Self { client, base: format!("{}/api2/json", config.endpoint.trim_end_matches('/')) })
+    }
+
+    /// Reads; tried twice when the connection broke.
+    pub(super) async fn get(&self, path: &str, query: &Parameters<'_>) -> Result<Value, Error> {
+        let lost = match self.send(Method::GET, path, query).await {
+            Ok(answer) => return answer,
+            Err(Lost::Timeout(why)) => return Err(Error::Unknown(why)),
+            Err(Lost::Connection(_)) => self.send(Method::GET, path, query).await,
+        };
+        lost.unwrap_or_else(|lost| Err(lost.into()))
+    }
+
+    /// Changes something; sent once.
+    pub(super) async fn change(&self, method: Method, path: &str, parameters: &Parameters<'_>) -> Result<Value, Error> {
+        self.send(method, path, parameters).await.unwrap_or_else(|lost| Err(lost.into()))
+    }
+
+    async fn send(&self, method: Method, path: &str, parameters: &Parameters<'_>) -> Result<Result<Value, Error>, Lost> {
+        let url = format!("{}{path}", self.base);
+        let in_query = matches!(method, Method::GET | Method::DELETE);
+        let request = self.client.request(method, url);
+        // A body on GET or DELETE is refused with 501.
+        let request = if in_query { request.query(parameters) } else { request.form(parameters) };
+        let mut response = request.send().await.map_err(Lost::from)?;
+        let status = response.status().as_u16();
+        let reason = response.extensions().get::<ReasonPhrase>().map(|phrase| String::from_utf8_lossy(phrase.as_bytes()).into_owned());
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(Lost::from)? {
+            if body.len() + chunk.len() > MAX_BODY {
+                return Err(Lost::Connection(format!("the answer to {path} is larger than {MAX_BODY} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(read(status, reason.as_deref(), &body))
+    }
+}
+
+/// Reads an answer that arrived whole.
+pub(super) fn read(status: u16, reason: Option<&str>, body: &[u8]) -> Result<Value, Error> {
+    let json = serde_json::from_slice::<Value>(body);
+    if status == 200 {
+        return match json {
+            Ok(Value::Object(mut answer)) if answer.contains_key("data") => Ok(answer.remove("data").unwrap_or_default()),
+            // Something answered, but not as Proxmox does: what became of the call is not known.
+            _ => Err(Error::Unknown("200 without `data`".into())),
+        };
+    }
+    let json = json.unwrap_or_default();
+    let message = value::text_of(&json, "message")
+        .or_else(|| reason.filter(|reason| !reason.trim().is_empty()).map(str::to_owned))
+        .or_else(|| std::str::from_utf8(body).ok().filter(|_| !json.is_object()).map(str::to_owned))
+        .unwrap_or_default();
+    if let (400, Some(errors)) = (status, json["errors"].as_object()) {
+        let errors = errors.iter().map(|(name, reason)| (name.clone(), value::text(reason).unwrap_or_default())).collect();
+        return Err(Error::from_parameters(&message, errors));
+    }
+    Err(Error::from_text(status, &message))
+}
+
+impl From<reqwest::Error> for Lost {
+    fn from(error: reqwest::Error) -> Self {
+        let error = error.without_url();
+        let mut text = error.to_string();
+        let mut source = error.source();
+        while let Some(inner) = source {
+            text = format!("{text}: {inner}");
+            source = inner.source();
+        }
+        if error.is_timeout() && !error.is_connect() { Self::Timeout(text) } else { Self::Connection(text) }
+    }
+}
+
+impl From<Lost> for Error {
+    fn from(lost: Lost) -> Self {
+        match lost {
+            Lost::Connection(why) | Lost::Timeout(why) => Self::Unknown(why),
+        }
+    }
+}
