@@ -4,6 +4,15 @@
 //! have connections of their own. Relational tables (VMID leases, ledger, tokens, transcripts) live beside the objects and
 //! share their transactions. The store knows documents and rows; what they mean is said elsewhere.
 
+pub mod calls;
+pub mod ledger;
+pub mod tokens;
+pub mod transcript;
+
+pub use calls::{CallEnd, CallKind, CallState, CallSummary, NewCall};
+pub use tokens::TokenOwner;
+pub use transcript::{NewMessage, TranscriptEntry};
+
 use futures::future::BoxFuture;
 use serde_json::Value;
 

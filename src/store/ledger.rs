@@ -1,0 +1,1 @@
+//! Rows of the ledger: accounts, leases, entries. What a limit is, is said elsewhere.
