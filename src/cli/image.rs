@@ -1,0 +1,139 @@
+//! `autovibe image`: builds the disk images that guests start from. The building itself is shell, in `images/`.
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Subcommand, ValueEnum};
+use sha2::{Digest as _, Sha256};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// The Claude Code that goes into the Debian image where no other is asked for: the one that the gateway was tried with.
+pub const CLAUDE_CODE: &str = "2.1.197";
+
+const BUILD: &str = include_str!("../../images/build.sh");
+const GUEST: &[(&str, &str)] = &[
+    ("initramfs-init", include_str!("../../images/guest/initramfs-init")),
+    ("inittab", include_str!("../../images/guest/inittab")),
+    ("rc", include_str!("../../images/guest/rc")),
+    ("agent", include_str!("../../images/guest/agent")),
+    ("dhcp", include_str!("../../images/guest/dhcp")),
+    ("shutdown", include_str!("../../images/guest/shutdown")),
+    ("stop", include_str!("../../images/guest/stop")),
+    ("syslinux.cfg", include_str!("../../images/guest/syslinux.cfg")),
+];
+
+/// Disk images that guests start from.
+#[derive(Args, Debug)]
+pub struct ImageArgs {
+    #[command(subcommand)]
+    command: ImageCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum ImageCommand {
+    /// Builds a self-booting raw disk, unless it is there and its recipe is the same. Needs root.
+    Build {
+        kind: ImageKind,
+        /// Where it goes. Default: .autovibe/images/KIND.raw
+        #[arg(long, value_name = "FILE")]
+        output: Option<PathBuf>,
+        /// Version of Claude Code in the Debian image.
+        #[arg(long, value_name = "VERSION", default_value = CLAUDE_CODE)]
+        claude_code: String,
+        /// Build although it is there.
+        #[arg(long)]
+        rebuild: bool,
+    },
+}
+
+/// What is in an image.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum ImageKind {
+    /// Kernel, busybox, guest agent: up in seconds, for agents of type Command.
+    Micro,
+    /// Debian with git, curl, Python and Claude Code.
+    Debian,
+}
+
+impl ImageKind {
+    fn name(self) -> &'static str {
+        match self {
+            ImageKind::Micro => "micro",
+            ImageKind::Debian => "debian",
+        }
+    }
+}
+
+/// Runs `autovibe image …`.
+pub fn run(args: ImageArgs) -> anyhow::Result<()> {
+    match args.command {
+        ImageCommand::Build { kind, output, claude_code, rebuild } => {
+            let output = output.unwrap_or_else(|| PathBuf::from(format!(".autovibe/images/{}.raw", kind.name())));
+            if rebuild {
+                fs::remove_file(recipe_file(&output)).or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
+            }
+            build(kind, &output, &claude_code)?;
+            println!("{}", output.display());
+            Ok(())
+        }
+    }
+}
+
+/// Builds the image `kind` into the file `output`, or leaves it when it was made by this very recipe.
+///
+/// Beside it `work/` keeps what was downloaded. Two callers at once: the second waits and then finds it made.
+/// Errors: without root, without a tool (the words name it), without packages.
+pub fn build(kind: ImageKind, output: &Path, claude_code: &str) -> anyhow::Result<()> {
+    let output = std::path::absolute(output)?;
+    let directory = output.parent().context("the output has no directory")?;
+    let work = directory.join("work");
+    fs::create_dir_all(&work).with_context(|| format!("cannot make {}", work.display()))?;
+    let lock = File::create(work.join("lock"))?;
+    lock.lock().context("cannot lock the build directory")?;
+
+    let recipe = recipe(kind, claude_code);
+    let made = recipe_file(&output);
+    if output.exists() && fs::read_to_string(&made).is_ok_and(|text| text == recipe) {
+        return Ok(());
+    }
+    let scripts = work.join("scripts");
+    fs::create_dir_all(scripts.join("guest"))?;
+    fs::write(scripts.join("build.sh"), BUILD)?;
+    for (name, text) in GUEST {
+        fs::write(scripts.join("guest").join(name), text)?;
+    }
+    let status = Command::new("sh")
+        .arg(scripts.join("build.sh"))
+        .arg(kind.name())
+        .arg(&output)
+        .arg(&work)
+        .env("AUTOVIBE_CLAUDE_CODE", claude_code)
+        .status()
+        .context("cannot run sh")?;
+    if !status.success() {
+        bail!("the image {} was not built ({status}); what it said is above", kind.name());
+    }
+    fs::write(made, recipe)?;
+    Ok(())
+}
+
+fn recipe_file(output: &Path) -> PathBuf {
+    let mut name = output.as_os_str().to_owned();
+    name.push(".recipe");
+    PathBuf::from(name)
+}
+
+/// Digest of all that decides what is in the image, but the packages' own versions.
+fn recipe(kind: ImageKind, claude_code: &str) -> String {
+    let mut digest = Sha256::new();
+    digest.update(kind.name());
+    if kind == ImageKind::Debian {
+        digest.update(claude_code);
+    }
+    digest.update(BUILD);
+    for (name, text) in GUEST {
+        digest.update(name);
+        digest.update(text);
+    }
+    hex::encode(digest.finalize())
+}
