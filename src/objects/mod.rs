@@ -1,5 +1,9 @@
 //! The one path that reads and writes objects: admission, then the store. API server, controllers and gateway all use it.
 
+mod cipher;
+
+pub use cipher::Cipher;
+
 use crate::admission::Resource;
 use crate::api::Kind;
 use crate::clock::Clock;
@@ -11,6 +15,7 @@ use futures::stream::BoxStream;
 pub struct Objects {
     store: Store,
     clock: Clock,
+    cipher: std::sync::Arc<Cipher>,
 }
 
 /// A change as a controller sees it.
@@ -45,8 +50,21 @@ pub enum Error {
 }
 
 impl Objects {
-    pub fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock }
+    /// `cipher` encrypts Secrets at rest; see [`Cipher::load`].
+    pub fn new(store: Store, clock: Clock, cipher: Cipher) -> Self {
+        Self { store, clock, cipher: std::sync::Arc::new(cipher) }
+    }
+    /// Creates the namespaces that always exist; call it once at start.
+    pub async fn ensure_presets(&self) -> Result<(), Error> {
+        unimplemented!()
+    }
+    /// Empties namespaces that are being deleted, and removes those that are empty; a background task calls it now and then.
+    pub async fn finish_namespaces(&self) -> Result<(), Error> {
+        unimplemented!()
+    }
+    /// Removes Events older than an hour; a background task calls it now and then.
+    pub async fn expire_events(&self) -> Result<u64, Error> {
+        unimplemented!()
     }
     pub fn store(&self) -> &Store {
         &self.store

@@ -5,16 +5,26 @@
 //! share their transactions. The store knows documents and rows; what they mean is said elsewhere.
 
 pub mod calls;
+mod compact;
 pub mod ledger;
+mod migrations;
+mod open;
+mod read;
 pub mod tokens;
+mod transaction;
 pub mod transcript;
+mod writer;
 
 pub use calls::{CallEnd, CallKind, CallState, CallSummary, NewCall};
+pub use open::{History, Options};
 pub use tokens::TokenOwner;
+pub use transaction::Transaction;
 pub use transcript::{NewMessage, TranscriptEntry};
 
 use futures::future::BoxFuture;
 use serde_json::Value;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot, watch};
 
 /// Position in the one order of all changes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
@@ -81,6 +91,8 @@ pub struct Query {
     pub after: Option<(String, String)>,
     /// At most so many; 0 is all.
     pub limit: u32,
+    /// The state as it was at this revision; without it, as of now.
+    pub at: Option<Revision>,
 }
 
 /// What a caller can act on.
@@ -103,6 +115,12 @@ pub enum Error {
     Database(#[from] sqlx::Error),
     #[error("{0}")]
     Corrupt(String),
+    /// Another process took the store over: this one must not act any more.
+    #[error("another process took the store over (epoch {theirs}, ours is {ours}); this one stops writing")]
+    Fenced { ours: i64, theirs: i64 },
+    /// Nothing of it was written; it may be tried again.
+    #[error("the write was not committed: {0}")]
+    NotCommitted(String),
     #[error("the store is closing")]
     Closed,
 }
@@ -118,60 +136,73 @@ pub enum Expect {
     Present,
 }
 
-/// A handle to the database; cheap to clone.
+/// A handle to the database; cheap to clone. Dropping the last one closes it after the writes that were accepted.
 #[derive(Clone)]
 pub struct Store {
-    _todo: (),
+    shared: Arc<Shared>,
 }
 
-/// One write transaction. Dropped without return value, nothing of it remains.
-pub struct Transaction<'a> {
-    _connection: std::marker::PhantomData<&'a mut ()>,
+struct Shared {
+    requests: mpsc::Sender<writer::Request>,
+    readers: read::Readers,
+    revisions: watch::Receiver<Revision>,
+    epoch: i64,
+    installation: String,
 }
 
 impl Store {
-    /// Opens (and creates or migrates) the database at `path`; refuses it when another process has it open.
-    pub async fn open(_path: &std::path::Path) -> Result<Self, Error> {
-        unimplemented!()
+    /// The newest committed revision, and a way to wait for a newer one. It closes when the store does.
+    pub fn revisions(&self) -> watch::Receiver<Revision> {
+        self.shared.revisions.clone()
     }
-    /// The object, as of now.
-    pub async fn get(&self, _key: &Key) -> Result<Option<Object>, Error> {
-        unimplemented!()
+
+    /// The epoch under which this process holds the store. Every commit checks that it still does.
+    pub fn epoch(&self) -> i64 {
+        self.shared.epoch
     }
-    pub async fn list(&self, _query: &Query) -> Result<Page, Error> {
-        unimplemented!()
+
+    /// Id of this installation: random, made with the database.
+    pub fn installation(&self) -> &str {
+        &self.shared.installation
     }
-    /// Changes after `after` in revision order, at most `limit`, and the revision up to which they are complete.
-    pub async fn changes(&self, _resource: &str, _after: Revision, _limit: u32) -> Result<(Vec<Event>, Revision), Error> {
-        unimplemented!()
-    }
-    /// The newest committed revision, and a way to wait for a newer one.
-    pub fn revisions(&self) -> tokio::sync::watch::Receiver<Revision> {
-        unimplemented!()
-    }
+
     /// Runs `work` in a write transaction; when it returns an error nothing is written. Durable when this returns.
-    pub async fn write<T, E, F>(&self, _work: F) -> Result<T, E>
+    ///
+    /// `work` runs alone: it must not wait for anything but this transaction. A panic in it reaches the caller.
+    pub async fn write<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,
         E: From<Error> + Send + 'static,
         F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
     {
-        unimplemented!()
+        let (reply, answer) = oneshot::channel();
+        let job = writer::job(work, reply);
+        self.shared.requests.send(writer::Request::Write(job)).await.map_err(|_| Error::Closed)?;
+        match answer.await.map_err(|_| Error::Closed)? {
+            Ok(result) => result,
+            Err(panic) => std::panic::resume_unwind(panic),
+        }
     }
-    /// Commits what was accepted and closes the database.
-    pub async fn close(&self) {}
+
+    /// Commits what was accepted and closes the database; writes after it are refused as `Closed`.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.shared.requests.send(writer::Request::Close(done)).await.is_ok() {
+            let _ = closed.await;
+        }
+    }
 }
 
-impl Transaction<'_> {
-    pub async fn get(&mut self, _key: &Key) -> Result<Option<Object>, Error> {
-        unimplemented!()
+/// Puts the revision into a document, as `metadata.resourceVersion`.
+fn stamp(document: &mut Value, revision: Revision) {
+    if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.insert("resourceVersion".into(), revision.0.to_string().into());
     }
-    /// Stores `document` and returns it with its new `metadata.resourceVersion`.
-    pub async fn put(&mut self, _key: &Key, _document: Value, _expect: Expect) -> Result<Object, Error> {
-        unimplemented!()
-    }
-    /// Removes the object and returns its last document, with the deletion's revision.
-    pub async fn delete(&mut self, _key: &Key, _expect: Expect) -> Result<Object, Error> {
-        unimplemented!()
-    }
+}
+
+/// Reads a stored document and stamps it.
+fn parse(key: &Key, text: &str, revision: Revision) -> Result<Value, Error> {
+    let mut document = serde_json::from_str(text).map_err(|e| Error::Corrupt(format!("the document of {key:?} is not JSON: {e}")))?;
+    stamp(&mut document, revision);
+    Ok(document)
 }

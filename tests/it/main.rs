@@ -1,3 +1,4 @@
 //! The one integration binary; each module tests one boundary.
 
 mod layers;
+mod store;

@@ -1,0 +1,273 @@
+//! The store's contract: one order of all changes, no gap, no loss, one process.
+
+use autovibe::clock::Clock;
+use autovibe::store::{Change, Error, Expect, History, Key, Options, Query, Revision, Store};
+use serde_json::{Value, json};
+use std::{path::Path, time::Duration};
+
+fn key(name: &str) -> Key {
+    Key::new("machines.autovibe.dev", "shop", name)
+}
+
+fn document(name: &str, value: u64) -> Value {
+    json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"value": value}})
+}
+
+async fn put(store: &Store, name: &str, value: u64, expect: Expect) -> Result<Revision, Error> {
+    let (key, document) = (key(name), document(name, value));
+    store.write(move |t| Box::pin(async move { t.put(&key, document, expect).await.map(|o| o.revision) })).await
+}
+
+async fn delete(store: &Store, name: &str) -> Result<Revision, Error> {
+    let key = key(name);
+    store.write(move |t| Box::pin(async move { t.delete(&key, Expect::Present).await.map(|o| o.revision) })).await
+}
+
+async fn open(dir: &Path) -> Store {
+    Store::open(&dir.join("autovibe.db")).await.unwrap()
+}
+
+fn all() -> Query {
+    Query { resource: "machines.autovibe.dev".into(), ..Query::default() }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_write_is_read_back_with_its_revision() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let first = put(&store, "a", 1, Expect::Absent).await.unwrap();
+    let second = put(&store, "a", 2, Expect::At(first)).await.unwrap();
+    assert!(second > first);
+    let object = store.get(&key("a")).await.unwrap().unwrap();
+    assert_eq!(object.revision, second);
+    assert_eq!(object.document["metadata"]["resourceVersion"], second.0.to_string());
+    assert_eq!(object.document["spec"]["value"], 2);
+    assert_eq!(*store.revisions().borrow(), second);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_as_expected_is_refused_and_leaves_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let first = put(&store, "a", 1, Expect::Absent).await.unwrap();
+    assert!(matches!(put(&store, "a", 2, Expect::Absent).await, Err(Error::Exists(_))));
+    assert!(matches!(put(&store, "b", 2, Expect::Present).await, Err(Error::NotFound(_))));
+    assert!(matches!(put(&store, "b", 2, Expect::At(first)).await, Err(Error::NotFound(_))));
+    assert!(matches!(put(&store, "a", 2, Expect::At(Revision(first.0 + 1))).await, Err(Error::Conflict(_))));
+    assert!(matches!(delete(&store, "b").await, Err(Error::NotFound(_))));
+    // A transaction whose second half fails leaves nothing of its first.
+    let failed: Result<(), Error> = store
+        .write(|t| {
+            Box::pin(async move {
+                t.put(&key("c"), document("c", 1), Expect::Absent).await?;
+                t.put(&key("a"), document("a", 9), Expect::Absent).await?;
+                Ok(())
+            })
+        })
+        .await;
+    assert!(matches!(failed, Err(Error::Exists(_))));
+    assert!(store.get(&key("c")).await.unwrap().is_none());
+    assert_eq!(*store.revisions().borrow(), first);
+    assert_eq!(store.changes("machines.autovibe.dev", Revision(0), 0).await.unwrap().0.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panic_in_a_write_reaches_its_caller_alone() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let other = store.clone();
+    let panicked = tokio::spawn(async move {
+        other
+            .write::<(), Error, _>(|t| {
+                Box::pin(async move {
+                    t.put(&key("a"), document("a", 1), Expect::Absent).await?;
+                    panic!("on purpose")
+                })
+            })
+            .await
+    });
+    assert!(panicked.await.unwrap_err().is_panic());
+    assert!(store.get(&key("a")).await.unwrap().is_none());
+    put(&store, "a", 1, Expect::Absent).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_watcher_sees_the_changes_of_sixteen_writers_in_order_and_without_a_gap() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let (writers, rounds) = (16_u64, 20_u64);
+    let watcher = tokio::spawn(follow(store.clone(), writers * rounds));
+    let mut tasks = Vec::new();
+    for writer in 0..writers {
+        let store = store.clone();
+        tasks.push(tokio::spawn(async move {
+            let name = format!("w{writer}");
+            let mut revisions = Vec::new();
+            for round in 0..rounds {
+                let expect = revisions.last().map_or(Expect::Absent, |at| Expect::At(*at));
+                let revision = put(&store, &name, round, expect).await.unwrap();
+                // Read your own write, and know it published.
+                assert_eq!(store.get(&key(&name)).await.unwrap().unwrap().revision, revision);
+                assert!(*store.revisions().borrow() >= revision);
+                revisions.push(revision);
+            }
+            revisions
+        }));
+    }
+    let mut given = Vec::new();
+    for task in tasks {
+        let revisions = task.await.unwrap();
+        assert!(revisions.is_sorted());
+        given.extend(revisions);
+    }
+    let seen = watcher.await.unwrap();
+    given.sort_unstable();
+    assert_eq!(seen, given, "every revision that a writer got, in order, once");
+}
+
+/// Follows the log as a watch does, until it saw `count` changes.
+async fn follow(store: Store, count: u64) -> Vec<Revision> {
+    let mut newest = store.revisions();
+    let (mut seen, mut after) = (Vec::new(), Revision(0));
+    loop {
+        // A small limit, so that incomplete answers occur.
+        let (events, complete) = store.changes("machines.autovibe.dev", after, 7).await.unwrap();
+        for event in events {
+            assert!(event.revision > after && event.revision <= complete);
+            assert_eq!(event.change, if event.previous.is_some() { Change::Modified } else { Change::Added });
+            after = event.revision;
+            seen.push(event.revision);
+        }
+        after = complete;
+        if seen.len() as u64 == count {
+            return seen;
+        }
+        newest.wait_for(|newest| *newest > after).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_deletion_carries_its_own_revision_and_the_last_document() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let created = put(&store, "a", 1, Expect::Absent).await.unwrap();
+    let deleted = delete(&store, "a").await.unwrap();
+    let again = put(&store, "a", 2, Expect::Absent).await.unwrap();
+    assert!(created < deleted && deleted < again);
+    let (events, complete) = store.changes("machines.autovibe.dev", created, 0).await.unwrap();
+    assert_eq!(complete, again);
+    assert_eq!(events.iter().map(|e| e.change).collect::<Vec<_>>(), [Change::Deleted, Change::Added]);
+    assert_eq!(events[0].document["spec"]["value"], 1);
+    assert_eq!(events[0].document["metadata"]["resourceVersion"], deleted.0.to_string());
+    assert_eq!(events[0].previous.as_ref().unwrap()["metadata"]["resourceVersion"], created.0.to_string());
+    assert!(events[1].previous.is_none());
+    // Another resource's watcher learns nothing but that it is complete.
+    assert!(matches!(store.changes("secrets", created, 0).await.unwrap(), (none, at) if none.is_empty() && at == again));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn pages_are_ordered_and_show_one_revision_however_much_changes_between_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    for name in ["d", "a", "c", "b", "e"] {
+        put(&store, name, 1, Expect::Absent).await.unwrap();
+    }
+    let first = store.list(&Query { limit: 2, ..all() }).await.unwrap();
+    assert_eq!((first.items.len(), first.remaining), (2, 3));
+    put(&store, "c", 2, Expect::Present).await.unwrap();
+    put(&store, "c", 3, Expect::Present).await.unwrap();
+    delete(&store, "d").await.unwrap();
+    put(&store, "d", 4, Expect::Absent).await.unwrap();
+    put(&store, "bb", 5, Expect::Absent).await.unwrap();
+    delete(&store, "e").await.unwrap();
+    let after = Some(("shop".to_owned(), first.items[1].key.name.clone()));
+    let rest = store.list(&Query { after, at: Some(first.revision), ..all() }).await.unwrap();
+    assert_eq!(rest.revision, first.revision);
+    let names: Vec<_> =
+        first.items.iter().chain(&rest.items).map(|o| (o.key.name.as_str(), o.document["spec"]["value"].as_u64().unwrap())).collect();
+    assert_eq!(names, [("a", 1), ("b", 1), ("c", 1), ("d", 1), ("e", 1)]);
+    let now = store.list(&all()).await.unwrap();
+    assert_eq!(now.items.iter().map(|o| o.key.name.as_str()).collect::<Vec<_>>(), ["a", "b", "bb", "c", "d"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn history_beyond_its_window_expires_and_revisions_go_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("autovibe.db");
+    let options = Options { clock: Clock::system(), history: History { age: Duration::ZERO, changes: 3 } };
+    let store = Store::open_with(&path, options.clone()).await.unwrap();
+    let mut revisions = Vec::new();
+    for value in 0..10 {
+        let expect = revisions.last().map_or(Expect::Absent, |at| Expect::At(*at));
+        revisions.push(put(&store, "a", value, expect).await.unwrap());
+    }
+    // Young history stays, however much there is.
+    let young = Options { history: History { age: Duration::from_secs(3600), changes: 3 }, ..options.clone() };
+    assert_eq!(store.compact(&young).await.unwrap(), 0);
+    assert_eq!(store.compact(&options).await.unwrap(), 7);
+    let oldest = revisions[6];
+    let expired = store.changes("machines.autovibe.dev", revisions[5], 0).await;
+    assert!(matches!(expired, Err(Error::Expired { oldest: o, .. }) if o == oldest), "{expired:?}");
+    assert!(matches!(store.list(&Query { at: Some(revisions[5]), ..all() }).await, Err(Error::Expired { .. })));
+    assert_eq!(store.changes("machines.autovibe.dev", oldest, 0).await.unwrap().0.len(), 3);
+    // Even without any history left, a revision is not given twice.
+    let none = Options { history: History { age: Duration::ZERO, changes: 0 }, ..options };
+    store.compact(&none).await.unwrap();
+    drop(store);
+    let store = Store::open(&path).await.unwrap();
+    assert_eq!(*store.revisions().borrow(), revisions[9]);
+    assert!(put(&store, "a", 11, Expect::Present).await.unwrap() > revisions[9]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dropped_store_opens_again_with_all_it_answered_and_a_new_epoch() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let revision = put(&store, "a", 1, Expect::Absent).await.unwrap();
+    let (installation, epoch) = (store.installation().to_owned(), store.epoch());
+    drop(store);
+    let store = open(dir.path()).await;
+    assert_eq!(store.get(&key("a")).await.unwrap().unwrap().revision, revision);
+    assert_eq!(store.installation(), installation);
+    assert_eq!(store.epoch(), epoch + 1);
+    store.close().await;
+    assert!(matches!(put(&store, "b", 1, Expect::Absent).await, Err(Error::Closed)));
+    let store = open(dir.path()).await;
+    assert_eq!(store.list(&all()).await.unwrap().items.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_opener_is_refused_and_told_who_and_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    // The lock is of the open file, not of the process: within one process it refuses just the same.
+    let refused = Store::open(&dir.path().join("autovibe.db")).await;
+    let Err(Error::Locked(message)) = refused.map(|_| ()) else { panic!("was not refused") };
+    assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
+    assert!(message.contains("--data"), "{message}");
+    put(&store, "a", 1, Expect::Absent).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_database_is_refused_instead_of_read_wrongly() {
+    use sqlx::ConnectOptions;
+    let dir = tempfile::tempdir().unwrap();
+    open(dir.path()).await.close().await;
+    let path = dir.path().join("autovibe.db");
+    let mut raw = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
+    sqlx::query("INSERT INTO migrations (number, name) VALUES (9999, 'later')").execute(&mut raw).await.unwrap();
+    let Err(Error::Corrupt(message)) = Store::open(&path).await.map(|_| ()) else { panic!("was not refused") };
+    assert!(message.contains("9999") && message.contains("newer"), "{message}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_store_that_was_taken_over_writes_no_more() {
+    use sqlx::ConnectOptions;
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path()).await;
+    let mut raw = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("autovibe.db")).connect().await.unwrap();
+    sqlx::query("UPDATE meta SET value = '77' WHERE key = 'epoch'").execute(&mut raw).await.unwrap();
+    let refused = put(&store, "a", 1, Expect::Absent).await;
+    assert!(matches!(refused, Err(Error::Fenced { theirs: 77, .. })), "{refused:?}");
+    assert!(store.get(&key("a")).await.unwrap().is_none());
+}
