@@ -1,1 +1,157 @@
-//! Proxmox and ZFS composed into what a Machine needs.
+//! What the infrastructure of a Hub can do and does: Proxmox and ZFS composed into verbs about disks, VMs and guests.
+//!
+//! Every verb is safe to repeat and safe to lose the reply of: it finds what it made by a deterministic name and a mark with
+//! an object's uid, and when an answer is missing it looks again instead of guessing. Nothing here decides *whether*
+//! something should be done: that is the planners' part.
+
+pub mod storage;
+
+use crate::api::hub::VmidRange;
+use crate::clock::Retry;
+use crate::proxmox::{self, Node};
+use crate::zfs::{self, Dataset, Zfs};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::Semaphore;
+
+/// Where the infrastructure of a Hub is: its spec with secrets and the lab's address resolved.
+#[derive(Clone, Debug)]
+pub struct Connection {
+    pub proxmox: proxmox::Config,
+    /// `None` is the only one there is.
+    pub node: Option<Node>,
+    /// Name of the zfspool storage in Proxmox.
+    pub storage: String,
+    /// The dataset of that storage.
+    pub dataset: Dataset,
+    /// The checkpoint tree, outside `dataset`, in the same pool.
+    pub keep: Dataset,
+    pub runner: zfs::Runner,
+    pub vmids: VmidRange,
+    pub bridge: String,
+    /// URL of the gateway as a guest must use it.
+    pub gateway_url: String,
+}
+
+/// What a caller can act on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Something that is not ours has the name that ours would have. It is left alone.
+    #[error("{0}")]
+    Conflict(String),
+    /// Something that is needed is not there; known for sure, not for lack of an answer.
+    #[error("{0}")]
+    Missing(String),
+    /// Something else needs it: it is left alone.
+    #[error("{0}")]
+    InUse(String),
+    /// The outcome was not seen: observe again before anything else.
+    #[error("{0}")]
+    Unknown(String),
+    /// The Hub's settings do not fit what is there.
+    #[error("{0}")]
+    Settings(String),
+    #[error(transparent)]
+    Proxmox(#[from] proxmox::Error),
+    #[error(transparent)]
+    Zfs(#[from] zfs::Error),
+}
+
+impl Error {
+    /// When to try again.
+    pub fn retry(&self) -> Retry {
+        match self {
+            Self::Unknown(_) => Retry::Soon,
+            Self::InUse(_) => Retry::After(Duration::from_secs(30)),
+            Self::Conflict(_) | Self::Missing(_) | Self::Settings(_) => Retry::Never,
+            Self::Proxmox(error) => error.retry(),
+            Self::Zfs(error) => match error {
+                zfs::Error::Busy(_) | zfs::Error::Unknown(_) => Retry::Soon,
+                zfs::Error::BadName(_) => Retry::Never,
+                zfs::Error::OutOfSpace(_) | zfs::Error::Held(_) | zfs::Error::HasClones(_) | zfs::Error::HasChildren(_) => {
+                    Retry::After(Duration::from_secs(30))
+                }
+                zfs::Error::Unavailable(_) | zfs::Error::Exists(_) | zfs::Error::NotFound(_) | zfs::Error::Other(_) => {
+                    Retry::After(Duration::from_secs(5))
+                }
+            },
+        }
+    }
+}
+
+/// What the storage of a Hub can do. Everything named here is O(1) in the size of a disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capabilities {
+    /// Disks are volumes; otherwise each is a file in a filesystem dataset.
+    pub volumes: bool,
+    /// A checkpoint of several disks is of one instant.
+    pub atomic_snapshots: bool,
+}
+
+impl Capabilities {
+    /// What it cannot do, for people; empty when there is nothing to say.
+    pub fn limits(self) -> Vec<&'static str> {
+        let mut limits = Vec::new();
+        if !self.volumes {
+            limits.push("no volumes: disks are files in datasets, which real Proxmox cannot attach");
+        }
+        if !self.atomic_snapshots {
+            limits.push("disks of one VM are snapshotted one after the other");
+        }
+        limits
+    }
+}
+
+/// How many Proxmox tasks that change something run at once: more, and its own locks time out after 10 s.
+const TASKS: usize = 4;
+
+/// The verbs, for one Hub; cheap to clone.
+#[derive(Clone)]
+pub struct Driver {
+    pub proxmox: proxmox::Client,
+    pub zfs: Zfs,
+    connection: Arc<Connection>,
+    node: Node,
+    tasks: Arc<Semaphore>,
+}
+
+impl Driver {
+    /// Connects: probes ZFS, asks Proxmox for its nodes. Errors: `Settings` when the node to use is not clear or not there.
+    pub async fn open(connection: Connection) -> Result<Self, Error> {
+        let proxmox = proxmox::Client::new(connection.proxmox.clone())?;
+        let zfs = Zfs::open(connection.runner.clone()).await?;
+        let nodes = proxmox.nodes().await?;
+        let node = match (&connection.node, nodes.as_slice()) {
+            (Some(node), _) if nodes.contains(node) => node.clone(),
+            (Some(node), _) => return Err(Error::Settings(format!("Proxmox node {node} is not online; online are: {}", names(&nodes)))),
+            (None, [only]) => only.clone(),
+            (None, []) => return Err(Error::Settings("Proxmox shows no online node; does the token have Sys.Audit on /nodes?".into())),
+            (None, _) => {
+                return Err(Error::Settings(format!(
+                    "there are several Proxmox nodes ({}); name one in spec.infrastructure.proxmox.node",
+                    names(&nodes)
+                )));
+            }
+        };
+        Ok(Self { proxmox, zfs, connection: Arc::new(connection), node, tasks: Arc::new(Semaphore::new(TASKS)) })
+    }
+
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+    /// The node that runs the VMs, and whose pool holds their disks.
+    pub fn node(&self) -> &Node {
+        &self.node
+    }
+    /// Slots for Proxmox tasks that change something; take one for as long as the task runs.
+    pub fn tasks(&self) -> &Arc<Semaphore> {
+        &self.tasks
+    }
+    pub fn capabilities(&self) -> Capabilities {
+        let zfs = self.zfs.capabilities();
+        Capabilities { volumes: zfs.volumes, atomic_snapshots: zfs.atomic_snapshots }
+    }
+}
+
+fn names(nodes: &[Node]) -> String {
+    nodes.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}

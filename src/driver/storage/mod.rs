@@ -1,0 +1,87 @@
+//! Disks and their snapshots: fork, capture, keep, collect, import. Every outcome is decided by looking, and nothing is
+//! destroyed that two marks do not prove ours.
+//!
+//! A disk of a VM is `<dataset>/vm-<vmid>-disk-<n>`; at its Machine's end it is renamed to `<keep>/m-<machine uid>-disk-<n>`,
+//! out of Proxmox' sight, with its snapshots. A checkpoint's snapshot is called `av-<checkpoint uid>`; who it is, is its guid.
+
+mod disks;
+mod images;
+mod snapshots;
+
+pub use disks::Destroyed;
+pub use images::Image;
+pub use snapshots::Collected;
+
+use super::{Driver, Error};
+use crate::proxmox::Vmid;
+use crate::zfs::{self, Dataset, DatasetInfo, Properties, Snapshot};
+
+/// Property of a disk and of a checkpoint's snapshot: uid of its Machine.
+pub const MACHINE: &str = "autovibe:machine";
+/// Property of a snapshot: uid of its Checkpoint.
+pub const CHECKPOINT: &str = "autovibe:checkpoint";
+/// Property of an imported image: its name among the Hub's images.
+pub const IMAGE: &str = "autovibe:image";
+/// Property of an imported image: path, size and time of the file that it was made of.
+pub const SOURCE: &str = "autovibe:source";
+/// Tag of the hold on every snapshot that a Checkpoint or an image stands for.
+pub const HOLD: &str = "autovibe";
+
+/// Short name of a checkpoint's snapshots.
+pub fn snapshot_name(checkpoint_uid: &str) -> String {
+    format!("av-{checkpoint_uid}")
+}
+
+/// Tag of the hold that a fork has on its source while it clones.
+pub fn fork_tag(machine_uid: &str) -> String {
+    format!("autovibe-fork-{machine_uid}")
+}
+
+/// The number at the end of `…-disk-<n>`.
+pub fn disk_index(disk: &Dataset) -> Option<u32> {
+    disk.0.rsplit_once("-disk-")?.1.parse().ok()
+}
+
+/// The number that a dataset of Proxmox' carries in its name: `vm-100-disk-0`, `base-100-disk-0`, `vm-100-cloudinit`.
+pub fn vmid_of(dataset: &Dataset) -> Option<Vmid> {
+    let name = dataset.0.rsplit_once('/').map_or(dataset.0.as_str(), |(_, name)| name);
+    let mut parts = name.split('-');
+    let known = matches!(parts.next()?, "vm" | "base" | "subvol" | "basevol");
+    parts.next().filter(|_| known)?.parse().ok().map(Vmid)
+}
+
+/// Reads `pool/dataset@snapshot`.
+pub fn parse_snapshot(text: &str) -> Option<Snapshot> {
+    let (dataset, name) = text.split_once('@')?;
+    (!dataset.is_empty() && !name.is_empty() && !name.contains('@'))
+        .then(|| Snapshot { dataset: Dataset(dataset.into()), name: name.into() })
+}
+
+impl Driver {
+    /// Name of a disk of a VM.
+    pub fn disk(&self, vmid: Vmid, index: u32) -> Dataset {
+        Dataset(format!("{}/vm-{vmid}-disk-{index}", self.connection().dataset))
+    }
+    /// Name of a disk after its Machine's end.
+    pub fn kept(&self, machine_uid: &str, index: u32) -> Dataset {
+        Dataset(format!("{}/m-{machine_uid}-disk-{index}", self.connection().keep))
+    }
+    /// Every dataset whose name carries this VMID, ours or not: a lease ends only when there is none. One command.
+    pub async fn datasets_of(&self, vmid: Vmid) -> Result<Vec<DatasetInfo>, Error> {
+        let all = self.zfs.datasets(&self.connection().dataset).await?;
+        Ok(all.into_iter().filter(|dataset| vmid_of(&dataset.name) == Some(vmid)).collect())
+    }
+}
+
+fn properties<const N: usize>(pairs: [(&str, &str); N]) -> Properties {
+    pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect()
+}
+
+fn is_marked(properties: &Properties, name: &str, value: &str) -> bool {
+    properties.get(name).is_some_and(|found| found == value)
+}
+
+/// Whether an error leaves open if the command was done, so that one must look.
+fn must_look(error: &zfs::Error) -> bool {
+    matches!(error, zfs::Error::Unknown(_) | zfs::Error::Exists(_) | zfs::Error::NotFound(_))
+}

@@ -1,0 +1,148 @@
+//! A checkpoint's snapshots: taken, found again, collected.
+
+use super::{CHECKPOINT, HOLD, MACHINE, disk_index, is_marked, must_look, properties, snapshot_name};
+use crate::api::checkpoint::Volume;
+use crate::driver::{Driver, Error};
+use crate::zfs::{self, Dataset, Snapshot, SnapshotInfo};
+
+/// What became of a checkpoint's snapshot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collected {
+    /// The snapshot, unless it was gone already.
+    pub snapshot: Option<Snapshot>,
+    /// The kept disk that had no other snapshot left.
+    pub disk: Option<Dataset>,
+}
+
+impl Driver {
+    /// Snapshots all disks of a VM at one instant, and holds the snapshots. Returns them in the order of the disks.
+    ///
+    /// Repeated, it adopts what an earlier call took. Errors: `Conflict` when a snapshot of that name is not this
+    /// checkpoint's; `Missing` when a disk is not there; `Unknown` when it may or may not have been done.
+    pub async fn capture(&self, disks: &[Dataset], checkpoint_uid: &str, machine_uid: &str) -> Result<Vec<Volume>, Error> {
+        if disks.is_empty() {
+            return Err(Error::Missing("the machine has no disk to capture".into()));
+        }
+        let name = snapshot_name(checkpoint_uid);
+        let wanted: Vec<Snapshot> = disks.iter().map(|disk| Snapshot { dataset: disk.clone(), name: name.clone() }).collect();
+        let marks = properties([(CHECKPOINT, checkpoint_uid), (MACHINE, machine_uid)]);
+        match self.zfs.snapshot(&wanted, &marks).await {
+            Ok(()) => {}
+            Err(error) if must_look(&error) => self.adopt(&wanted, checkpoint_uid, &marks, error).await?,
+            Err(error) => return Err(error.into()),
+        }
+        self.zfs.hold(HOLD, &wanted).await?;
+        let mut volumes = Vec::with_capacity(wanted.len());
+        for snapshot in wanted {
+            let Some(info) = self.zfs.snapshot_info(&snapshot).await? else {
+                return Err(Error::Unknown(format!("{snapshot} was taken, but is not there now")));
+            };
+            volumes.push(Volume {
+                node: self.node().0.clone(),
+                dataset: snapshot.dataset.0,
+                snapshot: snapshot.name,
+                guid: info.guid,
+                referenced: info.referenced_bytes,
+            });
+        }
+        Ok(volumes)
+    }
+
+    /// Accepts snapshots that were there before; takes those that a ZFS without atomic snapshots left out.
+    async fn adopt(&self, wanted: &[Snapshot], checkpoint_uid: &str, marks: &zfs::Properties, error: zfs::Error) -> Result<(), Error> {
+        let mut missing = Vec::new();
+        for snapshot in wanted {
+            match self.zfs.snapshot_info(snapshot).await? {
+                Some(info) if is_marked(&info.properties, CHECKPOINT, checkpoint_uid) => {}
+                Some(_) => return Err(Error::Conflict(format!("{snapshot} exists, but is not of checkpoint {checkpoint_uid}"))),
+                None => missing.push(snapshot.clone()),
+            }
+        }
+        if missing.is_empty() {
+            return Ok(());
+        }
+        for snapshot in &missing {
+            if self.zfs.dataset(&snapshot.dataset).await?.is_none() {
+                return Err(Error::Missing(format!("disk {} does not exist", snapshot.dataset)));
+            }
+        }
+        if missing.len() == wanted.len() {
+            return Err(error.into());
+        }
+        if self.zfs.capabilities().atomic_snapshots {
+            return Err(Error::Conflict(format!("only some disks have a snapshot {}, which ZFS would not have left so", wanted[0].name)));
+        }
+        Ok(self.zfs.snapshot(&missing, marks).await?)
+    }
+
+    /// Where a checkpoint's snapshot is now: where it was taken, or in the checkpoint tree; known by its guid. `None` only
+    /// when ZFS says of both places that it is not there.
+    pub async fn locate(&self, volume: &Volume, machine_uid: Option<&str>) -> Result<Option<Snapshot>, Error> {
+        let taken = Dataset(volume.dataset.clone());
+        let kept = machine_uid.zip(disk_index(&taken)).map(|(uid, index)| self.kept(uid, index));
+        for dataset in [Some(taken), kept].into_iter().flatten() {
+            let snapshot = Snapshot { dataset, name: volume.snapshot.clone() };
+            if self.look(&snapshot, &volume.guid).await?.is_some() {
+                return Ok(Some(snapshot));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn look(&self, snapshot: &Snapshot, guid: &str) -> Result<Option<SnapshotInfo>, Error> {
+        Ok(self.zfs.snapshot_info(snapshot).await?.filter(|info| info.guid == guid))
+    }
+
+    /// Releases and destroys a checkpoint's snapshot, and the kept disk if no other snapshot is left on it.
+    ///
+    /// It goes only if name, guid and property all say that it is this checkpoint's, and nothing else holds or is cloned from
+    /// it. An origin that others need is never promoted away: it stays until they are gone.
+    /// Errors: `InUse` when something else needs it; `Conflict` when a mark disagrees.
+    pub async fn collect(&self, volume: &Volume, checkpoint_uid: &str, machine_uid: &str) -> Result<Collected, Error> {
+        let found = self.locate(volume, Some(machine_uid)).await?;
+        if let Some(snapshot) = &found {
+            self.destroy_captured(snapshot, volume, checkpoint_uid).await?;
+        }
+        let kept = disk_index(&Dataset(volume.dataset.clone())).map(|index| self.kept(machine_uid, index));
+        let disk = match kept {
+            Some(kept) => self.prune(kept, machine_uid).await?,
+            None => None,
+        };
+        Ok(Collected { snapshot: found, disk })
+    }
+
+    async fn destroy_captured(&self, snapshot: &Snapshot, volume: &Volume, checkpoint_uid: &str) -> Result<(), Error> {
+        let Some(info) = self.look(snapshot, &volume.guid).await? else { return Ok(()) };
+        if snapshot.name != snapshot_name(checkpoint_uid) || !is_marked(&info.properties, CHECKPOINT, checkpoint_uid) {
+            return Err(Error::Conflict(format!("{snapshot} is not marked as a snapshot of checkpoint {checkpoint_uid}")));
+        }
+        if info.holds > 1 {
+            return Err(Error::InUse(format!("{snapshot} is held by something else; `zfs holds {snapshot}` says by what")));
+        }
+        let one = std::slice::from_ref(snapshot);
+        self.zfs.release(HOLD, one).await?;
+        match self.zfs.destroy_snapshot(snapshot).await {
+            Ok(()) => Ok(()),
+            Err(error) if must_look(&error) && self.look(snapshot, &volume.guid).await?.is_none() => Ok(()),
+            Err(error) => {
+                // It stays, so its hold must too: the hold is what keeps others from destroying it.
+                self.zfs.hold(HOLD, one).await?;
+                match error {
+                    zfs::Error::HasClones(_) => Err(Error::InUse(format!("{snapshot} has clones"))),
+                    zfs::Error::Held(_) => Err(Error::InUse(format!("{snapshot} is held by something else"))),
+                    error => Err(error.into()),
+                }
+            }
+        }
+    }
+
+    /// Destroys a kept disk of an ended Machine once no snapshot is left on it: then nothing can come back from it.
+    async fn prune(&self, kept: Dataset, machine_uid: &str) -> Result<Option<Dataset>, Error> {
+        let Some(info) = self.zfs.dataset(&kept).await? else { return Ok(None) };
+        if !is_marked(&info.properties, MACHINE, machine_uid) || !self.zfs.snapshots(&kept).await?.is_empty() {
+            return Ok(None);
+        }
+        self.destroy_empty(&kept).await?;
+        Ok(Some(kept))
+    }
+}
