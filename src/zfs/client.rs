@@ -1,0 +1,255 @@
+//! The commands that autovibe runs, one method each.
+
+use super::{
+    Capabilities, Dataset, DatasetInfo, Error, Properties, Runner, Snapshot, SnapshotInfo, listing, name,
+    run::{Output, run},
+};
+use crate::clock::Clock;
+use std::time::Duration;
+use tracing::warn;
+
+/// A dataset that was just unmounted or closed stays busy for a moment.
+const BUSY_TRIES: u32 = 6;
+const BUSY_PAUSE: Duration = Duration::from_millis(400);
+const COLUMNS: &str = "name,property,value,source";
+
+/// Runs `zfs`; cheap to clone.
+#[derive(Clone)]
+pub struct Zfs {
+    pub(super) runner: Runner,
+    capabilities: Capabilities,
+}
+
+/// The words of a command.
+fn argv<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<String> {
+    words.into_iter().map(str::to_owned).collect()
+}
+
+impl Zfs {
+    /// Probes what this ZFS can do.
+    pub async fn open(runner: Runner) -> Result<Self, Error> {
+        // zfs-fuse 0.7 has no `-p` here, and what it lacks besides goes with it: volumes and several snapshots at once.
+        let probe = run(&runner, argv(["list", "-Hp", "-d", "0", "-o", "name"])).await?;
+        let modern = match probe.status {
+            0 => true,
+            2 if probe.stderr.contains("invalid option") => false,
+            _ => return Err(Error::from_text("the pool", &probe.stderr)),
+        };
+        Ok(Self { runner, capabilities: Capabilities { volumes: modern, atomic_snapshots: modern, list_parsable: modern } })
+    }
+
+    pub fn capabilities(&self) -> Capabilities {
+        self.capabilities
+    }
+
+    /// Every dataset below (and with) `root`, one command.
+    pub async fn datasets(&self, root: &Dataset) -> Result<Vec<DatasetInfo>, Error> {
+        let mut words = vec!["get", "-Hp", "-r"];
+        if self.capabilities.list_parsable {
+            words.extend(["-t", "filesystem,volume"]);
+        }
+        let stdout = self.listing(words, name::dataset(root)?).await?;
+        let items = listing::read(&stdout)?;
+        items.into_iter().filter(|(name, _)| !name.contains('@')).map(|(name, item)| item.into_dataset(&name)).collect()
+    }
+
+    /// One dataset; `None` only when ZFS says that it does not exist, and shows its pool.
+    pub async fn dataset(&self, name: &Dataset) -> Result<Option<DatasetInfo>, Error> {
+        let text = name::dataset(name)?;
+        let Some(stdout) = self.one(text, name).await? else { return Ok(None) };
+        let item = listing::read(&stdout)?.remove(text).ok_or_else(|| Error::Unknown(format!("{name} was not listed")))?;
+        item.into_dataset(text).map(Some)
+    }
+
+    /// As [`Self::dataset`].
+    pub async fn snapshot_info(&self, name: &Snapshot) -> Result<Option<SnapshotInfo>, Error> {
+        let text = name::snapshot(name)?;
+        let Some(stdout) = self.one(&text, &name.dataset).await? else { return Ok(None) };
+        let item = listing::read(&stdout)?.remove(&text).ok_or_else(|| Error::Unknown(format!("{name} was not listed")))?;
+        item.into_snapshot(&text).map(Some)
+    }
+
+    /// Snapshots of one dataset.
+    pub async fn snapshots(&self, dataset: &Dataset) -> Result<Vec<SnapshotInfo>, Error> {
+        let mut words = vec!["get", "-Hp", "-r", "-d", "1"];
+        if self.capabilities.list_parsable {
+            words.extend(["-t", "snapshot"]);
+        }
+        let text = name::dataset(dataset)?;
+        let stdout = self.listing(words, text).await?;
+        let of_it = |name: &str| name.strip_prefix(text).is_some_and(|rest| rest.starts_with('@'));
+        let items = listing::read(&stdout)?;
+        items.into_iter().filter(|(name, _)| of_it(name)).map(|(name, item)| item.into_snapshot(&name)).collect()
+    }
+
+    /// Snapshots all of them, in one atomic command where this ZFS can. Otherwise some exist when it fails half-way.
+    pub async fn snapshot(&self, snapshots: &[Snapshot], properties: &Properties) -> Result<(), Error> {
+        let names = snapshots.iter().map(name::snapshot).collect::<Result<Vec<_>, _>>()?;
+        let options = name::options(properties)?;
+        let batches = if self.capabilities.atomic_snapshots { vec![names] } else { names.into_iter().map(|name| vec![name]).collect() };
+        for names in batches.into_iter().filter(|names| !names.is_empty()) {
+            let subject = names.join(", ");
+            self.act(&subject, [argv(["snapshot"]), options.clone(), names].concat()).await?;
+        }
+        Ok(())
+    }
+
+    /// Holds them; one that has this tag already is fine.
+    pub async fn hold(&self, tag: &str, snapshots: &[Snapshot]) -> Result<(), Error> {
+        self.each_tagged("hold", tag, snapshots, "tag already exists on this dataset").await
+    }
+
+    /// Releases them; one without this tag is fine.
+    pub async fn release(&self, tag: &str, snapshots: &[Snapshot]) -> Result<(), Error> {
+        self.each_tagged("release", tag, snapshots, "no such tag on this dataset").await
+    }
+
+    pub async fn clone_snapshot(&self, from: &Snapshot, to: &Dataset, properties: &Properties) -> Result<(), Error> {
+        let (from, to) = (name::snapshot(from)?, name::dataset(to)?);
+        let output = run(&self.runner, [argv(["clone"]), name::options(properties)?, vec![from.clone(), to.to_owned()]].concat()).await?;
+        // "does not exist" is about the snapshot, "already exists" about the clone.
+        checked(if output.stderr.contains("exist") && !output.stderr.contains("already") { &from } else { to }, output).map(drop)
+    }
+
+    /// Creates an empty parent dataset (and its parents) that nothing mounts; fine when it exists.
+    pub async fn create_parent(&self, name: &Dataset) -> Result<(), Error> {
+        let text = name::dataset(name)?;
+        if self.dataset(name).await?.is_some() {
+            return Ok(());
+        }
+        // One by one: `create -p` would ignore the properties for those in between, and mount them.
+        for (end, _) in text.match_indices('/').skip(1).chain([(text.len(), "")]) {
+            let part = &text[..end];
+            match self.act(part, argv(["create", "-o", "mountpoint=none", "-o", "canmount=off", part])).await {
+                Ok(()) | Err(Error::Exists(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Renames; unmounts first where a dataset is a filesystem. Snapshots, holds and clones follow.
+    pub async fn rename(&self, from: &Dataset, to: &Dataset) -> Result<(), Error> {
+        let (from, to) = (name::dataset(from)?, name::dataset(to)?);
+        let files = !self.capabilities.volumes;
+        if files {
+            self.unmount(from).await?;
+        }
+        let output = self.patiently(argv(["rename", from, to])).await?;
+        checked(if output.stderr.contains("already") { to } else { from }, output)?;
+        if files {
+            self.mount(to).await;
+        }
+        Ok(())
+    }
+
+    /// Turns the relation to its origin round; fine when it is no clone (any more).
+    pub async fn promote(&self, dataset: &Dataset) -> Result<(), Error> {
+        let text = name::dataset(dataset)?;
+        let output = run(&self.runner, argv(["promote", text])).await?;
+        if output.stderr.contains("not a cloned filesystem") {
+            return Ok(());
+        }
+        checked(text, output).map(drop)
+    }
+
+    /// Destroys one snapshot; never its clones.
+    pub async fn destroy_snapshot(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let text = name::snapshot(snapshot)?;
+        match self.act(&text, argv(["destroy", &text])).await {
+            // Older ZFS says no more than that; a hold does not go away by itself.
+            Err(Error::Busy(_)) if self.snapshot_info(snapshot).await?.is_some_and(|info| info.holds > 0) => Err(Error::Held(text)),
+            result => result,
+        }
+    }
+
+    /// Destroys one dataset without snapshots or children.
+    pub async fn destroy_dataset(&self, dataset: &Dataset) -> Result<(), Error> {
+        let text = name::dataset(dataset)?;
+        let output = self.patiently(argv(["destroy", text])).await?;
+        checked(text, output).map(drop)
+    }
+
+    /// Runs a command that changes something and prints nothing.
+    pub(super) async fn act(&self, subject: &str, argv: Vec<String>) -> Result<(), Error> {
+        checked(subject, run(&self.runner, argv).await?).map(drop)
+    }
+
+    /// Mounts a dataset that has somewhere to be mounted; what keeps it from that is only logged.
+    pub(super) async fn mount(&self, dataset: &str) {
+        match run(&self.runner, argv(["mount", dataset])).await {
+            Ok(output) if output.status == 0 || ["no mountpoint", "legacy", "already mounted", "canmount"].iter().any(|text| output.stderr.contains(text)) => {}
+            Ok(output) => warn!(zfs.dataset = dataset, "not mounted: {}", output.stderr.trim()),
+            Err(error) => warn!(zfs.dataset = dataset, "not mounted: {error}"),
+        }
+    }
+
+    pub(super) async fn unmount(&self, dataset: &str) -> Result<(), Error> {
+        let output = self.patiently(argv(["unmount", dataset])).await?;
+        if output.stderr.contains("not currently mounted") {
+            return Ok(());
+        }
+        checked(dataset, output).map(drop)
+    }
+
+    async fn listing(&self, mut words: Vec<&str>, subject: &str) -> Result<String, Error> {
+        words.extend(["-s", "local,none", "-o", COLUMNS, "all", subject]);
+        checked(subject, run(&self.runner, argv(words)).await?)
+    }
+
+    /// Lists one dataset or snapshot. A pool that is not imported hides all of it, so the pool must be seen for `None`.
+    async fn one(&self, text: &str, dataset: &Dataset) -> Result<Option<String>, Error> {
+        match self.listing(vec!["get", "-Hp"], text).await {
+            Ok(stdout) => Ok(Some(stdout)),
+            Err(Error::NotFound(_)) => {
+                let pool = dataset.0.split('/').next().unwrap_or_default();
+                match self.act_quietly(argv(["get", "-Hp", "-o", "value", "guid", pool])).await {
+                    Ok(()) => Ok(None),
+                    Err(Error::NotFound(_)) => Err(Error::Unavailable(format!("pool {pool} is not there"))),
+                    Err(error) => Err(error),
+                }
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn act_quietly(&self, argv: Vec<String>) -> Result<(), Error> {
+        checked("the pool", run(&self.runner, argv).await?).map(drop)
+    }
+
+    async fn each_tagged(&self, verb: &str, tag: &str, snapshots: &[Snapshot], done_already: &str) -> Result<(), Error> {
+        let tag = name::tag(tag)?;
+        let names = snapshots.iter().map(name::snapshot).collect::<Result<Vec<_>, _>>()?;
+        // One by one: of several, one that has the tag already would keep the others from it.
+        for name in names {
+            let output = run(&self.runner, argv([verb, tag, &name])).await?;
+            if output.status == 0 || !output.stderr.contains(done_already) {
+                checked(&name, output)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Tries again a few times while the dataset is busy; what is still busy then is left to the caller.
+    async fn patiently(&self, argv: Vec<String>) -> Result<Output, Error> {
+        let mut tries = 1;
+        loop {
+            let output = run(&self.runner, argv.clone()).await?;
+            if output.status == 0 || tries == BUSY_TRIES || !output.stderr.contains("busy") {
+                return Ok(output);
+            }
+            tries += 1;
+            Clock::system().sleep(BUSY_PAUSE).await;
+        }
+    }
+}
+
+/// The text of a command that succeeded without a word on standard error.
+fn checked(subject: &str, output: Output) -> Result<String, Error> {
+    match output.status {
+        0 if output.stderr.trim().is_empty() => Ok(output.stdout),
+        // It says that it worked and complains: only a look can tell.
+        0 => Err(Error::Unknown(format!("{subject}: exit status 0, but: {}", output.stderr.trim()))),
+        _ => Err(Error::from_text(subject, &output.stderr)),
+    }
+}
