@@ -24,7 +24,7 @@ CREATE TABLE ledger_leases (
     state      TEXT NOT NULL CHECK (state IN ('Open', 'Settled', 'Released', 'Expired')),
     -- The epoch of the process that reserved: an older one is dead.
     epoch      INTEGER NOT NULL,
-    -- Accounts from root to leaf, then the provider's, JSON.
+    -- The accounts from root to leaf and the payee, JSON.
     accounts   TEXT NOT NULL,
     reserved   INTEGER NOT NULL CHECK (reserved >= 0),
     charged    INTEGER NOT NULL DEFAULT 0,
@@ -33,7 +33,7 @@ CREATE TABLE ledger_leases (
 ) WITHOUT ROWID;
 CREATE INDEX ledger_leases_open ON ledger_leases (expires_at) WHERE state = 'Open';
 
--- Append-only. Of each posting the entry of the leaf and the one of the provider's account cancel out.
+-- Append-only. Of each posting the entry of the leaf and the one of the payee (the provider) cancel out.
 CREATE TABLE ledger_entries (
     seq        INTEGER PRIMARY KEY AUTOINCREMENT,
     at_ms      INTEGER NOT NULL,

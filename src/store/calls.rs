@@ -75,26 +75,114 @@ pub struct CallEnd {
     pub detail: Option<String>,
 }
 
+impl CallEnd {
+    /// An end in `state` of which nothing else is known.
+    pub fn of(state: CallState) -> Self {
+        Self { state, status: None, stop_reason: None, estimated: false, usage: None, cost: None, detail: None }
+    }
+}
+
 impl Store {
     /// The newest call of the agent's own conversation.
-    pub async fn last_main_call(&self, _machine_uid: &str) -> Result<Option<CallSummary>, Error> {
-        unimplemented!()
+    pub async fn last_main_call(&self, machine_uid: &str) -> Result<Option<CallSummary>, Error> {
+        let sql = "SELECT id, started_at_ms, state, stop_reason, status FROM calls WHERE machine_uid = $1 AND kind = 'Main' ORDER BY seq DESC LIMIT 1";
+        let row: Option<(String, i64, String, Option<String>, Option<u16>)> =
+            sqlx::query_as(sql).bind(machine_uid).fetch_optional(self.reader().await?.connection()).await?;
+        let Some((id, started, state, stop_reason, status)) = row else { return Ok(None) };
+        Ok(Some(CallSummary { id, started_at: instant(started)?, state: CallState::parse(&state)?, stop_reason, status }))
     }
 
     /// The highest turn of a Machine and the body hash of its newest main call; `(0, None)` before the first.
-    pub async fn last_turn(&self, _machine_uid: &str) -> Result<(u64, Option<String>), Error> {
-        unimplemented!()
+    pub async fn last_turn(&self, machine_uid: &str) -> Result<(u64, Option<String>), Error> {
+        let mut reader = self.reader().await?;
+        let sql = "SELECT COALESCE(MAX(turn), 0) FROM calls WHERE machine_uid = $1";
+        let (turn,): (i64,) = sqlx::query_as(sql).bind(machine_uid).fetch_one(reader.connection()).await?;
+        let sql = "SELECT body_hash FROM calls WHERE machine_uid = $1 AND kind = 'Main' ORDER BY seq DESC LIMIT 1";
+        let hash: Option<(String,)> = sqlx::query_as(sql).bind(machine_uid).fetch_optional(reader.connection()).await?;
+        Ok((turn.unsigned_abs(), hash.map(|(hash,)| hash)))
     }
 }
 
 impl Transaction<'_> {
     /// Records a call as `state`, begun at `at`.
-    pub async fn begin_call(&mut self, _call: &NewCall, _state: CallState, _at: Timestamp) -> Result<(), Error> {
-        unimplemented!()
+    pub async fn begin_call(&mut self, call: &NewCall, state: CallState, at: Timestamp) -> Result<(), Error> {
+        let sql = "INSERT INTO calls (id, machine_uid, kind, session, turn, body_hash, provider, model, price_source, started_at_ms, state) \
+                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+        sqlx::query(sql)
+            .bind(&call.id)
+            .bind(&call.machine_uid)
+            .bind(call.kind.text())
+            .bind(&call.session)
+            .bind(call.turn.cast_signed())
+            .bind(&call.body_hash)
+            .bind(&call.provider)
+            .bind(&call.model)
+            .bind(&call.price_source)
+            .bind(at.as_millisecond())
+            .bind(state.text())
+            .execute(self.connection())
+            .await?;
+        Ok(())
     }
 
     /// Records how a call ended; a later end replaces it.
-    pub async fn end_call(&mut self, _id: &str, _end: &CallEnd, _at: Timestamp) -> Result<(), Error> {
-        unimplemented!()
+    pub async fn end_call(&mut self, id: &str, end: &CallEnd, at: Timestamp) -> Result<(), Error> {
+        let sql = "UPDATE calls SET state = $2, status = $3, stop_reason = $4, estimated = $5, usage = $6, cost = $7, detail = $8, ended_at_ms = $9 \
+                   WHERE id = $1";
+        sqlx::query(sql)
+            .bind(id)
+            .bind(end.state.text())
+            .bind(end.status)
+            .bind(&end.stop_reason)
+            .bind(end.estimated)
+            .bind(&end.usage)
+            .bind(end.cost)
+            .bind(&end.detail)
+            .bind(at.as_millisecond())
+            .execute(self.connection())
+            .await?;
+        Ok(())
     }
+
+    /// Marks a call whose process died under it as `Cut`, charged at `cost` nano-USD.
+    pub async fn cut_call(&mut self, id: &str, cost: i64, at: Timestamp) -> Result<(), Error> {
+        let sql = "UPDATE calls SET state = 'Cut', estimated = 1, cost = $2, ended_at_ms = $3, \
+                   detail = 'nobody saw its end: charged at its worst case' WHERE id = $1 AND state = 'Open'";
+        sqlx::query(sql).bind(id).bind(cost).bind(at.as_millisecond()).execute(self.connection()).await?;
+        Ok(())
+    }
+}
+
+impl CallState {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Open => "Open",
+            Self::Settled => "Settled",
+            Self::Refused => "Refused",
+            Self::Cut => "Cut",
+            Self::Failed => "Failed",
+        }
+    }
+
+    fn parse(text: &str) -> Result<Self, Error> {
+        [Self::Open, Self::Settled, Self::Refused, Self::Cut, Self::Failed]
+            .into_iter()
+            .find(|state| state.text() == text)
+            .ok_or_else(|| Error::Corrupt(format!("`{text}` is not a state of a call")))
+    }
+}
+
+impl CallKind {
+    fn text(self) -> &'static str {
+        match self {
+            Self::Main => "Main",
+            Self::Sub => "Sub",
+            Self::Side => "Side",
+        }
+    }
+}
+
+/// An instant from its stored milliseconds.
+pub(super) fn instant(milliseconds: i64) -> Result<Timestamp, Error> {
+    Timestamp::from_millisecond(milliseconds).map_err(|e| Error::Corrupt(format!("{milliseconds} is not an instant: {e}")))
 }

@@ -4,7 +4,10 @@ use super::Error;
 use sqlx::SqliteConnection;
 
 /// Every migration: number, name, text. Add yours at its number; a landed one is never edited.
-const ALL: &[(i64, &str, &str)] = &[(1, "objects", include_str!("../../migrations/sqlite/0001_objects.sql"))];
+const ALL: &[(i64, &str, &str)] = &[
+    (1, "objects", include_str!("../../migrations/sqlite/0001_objects.sql")),
+    (3, "gateway", include_str!("../../migrations/sqlite/0003_gateway.sql")),
+];
 
 /// Brings the database up to date; refuses one that a newer autovibe made.
 pub(super) async fn run(connection: &mut SqliteConnection) -> Result<(), Error> {

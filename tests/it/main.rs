@@ -1,4 +1,5 @@
 //! The one integration binary; each module tests one boundary.
 
 mod layers;
+mod ledger;
 mod store;
