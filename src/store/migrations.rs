@@ -6,6 +6,7 @@ use sqlx::SqliteConnection;
 /// Every migration: number, name, text. Add yours at its number; a landed one is never edited.
 const ALL: &[(i64, &str, &str)] = &[
     (1, "objects", include_str!("../../migrations/sqlite/0001_objects.sql")),
+    (2, "vmids", include_str!("../../migrations/sqlite/0002_vmids.sql")),
     (3, "gateway", include_str!("../../migrations/sqlite/0003_gateway.sql")),
 ];
 

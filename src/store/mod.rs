@@ -13,6 +13,7 @@ mod read;
 pub mod tokens;
 mod transaction;
 pub mod transcript;
+mod vmids;
 mod writer;
 
 pub use calls::{CallEnd, CallKind, CallState, CallSummary, NewCall};
@@ -20,6 +21,7 @@ pub use open::{History, Options};
 pub use tokens::TokenOwner;
 pub use transaction::Transaction;
 pub use transcript::{NewMessage, TranscriptEntry};
+pub use vmids::VmidLease;
 
 use futures::future::BoxFuture;
 use serde_json::Value;

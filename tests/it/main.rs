@@ -3,3 +3,4 @@
 mod layers;
 mod ledger;
 mod store;
+mod vmids;
