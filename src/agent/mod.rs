@@ -1,1 +1,125 @@
-//! One file per agent CLI: environment, start, resume, how it ends.
+//! One file per agent CLI: environment, start, resume, how it ends; and the scripts that a guest runs. Pure: text in, text out.
+
+mod claude_code;
+mod command;
+pub mod scripts;
+#[cfg(test)]
+mod tests;
+
+use crate::api::machine::{AgentType, Machine};
+use std::collections::BTreeMap;
+
+/// What a guest needs to start the agent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Launch {
+    /// Counted from 1; above 1 it resumes.
+    pub number: u32,
+    pub environment: BTreeMap<String, String>,
+    pub argv: Vec<String>,
+}
+
+/// What the hub gives to a launch, beside the Machine itself.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// Counted from 1.
+    pub number: u32,
+    /// URL of the gateway as the guest reaches it, without a trailing slash.
+    pub gateway_url: &'a str,
+    /// The Machine's own token.
+    pub token: &'a str,
+}
+
+/// How the gateway's last main call of an agent ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum LastCall {
+    /// There was none.
+    None,
+    Open,
+    /// Answered to its end.
+    Settled { stop_reason: Option<String> },
+    /// Over the budget.
+    Refused,
+    /// The stream broke on our side or upstream.
+    Cut,
+    Failed { status: Option<u16> },
+}
+
+/// What the end of an agent process means.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    Completed,
+    BudgetExhausted,
+    /// It ended through no fault of its own: launch it again, it resumes.
+    Interrupted,
+    /// Why, in words.
+    Failed(String),
+}
+
+/// The environment and argv with which `machine`'s agent is launched.
+pub fn launch(machine: &Machine, start: &Start<'_>) -> Launch {
+    let agent = &machine.spec.agent;
+    let mut environment: BTreeMap<String, String> = match agent.r#type {
+        AgentType::ClaudeCode => claude_code::environment(agent),
+        AgentType::Command => BTreeMap::new(),
+    };
+    environment.insert("HOME".into(), HOME.into());
+    environment.extend(agent.env.clone());
+    // What follows is not the user's to change: it is how the agent reaches its hub, and nothing else does.
+    let gateway = start.gateway_url.trim_end_matches('/');
+    for (name, value) in [
+        ("ANTHROPIC_BASE_URL", gateway),
+        ("ANTHROPIC_AUTH_TOKEN", start.token),
+        ("AUTOVIBE_GATEWAY", gateway),
+        ("AUTOVIBE_TOKEN", start.token),
+        ("AUTOVIBE_PROMPT", &machine.spec.goal.prompt),
+        ("AUTOVIBE_CONTINUE", CONTINUE),
+        ("AUTOVIBE_SESSION", &session(machine.metadata.uid.as_deref().unwrap_or_default())),
+        ("AUTOVIBE_LAUNCH", &start.number.to_string()),
+        ("AUTOVIBE_WORKSPACE", &machine.spec.goal.workspace),
+    ] {
+        environment.insert(name.into(), value.into());
+    }
+    let argv = match agent.r#type {
+        AgentType::ClaudeCode => claude_code::argv(agent),
+        AgentType::Command => command::argv(agent),
+    };
+    Launch { number: start.number, environment, argv }
+}
+
+/// What the end of the agent's process means; `exit_code` is `None` when the process vanished without one.
+pub fn verdict(agent: AgentType, exit_code: Option<i32>, last: &LastCall) -> Verdict {
+    match agent {
+        AgentType::ClaudeCode => claude_code::verdict(exit_code, last),
+        AgentType::Command => command::verdict(exit_code, last),
+    }
+}
+
+/// Where the agent's session files lie in the guest; empty when it keeps none.
+pub fn session_files(agent: AgentType) -> &'static str {
+    match agent {
+        AgentType::ClaudeCode => claude_code::SESSION_FILES,
+        AgentType::Command => "",
+    }
+}
+
+/// The conversation's id: the same for every launch of a Machine, another for every Machine, so that a fork begins anew.
+pub fn session(machine_uid: &str) -> String {
+    uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, format!("autovibe:session:{machine_uid}").as_bytes()).to_string()
+}
+
+/// Lines `export K='v'` that a shell reads back as exactly this environment.
+///
+/// Names are legal by admission; one that is not is left out, a value loses its NUL bytes: no environment can carry them.
+pub fn exports(environment: &BTreeMap<String, String>) -> String {
+    let legal = |name: &str| !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    environment.iter().filter(|(name, _)| legal(name)).map(|(name, value)| format!("export {name}={}\n", quote(value))).collect()
+}
+
+/// `text` as one word of a shell.
+fn quote(text: &str) -> String {
+    format!("'{}'", text.replace('\0', "").replace('\'', r"'\''"))
+}
+
+const HOME: &str = "/home/agent";
+/// What a resumed agent is told.
+const CONTINUE: &str = "Continue from where you left off: the connection was interrupted. Look at the present state of the files before you go on, then finish the goal.";

@@ -1,0 +1,51 @@
+//! The guest scripts, as text: POSIX sh that busybox runs. Data reaches them as arguments, environment or standard input,
+//! never as part of the text. Running them is the driver's.
+
+macro_rules! script {
+    ($file:literal) => {
+        concat!(include_str!("scripts/prelude.sh"), include_str!($file))
+    };
+}
+
+/// A verb that a guest is told to do: its name is `$0` of the script.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verb {
+    pub name: &'static str,
+    pub script: &'static str,
+}
+
+/// Args: host name, machine id (32 hex digits), seconds since 1970.
+pub const PERSONALISE: Verb = Verb { name: "autovibe-personalise", script: script!("scripts/personalise.sh") };
+/// Args: workspace, ref (may be empty). The bundle lies at [`SOURCE_BUNDLE`].
+pub const SOURCE: Verb = Verb { name: "autovibe-source", script: script!("scripts/source.sh") };
+/// Args: launch number, the agent's argv. Standard input: [`super::exports`].
+pub const LAUNCH: Verb = Verb {
+    name: "autovibe-launch",
+    script: concat!(
+        include_str!("scripts/prelude.sh"),
+        include_str!("scripts/launch_head.sh"),
+        include_str!("scripts/prelude.sh"),
+        include_str!("scripts/wrapper.sh"),
+        "AUTOVIBE_WRAPPER\n",
+        include_str!("scripts/launch.sh")
+    ),
+};
+/// No args. Prints `state=`, `launch=`, `exit=` lines.
+pub const STATUS: Verb = Verb { name: "autovibe-status", script: script!("scripts/status.sh") };
+/// Args: timeout in seconds, workspace, command. Its exit code is the verdict; prints the end of the output.
+pub const VERIFY: Verb = Verb { name: "autovibe-verify", script: script!("scripts/verify.sh") };
+/// Args: directory of session files (may be empty), tool_use ids with commas, longest wait in ms. Prints `flushed=true|false`.
+pub const FLUSH: Verb = Verb { name: "autovibe-flush", script: script!("scripts/flush.sh") };
+/// No args. Ends the agent's processes.
+pub const STOP: Verb = Verb { name: "autovibe-stop", script: script!("scripts/stop.sh") };
+/// Args: workspace, name, base name (may be empty). Prints a base64 git bundle, or `none`.
+pub const BUNDLE: Verb = Verb { name: "autovibe-bundle", script: script!("scripts/bundle.sh") };
+
+/// Every verb, for tests and for guests that answer by name.
+pub const VERBS: [Verb; 8] = [PERSONALISE, SOURCE, LAUNCH, STATUS, VERIFY, FLUSH, STOP, BUNDLE];
+
+/// Where the hub writes the source bundle in the guest.
+pub const SOURCE_BUNDLE: &str = "/var/lib/autovibe/source.bundle";
+
+/// Starts or resumes Claude Code; part of its argv.
+pub const CLAUDE: &str = include_str!("scripts/claude.sh");

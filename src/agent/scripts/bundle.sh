@@ -1,0 +1,25 @@
+# Commits the work tree, in a repository of our own beside it, as refs/autovibe/NAME, and prints a base64 git bundle of it
+# since refs/autovibe/BASE, or `none`. Args: workspace, name, base (may be empty).
+workspace=$1 name=$2 base=$3
+if ! command -v git >/dev/null || [ ! -d "$workspace" ]; then echo none; exit 0; fi
+mkdir -p "$state/workspace.git" && own "$state/workspace.git" || exit 1
+# shellcheck disable=SC2016
+(as_agent sh -c '
+  export GIT_DIR=$1 GIT_WORK_TREE=$2 GIT_CONFIG_NOSYSTEM=1 GIT_CONFIG_GLOBAL=/dev/null HOME=/nonexistent
+  export GIT_AUTHOR_NAME=autovibe GIT_AUTHOR_EMAIL=autovibe@localhost GIT_COMMITTER_NAME=autovibe GIT_COMMITTER_EMAIL=autovibe@localhost
+  name=$3 base=$4
+  cd "$2" || exit 1
+  [ -e "$GIT_DIR/HEAD" ] || git init -q || exit 1
+  rm -f "$GIT_DIR/index.lock"
+  git -c core.fsmonitor=false -c advice.addEmbeddedRepo=false add -A . 2>/dev/null
+  tree=$(git write-tree) || exit 1
+  parent=
+  if [ -n "$base" ] && git rev-parse -q --verify "refs/autovibe/$base^{commit}" >/dev/null; then parent=refs/autovibe/$base; fi
+  commit=$(git commit-tree "$tree" ${parent:+-p "$parent"} -m "$name") || exit 1
+  git update-ref "refs/autovibe/$name" "$commit" || exit 1
+  git bundle create -q "$GIT_DIR/out.bundle" "refs/autovibe/$name" ${parent:+"^$parent"} || exit 1
+' sh "$state/workspace.git" "$workspace" "$name" "$base") >&2 || exit 1
+out=$state/workspace.git/out.bundle
+# The guest agent hands out at most 16 MiB of output.
+if [ "$(wc -c <"$out")" -gt 11000000 ]; then echo "the workspace is too large for a bundle" >&2; echo none; else base64 "$out"; fi
+rm -f "$out"

@@ -1,0 +1,2 @@
+mkdir -p "$state"
+cat >"$state/agent.sh.$$" <<'AUTOVIBE_WRAPPER'

@@ -1,0 +1,30 @@
+# Puts the bundle that was written beside it into the workspace, once. Args: workspace, ref (may be empty).
+workspace=$1 ref=$2
+bundle=$state/source.bundle
+[ -e "$state/source.done" ] && exit 0
+command -v git >/dev/null || { echo "there is no git in the guest" >&2; exit 69; }
+mkdir -p "$workspace" && own "$workspace" && own "$bundle" || exit 1
+(
+  cd "$workspace" || exit 1
+  export HOME="$root/home/$user"
+  # shellcheck disable=SC2016
+  as_agent sh -c '
+    bundle=$1 ref=$2
+    git init -q . || exit 1
+    git fetch -q --tags "$bundle" "+refs/heads/*:refs/remotes/origin/*" 2>/dev/null
+    commit=
+    for name in ${ref:+"$ref" "refs/heads/$ref" "refs/tags/$ref"} HEAD; do
+      if git fetch -q "$bundle" "$name" 2>/dev/null; then commit=$(git rev-parse FETCH_HEAD); break; fi
+    done
+    if [ -z "$commit" ]; then
+      name=$(git bundle list-heads "$bundle" | head -n 1 | cut -d" " -f2)
+      git fetch -q "$bundle" "$name" && commit=$(git rev-parse FETCH_HEAD) || exit 1
+    fi
+    branch=main
+    if [ -n "$ref" ] && git check-ref-format --branch "$ref" >/dev/null 2>&1; then branch=$ref; fi
+    git checkout -q -f -B "$branch" "$commit"
+  ' sh "$bundle" "$ref"
+) || exit 1
+: >"$state/source.done"
+rm -f "$bundle"
+sync

@@ -1,0 +1,401 @@
+use super::scripts::{self, Verb};
+use super::*;
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+/// A scratch guest on this machine: a root directory, and the shell that runs the scripts.
+struct Guest {
+    root: tempfile::TempDir,
+    shell: Vec<String>,
+    path: String,
+    user: &'static str,
+}
+
+/// The host's own shell, and busybox with nothing but its applets in front.
+fn guests() -> Vec<Guest> {
+    let new = |shell: &[&str], path: &str| Guest {
+        root: tempfile::tempdir().unwrap(),
+        shell: shell.iter().map(|s| (*s).to_owned()).collect(),
+        path: path.to_owned(),
+        user: "no-such-user",
+    };
+    let mut guests = vec![new(&["/bin/sh"], "/usr/bin:/bin")];
+    if Command::new("busybox").arg("true").status().is_ok_and(|s| s.success()) {
+        let mut guest = new(&["busybox", "sh"], "");
+        let applets = guest.root.path().join("applets");
+        std::fs::create_dir(&applets).unwrap();
+        assert!(Command::new("busybox").args(["--install", "-s"]).arg(&applets).status().unwrap().success());
+        guest.path = format!("{}:/usr/bin:/bin", applets.display());
+        guests.push(guest);
+    } else {
+        eprintln!("SKIPPED guest scripts under busybox: it is not installed");
+    }
+    guests
+}
+
+impl Guest {
+    fn state(&self) -> PathBuf {
+        self.root.path().join("var/lib/autovibe")
+    }
+    fn workspace(&self) -> String {
+        self.root.path().join("home/agent/it's a workspace").display().to_string()
+    }
+    fn run(&self, verb: Verb, args: &[&str], input: &str) -> Output {
+        let mut child = Command::new(&self.shell[0])
+            .args(&self.shell[1..])
+            .args(["-c", verb.script, verb.name])
+            .args(args)
+            .env_clear()
+            .env("PATH", &self.path)
+            .env("AUTOVIBE_ROOT", self.root.path())
+            .env("AUTOVIBE_USER", self.user)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
+        child.wait_with_output().unwrap()
+    }
+    fn ok(&self, verb: Verb, args: &[&str], input: &str) -> String {
+        let output = self.run(verb, args, input);
+        assert!(output.status.success(), "{} {args:?}: {output:?}", verb.name);
+        String::from_utf8(output.stdout).unwrap()
+    }
+    fn status(&self) -> String {
+        self.ok(scripts::STATUS, &[], "")
+    }
+    fn launch(&self, number: u32, gateway: &str, argv: &[&str]) {
+        let environment = [("AUTOVIBE_GATEWAY", gateway), ("AUTOVIBE_TOKEN", "av_1"), ("AUTOVIBE_WORKSPACE", &self.workspace()), ("HOME", "/")]
+            .into_iter()
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
+        let number = number.to_string();
+        let args: Vec<&str> = std::iter::once(number.as_str()).chain(argv.iter().copied()).collect();
+        self.ok(scripts::LAUNCH, &args, &exports(&environment));
+    }
+    fn await_status(&self, wanted: &str) {
+        until(|| self.status() == wanted, || format!("status {wanted:?}, is {:?}", self.status()));
+    }
+}
+
+fn until(condition: impl Fn() -> bool, what: impl Fn() -> String) {
+    let start = Instant::now();
+    while !condition() {
+        assert!(start.elapsed() < Duration::from_secs(20), "waited in vain for {}", what());
+        std::thread::yield_now();
+    }
+}
+
+#[test]
+fn exports_survive_every_shell() {
+    let mut random = StdRng::seed_from_u64(7);
+    let alphabet: Vec<char> = "'\"\\`$(){};|&<>*?~#!%-=\n\t\r äé\u{1f600}abcZ09\0".chars().collect();
+    let environment: BTreeMap<String, String> = (0..60)
+        .map(|i| (format!("K{i}"), (0..random.random_range(0..40)).map(|_| alphabet[random.random_range(0..alphabet.len())]).collect()))
+        .chain([("QUOTE".to_owned(), "'".to_owned()), ("END".to_owned(), "ends with newlines\n\n".to_owned())])
+        .collect();
+    for guest in guests() {
+        for (name, value) in &environment {
+            let script = format!("{}printf %s \"${name}\"", exports(&environment));
+            let output = Command::new(&guest.shell[0]).args(&guest.shell[1..]).args(["-c", &script]).output().unwrap();
+            assert_eq!(String::from_utf8(output.stdout).unwrap(), value.replace('\0', ""), "{name}");
+        }
+    }
+}
+
+#[test]
+fn a_name_that_is_no_name_is_not_exported() {
+    let environment = [("A;reboot".to_owned(), String::new()), ("1A".to_owned(), String::new()), (String::new(), String::new())].into();
+    assert_eq!(exports(&environment), "");
+}
+
+#[test]
+fn a_launch_starts_once_and_its_exit_code_is_kept() {
+    for guest in guests() {
+        assert_eq!(guest.status(), "state=none\n");
+        let go = guest.root.path().join("go");
+        let started = guest.root.path().join("started");
+        let script = format!("echo x >>'{}'; until [ -e '{}' ]; do sleep 0.02; done; pwd; exit \"$1\"", started.display(), go.display());
+        for _ in 0..2 {
+            guest.launch(1, "", &["/bin/sh", "-c", &script, "agent's", "7"]);
+        }
+        guest.await_status("state=running\nlaunch=1\n");
+        until(|| started.exists(), || "the agent".into());
+        assert_eq!(guest.run(scripts::LAUNCH, &["2", "true"], "").status.code(), Some(75), "two launches at once");
+        std::fs::write(&go, "").unwrap();
+        guest.await_status("state=exited\nlaunch=1\nexit=7\n");
+        assert_eq!(std::fs::read_to_string(&started).unwrap(), "x\n");
+        assert_eq!(std::fs::read_to_string(guest.state().join("agent.log")).unwrap().trim_end(), guest.workspace());
+        guest.launch(2, "", &["/bin/sh", "-c", "exit 0"]);
+        guest.await_status("state=exited\nlaunch=2\nexit=0\n");
+    }
+}
+
+#[test]
+fn a_stopped_agent_ends_with_all_its_children_even_if_it_ignores_the_signal() {
+    for guest in guests() {
+        let mark = guest.root.path().join("alive");
+        let script = format!("trap '' TERM; (trap '' TERM; while :; do echo x >>'{}'; sleep 0.05; done) & wait; wait", mark.display());
+        guest.launch(1, "", &["/bin/sh", "-c", &script]);
+        until(|| mark.exists(), || "the agent's child".into());
+        guest.ok(scripts::STOP, &[], "");
+        guest.await_status("state=exited\nlaunch=1\nexit=137\n");
+        std::fs::remove_file(&mark).unwrap();
+        guest.ok(scripts::STOP, &[], "");
+        assert!(!mark.exists(), "a child lived on");
+    }
+}
+
+#[test]
+fn an_agent_that_vanished_has_no_exit_code() {
+    for guest in guests() {
+        guest.launch(1, "", &["/bin/sh", "-c", "sleep 60"]);
+        guest.await_status("state=running\nlaunch=1\n");
+        let pids = std::fs::read_to_string(guest.state().join("launch.1/pid")).unwrap();
+        for pid in pids.split_whitespace().skip(1) {
+            Command::new("kill").args(["-KILL", pid]).status().unwrap();
+        }
+        guest.await_status("state=exited\nlaunch=1\n");
+    }
+}
+
+#[test]
+fn the_exit_is_reported_until_it_is_accepted() {
+    for guest in guests() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let gateway = format!("http://{}", listener.local_addr().unwrap());
+        guest.launch(3, &gateway, &["/bin/sh", "-c", "exit 5"]);
+        for answer in ["HTTP/1.1 503 Later\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", "HTTP/1.1 204 Fine\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"] {
+            let (mut stream, _) = listener.accept().unwrap();
+            stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+            let mut text = String::new();
+            let mut buffer = [0; 4096];
+            while !text.ends_with('}') {
+                let read = stream.read(&mut buffer).unwrap();
+                assert!(read > 0, "the request ended early: {text}");
+                text.push_str(std::str::from_utf8(&buffer[..read]).unwrap());
+            }
+            assert!(text.starts_with("POST /autovibe/v1/exit HTTP/1"), "{text}");
+            assert!(text.to_lowercase().contains("authorization: bearer av_1"), "{text}");
+            let body = text.split("\r\n\r\n").nth(1).unwrap();
+            let report: crate::wire::ExitReport = serde_json::from_str(body).unwrap();
+            assert_eq!(report, crate::wire::ExitReport { launch: 3, exit_code: 5 });
+            stream.write_all(answer.as_bytes()).unwrap();
+        }
+    }
+}
+
+#[test]
+fn a_new_identity_forgets_the_parents_launches_and_token() {
+    for guest in guests() {
+        guest.ok(scripts::PERSONALISE, &["a", "0123456789abcdef0123456789abcdef", "1"], "");
+        guest.launch(1, "", &["/bin/sh", "-c", "exit 0"]);
+        guest.await_status("state=exited\nlaunch=1\nexit=0\n");
+        std::fs::create_dir(guest.state().join("workspace.git")).unwrap();
+        guest.ok(scripts::PERSONALISE, &["a", "0123456789abcdef0123456789abcdef", "2"], "");
+        assert_eq!(guest.status(), "state=exited\nlaunch=1\nexit=0\n", "the same Machine forgets nothing");
+        guest.ok(scripts::PERSONALISE, &["b", "f123456789abcdef0123456789abcdef", "3"], "");
+        assert_eq!(guest.status(), "state=none\n");
+        assert!(!guest.state().join("agent.env").exists());
+        assert!(guest.state().join("workspace.git").exists(), "the base of diffs stays");
+        let etc = |name: &str| std::fs::read_to_string(guest.root.path().join("etc").join(name)).unwrap();
+        assert_eq!((etc("hostname").as_str(), etc("machine-id").as_str()), ("b\n", "f123456789abcdef0123456789abcdef\n"));
+    }
+}
+
+#[test]
+fn verify_gives_the_commands_code_and_the_end_of_its_output() {
+    for guest in guests() {
+        std::fs::create_dir_all(guest.workspace()).unwrap();
+        std::fs::create_dir_all(guest.state()).unwrap();
+        let output = guest.run(scripts::VERIFY, &["20", &guest.workspace(), "/bin/sh", "-c", "pwd; echo \"$1\" >&2; exit 3", "x", "a b"], "");
+        assert_eq!(output.status.code(), Some(3));
+        assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{}\na b\n", guest.workspace()));
+        let start = Instant::now();
+        let output = guest.run(scripts::VERIFY, &["1", &guest.workspace(), "/bin/sh", "-c", "sleep 30"], "");
+        assert!(!output.status.success() && start.elapsed() < Duration::from_secs(15), "{output:?}");
+        assert_eq!(guest.run(scripts::VERIFY, &["1", "/no/such/place", "true"], "").status.code(), Some(127));
+    }
+}
+
+#[test]
+fn commands_run_as_the_agents_user_where_there_is_one() {
+    let root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    if !root || !Command::new("id").args(["-u", "nobody"]).status().is_ok_and(|s| s.success()) {
+        eprintln!("SKIPPED becoming another user: not root, or there is no user `nobody`");
+        return;
+    }
+    for mut guest in guests() {
+        guest.user = "nobody";
+        let open = |path: &Path| std::fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        open(guest.root.path());
+        std::fs::create_dir_all(guest.workspace()).unwrap();
+        std::fs::create_dir_all(guest.state()).unwrap();
+        let output = guest.ok(scripts::VERIFY, &["20", &guest.workspace(), "/bin/sh", "-c", "id -un; printf '<%s>' \"$@\"", "x", "-c", "it's", "a b"], "");
+        assert_eq!(output, "nobody\n<-c><it's><a b>");
+        guest.launch(1, "", &["/bin/sh", "-c", "id -un; printf '%s' \"$AUTOVIBE_TOKEN\"; exit 4"]);
+        guest.await_status("state=exited\nlaunch=1\nexit=4\n");
+        assert_eq!(std::fs::read_to_string(guest.state().join("agent.log")).unwrap(), "nobody\nav_1");
+    }
+}
+
+#[test]
+fn flush_waits_for_the_results_of_tools_and_not_for_their_calls() {
+    for guest in guests() {
+        let dir = guest.root.path().join("sessions/project");
+        std::fs::create_dir_all(&dir).unwrap();
+        let file = dir.join("s.jsonl");
+        std::fs::write(&file, "{\"type\":\"tool_use\",\"id\":\"toolu_1\"}\n").unwrap();
+        assert_eq!(guest.ok(scripts::FLUSH, &["/sessions", "toolu_1", "200"], ""), "flushed=false\n");
+        let writer = std::thread::spawn(move || {
+            let mut file = std::fs::OpenOptions::new().append(true).open(file).unwrap();
+            file.write_all(b"{\"tool_use_id\":\"toolu_1\"}\n{\"tool_use_id\":\"toolu_2\"}\n").unwrap();
+        });
+        assert_eq!(guest.ok(scripts::FLUSH, &["/sessions", "toolu_1,toolu_2", "60000"], ""), "flushed=true\n");
+        writer.join().unwrap();
+        assert_eq!(guest.ok(scripts::FLUSH, &["", "", "0"], ""), "flushed=true\n");
+    }
+}
+
+fn git(dir: &Path, args: &[&str]) -> String {
+    let output = Command::new("git")
+        .current_dir(dir)
+        .args(["-c", "user.name=t", "-c", "user.email=t@localhost", "-c", "init.defaultBranch=main"])
+        .args(args)
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "git {args:?}: {output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn decode(base64_text: &str) -> Vec<u8> {
+    use base64::Engine as _;
+    base64::engine::general_purpose::STANDARD.decode(base64_text.split_whitespace().collect::<String>()).unwrap()
+}
+
+#[test]
+fn the_workspace_comes_from_a_bundle_and_goes_out_as_bundles() {
+    for guest in guests() {
+        let upstream = guest.root.path().join("upstream");
+        std::fs::create_dir(&upstream).unwrap();
+        git(&upstream, &["init", "-q"]);
+        std::fs::write(upstream.join("a.txt"), "one\n").unwrap();
+        git(&upstream, &["add", "."]);
+        git(&upstream, &["commit", "-qm", "first"]);
+        std::fs::create_dir_all(guest.state()).unwrap();
+        let bundle = guest.state().join("source.bundle");
+        git(&upstream, &["bundle", "create", bundle.to_str().unwrap(), "HEAD", "main"]);
+        for _ in 0..2 {
+            guest.ok(scripts::SOURCE, &[&guest.workspace(), "main"], "");
+        }
+        let workspace = PathBuf::from(guest.workspace());
+        assert_eq!(std::fs::read_to_string(workspace.join("a.txt")).unwrap(), "one\n");
+        assert_eq!(git(&workspace, &["branch", "--show-current"]), "main\n");
+
+        let first = decode(&guest.ok(scripts::BUNDLE, &[&guest.workspace(), "one", ""], ""));
+        std::fs::write(workspace.join("b.txt"), "two\n").unwrap();
+        let second = decode(&guest.ok(scripts::BUNDLE, &[&guest.workspace(), "two", "one"], ""));
+        assert_eq!(git(&workspace, &["status", "--porcelain"]), "?? b.txt\n", "the user's own index is left alone");
+
+        let hub = guest.root.path().join("hub");
+        std::fs::create_dir(&hub).unwrap();
+        git(&hub, &["init", "-q"]);
+        for (name, bytes) in [("one", first), ("two", second)] {
+            let file = hub.join(name);
+            std::fs::write(&file, bytes).unwrap();
+            git(&hub, &["fetch", "-q", file.to_str().unwrap(), "refs/autovibe/*:refs/autovibe/*"]);
+        }
+        assert_eq!(git(&hub, &["diff", "--name-status", "refs/autovibe/one", "refs/autovibe/two"]), "A\tb.txt\n");
+        assert_eq!(guest.ok(scripts::BUNDLE, &["/no/such/place", "x", ""], ""), "none\n");
+    }
+}
+
+/// A stand-in for the CLI that writes down how it was called.
+#[test]
+fn claude_code_resumes_exactly_when_its_session_was_begun_on_this_disk() {
+    for guest in guests() {
+        let bin = guest.root.path().join("bin");
+        let home = guest.root.path().join("home/agent");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::create_dir_all(home.join(".claude/projects/x")).unwrap();
+        let fake = bin.join("claude");
+        std::fs::write(&fake, "#!/bin/sh\nprintf '<%s>' \"$@\"; cat; exit 9\n").unwrap();
+        std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        let mut machine = Machine::new("shop", "a", crate::api::machine::MachineSpec::default());
+        machine.metadata.uid = Some("u".into());
+        machine.spec.goal.prompt = "--help; $(reboot)\n".into();
+        machine.spec.agent.model = Some("claude-sonnet-4-5".into());
+        machine.spec.agent.max_turns = Some(3);
+        let launch = launch(&machine, &Start { number: 1, gateway_url: "http://10.0.2.2:1/", token: "av_x" });
+        assert_eq!(launch.environment["ANTHROPIC_BASE_URL"], "http://10.0.2.2:1");
+        let run = || {
+            let output = Command::new(&launch.argv[0])
+                .args(&launch.argv[1..])
+                .env_clear()
+                .envs(&launch.environment)
+                .env("HOME", &home)
+                .env("PATH", format!("{}:{}", bin.display(), guest.path))
+                .stdin(Stdio::null())
+                .output()
+                .unwrap();
+            assert_eq!(output.status.code(), Some(9));
+            String::from_utf8(output.stdout).unwrap()
+        };
+        let flags = "<--output-format><stream-json><--verbose><--permission-mode><bypassPermissions><--model><claude-sonnet-4-5><--max-turns><3><--disallowedTools><WebSearch><WebFetch>";
+        let id = session("u");
+        assert_eq!(run(), format!("<-p><--session-id><{id}>{flags}--help; $(reboot)\n"));
+        std::fs::write(home.join(format!(".claude/projects/x/{id}.jsonl")), "{\"type\":\"user\"}\n").unwrap();
+        assert_eq!(run(), format!("<-p><{CONTINUE}><--resume><{id}>{flags}"));
+    }
+}
+
+#[test]
+fn the_user_cannot_change_how_the_agent_reaches_its_hub() {
+    let mut machine = Machine::new("shop", "a", crate::api::machine::MachineSpec::default());
+    machine.spec.agent.env = [("ANTHROPIC_BASE_URL", "http://evil"), ("CLAUDE_CODE_MAX_OUTPUT_TOKENS", "1"), ("NODE_ENV", "test")]
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect();
+    let environment = launch(&machine, &Start { number: 2, gateway_url: "http://gw", token: "av_x" }).environment;
+    let value = |name: &str| environment[name].as_str();
+    assert_eq!((value("ANTHROPIC_BASE_URL"), value("CLAUDE_CODE_MAX_OUTPUT_TOKENS"), value("NODE_ENV"), value("AUTOVIBE_LAUNCH")), ("http://gw", "1", "test", "2"));
+}
+
+#[test]
+fn sessions_are_stable_and_differ_between_machines() {
+    assert_eq!(session("u"), session("u"));
+    assert_ne!(session("u"), session("v"));
+}
+
+#[test]
+fn verdicts() {
+    use AgentType::{ClaudeCode, Command};
+    let settled = |reason: &str| LastCall::Settled { stop_reason: Some(reason.into()) };
+    let check = |agent, code, last: LastCall, expect: &str| {
+        let verdict = verdict(agent, code, &last);
+        let text = match &verdict {
+            Verdict::Failed(_) => "failed",
+            Verdict::Completed => "completed",
+            Verdict::BudgetExhausted => "budget",
+            Verdict::Interrupted => "interrupted",
+        };
+        assert_eq!(text, expect, "{agent:?} {code:?} {last:?}");
+    };
+    check(ClaudeCode, Some(0), settled("end_turn"), "completed");
+    check(ClaudeCode, Some(1), settled("end_turn"), "completed");
+    check(ClaudeCode, Some(0), LastCall::Refused, "budget");
+    check(ClaudeCode, Some(1), LastCall::Cut, "interrupted");
+    check(ClaudeCode, Some(1), settled("tool_use"), "failed");
+    check(ClaudeCode, None, settled("tool_use"), "interrupted");
+    check(ClaudeCode, Some(1), LastCall::Failed { status: Some(529) }, "failed");
+    check(ClaudeCode, Some(1), LastCall::None, "failed");
+    check(Command, Some(0), LastCall::None, "completed");
+    check(Command, Some(1), LastCall::None, "failed");
+    check(Command, Some(1), LastCall::Cut, "interrupted");
+    check(Command, Some(1), LastCall::Refused, "budget");
+    check(Command, None, LastCall::None, "interrupted");
+}
