@@ -4,7 +4,9 @@
 //! an object's uid, and when an answer is missing it looks again instead of guessing. Nothing here decides *whether*
 //! something should be done: that is the planners' part.
 
+pub mod guest;
 pub mod storage;
+pub mod vm;
 
 use crate::api::hub::VmidRange;
 use crate::clock::Retry;
@@ -47,6 +49,9 @@ pub enum Error {
     /// The outcome was not seen: observe again before anything else.
     #[error("{0}")]
     Unknown(String),
+    /// A command in the guest was refused, in its own words.
+    #[error("{0}")]
+    Guest(String),
     /// The Hub's settings do not fit what is there.
     #[error("{0}")]
     Settings(String),
@@ -62,6 +67,7 @@ impl Error {
         match self {
             Self::Unknown(_) => Retry::Soon,
             Self::InUse(_) => Retry::After(Duration::from_secs(30)),
+            Self::Guest(_) => Retry::After(Duration::from_secs(5)),
             Self::Conflict(_) | Self::Missing(_) | Self::Settings(_) => Retry::Never,
             Self::Proxmox(error) => error.retry(),
             Self::Zfs(error) => match error {

@@ -3,6 +3,8 @@ workspace=$1 ref=$2
 bundle=$state/source.bundle
 [ -e "$state/source.done" ] && exit 0
 command -v git >/dev/null || { echo "there is no git in the guest" >&2; exit 69; }
+# A large bundle comes in numbered pieces.
+if [ -e "$bundle.00000" ]; then cat "$bundle".[0-9]* >"$bundle"; rm -f "$bundle".[0-9]*; fi
 mkdir -p "$workspace" && own "$workspace" && own "$bundle" || exit 1
 (
   cd "$workspace" || exit 1

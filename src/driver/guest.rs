@@ -1,0 +1,242 @@
+//! What is done inside a guest, through its agent: each verb is one script, safe to run again.
+//!
+//! The guest agent gives an exit status once and then forgets it. A reply that is lost on the way is therefore `Unknown`,
+//! and the verb is run again.
+
+use super::vm::Wait;
+use super::{Driver, Error};
+use crate::agent::{self, scripts};
+use crate::clock::Clock;
+use crate::proxmox::{self, ExecStatus, Vmid};
+use base64::Engine as _;
+use std::time::Duration;
+
+/// A guest whose agent is asked; cheap to make.
+#[derive(Clone)]
+pub struct Guest<'a> {
+    driver: &'a Driver,
+    vmid: Vmid,
+    clock: &'a Clock,
+}
+
+/// The agent process as the guest sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AgentState {
+    /// Never launched on this disk by this Machine.
+    None,
+    Running {
+        launch: u32,
+    },
+    /// `code` is absent when the process vanished without one, as with the power.
+    Exited {
+        launch: u32,
+        code: Option<i32>,
+    },
+}
+
+/// What a verify command said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verified {
+    pub passed: bool,
+    /// `None` when a signal ended it.
+    pub code: Option<i32>,
+    /// The end of its output.
+    pub output: String,
+}
+
+/// A git bundle of the workspace.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct WorkspaceBundle {
+    pub bytes: Vec<u8>,
+    /// 40 hex digits.
+    pub commit: String,
+    /// The commit that it builds on and does not contain.
+    pub base: Option<String>,
+}
+
+/// Largest input of one command, bytes. Source: PVE API, `input-data` of agent/exec is at most 64 KiB.
+const INPUT_MAX: usize = 64 << 10;
+/// Largest piece of a file, bytes. Source: PVE API, `content` of agent/file-write is at most 60 KiB.
+const PIECE: usize = 60 << 10;
+/// Longest wait for a command that only looks or starts something. Software-emulated guests are slow.
+const SHORT: Duration = Duration::from_secs(60);
+/// Longest wait for a command that moves the workspace.
+const LONG: Duration = Duration::from_secs(600);
+
+impl Driver {
+    pub fn guest<'a>(&'a self, vmid: Vmid, clock: &'a Clock) -> Guest<'a> {
+        Guest { driver: self, vmid, clock }
+    }
+}
+
+impl Guest<'_> {
+    /// Whether the guest agent answers; `false` while the guest boots or hangs.
+    pub async fn answers(&self) -> Result<bool, Error> {
+        match self.driver.proxmox.agent_ping(self.driver.node(), self.vmid).await {
+            Ok(()) => Ok(true),
+            Err(proxmox::Error::AgentNotRunning(_)) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Host name, machine id, host keys (once per Machine) and clock.
+    pub async fn personalise(&self, name: &str, machine_uid: &str) -> Result<(), Error> {
+        let id: String = machine_uid.chars().filter(char::is_ascii_hexdigit).collect();
+        let now = self.clock.now().as_second().to_string();
+        // A host name is one label of at most 63 characters.
+        let host: String = name.split('.').next().unwrap_or_default().chars().take(63).collect();
+        self.done(scripts::PERSONALISE, &[&host, &id, &now], None, SHORT).await.map(drop)
+    }
+
+    /// Puts a git bundle into the workspace, once.
+    pub async fn put_source(&self, bundle: &[u8], workspace: &str, reference: &str) -> Result<(), Error> {
+        for (index, piece) in bundle.chunks(PIECE).enumerate() {
+            let path = match bundle.len() {
+                0..=PIECE => scripts::SOURCE_BUNDLE.to_owned(),
+                _ => format!("{}.{index:05}", scripts::SOURCE_BUNDLE),
+            };
+            self.driver.proxmox.agent_write(self.driver.node(), self.vmid, &path, piece).await?;
+        }
+        self.done(scripts::SOURCE, &[workspace, reference], None, LONG).await.map(drop)
+    }
+
+    /// Starts the agent, once per launch number. Errors: `Settings` when prompt and environment are too large for a guest.
+    pub async fn launch(&self, launch: &agent::Launch) -> Result<(), Error> {
+        let input = agent::exports(&launch.environment);
+        if input.len() > INPUT_MAX {
+            return Err(Error::Settings(format!(
+                "prompt and environment have {} bytes; at most {INPUT_MAX} can be given to a guest",
+                input.len()
+            )));
+        }
+        let number = launch.number.to_string();
+        let args: Vec<&str> = std::iter::once(number.as_str()).chain(launch.argv.iter().map(String::as_str)).collect();
+        self.done(scripts::LAUNCH, &args, Some(&input), SHORT).await.map(drop)
+    }
+
+    pub async fn status(&self) -> Result<AgentState, Error> {
+        let out = self.done(scripts::STATUS, &[], None, SHORT).await?;
+        agent_state(&out).ok_or_else(|| Error::Unknown(format!("VM {} answered `{}` to autovibe-status", self.vmid, out.trim())))
+    }
+
+    /// Runs a command in the workspace as the agent's user.
+    pub async fn verify(&self, command: &[String], workspace: &str, timeout: Duration) -> Result<Verified, Error> {
+        let seconds = timeout.as_secs().max(1).to_string();
+        let args: Vec<&str> = [seconds.as_str(), workspace].into_iter().chain(command.iter().map(String::as_str)).collect();
+        let (code, output, _) = self.run(scripts::VERIFY, &args, None, timeout + SHORT).await?;
+        Ok(Verified { passed: code == Some(0), code, output })
+    }
+
+    /// Waits, at most `limit`, until the agent's session files in `dir` have these tool results; then syncs the guest's disks.
+    /// Says whether they had. With no ids or no directory it only syncs.
+    pub async fn flush(&self, dir: &str, tool_use_ids: &[String], limit: Duration) -> Result<bool, Error> {
+        let (ids, limit_ms) = (tool_use_ids.join(","), limit.as_millis().to_string());
+        let out = self.done(scripts::FLUSH, &[dir, &ids, &limit_ms], None, limit + SHORT).await?;
+        Ok(out.trim() == "flushed=true")
+    }
+
+    /// Ends the agent's processes.
+    pub async fn stop_agent(&self) -> Result<(), Error> {
+        self.done(scripts::STOP, &[], None, SHORT).await.map(drop)
+    }
+
+    /// A bundle of the workspace as refs/autovibe/`name`, since refs/autovibe/`base` where the guest has that; `None` when
+    /// there is no git in the guest, no workspace, or too much in it.
+    pub async fn bundle(&self, workspace: &str, name: &str, base: Option<&str>) -> Result<Option<WorkspaceBundle>, Error> {
+        let out = self.done(scripts::BUNDLE, &[workspace, name, base.unwrap_or_default()], None, LONG).await?;
+        if out.trim() == "none" {
+            return Ok(None);
+        }
+        let text: String = out.split_whitespace().collect();
+        let bytes = base64::engine::general_purpose::STANDARD
+            .decode(text)
+            .map_err(|error| Error::Unknown(format!("the bundle of VM {} is not base64: {error}", self.vmid)))?;
+        let (commit, base) = bundle_commits(&bytes).ok_or_else(|| Error::Unknown(format!("VM {} gave no git bundle", self.vmid)))?;
+        Ok(Some(WorkspaceBundle { bytes, commit, base }))
+    }
+
+    /// Runs a verb that must exit 0; its output.
+    async fn done(&self, verb: scripts::Verb, args: &[&str], input: Option<&str>, deadline: Duration) -> Result<String, Error> {
+        match self.run(verb, args, input, deadline).await? {
+            (Some(0), out, _) => Ok(out),
+            (code, _, err) => {
+                let code = code.map_or("a signal".to_owned(), |code| format!("code {code}"));
+                Err(Error::Guest(format!("{} in VM {} ended with {code}: {}", verb.name, self.vmid, err.trim())))
+            }
+        }
+    }
+
+    async fn run(
+        &self,
+        verb: scripts::Verb,
+        args: &[&str],
+        input: Option<&str>,
+        deadline: Duration,
+    ) -> Result<(Option<i32>, String, String), Error> {
+        let (proxmox, node) = (&self.driver.proxmox, self.driver.node());
+        let command: Vec<&str> = ["/bin/sh", "-c", verb.script, verb.name].into_iter().chain(args.iter().copied()).collect();
+        let pid = proxmox.agent_exec(node, self.vmid, &command, input).await?;
+        let mut wait = Wait::new();
+        loop {
+            match proxmox.agent_exec_status(node, self.vmid, pid).await {
+                Ok(ExecStatus::Running) => {}
+                Ok(ExecStatus::Exited { code, out, err, .. }) => return Ok((code, out, err)),
+                Err(proxmox::Error::AgentNoPid(_)) => {
+                    return Err(Error::Unknown(format!("the end of {} in VM {} was not seen", verb.name, self.vmid)));
+                }
+                Err(error) => return Err(error.into()),
+            }
+            if !wait.again(deadline, self.clock).await {
+                return Err(Error::Unknown(format!("{} in VM {} has not ended after {deadline:?}", verb.name, self.vmid)));
+            }
+        }
+    }
+}
+
+fn agent_state(out: &str) -> Option<AgentState> {
+    let value = |key: &str| out.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    match value("state")? {
+        "none" => Some(AgentState::None),
+        "running" => Some(AgentState::Running { launch: value("launch")?.parse().ok()? }),
+        "exited" => Some(AgentState::Exited { launch: value("launch")?.parse().ok()?, code: value("exit").and_then(|c| c.parse().ok()) }),
+        _ => None,
+    }
+}
+
+/// The commit that a bundle holds, and the one that it needs. Source: gitformat-bundle, versions 2 and 3.
+fn bundle_commits(bytes: &[u8]) -> Option<(String, Option<String>)> {
+    let end = bytes.windows(2).position(|pair| pair == b"\n\n")?;
+    let header = std::str::from_utf8(&bytes[..end]).ok()?;
+    if !header.starts_with("# v2 git bundle") && !header.starts_with("# v3 git bundle") {
+        return None;
+    }
+    let oid = |text: &str| text.split(' ').next().filter(|id| id.len() >= 40 && id.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned);
+    let lines = || header.lines().skip(1).filter(|line| !line.starts_with('@'));
+    let commit = lines().filter(|line| !line.starts_with('-')).find_map(oid)?;
+    Some((commit, lines().find_map(|line| line.strip_prefix('-').and_then(oid))))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_are_read() {
+        assert_eq!(agent_state("state=none\n"), Some(AgentState::None));
+        assert_eq!(agent_state("state=running\nlaunch=2\n"), Some(AgentState::Running { launch: 2 }));
+        assert_eq!(agent_state("state=exited\nlaunch=2\nexit=-1\n"), Some(AgentState::Exited { launch: 2, code: Some(-1) }));
+        assert_eq!(agent_state("state=exited\nlaunch=2\n"), Some(AgentState::Exited { launch: 2, code: None }));
+        assert_eq!(agent_state("sh: not found\n"), None);
+        assert_eq!(agent_state("state=running\n"), None);
+    }
+
+    #[test]
+    fn a_bundle_names_its_commit_and_its_base() {
+        let (a, b) = ("a".repeat(40), "b".repeat(40));
+        let full = format!("# v2 git bundle\n{a} refs/autovibe/x\n\nPACK");
+        assert_eq!(bundle_commits(full.as_bytes()), Some((a.clone(), None)));
+        let since = format!("# v3 git bundle\n@object-format=sha1\n-{b} one\n{a} refs/autovibe/x\n\nPACK\n\n");
+        assert_eq!(bundle_commits(since.as_bytes()), Some((a, Some(b))));
+        assert_eq!(bundle_commits(b"hello\n\n"), None);
+    }
+}

@@ -1,0 +1,318 @@
+//! A VM's way: created with its marks, started, shut down, deleted. Every outcome is decided by looking; a task is a hint.
+//!
+//! A VM is ours only if its tag *and* its smbios uuid name the Machine: [`OwnedVm`] can be made by that check alone, and
+//! nothing is stopped or deleted without one.
+
+use super::{Driver, Error};
+use crate::clock::Clock;
+use crate::proxmox::{self, Power, TaskStatus, Upid, VmConfig, Vmid};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a VM is made of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VmSpec {
+    pub vmid: Vmid,
+    pub machine_uid: String,
+    pub namespace: String,
+    pub name: String,
+    /// Id of this installation, for people who find the VM.
+    pub installation: String,
+    pub cores: u64,
+    pub memory_mebibytes: u64,
+    /// How many disks are attached, `vm-<vmid>-disk-0` and on.
+    pub disks: u32,
+}
+
+/// A VM that both marks prove to be a Machine's, as its config was a moment ago.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OwnedVm {
+    vmid: Vmid,
+    digest: String,
+    protected: bool,
+    /// `lock:` in the config.
+    lock: Option<String>,
+}
+
+impl OwnedVm {
+    pub fn vmid(&self) -> Vmid {
+        self.vmid
+    }
+    /// The kind of lock on its config: something works on it, or died while it did.
+    pub fn lock(&self) -> Option<&str> {
+        self.lock.as_deref()
+    }
+}
+
+/// Whose VM has a VMID.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Owner {
+    /// Proxmox says that there is no config of that number.
+    Nobody,
+    Ours(OwnedVm),
+    /// Someone else's; says why it is not ours.
+    Other(String),
+}
+
+/// Longest wait for a task that creates or deletes; what it did is looked at then.
+const TASK: Duration = Duration::from_secs(120);
+/// Longest time between two looks at a task.
+const POLL_MAX: Duration = Duration::from_secs(2);
+
+impl Driver {
+    /// Whose VM has this VMID: one call, made right before each destructive one.
+    ///
+    /// Errors: anything but a clear answer.
+    pub async fn verify_owned(&self, vmid: Vmid, machine_uid: &str) -> Result<Owner, Error> {
+        match self.proxmox.config(self.node(), vmid).await {
+            Ok(config) => Ok(owner(vmid, machine_uid, &config)),
+            Err(proxmox::Error::NoConfig(_)) => Ok(Owner::Nobody),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Creates the VM with its marks and attaches its disks, which must be there. Repeated, it finds its own.
+    ///
+    /// Errors: `Conflict` when the VMID is someone else's.
+    pub async fn create_vm(&self, spec: &VmSpec, clock: &Clock) -> Result<(), Error> {
+        let values = config_values(spec, &self.connection().storage, &self.connection().bridge);
+        let slot = self.tasks().acquire().await;
+        let refusal: Error = match self.proxmox.create(self.node(), spec.vmid, &values).await {
+            Ok(upid) => match self.settled(&upid, TASK, clock).await {
+                Ok(TaskStatus::Done { warnings: 0 }) => return Ok(()),
+                Ok(TaskStatus::Failed(text)) => proxmox::Error::from_text(500, &text).into(),
+                Ok(_) => Error::Unknown(format!("the task that creates VM {} did not end clearly", spec.vmid)),
+                Err(error) => error,
+            },
+            Err(error) => error.into(),
+        };
+        drop(slot);
+        match self.verify_owned(spec.vmid, &spec.machine_uid).await? {
+            Owner::Ours(vm) if vm.lock.is_none() => Ok(()),
+            Owner::Ours(vm) => Err(Error::Unknown(format!("VM {} is still locked ({})", spec.vmid, vm.lock.unwrap_or_default()))),
+            Owner::Other(why) => Err(Error::Conflict(why)),
+            Owner::Nobody => Err(refusal),
+        }
+    }
+
+    /// Starts a VM and does not wait: the guest agent's answer shows that it runs. Fine when it runs already.
+    pub async fn start_vm(&self, vmid: Vmid) -> Result<Option<Upid>, Error> {
+        match self.proxmox.start(self.node(), vmid).await {
+            Ok(upid) => Ok(Some(upid)),
+            Err(proxmox::Error::AlreadyRunning(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Live power state; `None` only when Proxmox says that there is no such config.
+    pub async fn power(&self, vmid: Vmid) -> Result<Option<Power>, Error> {
+        match self.proxmox.power(self.node(), vmid).await {
+            Ok(power) => Ok(Some(power)),
+            Err(proxmox::Error::NoConfig(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks the guest to power off, cuts it after `timeout`, and returns when it is off.
+    pub async fn shut_down(&self, vm: &OwnedVm, timeout: Duration, clock: &Clock) -> Result<(), Error> {
+        let slot = self.tasks().acquire().await;
+        match self.proxmox.shutdown(self.node(), vm.vmid, timeout).await {
+            Ok(upid) => match self.settled(&upid, timeout + Duration::from_secs(30), clock).await {
+                Ok(TaskStatus::Done { warnings: 0 }) => return Ok(()),
+                Ok(_) | Err(Error::Unknown(_)) => {}
+                Err(error) => return Err(error),
+            },
+            Err(proxmox::Error::NotRunning(_)) => return Ok(()),
+            Err(proxmox::Error::Unknown(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        drop(slot);
+        self.stop(vm, clock).await
+    }
+
+    /// Cuts the power, overruling a shutdown under way, and returns when it is off. Fine when it is off already.
+    pub async fn stop(&self, vm: &OwnedVm, clock: &Clock) -> Result<(), Error> {
+        if self.power(vm.vmid).await? != Some(Power::Running) {
+            return Ok(());
+        }
+        let _slot = self.tasks().acquire().await;
+        match self.proxmox.stop(self.node(), vm.vmid).await {
+            Ok(upid) => drop(self.settled(&upid, TASK, clock).await?),
+            Err(proxmox::Error::NotRunning(_)) => return Ok(()),
+            Err(proxmox::Error::Unknown(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        match self.power(vm.vmid).await? {
+            Some(Power::Running) => Err(Error::Unknown(format!("VM {} still runs after it was stopped", vm.vmid))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Clears the protection and deletes the VM, if its config is still the one that proved it ours. Its disks must have been
+    /// moved out of its way before. Returns when the config is gone.
+    pub async fn delete_vm(&self, vm: OwnedVm, clock: &Clock) -> Result<(), Error> {
+        let _slot = self.tasks().acquire().await;
+        if vm.protected {
+            let values = [("protection".to_owned(), "0".to_owned())].into();
+            self.proxmox.configure(self.node(), vm.vmid, &values, &[], Some(&vm.digest)).await?;
+        }
+        match self.proxmox.delete(self.node(), vm.vmid).await {
+            Ok(_) | Err(proxmox::Error::NoConfig(_) | proxmox::Error::Unknown(_)) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let mut wait = Wait::new();
+        loop {
+            match self.proxmox.config(self.node(), vm.vmid).await {
+                Err(proxmox::Error::NoConfig(_)) => return Ok(()),
+                Ok(_) => {}
+                Err(error) => return Err(error.into()),
+            }
+            if !wait.again(TASK, clock).await {
+                return Err(Error::Unknown(format!("VM {} was deleted, but its config is still there", vm.vmid)));
+            }
+        }
+    }
+
+    /// How a task ended; `Running` when it has not by the deadline. Errors: `Unknown` when it cannot be seen.
+    async fn settled(&self, upid: &Upid, deadline: Duration, clock: &Clock) -> Result<TaskStatus, Error> {
+        let mut wait = Wait::new();
+        loop {
+            wait.pause(clock).await;
+            match self.proxmox.task(upid).await {
+                Ok(TaskStatus::Running) if wait.spent < deadline => {}
+                Ok(status) => return Ok(status),
+                // Its log is not visible yet, or was pruned.
+                Err(proxmox::Error::NoSuchTask(_)) if wait.spent < Duration::from_secs(3) => {}
+                Err(error @ (proxmox::Error::NoSuchTask(_) | proxmox::Error::Unknown(_))) => {
+                    return Err(Error::Unknown(format!("task {upid} cannot be seen: {error}")));
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+/// Growing waits between looks.
+pub(super) struct Wait {
+    next: Duration,
+    pub(super) spent: Duration,
+}
+
+impl Wait {
+    pub(super) fn new() -> Self {
+        Self { next: Duration::from_millis(50), spent: Duration::ZERO }
+    }
+    /// Waits, a bit longer each time.
+    pub(super) async fn pause(&mut self, clock: &Clock) {
+        clock.sleep(self.next).await;
+        self.spent += self.next;
+        self.next = self.next.mul_f64(1.7).min(POLL_MAX);
+    }
+    /// Waits, unless that would pass `deadline`; says whether it waited.
+    pub(super) async fn again(&mut self, deadline: Duration, clock: &Clock) -> bool {
+        let left = self.spent < deadline;
+        if left {
+            self.pause(clock).await;
+        }
+        left
+    }
+}
+
+/// Name of a Machine's own tag.
+pub fn tag(machine_uid: &str) -> String {
+    format!("av-{machine_uid}")
+}
+
+/// The config of a new VM, keys as Proxmox names them.
+fn config_values(spec: &VmSpec, storage: &str, bridge: &str) -> BTreeMap<String, String> {
+    let about = serde_json::json!({ "autovibe": {
+        "machine": spec.machine_uid, "namespace": spec.namespace, "name": spec.name, "installation": spec.installation,
+    }});
+    let mut values: BTreeMap<String, String> = [
+        ("name", spec.name.clone()),
+        ("tags", format!("autovibe;{}", tag(&spec.machine_uid))),
+        ("smbios1", format!("uuid={}", spec.machine_uid)),
+        ("description", about.to_string()),
+        ("protection", "1".into()),
+        ("agent", "enabled=1".into()),
+        ("cores", spec.cores.to_string()),
+        ("memory", spec.memory_mebibytes.to_string()),
+        ("scsihw", "virtio-scsi-single".into()),
+        ("net0", format!("virtio,bridge={bridge}")),
+        ("boot", "order=scsi0".into()),
+        ("serial0", "socket".into()),
+        ("ostype", "l26".into()),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value))
+    .collect();
+    for index in 0..spec.disks {
+        values.insert(format!("scsi{index}"), format!("{storage}:vm-{}-disk-{index}", spec.vmid));
+    }
+    values
+}
+
+fn owner(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> Owner {
+    let value = |key: &str| config.values.get(key).map(String::as_str).unwrap_or_default();
+    let tagged = value("tags").split([';', ',', ' ']).any(|found| found == tag(machine_uid));
+    let uuid = value("smbios1").split(',').find_map(|part| part.strip_prefix("uuid="));
+    let stamped = uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(machine_uid));
+    match (tagged, stamped) {
+        (true, true) => Owner::Ours(OwnedVm {
+            vmid,
+            digest: config.digest.clone(),
+            protected: value("protection") == "1",
+            lock: config.values.get("lock").cloned(),
+        }),
+        (true, false) => Owner::Other(format!("VM {vmid} has our tag, but the smbios uuid {}; it is left alone", uuid.unwrap_or("(none)"))),
+        (false, true) => Owner::Other(format!("VM {vmid} has our smbios uuid, but not the tag {}; it is left alone", tag(machine_uid))),
+        (false, false) => Owner::Other(format!("VM {vmid} is not autovibe's; it is left alone")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UID: &str = "6a1f0d6e-6c1b-4b8e-9a53-1f2f3a4b5c6d";
+
+    fn spec() -> VmSpec {
+        VmSpec {
+            vmid: Vmid(20001),
+            machine_uid: UID.into(),
+            namespace: "shop".into(),
+            name: "add-tests".into(),
+            installation: "i".into(),
+            cores: 2,
+            memory_mebibytes: 4096,
+            disks: 2,
+        }
+    }
+
+    fn check(change: impl Fn(&mut BTreeMap<String, String>), ours: bool) {
+        let mut values = config_values(&spec(), "local-zfs", "vmbr0");
+        change(&mut values);
+        let owner = owner(Vmid(20001), UID, &VmConfig { digest: "d".into(), values });
+        assert_eq!(matches!(owner, Owner::Ours(_)), ours, "{owner:?}");
+    }
+
+    #[test]
+    fn a_vm_is_ours_only_if_both_marks_say_so() {
+        check(|_| {}, true);
+        check(|v| drop(v.insert("tags".into(), format!("aa;av-{UID};autovibe"))), true);
+        check(|v| drop(v.insert("smbios1".into(), format!("base64=1,uuid={}", UID.to_uppercase()))), true);
+        check(|v| drop(v.remove("tags")), false);
+        check(|v| drop(v.remove("smbios1")), false);
+        check(|v| drop(v.insert("tags".into(), format!("xav-{UID}"))), false);
+        check(|v| drop(v.insert("smbios1".into(), "uuid=6a1f0d6e-6c1b-4b8e-9a53-000000000000".into())), false);
+    }
+
+    #[test]
+    fn disks_carry_the_vmid_in_their_names() {
+        let values = config_values(&spec(), "local-zfs", "vmbr7");
+        assert_eq!(values["scsi1"], "local-zfs:vm-20001-disk-1");
+        assert_eq!(values["net0"], "virtio,bridge=vmbr7");
+        let about: serde_json::Value = serde_json::from_str(&values["description"]).unwrap();
+        assert_eq!(about["autovibe"]["machine"], UID);
+    }
+}
