@@ -1,3 +1,142 @@
-//! Subcommands, one file each.
+//! Subcommands, one file each. For people by default; `-o json` and `-o yaml` for programs.
+//!
+//! Exit codes: 0 done, 1 it failed and standard error says what and what to do, 2 the command line was wrong.
 
+mod apply;
+mod checkpoint;
+mod client;
+mod delete;
+mod describe;
+mod diff;
+mod explain;
+mod get;
 pub mod image;
+mod lineage;
+mod logs;
+mod print;
+mod resource;
+mod version;
+mod watch;
+
+use crate::config::Environment;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::{path::PathBuf, process::ExitCode};
+
+/// Spawns AI coding agents in VMs of their own, checkpoints them while they work, meters them, and keeps every past state.
+#[derive(Debug, Parser)]
+#[command(name = "autovibe", version, max_term_width = 120)]
+pub struct Arguments {
+    #[command(flatten)]
+    options: Options,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Options of every subcommand.
+#[derive(Clone, Debug, Args)]
+struct Options {
+    /// The hub's data directory [default: $AUTOVIBE_DATA, else .autovibe]
+    #[arg(long, global = true, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// How to reach the hub [default: DIR/kubeconfig, else $KUBECONFIG]
+    #[arg(long, global = true, value_name = "FILE")]
+    kubeconfig: Option<PathBuf>,
+    /// The namespace: a project or a client [default: the kubeconfig's, else default]
+    #[arg(long, short, global = true)]
+    namespace: Option<String>,
+    /// Form of the output [default: for people]
+    #[arg(long, short, global = true)]
+    output: Option<Output>,
+}
+
+/// Forms for programs, and the wide table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Json,
+    Yaml,
+    Name,
+    Wide,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Creates or updates objects from YAML files; a wrong one applies nothing
+    Apply(apply::Apply),
+    /// Lists objects, or shows one
+    Get(get::Get),
+    /// Follows objects as they change
+    Watch(watch::Watch),
+    /// Shows one object with its conditions and events
+    Describe(describe::Describe),
+    /// Says in words what an object does, waits for and spent
+    Explain(explain::Explain),
+    /// Deletes objects and waits until they are gone
+    Delete(delete::Delete),
+    /// Shows the conversation of a Machine's agent
+    Logs(logs::Logs),
+    /// Takes a checkpoint of a Machine
+    Checkpoint(checkpoint::Take),
+    /// Shows which checkpoint led to which, and by what goal
+    Lineage(lineage::Show),
+    /// Shows what changed in the workspace between two checkpoints or Machines
+    Diff(diff::Diff),
+    /// Builds disk images that guests start from
+    Image(image::ImageArgs),
+    /// Prints the version
+    Version(version::Version),
+}
+
+/// What a subcommand knows beside its own arguments.
+struct Context {
+    options: Options,
+    environment: Environment,
+}
+
+impl Context {
+    /// The hub's data directory.
+    fn data(&self) -> PathBuf {
+        self.options.data.clone().or_else(|| self.environment.data.clone()).unwrap_or_else(|| ".autovibe".into())
+    }
+    /// A client of the hub.
+    fn client(&self) -> anyhow::Result<client::Client> {
+        client::Client::open(&self.kubeconfig(), self.options.namespace.as_deref())
+    }
+    /// The file that says how to reach the hub: what was named goes before what happens to lie here.
+    fn kubeconfig(&self) -> PathBuf {
+        let beside_data = self.data().join("kubeconfig");
+        let named = self.options.data.is_some() || self.environment.data.is_some();
+        match (&self.options.kubeconfig, &self.environment.kubeconfig) {
+            (Some(file), _) => file.clone(),
+            (None, Some(file)) if !named && !beside_data.exists() => file.clone(),
+            _ => beside_data,
+        }
+    }
+}
+
+/// Runs the subcommand.
+pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Result<ExitCode> {
+    let context = Context { options: arguments.options, environment };
+    match arguments.command {
+        Command::Apply(command) => command.run(&context).await,
+        Command::Get(command) => command.run(&context).await,
+        Command::Watch(command) => command.run(&context).await,
+        Command::Describe(command) => command.run(&context).await,
+        Command::Explain(command) => command.run(&context).await,
+        Command::Delete(command) => command.run(&context).await,
+        Command::Logs(command) => command.run(&context).await,
+        Command::Checkpoint(command) => command.run(&context).await,
+        Command::Lineage(command) => command.run(&context).await,
+        Command::Diff(command) => command.run(&context).await,
+        Command::Image(command) => {
+            // Minutes of other programs' work, none of it asynchronous.
+            tokio::task::block_in_place(|| image::run(command))?;
+            Ok(ExitCode::SUCCESS)
+        }
+        Command::Version(command) => command.run(&context),
+    }
+}
+
+/// Whether the reader of our output went away.
+pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
+}
