@@ -20,7 +20,7 @@ impl Git {
 
     /// Makes one commit of all files that the directory's own `.gitignore` lets through. Its `.git` is never looked at.
     pub(super) async fn commit_directory(&self, directory: &Path) -> Result<(), Error> {
-        self.run(None, ["init", "--quiet", "--bare", "--template=", "--initial-branch=main", "--"], [self.repository.as_os_str()]).await?;
+        self.initialise().await?;
         self.run(Some(directory), ["add", "--all", "--", "."], []).await?;
         let staged = self.run(Some(directory), ["ls-files", "--stage"], []).await?;
         if staged.is_empty() {
@@ -86,8 +86,14 @@ impl Git {
         Ok(Bundle { bytes: tokio::fs::read(file).await?, commit, branch: branch.into() })
     }
 
+    /// Makes the repository, empty.
+    pub(super) async fn initialise(&self) -> Result<(), Error> {
+        self.run(None, ["init", "--quiet", "--bare", "--template=", "--initial-branch=main", "--"], [self.repository.as_os_str()]).await?;
+        Ok(())
+    }
+
     /// Runs git on our repository; `work_tree` is where its files are. Returns standard output.
-    async fn run<'a>(
+    pub(super) async fn run<'a>(
         &self,
         work_tree: Option<&Path>,
         options: impl IntoIterator<Item = &'a str>,

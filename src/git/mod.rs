@@ -4,8 +4,11 @@
 //! executed: no hooks, no filters, no configuration of the directory. What a workspace is, is decided elsewhere.
 
 mod command;
+mod compare;
 #[cfg(test)]
 mod tests;
+
+pub use compare::{Comparison, Detail, compare};
 
 use command::Git;
 use std::path::{Path, PathBuf};

@@ -162,3 +162,31 @@ async fn the_scratch_directory_goes() {
     };
     assert!(!path.exists());
 }
+
+#[tokio::test]
+async fn bundles_that_build_on_each_other_are_compared() {
+    let temp = tempfile::tempdir().unwrap();
+    let project = temp.path().join("project");
+    write(&project.join("a"), "one\n");
+    git(&project, &["init", "--quiet"]);
+    git(&project, &["add", "."]);
+    git(&project, &["commit", "--quiet", "-m", "one"]);
+    let first = git(&project, &["rev-parse", "HEAD"]);
+    git(&project, &["bundle", "create", "--quiet", "../1", "HEAD"]);
+    write(&project.join("b"), "two\n");
+    git(&project, &["add", "."]);
+    git(&project, &["commit", "--quiet", "-m", "two"]);
+    let second = git(&project, &["rev-parse", "HEAD"]);
+    git(&project, &["bundle", "create", "--quiet", "../2", "HEAD", &format!("^{first}")]);
+    let bundles: Vec<Vec<u8>> = ["1", "2"].iter().map(|n| std::fs::read(temp.path().join(n)).unwrap()).collect();
+
+    let both = Comparison { bundles: bundles.clone(), from: Some(first.clone()), to: second.clone() };
+    let text = compare(&both, Detail::Full, false).await.unwrap();
+    assert!(text.contains("+++ b/b") && text.contains("+two") && !text.contains("+one"), "{text}");
+    assert!(compare(&both, Detail::Stat, false).await.unwrap().contains("1 file changed"));
+    let everything = compare(&Comparison { from: None, ..both.clone() }, Detail::Full, false).await.unwrap();
+    assert!(everything.contains("+one") && everything.contains("+two"), "{everything}");
+    assert_eq!(compare(&Comparison { from: Some(second.clone()), ..both.clone() }, Detail::Full, false).await.unwrap(), "");
+    let broken = Comparison { bundles: bundles[1..].to_vec(), ..both };
+    assert!(matches!(compare(&broken, Detail::Full, false).await, Err(Error::Failed { .. })));
+}
