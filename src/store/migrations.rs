@@ -8,6 +8,7 @@ const ALL: &[(i64, &str, &str)] = &[
     (1, "objects", include_str!("../../migrations/sqlite/0001_objects.sql")),
     (2, "vmids", include_str!("../../migrations/sqlite/0002_vmids.sql")),
     (3, "gateway", include_str!("../../migrations/sqlite/0003_gateway.sql")),
+    (4, "bundles", include_str!("../../migrations/sqlite/0004_bundles.sql")),
 ];
 
 /// Brings the database up to date; refuses one that a newer autovibe made.

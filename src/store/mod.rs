@@ -4,6 +4,7 @@
 //! have connections of their own. Relational tables (VMID leases, ledger, tokens, transcripts) live beside the objects and
 //! share their transactions. The store knows documents and rows; what they mean is said elsewhere.
 
+pub mod bundles;
 pub mod calls;
 mod compact;
 pub mod ledger;
@@ -16,6 +17,7 @@ pub mod transcript;
 mod vmids;
 mod writer;
 
+pub use bundles::BundleRow;
 pub use calls::{CallEnd, CallKind, CallState, CallSummary, NewCall};
 pub use open::{History, Options};
 pub use tokens::TokenOwner;

@@ -1,5 +1,6 @@
 //! The one integration binary; each module tests one boundary.
 
+mod bundles;
 mod layers;
 mod ledger;
 mod store;
