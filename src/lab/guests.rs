@@ -18,7 +18,7 @@ impl Guests {
     pub async fn start(&self, vmid: u32, config: &VmConfig, disks: &[PathBuf]) -> Result<(), String> {
         match self {
             Self::Simulated(guests) => guests.start(vmid, config, disks).await,
-            Self::Real(qemu) => qemu.start(vmid, config, disks).await,
+            Self::Real(qemu) => qemu.start(vmid, config, disks).await.map_err(|error| error.to_string()),
         }
     }
 
@@ -42,7 +42,7 @@ impl Guests {
     pub async fn stop(&self, vmid: u32) -> Result<(), String> {
         match self {
             Self::Simulated(guests) => guests.stop(vmid).await,
-            Self::Real(qemu) => qemu.stop(vmid).await,
+            Self::Real(qemu) => qemu.stop(vmid).await.map_err(|error| error.to_string()),
         }
     }
 
@@ -51,7 +51,7 @@ impl Guests {
     pub async fn agent(&self, vmid: u32, command: &Value) -> Result<Value, String> {
         match self {
             Self::Simulated(guests) => guests.agent(vmid, command).await,
-            Self::Real(qemu) => qemu.agent(vmid, command).await,
+            Self::Real(qemu) => qemu.agent(vmid, command).await.map_err(|error| error.to_string()),
         }
     }
 
