@@ -81,8 +81,10 @@ fn default_bridge() -> String {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VmidRange {
+    /// The lowest.
     #[schemars(range(min = 100, max = 999_999_999))]
     pub from: u32,
+    /// The highest.
     #[schemars(range(min = 100, max = 999_999_999))]
     pub to: u32,
 }
@@ -115,6 +117,7 @@ pub struct Runner {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct SecretRef {
+    /// Its name.
     pub name: String,
 }
 

@@ -11,6 +11,7 @@ pub mod hub;
 pub mod machine;
 pub mod meta;
 pub mod quantity;
+pub mod schema;
 
 pub use budget::Budget;
 pub use checkpoint::Checkpoint;

@@ -1,6 +1,7 @@
 //! The one integration binary; each module tests one boundary.
 
 mod bundles;
+mod crds;
 mod layers;
 mod ledger;
 mod store;
