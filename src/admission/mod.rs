@@ -1,8 +1,19 @@
-//! Default, prune, validate, merge: pure.
+//! Prune, default, validate and patch documents: pure. What is done with a refusal is `objects`' matter.
+
+mod catalog;
+pub mod names;
+pub mod patch;
+mod rules;
+pub mod structural;
+#[cfg(test)]
+mod tests;
 
 use crate::api::meta::{Column, Scope};
+use crate::api::{FieldError, Kind, schema};
 use crate::store::Key;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
+use std::sync::LazyLock;
 
 /// A served resource: one of our kinds, or one of core that clients need.
 #[derive(Clone, Debug)]
@@ -36,7 +47,69 @@ impl Resource {
     }
 }
 
-/// Everything that is served, in order of preference.
+/// Everything that is stored and served, in order of preference.
 pub fn resources() -> &'static [Resource] {
-    unimplemented!()
+    static ALL: LazyLock<Vec<Resource>> = LazyLock::new(catalog::all);
+    &ALL
+}
+
+/// The resource of one of our kinds.
+pub fn resource<K: Kind>() -> &'static Resource {
+    named(crate::api::GROUP, K::PLURAL).expect("every kind of ours is in the catalog; a test lists them")
+}
+
+/// The resource with this plural; `group` is empty for core.
+pub fn named(group: &str, plural: &str) -> Option<&'static Resource> {
+    resources().iter().find(|r| r.group == group && r.plural == plural)
+}
+
+/// Structural schema of `metadata`, without `managedFields`, which are not kept.
+pub fn metadata_schema() -> &'static Value {
+    static SCHEMA: LazyLock<Value> = LazyLock::new(|| {
+        let mut schema = schema::structural::<ObjectMeta>();
+        if let Some(properties) = schema["properties"].as_object_mut() {
+            properties.remove("managedFields");
+        }
+        schema
+    });
+    &SCHEMA
+}
+
+/// Removes fields that the resource does not have and returns their paths.
+pub fn prune(resource: &Resource, document: &mut Value) -> Vec<String> {
+    let Some(fields) = document.as_object_mut() else { return Vec::new() };
+    let heads: Vec<(&str, Value)> =
+        ["apiVersion", "kind", "metadata"].into_iter().filter_map(|name| Some((name, fields.remove(name)?))).collect();
+    let mut unknown = structural::prune(&resource.schema, document, "");
+    for (name, mut value) in heads {
+        if name == "metadata" {
+            unknown.extend(structural::prune(metadata_schema(), &mut value, "metadata"));
+        }
+        document[name] = value;
+    }
+    unknown
+}
+
+/// Fills in what was left out and has a default, and drops `null`s.
+pub fn default(resource: &Resource, document: &mut Value) {
+    structural::default(&resource.schema, document);
+    if let Some(metadata) = document.get_mut("metadata") {
+        structural::default(metadata_schema(), metadata);
+    }
+    rules::default(resource, document);
+}
+
+/// Everything that is wrong with a document; `old` is what it replaces.
+pub fn validate(resource: &Resource, document: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if old.is_none_or(|old| old["metadata"] != document["metadata"]) {
+        errors.extend(names::metadata(&document["metadata"], rules::named_as_label(resource)));
+        errors.extend(structural::validate(metadata_schema(), &document["metadata"], None, "metadata"));
+    }
+    errors.extend(structural::validate(&resource.schema, document, old, ""));
+    // What follows reads the document as its type, which needs the shape to be right.
+    if errors.is_empty() {
+        errors.extend(rules::validate(resource, document, old));
+    }
+    errors
 }

@@ -25,10 +25,7 @@ pub fn files() -> Vec<(String, String)> {
 fn crd<K: Kind + JsonSchema>() -> Value {
     let mut schema = structural::<K>();
     let properties = schema["properties"].as_object_mut().expect("a kind is an object");
-    for (name, text) in [
-        ("apiVersion", "Version of the schema of this object: autovibe.dev/v1alpha1."),
-        ("kind", "What this object is."),
-    ] {
+    for (name, text) in [("apiVersion", "Version of the schema of this object: autovibe.dev/v1alpha1."), ("kind", "What this object is.")] {
         properties.insert(name.into(), json!({ "type": "string", "description": text }));
     }
     properties.insert("metadata".into(), json!({ "type": "object" }));

@@ -17,7 +17,7 @@ pub struct Cipher(XChaCha20Poly1305);
 #[error(
     "the value `{place}` cannot be decrypted: it was written with another key, or changed; restore the secrets.key that belongs to this database"
 )]
-pub struct Undecryptable {
+pub(super) struct Undecryptable {
     place: String,
 }
 

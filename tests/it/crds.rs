@@ -36,8 +36,24 @@ fn check(node: &Value, path: &str) {
     let node_type = node["type"].as_str().unwrap_or_else(|| panic!("{path} has no type: {node}"));
     for word in node.as_object().unwrap().keys() {
         let known = [
-            "type", "description", "properties", "required", "items", "additionalProperties", "enum", "default", "format", "minimum",
-            "maximum", "pattern", "example", "minItems", "maxItems", "uniqueItems", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
+            "type",
+            "description",
+            "properties",
+            "required",
+            "items",
+            "additionalProperties",
+            "enum",
+            "default",
+            "format",
+            "minimum",
+            "maximum",
+            "pattern",
+            "example",
+            "minItems",
+            "maxItems",
+            "uniqueItems",
+            "x-kubernetes-list-type",
+            "x-kubernetes-list-map-keys",
         ];
         assert!(known.contains(&word.as_str()), "{path} has `{word}`, which a structural schema must not have: {node}");
     }

@@ -1,0 +1,126 @@
+//! What a schema cannot say, kind by kind: our kinds through [`Kind::validate`], core kinds by upstream's rules.
+
+use super::Resource;
+use crate::api::{Budget, Checkpoint, FieldError, GROUP, Hub, Kind, Machine};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+/// All data of a Secret or ConfigMap. Source: core/v1 `MaxSecretSize`.
+const DATA_BYTES: usize = 1 << 20;
+const DATA_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or \
+    'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
+
+/// Whether names of this resource must be DNS labels. Machines: their name becomes a host name and a label's value.
+pub(super) fn named_as_label(resource: &Resource) -> bool {
+    matches!((resource.group, resource.kind), ("", "Namespace") | (GROUP, "Machine"))
+}
+
+/// Defaults that depend on other fields.
+pub(super) fn default(resource: &Resource, document: &mut Value) {
+    if (resource.group, resource.kind) != ("", "Secret") {
+        return;
+    }
+    let Some(fields) = document.as_object_mut() else { return };
+    // stringData is only a way to write: it wins over data and is never read back.
+    if let Some(Value::Object(texts)) = fields.remove("stringData") {
+        let data = fields.entry("data").or_insert_with(|| json!({}));
+        for (key, text) in texts {
+            data[key] = STANDARD.encode(text.as_str().unwrap_or_default()).into();
+        }
+    }
+    fields.entry("type").or_insert_with(|| "Opaque".into());
+}
+
+pub(super) fn validate(resource: &Resource, document: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    match (resource.group, resource.kind) {
+        (GROUP, "Machine") => typed::<Machine>(document, old),
+        (GROUP, "Checkpoint") => typed::<Checkpoint>(document, old),
+        (GROUP, "Budget") => typed::<Budget>(document, old),
+        (GROUP, "Hub") => typed::<Hub>(document, old),
+        ("", "Secret") => secret(document, old),
+        ("", "ConfigMap") => config_map(document, old),
+        ("", "Event") => event(document),
+        _ => Vec::new(),
+    }
+}
+
+/// Reads the document as its type; what the type refuses becomes an error that names the field.
+fn typed<K: Kind>(document: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let new: K = match serde_path_to_error::deserialize(document) {
+        Ok(new) => new,
+        Err(error) => {
+            let path = error.path().to_string();
+            let value = at(document, &path);
+            return vec![FieldError::invalid(path, value, error.into_inner().to_string())];
+        }
+    };
+    // An old object that its type refuses today cannot forbid a change that makes it right.
+    let old: Option<K> = old.and_then(|old| serde_json::from_value(old.clone()).ok());
+    new.validate(old.as_ref())
+}
+
+/// The value at a path such as `spec.images[0].file`.
+fn at<'v>(document: &'v Value, path: &str) -> &'v Value {
+    path.split(['.', '[', ']']).filter(|part| !part.is_empty()).fold(document, |value, part| match part.parse::<usize>() {
+        Ok(index) if value.is_array() => &value[index],
+        _ => &value[part],
+    })
+}
+
+fn secret(document: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = data_keys(document, "data");
+    let Some(old) = old else { return errors };
+    if document["type"] != old["type"] {
+        errors.push(FieldError::invalid("type", &document["type"], "field is immutable"));
+    }
+    if old["immutable"] == true {
+        if document["immutable"] != true {
+            errors.push(FieldError::forbidden("immutable", "field is immutable when `immutable` is set"));
+        }
+        if document["data"] != old["data"] {
+            errors.push(FieldError::forbidden("data", "field is immutable when `immutable` is set"));
+        }
+    }
+    errors
+}
+
+fn config_map(document: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = data_keys(document, "data");
+    errors.extend(data_keys(document, "binaryData"));
+    for key in document["binaryData"].as_object().into_iter().flatten().map(|(key, _)| key) {
+        if document["data"].get(key).is_some() {
+            errors.push(FieldError::invalid(format!("data[{key}]"), key, "duplicate of key present in binaryData"));
+        }
+    }
+    if let Some(old) = old.filter(|old| old["immutable"] == true) {
+        for field in ["data", "binaryData", "immutable"] {
+            if document[field] != old[field] {
+                errors.push(FieldError::forbidden(field, "field is immutable when `immutable` is set"));
+            }
+        }
+    }
+    errors
+}
+
+fn data_keys(document: &Value, field: &str) -> Vec<FieldError> {
+    let (mut errors, mut size) = (Vec::new(), 0);
+    for (key, value) in document[field].as_object().into_iter().flatten() {
+        size += value.as_str().map_or(0, str::len);
+        let legal = key.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b));
+        if key.is_empty() || key.len() > 253 || !legal || matches!(key.as_str(), "." | "..") {
+            errors.push(FieldError::invalid(format!("{field}[{key}]"), key, DATA_KEY));
+        }
+    }
+    if size > DATA_BYTES {
+        errors.push(FieldError::invalid(field, format!("{size} bytes"), format!("may not be more than {DATA_BYTES} bytes")));
+    }
+    errors
+}
+
+fn event(document: &Value) -> Vec<FieldError> {
+    let involved = document["involvedObject"]["namespace"].as_str().unwrap_or_default();
+    let own = document["metadata"]["namespace"].as_str().unwrap_or_default();
+    let matches = if involved.is_empty() { matches!(own, "default" | "kube-system") } else { involved == own };
+    let detail = "does not match event.namespace";
+    if matches { Vec::new() } else { vec![FieldError::invalid("involvedObject.namespace", involved, detail)] }
+}

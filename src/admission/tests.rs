@@ -1,0 +1,235 @@
+//! Prune, default, validate: one line a case. Patches: Kubernetes' own differences from the RFCs.
+
+use super::{default, named, patch, prune, resource, resources, validate};
+use crate::api::Machine;
+use serde_json::{Value, json};
+
+fn machine(spec: Value) -> Value {
+    json!({ "apiVersion": "autovibe.dev/v1alpha1", "kind": "Machine", "metadata": { "name": "m", "namespace": "shop" }, "spec": spec })
+}
+
+/// What is wrong with a Machine of this spec, after pruning and defaulting, as a user reads it.
+fn errors(spec: Value) -> Vec<String> {
+    let (resource, mut document) = (resource::<Machine>(), machine(spec));
+    assert_eq!(prune(resource, &mut document), Vec::<String>::new());
+    default(resource, &mut document);
+    validate(resource, &document, None).iter().map(ToString::to_string).collect()
+}
+
+fn check(spec: Value, expected: &[&str]) {
+    let found = errors(spec.clone());
+    let fits = found.len() == expected.len() && found.iter().zip(expected).all(|(found, expected)| found.contains(expected));
+    assert!(fits, "{spec}\n found    {found:#?}\n expected {expected:#?}");
+}
+
+#[test]
+fn every_served_resource_has_a_schema_of_its_own() {
+    let names: Vec<String> = resources().iter().map(super::Resource::name).collect();
+    assert_eq!(names.len(), names.iter().collect::<std::collections::BTreeSet<_>>().len());
+    for resource in resources() {
+        assert_eq!(resource.schema["type"], "object", "{}", resource.kind);
+        assert!(resource.schema["properties"].get("metadata").is_none(), "{}", resource.kind);
+        assert!(!resource.schema.to_string().contains("$ref"), "{} is not inlined", resource.kind);
+    }
+}
+
+#[test]
+fn the_shortest_machine_gets_all_defaults() {
+    let mut document = machine(json!({ "from": { "image": "micro" }, "goal": { "prompt": "work" } }));
+    default(resource::<Machine>(), &mut document);
+    let spec = &document["spec"];
+    assert_eq!(spec["agent"]["type"], "ClaudeCode");
+    assert_eq!(spec["resources"], json!({ "cpu": "1", "memory": "2Gi" }));
+    assert_eq!(spec["checkpoints"]["retention"]["keepLast"], 20);
+    assert_eq!(spec["goal"]["workspace"], "/home/agent/workspace");
+    assert_eq!(validate(resource::<Machine>(), &document, None), []);
+    // What the schema fills in is what the type itself would.
+    let typed: Machine = serde_json::from_value(document.clone()).unwrap();
+    assert_eq!(serde_json::to_value(&typed.spec).unwrap(), document["spec"]);
+}
+
+#[test]
+fn wrong_machines_are_refused_with_field_and_remedy() {
+    let with = |more: Value| {
+        let mut spec = json!({ "from": { "image": "micro" }, "goal": { "prompt": "work" } });
+        patch::merge(&mut spec, &more);
+        spec
+    };
+    check(json!({ "from": { "image": "a" } }), &["spec.goal: Required value"]);
+    check(json!({ "goal": { "prompt": "x" } }), &["spec.from: Required value: name a checkpoint, machine or image"]);
+    check(with(json!({ "from": { "checkpoint": "a" } })), &["exactly one of checkpoint, machine and image"]);
+    check(
+        with(json!({ "operatingMode": "Paused" })),
+        &["spec.operatingMode: Unsupported value: \"Paused\": supported values: \"Running\", \"Suspended\""],
+    );
+    check(
+        with(json!({ "resources": { "cpu": 2 } })),
+        &["spec.resources.cpu in body must be of type string: \"integer\"; put it in quotes"],
+    );
+    check(
+        with(json!({ "resources": { "memory": "4 GB" } })),
+        &["spec.resources.memory: Invalid value: \"4 GB\": `4 GB` is not an amount of bytes; write for example `4Gi`"],
+    );
+    check(with(json!({ "resources": { "memory": "1Mi" } })), &["spec.resources.memory: Invalid value: \"1Mi\": must be at least 64Mi"]);
+    check(
+        with(json!({ "goal": { "verify": { "command": ["a"], "timeout": "soon" } } })),
+        &["spec.goal.verify.timeout: Invalid value: \"soon\": `soon` is not a duration"],
+    );
+    check(with(json!({ "goal": { "after": ["m"] } })), &["spec.goal.after[0]: Invalid value: \"m\": a Machine cannot wait for itself"]);
+    check(with(json!({ "goal": { "after": ["a", "b", "a"] } })), &["spec.goal.after[2]: Duplicate value: \"a\""]);
+    check(with(json!({ "goal": { "after": ["a", 1] } })), &["spec.goal.after[1]: Invalid value: \"integer\""]);
+    check(with(json!({ "agent": { "type": "Command" } })), &["spec.agent.command: Required value"]);
+    check(
+        with(json!({ "checkpoints": { "retention": { "keepLast": -1 } } })),
+        &["spec.checkpoints.retention.keepLast in body should be greater than or equal to 0"],
+    );
+    check(
+        with(json!({ "budget": { "limits": { "money": { "amount": "1", "currency": "EUR" } } } })),
+        &["Unsupported value: \"EUR\": supported values: \"USD\""],
+    );
+    check(
+        with(json!({ "budget": { "limits": { "money": { "amount": "-1" } } } })),
+        &["spec.budget.limits.money.amount: Invalid value: \"-1\""],
+    );
+    check(with(json!({ "source": {} })), &["exactly one of git and directory"]);
+}
+
+#[test]
+fn unknown_fields_are_found_with_their_paths() {
+    let mut document = machine(json!({ "bogus": 1, "goal": { "prompt": "x", "deeper": {} } }));
+    document["metadata"]["foo"] = 1.into();
+    document["extra"] = true.into();
+    let mut unknown = prune(resource::<Machine>(), &mut document);
+    unknown.sort();
+    assert_eq!(unknown, ["extra", "metadata.foo", "spec.bogus", "spec.goal.deeper"]);
+    assert_eq!(document, machine(json!({ "goal": { "prompt": "x" } })));
+    let mut hub = json!({ "spec": { "images": [{ "name": "a", "size": 1 }] } });
+    assert_eq!(prune(named("autovibe.dev", "hubs").unwrap(), &mut hub), ["spec.images[0].size"]);
+    // Maps have no unknown keys.
+    let mut secret = json!({ "data": { "any": "eA==" }, "metadata": { "labels": { "any": "x" } } });
+    assert_eq!(prune(named("", "secrets").unwrap(), &mut secret), Vec::<String>::new());
+}
+
+#[test]
+fn nulls_say_no_more_than_absence() {
+    let mut document =
+        machine(json!({ "from": { "image": "a", "checkpoint": null }, "goal": { "prompt": "x" }, "agent": null, "hub": null }));
+    document["metadata"]["creationTimestamp"] = Value::Null;
+    default(resource::<Machine>(), &mut document);
+    assert_eq!(document["spec"]["agent"]["type"], "ClaudeCode");
+    assert!(document["spec"].get("hub").is_none());
+    assert_eq!(validate(resource::<Machine>(), &document, None), []);
+}
+
+#[test]
+fn what_was_wrong_before_is_forgiven_and_what_is_new_is_not() {
+    let schema = json!({ "type": "object", "properties": { "a": { "type": "integer", "minimum": 5.0 }, "b": { "type": "integer", "minimum": 5.0 } } });
+    let old = json!({ "a": 1, "b": 7 });
+    assert_eq!(super::structural::validate(&schema, &json!({ "a": 1, "b": 8 }), Some(&old), ""), []);
+    let errors = super::structural::validate(&schema, &json!({ "a": 1, "b": 2 }), Some(&old), "");
+    assert_eq!(
+        errors.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["b: Invalid value: 2: b in body should be greater than or equal to 5"]
+    );
+}
+
+#[test]
+fn names_are_judged_as_upstream_does() {
+    use super::names::{dns_label, dns_subdomain};
+    for good in ["a", "web-1", "0", &"a".repeat(63)] {
+        assert_eq!(dns_label(good), None, "{good}");
+    }
+    for bad in ["", "Web", "a.b", "-a", "a-", "a_b", "ä", &"a".repeat(64)] {
+        assert!(dns_label(bad).is_some(), "{bad}");
+    }
+    assert_eq!(dns_subdomain("a.b-c.d"), None);
+    for bad in ["", "a..b", ".a", "a.", "A.b", &"a".repeat(254)] {
+        assert!(dns_subdomain(bad).is_some(), "{bad}");
+    }
+    let check = |field: &str, value: Value| {
+        let mut document = machine(json!({ "from": { "image": "a" }, "goal": { "prompt": "x" } }));
+        document["metadata"][field] = value;
+        validate(resource::<Machine>(), &document, None).len()
+    };
+    assert_eq!(check("labels", json!({ "a.b/c": "Ok_1", "plain": "" })), 0);
+    assert_eq!(check("labels", json!({ "a b": "x" })), 1);
+    assert_eq!(check("labels", json!({ "a": "not ok" })), 1);
+    assert_eq!(check("labels", json!({ "a": 1 })), 1);
+    assert_eq!(check("annotations", json!({ "Ex.io/Some": "any thing" })), 0);
+    assert_eq!(check("finalizers", json!(["a.b/c", "/x"])), 1);
+    assert_eq!(check("ownerReferences", json!([{ "apiVersion": "v1", "kind": "A", "name": "a", "uid": "" }])), 1);
+}
+
+#[test]
+fn secrets_take_plain_text_and_refuse_bad_keys() {
+    let secrets = named("", "secrets").unwrap();
+    let mut secret =
+        json!({ "metadata": { "name": "s", "namespace": "a" }, "data": { "k": "b2xk", "j": "eA==" }, "stringData": { "k": "new" } });
+    default(secrets, &mut secret);
+    assert_eq!(secret["data"], json!({ "k": "bmV3", "j": "eA==" }));
+    assert_eq!((&secret["type"], secret.get("stringData")), (&json!("Opaque"), None));
+    assert_eq!(validate(secrets, &secret, None), []);
+    secret["data"] = json!({ "a/b": "eA==" });
+    assert!(validate(secrets, &secret, None)[0].to_string().starts_with("data[a/b]: Invalid value"));
+    secret["data"] = json!({ "a": "not base64!" });
+    assert!(validate(secrets, &secret, None)[0].to_string().contains("must be of type byte"));
+    let frozen = json!({ "metadata": { "name": "s" }, "type": "Opaque", "immutable": true, "data": { "a": "eA==" } });
+    let mut changed = frozen.clone();
+    changed["data"]["a"] = "eQ==".into();
+    assert!(validate(secrets, &changed, Some(&frozen))[0].to_string().starts_with("data: Forbidden: field is immutable"));
+}
+
+#[test]
+fn json_patch_has_kubernetes_differences() {
+    let patched = |document: Value, patch: Value| {
+        let mut target = document;
+        patch::json(&mut target, &patch).map(|()| target).map_err(|e| e.to_string())
+    };
+    // What kube-rs' finalizer helper sends when there are none.
+    let add = json!([{ "op": "test", "path": "/metadata/finalizers", "value": null }, { "op": "add", "path": "/metadata/finalizers", "value": ["a/b"] }]);
+    assert_eq!(patched(json!({ "metadata": {} }), add).unwrap(), json!({ "metadata": { "finalizers": ["a/b"] } }));
+    assert_eq!(patched(json!({ "l": [1, 2] }), json!([{ "op": "add", "path": "/l/-1", "value": 3 }])).unwrap(), json!({ "l": [1, 2, 3] }));
+    assert_eq!(patched(json!({ "l": [1, 2] }), json!([{ "op": "remove", "path": "/l/-1" }])).unwrap(), json!({ "l": [1] }));
+    assert_eq!(patched(json!({ "l": [1, 2] }), json!([{ "op": "add", "path": "/l/-", "value": 3 }])).unwrap(), json!({ "l": [1, 2, 3] }));
+    assert!(patched(json!({ "n": 1 }), json!([{ "op": "test", "path": "/n", "value": 1.0 }])).is_ok());
+    assert!(patched(json!({ "n": 1 }), json!([{ "op": "test", "path": "/n", "value": 2 }])).is_err());
+    assert!(patched(json!({}), json!([{ "op": "remove", "path": "/n" }])).is_err());
+    assert!(patched(json!({}), json!([{ "op": "replace", "path": "/n", "value": 1 }])).is_err());
+    assert!(patched(json!({}), json!([{ "op": "add", "path": "/a/b", "value": 1 }])).is_err());
+    assert_eq!(
+        patched(json!({ "a/b": { "~": 1 } }), json!([{ "op": "move", "from": "/a~1b/~0", "path": "/x" }])).unwrap(),
+        json!({ "a/b": {}, "x": 1 })
+    );
+    assert_eq!(patched(json!({ "a": [1] }), json!([{ "op": "copy", "from": "/a/0", "path": "/a/0" }])).unwrap(), json!({ "a": [1, 1] }));
+    assert!(patched(json!({ "a": [1] }), json!([{ "op": "add", "path": "/a/5", "value": 1 }])).is_err());
+    assert!(patched(json!({}), json!({ "op": "add" })).unwrap_err().contains("error decoding patch"));
+    assert!(patched(json!({}), json!([{ "op": "frobnicate", "path": "" }])).unwrap_err().contains("frobnicate"));
+}
+
+#[test]
+fn merge_patches_delete_by_null_and_replace_lists() {
+    let mut document = json!({ "a": { "b": 1, "c": 2 }, "l": [1, 2] });
+    patch::merge(&mut document, &json!({ "a": { "b": null, "d": { "e": null, "f": 1 } }, "l": [3] }));
+    assert_eq!(document, json!({ "a": { "c": 2, "d": { "f": 1 } }, "l": [3] }));
+}
+
+#[test]
+fn strategic_patches_merge_the_lists_that_have_a_key() {
+    let mut document = json!({ "metadata": { "finalizers": ["a"], "ownerReferences": [{ "uid": "1", "name": "x" }], "labels": { "k": "v" } }, "data": { "a": "1" } });
+    let change = json!({
+        "metadata": { "finalizers": ["b"], "$setElementOrder/finalizers": ["a", "b"], "ownerReferences": [{ "uid": "1", "name": "y" }, { "uid": "2" }], "labels": { "k": null, "j": "w" } },
+        "data": { "b": "2" }, "list": [1],
+    });
+    patch::strategic(&mut document, &change).unwrap();
+    assert_eq!(
+        document,
+        json!({
+            "metadata": { "finalizers": ["a", "b"], "ownerReferences": [{ "uid": "1", "name": "y" }, { "uid": "2" }], "labels": { "j": "w" } },
+            "data": { "a": "1", "b": "2" }, "list": [1],
+        })
+    );
+    patch::strategic(&mut document, &json!({ "metadata": { "$deleteFromPrimitiveList/finalizers": ["a"], "ownerReferences": [{ "uid": "1", "$patch": "delete" }] }, "data": { "$patch": "replace", "c": "3" } })).unwrap();
+    assert_eq!(document["metadata"]["finalizers"], json!(["b"]));
+    assert_eq!(document["metadata"]["ownerReferences"], json!([{ "uid": "2" }]));
+    assert_eq!(document["data"], json!({ "c": "3" }));
+}
