@@ -1,1 +1,116 @@
-//! The Kubernetes resource API over HTTPS.
+//! The Kubernetes resource API over HTTPS, on [`Objects`]' documents.
+//!
+//! Stateless: all that it knows is in the store, or generated from `admission::resources()`. It judges the wire (paths,
+//! forms, selectors, options); what an object may be is admission's affair. Server-side apply is not here yet: it is
+//! refused with the list of patches that are.
+
+mod background;
+mod body;
+mod catalog;
+mod credentials;
+mod definitions;
+mod discovery;
+mod jsonpath;
+mod list;
+mod meta_schemas;
+mod negotiate;
+mod openapi_v2;
+mod openapi_v3;
+mod present;
+mod protobuf;
+mod query;
+mod read;
+mod reply;
+mod review;
+mod route;
+mod selector;
+mod serve;
+mod status;
+mod table;
+mod tls;
+mod watch;
+mod write;
+
+use crate::auth::TokenHash;
+use crate::objects::Objects;
+use axum_server::{Handle, tls_rustls::RustlsConfig};
+use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+
+/// How long requests in flight may take once the server is asked to stop.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Where to listen, and where certificates and the kubeconfig are kept.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Port 0 takes any free one.
+    pub listen: SocketAddr,
+    pub data: PathBuf,
+}
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("the API server cannot listen on {address}: {source}; choose another address with --listen, or end what listens there")]
+    Listen { address: SocketAddr, source: std::io::Error },
+    #[error("{}: {source}", .path.display())]
+    File { path: PathBuf, source: std::io::Error },
+    #[error("the server's certificate could not be made: {0}; if ca.key or ca.crt in the data directory is damaged, remove both")]
+    Certificate(String),
+}
+
+/// A running server; it stops when its token is cancelled.
+#[derive(Debug)]
+pub struct Server {
+    /// Where it listens.
+    pub address: SocketAddr,
+    tasks: Vec<JoinHandle<()>>,
+}
+
+impl Server {
+    /// Returns when every request is answered and every watch has ended.
+    pub async fn stopped(self) {
+        for task in self.tasks {
+            let _ = task.await;
+        }
+    }
+}
+
+/// What every request sees.
+struct Shared {
+    objects: Objects,
+    admin: TokenHash,
+    address: SocketAddr,
+    shutdown: CancellationToken,
+}
+
+/// Starts to serve; returns when connections are accepted. Makes the CA and the admin token on the first start, and writes
+/// `kubeconfig` into the data directory.
+pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken) -> Result<Server, Error> {
+    let refused = |source| Error::Listen { address: config.listen, source };
+    std::fs::create_dir_all(&config.data).map_err(|source| Error::File { path: config.data.clone(), source })?;
+    let listener = std::net::TcpListener::bind(config.listen).map_err(refused)?;
+    listener.set_nonblocking(true).map_err(refused)?;
+    let address = listener.local_addr().map_err(refused)?;
+    let tls = tls::prepare(&config.data, config.listen.ip(), objects.clock())?;
+    let admin = credentials::prepare(&config.data, address, &tls.ca_pem)?;
+    let background = background::start(objects.clone(), shutdown.clone());
+    let shared = Arc::new(Shared { objects, admin, address, shutdown: shutdown.clone() });
+
+    let handle = Handle::new();
+    let mut server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(tls.server)).map_err(refused)?.handle(handle.clone());
+    // Clients multiplex their watches over one connection; a dead one is noticed by pings.
+    let mut http = server.http_builder().http2();
+    http.max_concurrent_streams(1000).keep_alive_interval(Some(Duration::from_secs(30))).keep_alive_timeout(Duration::from_secs(20));
+    let serving = tokio::spawn(async move {
+        if let Err(error) = server.serve(serve::router(shared).into_make_service()).await {
+            tracing::error!("the API server ended: {error}");
+        }
+    });
+    tokio::spawn(async move {
+        shutdown.cancelled().await;
+        handle.graceful_shutdown(Some(DRAIN));
+    });
+    Ok(Server { address, tasks: vec![serving, background] })
+}

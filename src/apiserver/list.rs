@@ -1,0 +1,154 @@
+//! Lists: pages of one state. A page after the first shows the state of the first, which the store keeps for a while.
+
+use super::{catalog::Entry, selector::Selector, status::Status};
+use crate::{
+    objects::Objects,
+    store::{self, Revision},
+};
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// How many objects are fetched at once where a selector may drop most of them.
+const FETCH: u32 = 500;
+/// How long a read waits for a revision that does not exist yet. Source: apiserver's watch cache.
+const FUTURE_WAIT: Duration = Duration::from_secs(3);
+
+/// What a client asked for.
+#[derive(Debug, Default)]
+pub(super) struct Request {
+    /// 0 is all.
+    pub(super) limit: u32,
+    pub(super) continue_token: Option<String>,
+    pub(super) revision: Option<i64>,
+    /// The state at exactly `revision`, not a later one.
+    pub(super) exact: bool,
+}
+
+/// One page.
+pub(super) struct Listing {
+    pub(super) revision: Revision,
+    pub(super) items: Vec<Value>,
+    pub(super) continue_token: Option<String>,
+    /// Only told where no selector makes it a guess.
+    pub(super) remaining: Option<u64>,
+}
+
+impl Listing {
+    /// `metadata` of the list object.
+    pub(super) fn metadata(&self) -> Value {
+        let mut metadata = json!({"resourceVersion": self.revision.0.to_string()});
+        if let Some(token) = &self.continue_token {
+            metadata["continue"] = json!(token);
+        }
+        if let Some(remaining) = self.remaining {
+            metadata["remainingItemCount"] = json!(remaining);
+        }
+        metadata
+    }
+}
+
+/// Namespace and name.
+type Position = (String, String);
+
+/// Lists stored objects.
+pub(super) async fn list(
+    objects: &Objects,
+    entry: &Entry,
+    namespace: Option<&str>,
+    selector: &Selector,
+    request: &Request,
+) -> Result<Listing, Status> {
+    let Some(resource) = entry.resource() else {
+        return Err(Status::no_path());
+    };
+    let (mut at, mut after) = (None, None);
+    match &request.continue_token {
+        Some(token) => {
+            let (revision, start) = read_token(token)?;
+            if request.revision.is_some_and(|r| r != 0) {
+                return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
+            }
+            at = revision;
+            after = Some(start);
+        }
+        None => {
+            if let Some(revision) = request.revision {
+                wait_for(objects, revision).await?;
+                at = request.exact.then_some(Revision(revision));
+            }
+        }
+    }
+    let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+    let mut items: Vec<Value> = Vec::new();
+    loop {
+        let fetch = if request.limit == 0 || selector.is_all() { request.limit } else { request.limit.max(FETCH) };
+        let query =
+            store::Query { resource: resource.name(), namespace: namespace.map(Into::into), after: after.clone(), limit: fetch, at };
+        let page = objects.read_page(resource, &query).await.map_err(|e| expired(e.into(), after.as_ref()))?;
+        let revision = *at.get_or_insert(page.revision);
+        let remaining = |behind: usize| selector.is_all().then(|| page.remaining + u64::try_from(behind).unwrap_or(0));
+        let fetched = page.items.len();
+        for (taken, object) in page.items.into_iter().enumerate() {
+            if limit > 0 && items.len() == limit {
+                // The limit is reached within what was fetched: go on behind the last one that was looked at.
+                let token = after.as_ref().map(|start| token(revision, start));
+                return Ok(Listing { revision, items, continue_token: token, remaining: remaining(fetched - taken) });
+            }
+            after = Some((object.key.namespace, object.key.name));
+            if selector.matches(&object.document) {
+                items.push(object.document);
+            }
+        }
+        if page.remaining == 0 || fetched == 0 {
+            return Ok(Listing { revision, items, continue_token: None, remaining: None });
+        }
+        if limit > 0 && items.len() == limit {
+            let token = after.as_ref().map(|start| token(revision, start));
+            return Ok(Listing { revision, items, continue_token: token, remaining: remaining(0) });
+        }
+    }
+}
+
+/// Waits until `revision` exists. Errors: 504 when it does not in time.
+pub(super) async fn wait_for(objects: &Objects, revision: i64) -> Result<(), Status> {
+    let mut revisions = objects.store().revisions();
+    let reached = async { revisions.wait_for(|now| now.0 >= revision).await.map(|_| ()) };
+    let reached = tokio::select! {
+        reached = reached => reached.is_ok(),
+        () = objects.clock().sleep(FUTURE_WAIT) => false,
+    };
+    if reached { Ok(()) } else { Err(Status::future_revision(revision, revisions.borrow().0)) }
+}
+
+/// Of an expired list, a token that goes on at the latest state.
+fn expired(status: Status, after: Option<&Position>) -> Status {
+    match after {
+        Some(after) if status.code == 410 => Status {
+            continue_token: Some(token(Revision(-1), after)),
+            ..Status::expired(
+                "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
+                 the continue parameter, or use the continue token in this response to retrieve the remainder of the results. \
+                 Continuing with the provided token results in an inconsistent list.",
+            )
+        },
+        None if status.code == 410 => Status::expired("The resourceVersion for the provided list is too old."),
+        _ => status,
+    }
+}
+
+fn token(revision: Revision, start: &Position) -> String {
+    let start = format!("{}/{}\u{0}", start.0, start.1);
+    URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision.0, "start": start}).to_string())
+}
+
+/// The revision (`None` is the latest) and the position to go on behind.
+fn read_token(token: &str) -> Result<(Option<Revision>, Position), Status> {
+    let read = || {
+        let value: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).ok()?).ok()?;
+        let (namespace, name) = value.get("start")?.as_str()?.trim_end_matches('\u{0}').split_once('/')?;
+        let revision = value.get("rv")?.as_i64()?;
+        (value.get("v")? == "meta.k8s.io/v1").then(|| ((revision >= 0).then_some(Revision(revision)), (namespace.into(), name.into())))
+    };
+    read().ok_or_else(|| Status::bad_request("invalid continue token: it is not one of this server's"))
+}

@@ -1,0 +1,160 @@
+//! Reads: one object, lists, watches, and the parts of an object that are documents of their own.
+
+use super::{
+    Shared,
+    catalog::{Entry, Source},
+    definitions,
+    list::{self, Listing},
+    negotiate::{self, Encoding, Form, Shape},
+    present,
+    query::Query,
+    reply,
+    route::Target,
+    selector::Selector,
+    status::Status,
+    table::{self, Include, Printer},
+    watch,
+};
+use axum::{body::Body, http::header, response::Response};
+use serde_json::{Value, json};
+
+/// How many messages a log is cut to when the client names no limit.
+const LOG_LIMIT: u32 = 10_000;
+
+/// GET of an object or one of its parts.
+pub(super) async fn get(server: &Shared, target: &Target, name: &str, query: &Query, accept: Option<&str>) -> Result<Response, Status> {
+    if let Some(revision) = query.revision()? {
+        list::wait_for(&server.objects, revision).await?;
+    }
+    let namespace = target.namespace.as_deref().unwrap_or_default();
+    let document = match target.entry.source {
+        Source::Stored(resource) | Source::EventsView(resource) => server.objects.read(resource, namespace, name).await?,
+        Source::Definitions => definitions::get(&server.objects, name).await?,
+        Source::Review(_) => return Err(Status::method_not_allowed()),
+    };
+    match target.subresource.as_deref() {
+        None => {}
+        Some(part) if !target.entry.subresources.iter().any(|s| s.name == part) => return Err(Status::no_path()),
+        Some("log") => return log(server, &document, query).await,
+        Some("bundle") => return bundle(server, target, &document).await,
+        Some(_) => {}
+    }
+    let form = negotiate::object(accept)?;
+    let value = match form.shape {
+        Shape::Table => {
+            let metadata = json!({"resourceVersion": document.pointer("/metadata/resourceVersion")});
+            let (now, include) = (server.objects.clock().now(), include(query)?);
+            Printer::of(target.entry).table(&[document], &metadata, include, now, true)
+        }
+        Shape::Metadata => table::partial(&document),
+        Shape::Plain | Shape::Discovery(_) => present::out(target.entry, document),
+    };
+    Ok(reply::encoded(200, &value, form.encoding))
+}
+
+/// GET of a collection.
+pub(super) async fn collection(server: &Shared, target: &Target, query: &Query, accept: Option<&str>) -> Result<Response, Status> {
+    let entry = target.entry;
+    if !entry.has_verb("list") {
+        return Err(Status::method_not_allowed());
+    }
+    let selector = Selector::parse(entry, query.get("labelSelector"), query.get("fieldSelector"))?;
+    if query.flag("watch")?.unwrap_or(false) {
+        let form = negotiate::stream(accept)?;
+        let request = watch::Request::parse(query, form.shape, include(query)?)?;
+        let (objects, shutdown) = (server.objects.clone(), server.shutdown.clone());
+        let body = watch::start(objects, entry, target.namespace.clone(), selector, request, shutdown);
+        return Ok(reply::stream(body));
+    }
+    let form = negotiate::object(accept)?;
+    let request = list_request(query)?;
+    let listing = match entry.source {
+        Source::Definitions => definitions::list(&server.objects, &selector).await?,
+        _ => list::list(&server.objects, entry, target.namespace.as_deref(), &selector, &request).await?,
+    };
+    Ok(listed(server, entry, listing, form, include(query)?))
+}
+
+fn listed(server: &Shared, entry: &'static Entry, listing: Listing, form: Form, include: Include) -> Response {
+    let metadata = listing.metadata();
+    let value = match form.shape {
+        Shape::Table => Printer::of(entry).table(&listing.items, &metadata, include, server.objects.clock().now(), true),
+        Shape::Metadata => {
+            let items: Vec<Value> = listing.items.iter().map(table::partial).collect();
+            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
+        }
+        Shape::Plain | Shape::Discovery(_) => {
+            let items: Vec<Value> = listing.items.into_iter().map(|item| present::out(entry, item)).collect();
+            json!({"kind": format!("{}List", entry.kind), "apiVersion": entry.api_version(), "metadata": metadata, "items": items})
+        }
+    };
+    reply::encoded(200, &value, form.encoding)
+}
+
+fn include(query: &Query) -> Result<Include, Status> {
+    let given = query.get("includeObject");
+    Include::parse(given).ok_or_else(|| Status::bad_request(format!("includeObject: {given:?} is none of None, Metadata, Object")))
+}
+
+/// Source: apimachinery `ValidateListOptions`.
+fn list_request(query: &Query) -> Result<list::Request, Status> {
+    let invalid = |field: &str, reason, body: &str| Err(Status::invalid_option("ListOptions", field, reason, body));
+    let revision = query.revision()?;
+    let token = query.get("continue").map(str::to_owned);
+    if query.get("sendInitialEvents").is_some() {
+        return invalid("sendInitialEvents", "FieldValueForbidden", "Forbidden: sendInitialEvents is forbidden for list");
+    }
+    const MATCH: &str = "resourceVersionMatch";
+    const FORBIDDEN: &str = "FieldValueForbidden";
+    let exact = match query.get(MATCH) {
+        None => false,
+        Some(_) if token.is_some() => {
+            return invalid(MATCH, FORBIDDEN, "Forbidden: resourceVersionMatch is forbidden when continue is provided");
+        }
+        Some(_) if revision.is_none() => {
+            return invalid(MATCH, FORBIDDEN, "Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided");
+        }
+        Some("Exact") if revision == Some(0) => {
+            return invalid(MATCH, FORBIDDEN, "Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"");
+        }
+        Some("Exact") => true,
+        Some("NotOlderThan") => false,
+        Some(other) => {
+            let body = format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\"");
+            return invalid(MATCH, "FieldValueNotSupported", &body);
+        }
+    };
+    // Any state will do: the whole list comes at once.
+    let limit = if revision == Some(0) { 0 } else { query.number("limit")?.unwrap_or(0) };
+    // With a limit and no other wish, a revision means exactly that one; an old oddity that clients know.
+    let exact = exact || (limit > 0 && query.get(MATCH).is_none() && revision.is_some_and(|r| r > 0));
+    Ok(list::Request { limit, continue_token: token, revision, exact })
+}
+
+/// What a Machine's agent and its model said: a JSON list, from behind message `after`.
+async fn log(server: &Shared, machine: &Value, query: &Query) -> Result<Response, Status> {
+    let uid = machine.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+    let after = query.number("after")?.unwrap_or(0);
+    let limit = query.number("limit")?.filter(|l| *l > 0).unwrap_or(LOG_LIMIT);
+    let entries = server.objects.store().transcript(uid, after, limit).await?;
+    let value = serde_json::to_value(entries).map_err(|e| Status::internal(&e))?;
+    Ok(reply::encoded(200, &value, Encoding::Json))
+}
+
+/// The workspace that goes with a Checkpoint, as a git bundle.
+async fn bundle(server: &Shared, target: &Target, checkpoint: &Value) -> Result<Response, Status> {
+    let uid = checkpoint.pointer("/metadata/uid").and_then(Value::as_str).unwrap_or_default();
+    let Some(row) = server.objects.store().bundle(uid).await? else {
+        let name = target.name.as_deref().unwrap_or_default();
+        let message = format!("checkpoint \"{name}\" has no bundle: its Machine had no git workspace when it was taken");
+        return Err(Status { message, ..Status::not_found(&target.entry.name(), name) });
+    };
+    let mut response = reply::with_type(200, Body::from(row.bytes), "application/x-git-bundle");
+    let headers = [("autovibe-commit", Some(row.commit)), ("autovibe-base-commit", row.base_commit)];
+    for (name, value) in headers {
+        if let Some(value) = value.and_then(|v| header::HeaderValue::from_str(&v).ok()) {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    Ok(response)
+}

@@ -1,0 +1,41 @@
+//! Paths and what they mean.
+
+use super::*;
+
+fn target(path: &str) -> Option<(String, Option<String>, Option<String>, Option<String>)> {
+    match parse(path) {
+        Route::Object(t) => Some((t.entry.name(), t.namespace, t.name, t.subresource)),
+        _ => None,
+    }
+}
+
+#[test]
+fn paths_name_collections_objects_and_parts() {
+    let some = |s: &str| Some(s.to_owned());
+    let machines = || "machines.autovibe.dev".to_owned();
+    let base = "/apis/autovibe.dev/v1alpha1";
+    assert_eq!(target(&format!("{base}/machines")), Some((machines(), None, None, None)));
+    assert_eq!(target(&format!("{base}/namespaces/a/machines")), Some((machines(), some("a"), None, None)));
+    assert_eq!(target(&format!("{base}/namespaces/a/machines/m/status")), Some((machines(), some("a"), some("m"), some("status"))));
+    assert_eq!(target(&format!("{base}/hubs/h")), Some(("hubs.autovibe.dev".into(), None, some("h"), None)));
+    assert_eq!(target("/api/v1/namespaces/a"), Some(("namespaces".into(), None, some("a"), None)));
+    assert_eq!(target("/api/v1/namespaces/a/status"), Some(("namespaces".into(), None, some("a"), some("status"))));
+    assert_eq!(target("/api/v1/namespaces/a/secrets"), Some(("secrets".into(), some("a"), None, None)));
+    assert_eq!(target("/apis/events.k8s.io/v1/events").map(|t| t.0), some("events.events.k8s.io"));
+}
+
+#[test]
+fn what_is_out_of_scope_or_no_name_is_unknown() {
+    for path in [
+        "/apis/autovibe.dev/v1alpha1/machines/m",
+        "/apis/autovibe.dev/v1alpha1/namespaces/a/hubs",
+        "/apis/autovibe.dev/v1alpha1/namespaces/a/machines/%2e%2e",
+        "/apis/autovibe.dev/v1alpha1/namespaces/a/machines/a%2fb",
+        "/apis/autovibe.dev/v2/machines",
+        "/api/v1/pods",
+        "/api/v1/namespaces/a/secrets/b/status/d",
+        "/nowhere",
+    ] {
+        assert!(matches!(parse(path), Route::Unknown), "{path}");
+    }
+}

@@ -1,0 +1,200 @@
+//! From a request to its answer: who asks, what the path means, which verb.
+
+use super::{
+    Shared, body,
+    catalog::Source,
+    discovery,
+    negotiate::{self, Encoding, Shape},
+    openapi_v2,
+    openapi_v3::{self, Document},
+    query::Query,
+    read, reply, review,
+    route::{self, Route, Target},
+    status::Status,
+    write,
+};
+use crate::auth::{self, Authentication, User};
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    http::{
+        HeaderMap, HeaderName, HeaderValue, Method,
+        header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, EXPIRES, HOST, USER_AGENT},
+    },
+    response::Response,
+};
+use futures::FutureExt;
+use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tracing::Instrument;
+
+/// Source: apiserver `MaxRequestBodyBytes`.
+const MAX_BODY: usize = 3 * 1024 * 1024;
+/// Time for a request that is no watch. Source: apiserver `RequestTimeout`.
+const TIMEOUT: Duration = Duration::from_secs(60);
+const JSON: &str = "application/json";
+
+pub(super) fn router(shared: Arc<Shared>) -> Router {
+    Router::new().fallback(answer).with_state(shared)
+}
+
+/// Answers any request; a panic in one is its own 500.
+async fn answer(State(server): State<Arc<Shared>>, request: Request) -> Response {
+    let id = request.headers().get(reply::AUDIT_ID).cloned();
+    let id = id.unwrap_or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).expect("a uuid is plain ASCII"));
+    let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    let span = tracing::debug_span!("request", request.id = ?id, %method, route = %path);
+    let clock = server.objects.clock().clone();
+    let started = clock.now();
+    let work = async {
+        let answered = AssertUnwindSafe(dispatch(&server, request)).catch_unwind();
+        let answered = tokio::select! {
+            answered = answered => answered.unwrap_or_else(|_| Err(Status::internal(&"a panic"))),
+            () = clock.sleep(TIMEOUT) => Err(Status::new(504, "Timeout", "the request was not completed within the allotted timeout")),
+        };
+        let response = answered.unwrap_or_else(Status::into_response);
+        let took = clock.now().duration_since(started).as_millis();
+        tracing::debug!(status = response.status().as_u16(), duration_ms = took, "answered");
+        response
+    };
+    let mut response = work.instrument(span).await;
+    let headers = response.headers_mut();
+    headers.entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-cache, private"));
+    headers.insert(reply::AUDIT_ID, id);
+    response
+}
+
+fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name).and_then(|value| value.to_str().ok())
+}
+
+async fn dispatch(server: &Shared, request: Request) -> Result<Response, Status> {
+    let (parts, body) = request.into_parts();
+    let (headers, path) = (&parts.headers, parts.uri.path());
+    let route = route::parse(path);
+    let read_only = matches!(parts.method, Method::GET | Method::HEAD);
+    let query = Query::parse(parts.uri.query());
+    let authentication = auth::authenticate(header(headers, AUTHORIZATION), &server.admin);
+    match (&route, &authentication) {
+        (_, Authentication::Rejected) => return Err(Status::unauthorized()),
+        (Route::Health, _) if read_only => return Ok(health(server, path, &query)),
+        (Route::Version, _) if read_only => return Ok(reply::encoded(200, &discovery::version(), Encoding::Json)),
+        _ => {}
+    }
+    let Authentication::User(user) = authentication else {
+        return Err(Status::unauthorized());
+    };
+    let target = match route {
+        Route::Object(target) => target,
+        Route::Unknown => return Err(Status::no_path()),
+        _ if !read_only => return Err(Status::method_not_allowed()),
+        other => return document(server, headers, &other, parts.uri.query()),
+    };
+    let accept = header(headers, ACCEPT);
+    match (&parts.method, target.name.clone()) {
+        (&Method::GET | &Method::HEAD, Some(name)) => return read::get(server, &target, &name, &query, accept).await,
+        (&Method::GET | &Method::HEAD, None) => return read::collection(server, &target, &query, accept).await,
+        _ => {}
+    }
+    let encoding = negotiate::object(accept)?.encoding;
+    let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| Status::too_large())?;
+    let request = write::Request {
+        objects: &server.objects,
+        target: &target,
+        query: &query,
+        content_type: header(headers, CONTENT_TYPE),
+        agent: header(headers, USER_AGENT).unwrap_or_default(),
+        body: bytes,
+    };
+    let answer = match (&parts.method, &target.name) {
+        (&Method::POST, None) if matches!(target.entry.source, Source::Review(_)) => reviewed(&target, &user, request)?,
+        (&Method::POST, None) => request.create().await?,
+        (&Method::PUT, Some(_)) => request.update().await?,
+        (&Method::PATCH, Some(_)) => request.patch().await?,
+        (&Method::DELETE, Some(_)) => request.delete().await?,
+        (&Method::DELETE, None) => request.delete_collection().await?,
+        _ => return Err(Status::method_not_allowed()),
+    };
+    let mut response = reply::encoded(answer.code, &answer.value, encoding);
+    reply::warn(&mut response, &answer.warnings);
+    Ok(response)
+}
+
+fn reviewed(target: &Target, user: &User, request: write::Request<'_>) -> Result<write::Answer, Status> {
+    let Source::Review(review) = target.entry.source else {
+        return Err(Status::method_not_allowed());
+    };
+    request.query.dry_run("CreateOptions")?;
+    let mut value = body::decode(request.content_type, &request.body, target.entry.kind)?.value;
+    body::fit(&mut value, target.entry, None, None)?;
+    Ok(write::Answer { code: 201, value: review::answer(target.entry, review, user, &value), warnings: Vec::new() })
+}
+
+/// Discovery and OpenAPI.
+fn document(server: &Shared, headers: &HeaderMap, route: &Route, raw_query: Option<&str>) -> Result<Response, Status> {
+    let accept = header(headers, ACCEPT);
+    let kept = |document: &Document, content_type| reply::document(headers, document.body.clone(), &document.tag, content_type);
+    let json = |value: serde_json::Value| kept(&Document::new(value.to_string()), JSON);
+    let core = matches!(route, Route::CoreVersions);
+    match route {
+        Route::Root => Ok(json(discovery::root())),
+        Route::CoreVersions | Route::Groups => {
+            let form =
+                negotiate::negotiate(accept, |f| f.encoding == Encoding::Json && matches!(f.shape, Shape::Plain | Shape::Discovery(_)))?;
+            Ok(match form.shape {
+                Shape::Discovery(version) => {
+                    // Clients know the form by its content type, repeated.
+                    let content_type = match version {
+                        "v2" => "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
+                        _ => "application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList",
+                    };
+                    kept(&Document::new(discovery::aggregated(core, version).to_string()), content_type)
+                }
+                _ if core => {
+                    let host = header(headers, HOST).map_or_else(|| server.address.to_string(), Into::into);
+                    json(discovery::core_versions(&host))
+                }
+                _ => json(discovery::groups()),
+            })
+        }
+        Route::Group(group) => discovery::group(group).map(json).ok_or_else(Status::no_path),
+        Route::Resources { group, version } => discovery::resources(group, version).map(json).ok_or_else(Status::no_path),
+        Route::OpenapiV2 => {
+            let form = negotiate::negotiate(accept, |f| f.encoding != Encoding::Yaml && f.shape == Shape::Plain)?;
+            Ok(match form.encoding {
+                Encoding::OpenapiV2 => kept(openapi_v2::as_protobuf(), "application/com.github.proto-openapi.spec.v2.v1.0+protobuf"),
+                _ => kept(openapi_v2::as_json(), JSON),
+            })
+        }
+        Route::OpenapiV3 => Ok(kept(openapi_v3::index(), JSON)),
+        Route::OpenapiGroup(key) => {
+            let document = openapi_v3::groups().get(key).ok_or_else(Status::no_path)?;
+            let mut response = kept(document, JSON);
+            // Asked for by its hash, it never changes.
+            if Query::parse(raw_query).get("hash") == Some(document.tag.as_str()) {
+                response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable, max-age=31536000"));
+                response.headers_mut().remove(EXPIRES);
+            }
+            Ok(response)
+        }
+        Route::Health | Route::Version | Route::Object(_) | Route::Unknown => Err(Status::no_path()),
+    }
+}
+
+/// `ok`, or which check failed. The server is ready while the store is open.
+fn health(server: &Shared, path: &str, query: &Query) -> Response {
+    let store = server.objects.store().revisions().has_changed().is_ok();
+    let stopping = path.starts_with("/readyz") && server.shutdown.is_cancelled();
+    let checks = [("ping", true), ("store", store), ("shutdown", !stopping)];
+    let asked = path.rsplit('/').next().unwrap_or_default();
+    let failed = checks.iter().any(|(name, good)| !good && (path.matches('/').count() == 1 || *name == asked));
+    let text = if failed || query.has("verbose") {
+        checks
+            .iter()
+            .map(|(name, good)| if *good { format!("[+]{name} ok\n") } else { format!("[-]{name} failed: reason withheld\n") })
+            .collect()
+    } else {
+        "ok".to_owned()
+    };
+    reply::with_type(if failed { 500 } else { 200 }, Body::from(text), "text/plain; charset=utf-8")
+}
