@@ -1,1 +1,47 @@
-//! One file per model provider: request shape, stream parser, usage, prices.
+//! Model providers: one file per provider, and what they share: the request's shape, the event stream, usage, prices.
+//!
+//! The wire is Anthropic's Messages API. What a request may cost and whose it is, is decided elsewhere.
+
+pub mod anthropic;
+pub mod meter;
+pub mod prices;
+pub mod replay;
+pub mod request;
+pub mod sse;
+
+use bytes::Bytes;
+use futures::stream::BoxStream;
+use serde_json::{Value, json};
+
+/// An upstream's answer: its head, and its body as it comes.
+pub struct Reply {
+    pub status: u16,
+    pub content_type: Option<String>,
+    /// The provider's id of this call.
+    pub request_id: Option<String>,
+    pub retry_after: Option<String>,
+    /// The provider's `x-should-retry`.
+    pub should_retry: Option<String>,
+    pub body: BoxStream<'static, Result<Bytes, Broken>>,
+}
+
+/// A body that ended too early.
+#[derive(Clone, Debug, thiserror::Error)]
+#[error("the provider's answer broke off: {0}")]
+pub struct Broken(pub String);
+
+/// A call that got no answer.
+#[derive(Clone, Debug, thiserror::Error)]
+pub enum Error {
+    /// Nothing was sent: nothing can have been billed.
+    #[error("the provider cannot be reached: {0}")]
+    Unreachable(String),
+    /// It was sent, and no answer came: it may have been billed.
+    #[error("the provider gave no answer: {0}")]
+    NoAnswer(String),
+}
+
+/// An error as the Messages API writes it.
+pub fn error_body(kind: &str, message: &str) -> Value {
+    json!({ "type": "error", "error": { "type": kind, "message": message } })
+}

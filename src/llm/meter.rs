@@ -1,0 +1,232 @@
+//! Reads an answer as it passes: what it used, what it says, how it stopped.
+//!
+//! Source: Messages API streaming. Usage values are cumulative; `message_start` has the input side, the last
+//! `message_delta` the output.
+
+use super::sse::Parser;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value, json};
+
+/// More tokens than any call has; a larger report is taken for none.
+const IMPLAUSIBLE: u64 = 100_000_000;
+
+/// How input may be written to the provider's cache.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Caching {
+    #[default]
+    Never,
+    /// For 5 minutes.
+    Short,
+    /// For an hour.
+    Long,
+}
+
+/// Tokens of one call.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Usage {
+    /// Input that was neither written to nor read from the cache.
+    pub input: u64,
+    /// Written to the cache for 5 minutes.
+    pub cache_write: u64,
+    /// Written to the cache for an hour.
+    pub cache_write_long: u64,
+    pub cache_read: u64,
+    /// Thinking included.
+    pub output: u64,
+    pub web_searches: u64,
+}
+
+impl Usage {
+    /// All input.
+    pub fn total_input(&self) -> u64 {
+        self.input + self.cache_write + self.cache_write_long + self.cache_read
+    }
+
+    /// Reads a `usage` object on top of what is known; values that make no sense are passed over.
+    fn merge(&mut self, usage: &Value) {
+        let read = |value: &Value| {
+            let number = value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
+            number.filter(|n| *n <= IMPLAUSIBLE)
+        };
+        let raise = |field: &mut u64, value: Option<u64>| *field = (*field).max(value.unwrap_or(0));
+        raise(&mut self.input, read(&usage["input_tokens"]));
+        raise(&mut self.cache_read, read(&usage["cache_read_input_tokens"]));
+        raise(&mut self.output, read(&usage["output_tokens"]));
+        raise(&mut self.web_searches, read(&usage["server_tool_use"]["web_search_requests"]));
+        let long = read(&usage["cache_creation"]["ephemeral_1h_input_tokens"]);
+        raise(&mut self.cache_write_long, long);
+        let written = read(&usage["cache_creation_input_tokens"]).map(|all| all.saturating_sub(self.cache_write_long));
+        raise(&mut self.cache_write, written.or(read(&usage["cache_creation"]["ephemeral_5m_input_tokens"])));
+    }
+}
+
+/// What an answer used, and whether the provider said so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Metered {
+    pub usage: Usage,
+    /// Some of it is counted or assumed.
+    pub estimated: bool,
+}
+
+/// Reads one answer.
+#[derive(Debug, Default)]
+pub struct Meter {
+    parser: Parser,
+    head: Map<String, Value>,
+    blocks: Vec<Block>,
+    usage: Usage,
+    /// The output side was reported at the end.
+    output_reported: bool,
+    stop_reason: Option<String>,
+    stop_sequence: Value,
+    complete: bool,
+    error: Option<String>,
+    /// Bytes of generated text: each token is at least one.
+    generated: u64,
+}
+
+#[derive(Debug)]
+struct Block {
+    value: Value,
+    /// Input of a tool as it is being written.
+    partial: String,
+}
+
+impl Meter {
+    /// Reads the next bytes of an event stream.
+    pub fn stream(&mut self, bytes: &[u8]) {
+        for event in self.parser.push(bytes) {
+            self.event(event);
+        }
+    }
+
+    /// Reads an answer that came in one piece.
+    pub fn whole(&mut self, bytes: &[u8]) {
+        let Ok(Value::Object(mut message)) = serde_json::from_slice(bytes) else {
+            self.generated += bytes.len() as u64;
+            return;
+        };
+        if let Some(usage) = message.get("usage") {
+            self.usage.merge(usage);
+            self.output_reported = usage.get("output_tokens").is_some();
+        }
+        self.stop_reason = message.get("stop_reason").and_then(Value::as_str).map(str::to_owned);
+        if let Some(Value::Array(content)) = message.remove("content") {
+            self.generated += content.iter().map(|block| block.to_string().len() as u64).sum::<u64>();
+            self.blocks = content.into_iter().map(|value| Block { value, partial: String::new() }).collect();
+        }
+        self.head = message;
+        self.complete = true;
+    }
+
+    fn event(&mut self, mut event: Value) {
+        match event["type"].as_str().unwrap_or_default() {
+            "message_start" => {
+                self.usage.merge(&event["message"]["usage"]);
+                if let Value::Object(head) = event["message"].take() {
+                    self.head = head;
+                }
+            }
+            "content_block_start" => self.blocks.push(Block { value: event["content_block"].take(), partial: String::new() }),
+            "content_block_delta" => self.delta(&event["delta"]),
+            "content_block_stop" => {
+                if let Some(block) = self.blocks.last_mut()
+                    && !block.partial.is_empty()
+                {
+                    block.value["input"] = serde_json::from_str(&block.partial).unwrap_or_else(|_| json!({ "incomplete": block.partial }));
+                    block.partial.clear();
+                }
+            }
+            "message_delta" => {
+                self.usage.merge(&event["usage"]);
+                self.output_reported |= event["usage"]["output_tokens"].as_u64().is_some_and(|n| n <= IMPLAUSIBLE);
+                if let Some(reason) = event["delta"]["stop_reason"].as_str() {
+                    self.stop_reason = Some(reason.to_owned());
+                }
+                self.stop_sequence = event["delta"]["stop_sequence"].take();
+            }
+            "message_stop" => self.complete = true,
+            "error" => self.error = Some(event["error"]["message"].as_str().unwrap_or("an error without words").to_owned()),
+            _ => {}
+        }
+    }
+
+    fn delta(&mut self, delta: &Value) {
+        let Some(block) = self.blocks.last_mut() else { return };
+        for (kind, field) in [("text", "text"), ("thinking", "thinking"), ("signature", "signature")] {
+            if let Some(text) = delta[kind].as_str() {
+                self.generated += text.len() as u64;
+                match &mut block.value[field] {
+                    Value::String(so_far) => so_far.push_str(text),
+                    other => *other = text.into(),
+                }
+            }
+        }
+        if let Some(json) = delta["partial_json"].as_str() {
+            self.generated += json.len() as u64;
+            block.partial.push_str(json);
+        }
+    }
+
+    /// Whether the answer came to its end.
+    pub fn is_complete(&self) -> bool {
+        self.complete
+    }
+
+    /// Why the provider broke it off.
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    pub fn stop_reason(&self) -> Option<&str> {
+        self.stop_reason.as_deref()
+    }
+
+    /// The content blocks so far.
+    pub fn content(&self) -> Vec<Value> {
+        self.blocks.iter().map(|block| block.value.clone()).collect()
+    }
+
+    /// Id and name of the tools that it calls.
+    pub fn tools(&self) -> Vec<(String, String)> {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        self.blocks.iter().filter(|b| b.value["type"] == "tool_use").map(|b| (text(&b.value["id"]), text(&b.value["name"]))).collect()
+    }
+
+    /// The answer as one message, as a request without `stream` gets it.
+    pub fn message(&self) -> Value {
+        let mut message = self.head.clone();
+        message.insert("content".into(), self.content().into());
+        message.insert("stop_reason".into(), self.stop_reason.clone().into());
+        message.insert("stop_sequence".into(), self.stop_sequence.clone());
+        let usage = message.entry("usage").or_insert_with(|| json!({}));
+        usage["output_tokens"] = self.usage.output.into();
+        Value::Object(message)
+    }
+
+    /// What it used, by the best evidence: what the provider reported; else what was counted, at one token a byte; else, where
+    /// nothing was seen at all, `input_bound` and `output_bound`. Never nothing.
+    pub fn metered(&self, input_bound: u64, output_bound: u64, caching: Caching) -> Metered {
+        let mut usage = self.usage;
+        let mut estimated = false;
+        if usage.total_input() == 0 {
+            estimated = true;
+            match caching {
+                Caching::Never => usage.input = input_bound,
+                Caching::Short => usage.cache_write = input_bound,
+                Caching::Long => usage.cache_write_long = input_bound,
+            }
+        }
+        if !self.output_reported || (usage.output == 0 && self.generated > 0) {
+            estimated = true;
+            let seen_nothing = self.head.is_empty() && self.generated == 0;
+            let counted = if seen_nothing { output_bound } else { self.generated };
+            usage.output = usage.output.max(counted.min(output_bound));
+        }
+        Metered { usage, estimated }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,72 @@
+use super::*;
+
+fn at() -> Timestamp {
+    "2026-11-22T00:00:00Z".parse().unwrap()
+}
+
+#[test]
+fn the_recorded_session_costs_what_its_program_said() {
+    // Six calls of 1000 in, 200 cache write, 3000 cache read, 120 out at claude-opus-4-8 prices: 0.0645 USD.
+    let usage = Usage { input: 1000, cache_write: 200, cache_read: 3000, output: 120, ..Usage::default() };
+    assert_eq!(cost("claude-opus-4-8", &usage, at()).unwrap().0 * 6, 64_500_000);
+}
+
+#[test]
+fn cache_factors_and_tiers_are_the_lists() {
+    let million = |usage: Usage| cost("claude-opus-4-8", &usage, at()).unwrap().to_string();
+    let m = 1_000_000;
+    assert_eq!(million(Usage { input: m, ..Usage::default() }), "5");
+    assert_eq!(million(Usage { cache_write: m, ..Usage::default() }), "6.25");
+    assert_eq!(million(Usage { cache_write_long: m, ..Usage::default() }), "10");
+    assert_eq!(million(Usage { cache_read: m, ..Usage::default() }), "0.5");
+    assert_eq!(million(Usage { output: m, ..Usage::default() }), "25");
+    // Above 200k of input this model costs more per token.
+    let long = |input| cost("claude-sonnet-4-5", &Usage { input, ..Usage::default() }, at()).unwrap();
+    assert_eq!((long(100_000).to_string(), long(300_000).to_string()), ("0.3".into(), "1.8".into()));
+}
+
+#[test]
+fn a_part_of_a_nano_dollar_counts_as_a_whole_one() {
+    let usage = Usage { cache_read: 1, ..Usage::default() };
+    assert_eq!(cost("claude-3-haiku", &usage, at()).unwrap(), NanoUsd(30));
+    assert_eq!(round_up(0.000_000_000_4), NanoUsd(1));
+    assert_eq!(round_up(0.1 + 0.2), NanoUsd(300_000_000));
+}
+
+#[test]
+fn the_worst_case_bounds_every_split_of_the_input() {
+    for model in ["claude-opus-4-8", "claude-sonnet-4-5", "claude-haiku-4-5"] {
+        for input in [10, 5_000, 150_000, 250_000] {
+            for (caching, worst) in [Caching::Never, Caching::Short, Caching::Long].map(|c| (c, worst_case(model, input, c, at()).unwrap()))
+            {
+                for written in [0, input / 2, input] {
+                    let mut usage = Usage { input: input - written, output: 777, ..Usage::default() };
+                    match caching {
+                        Caching::Never => usage.cache_read = std::mem::take(&mut usage.input),
+                        Caching::Short => usage.cache_write = written,
+                        Caching::Long => (usage.cache_write, usage.cache_write_long) = (written / 2, written - written / 2),
+                    }
+                    if caching == Caching::Never {
+                        usage.input = written;
+                    }
+                    let real = cost(model, &usage, at()).unwrap();
+                    assert!(real.0 <= worst.fixed.0 + 777 * worst.per_token.0, "{model} {input} {caching:?} {usage:?}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn an_unknown_model_has_no_price() {
+    for model in ["gpt-5", "claude-unheard-of", "", "http://claude-opus-4-8"] {
+        assert_eq!(cost(model, &Usage::default(), at()), Err(Error::UnknownModel(model.into())), "{model}");
+    }
+}
+
+#[test]
+fn the_recorded_source_is_the_linked_one() {
+    let (name, version) = SOURCE.split_once(' ').unwrap();
+    let lock = include_str!("../../../Cargo.lock");
+    assert!(lock.contains(&format!("name = \"{name}\"\nversion = \"{version}\"\n")), "{SOURCE} is not what Cargo.lock says");
+}
