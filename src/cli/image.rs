@@ -31,16 +31,16 @@ pub struct ImageArgs {
 
 #[derive(Subcommand, Debug)]
 enum ImageCommand {
-    /// Builds a self-booting raw disk, unless it is there and its recipe is the same. Needs root.
+    /// Builds a self-booting raw disk, unless it is there and its recipe is the same; needs root
     Build {
         kind: ImageKind,
-        /// Where it goes. Default: .autovibe/images/KIND.raw
+        /// Where it goes [default: images/KIND.raw in the hub's data directory]
         #[arg(long, value_name = "FILE")]
-        output: Option<PathBuf>,
-        /// Version of Claude Code in the Debian image.
+        file: Option<PathBuf>,
+        /// Version of Claude Code in the Debian image
         #[arg(long, value_name = "VERSION", default_value = CLAUDE_CODE)]
         claude_code: String,
-        /// Build although it is there.
+        /// Build although it is there
         #[arg(long)]
         rebuild: bool,
     },
@@ -49,9 +49,9 @@ enum ImageCommand {
 /// What is in an image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum ImageKind {
-    /// Kernel, busybox, guest agent: up in seconds, for agents of type Command.
+    /// Kernel, busybox, guest agent: up in seconds, for agents of type Command
     Micro,
-    /// Debian with git, curl, Python and Claude Code.
+    /// Debian with git, curl, Python and Claude Code
     Debian,
 }
 
@@ -64,11 +64,11 @@ impl ImageKind {
     }
 }
 
-/// Runs `autovibe image …`.
-pub fn run(args: ImageArgs) -> anyhow::Result<()> {
+/// Runs `autovibe image …`; `data` is the hub's data directory.
+pub fn run(args: ImageArgs, data: &Path) -> anyhow::Result<()> {
     match args.command {
-        ImageCommand::Build { kind, output, claude_code, rebuild } => {
-            let output = output.unwrap_or_else(|| PathBuf::from(format!(".autovibe/images/{}.raw", kind.name())));
+        ImageCommand::Build { kind, file, claude_code, rebuild } => {
+            let output = file.unwrap_or_else(|| data.join(format!("images/{}.raw", kind.name())));
             if rebuild {
                 fs::remove_file(recipe_file(&output)).or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
             }

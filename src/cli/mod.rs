@@ -11,6 +11,7 @@ mod diff;
 mod explain;
 mod get;
 pub mod image;
+mod lab;
 mod lineage;
 mod logs;
 mod print;
@@ -82,6 +83,9 @@ enum Command {
     Diff(diff::Diff),
     /// Builds disk images that guests start from
     Image(image::ImageArgs),
+    /// Runs parts of the lab
+    #[command(hide = true)]
+    Lab(lab::Lab),
     /// Prints the version
     Version(version::Version),
 }
@@ -129,9 +133,10 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         Command::Diff(command) => command.run(&context).await,
         Command::Image(command) => {
             // Minutes of other programs' work, none of it asynchronous.
-            tokio::task::block_in_place(|| image::run(command))?;
+            tokio::task::block_in_place(|| image::run(command, &context.data()))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Lab(command) => command.run(&context).await,
         Command::Version(command) => command.run(&context),
     }
 }

@@ -3,6 +3,8 @@
 mod bundles;
 mod crds;
 mod layers;
+
 mod ledger;
+mod real;
 mod store;
 mod vmids;

@@ -1,0 +1,219 @@
+//! Real parts: the micro guest under QEMU, on a clone in a real pool. Skips aloud where this machine lacks them.
+
+use autovibe::cli::image::{self, ImageKind};
+use autovibe::clock::Clock;
+use autovibe::lab::guests::VmConfig;
+use autovibe::lab::real::{Qemu, pool};
+use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
+use serde_json::{Value, json};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+
+/// Longer than any guest here needs on a busy machine.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// What this machine lacks for real guests, if anything.
+fn lacking() -> Option<String> {
+    let found = |program: &str| Command::new("sh").args(["-c", &format!("command -v {program}")]).output().is_ok_and(|o| o.status.success());
+    let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
+    let missing: Vec<&str> =
+        ["qemu-system-x86_64", "zpool", "zfs", "syslinux", "mcopy", "mkfs.fat", "mkfs.ext4", "busybox", "apt-get"].into_iter().filter(|p| !found(p)).collect();
+    match (root, missing.is_empty()) {
+        (false, _) => Some("it needs root".into()),
+        (true, false) => Some(format!("missing here: {}", missing.join(" "))),
+        (true, true) => None,
+    }
+}
+
+fn zfs(arguments: &[&str]) {
+    let output = Command::new("zfs").args(arguments).output().unwrap();
+    assert!(output.status.success(), "zfs {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+}
+
+/// A lab's data directory with a pool; both go when the test ends, passed or not.
+struct Place {
+    data: tempfile::TempDir,
+    pool: String,
+    vms: Vec<u32>,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        for vmid in &self.vms {
+            let file = self.data.path().join(format!("vms/{vmid}/pid"));
+            if let Ok(pid) = std::fs::read_to_string(&file) {
+                Command::new("kill").args(["-KILL", pid.trim()]).status().ok();
+                while Path::new(&format!("/proc/{}/fd/0", pid.trim())).exists() {
+                    std::thread::yield_now();
+                }
+            }
+        }
+        let gone = Command::new("zpool").args(["destroy", "-f", &self.pool]).output().unwrap();
+        if !gone.status.success() {
+            eprintln!("pool {} was left behind: {}", self.pool, String::from_utf8_lossy(&gone.stderr));
+        }
+    }
+}
+
+struct Guest<'a> {
+    qemu: &'a Qemu,
+    vmid: u32,
+}
+
+impl Guest<'_> {
+    /// Waits until the agent answers; gives how long that took.
+    async fn up(&self) -> Duration {
+        let started = Instant::now();
+        loop {
+            match self.qemu.agent(self.vmid, &json!({"execute": "guest-ping"})).await {
+                Ok(reply) => {
+                    assert_eq!(reply, json!({"return": {}}));
+                    return started.elapsed();
+                }
+                Err(error) => {
+                    assert_eq!(error.to_string(), "QEMU guest agent is not running");
+                    assert!(started.elapsed() < PATIENCE, "no agent; console:\n{}", std::fs::read_to_string(self.qemu.console(self.vmid)).unwrap());
+                    tokio::time::sleep(Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    /// Runs a shell command in the guest; gives its exit code and output.
+    async fn sh(&self, script: &str) -> (i64, String) {
+        let command = json!({"execute": "guest-exec", "arguments": {"path": "/bin/sh", "arg": ["-c", script], "capture-output": true}});
+        let pid = self.qemu.agent(self.vmid, &command).await.unwrap()["return"]["pid"].clone();
+        let started = Instant::now();
+        loop {
+            let status: Value = self.qemu.agent(self.vmid, &json!({"execute": "guest-exec-status", "arguments": {"pid": pid}})).await.unwrap();
+            let status = &status["return"];
+            if status["exited"] == true {
+                let text = |key: &str| String::from_utf8(BASE64.decode(status[key].as_str().unwrap_or_default()).unwrap()).unwrap();
+                return (status["exitcode"].as_i64().unwrap_or(-1), text("out-data") + &text("err-data"));
+            }
+            assert!(started.elapsed() < PATIENCE, "{script} does not end");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Answers every HTTP request with the same few bytes, as often as one comes.
+async fn gateway() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut request = [0; 4096];
+                while let Ok(length) = stream.read(&mut request).await {
+                    if length == 0 || request[..length].windows(4).any(|end| end == b"\r\n\r\n") {
+                        break;
+                    }
+                }
+                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\nConnection: close\r\n\r\ngateway\n").await.ok();
+            });
+        }
+    });
+    address
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_guest_on_a_clone_is_forked_while_it_runs() {
+    if let Some(reason) = lacking() {
+        eprintln!("SKIPPED a_guest_on_a_clone_is_forked_while_it_runs: {reason}");
+        return;
+    }
+    let image = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/images/micro.raw");
+    tokio::task::spawn_blocking({
+        let image = image.clone();
+        move || image::build(ImageKind::Micro, &image, image::CLAUDE_CODE)
+    })
+    .await
+    .unwrap()
+    .unwrap();
+
+    let data = tempfile::tempdir().unwrap();
+    let name = pool::name(data.path());
+    let pool = match pool::bring_up(data.path(), &name, 2 << 30, &Clock::system()).await {
+        Ok(pool) => pool,
+        Err(autovibe::lab::real::Error::Unavailable(reason)) => {
+            eprintln!("SKIPPED a_guest_on_a_clone_is_forked_while_it_runs: {reason}");
+            return;
+        }
+        Err(error) => panic!("{error}"),
+    };
+    let mut place = Place { data, pool: name.clone(), vms: vec![100, 101] };
+    eprintln!("{}", pool.note());
+    let disk = |dataset: &str| pool.mountpoint.join(dataset).join("disk.raw");
+    zfs(&["create", &format!("{name}/base")]);
+    std::fs::copy(&image, disk("base")).unwrap();
+    zfs(&["snapshot", &format!("{name}/base@s")]);
+    zfs(&["clone", &format!("{name}/base@s"), &format!("{name}/vm-100-disk-0")]);
+
+    let gateway = gateway().await;
+    let qemu = Qemu::over(place.data.path(), gateway, env!("CARGO_BIN_EXE_autovibe").into()).await.unwrap();
+    let config: VmConfig = [
+        ("name", "a"),
+        ("memory", "256"),
+        ("agent", "enabled=1"),
+        ("scsihw", "virtio-scsi-single"),
+        ("scsi0", "tank:vm-100-disk-0"),
+        ("net0", "virtio=BC:24:11:00:00:01,bridge=vmbr0"),
+        ("boot", "order=scsi0"),
+        ("serial0", "socket"),
+    ]
+    .into_iter()
+    .map(|(key, value)| (key.to_owned(), value.to_owned()))
+    .collect();
+
+    assert_eq!(qemu.agent(100, &json!({"execute": "guest-ping"})).await.unwrap_err().to_string(), "VM 100 is not running");
+    qemu.start(100, &config, &[disk("vm-100-disk-0")]).await.unwrap();
+    assert!(qemu.power(100).await);
+    assert_eq!(qemu.start(100, &config, &[disk("vm-100-disk-0")]).await.unwrap_err().to_string(), "VM 100 already running");
+    let guest = Guest { qemu: &qemu, vmid: 100 };
+    eprintln!("micro guest up after {:.1} s", guest.up().await.as_secs_f64());
+
+    assert_eq!(guest.sh("echo out; exit 3").await, (3, "out\n".into()));
+    // It reaches the gateway, and nothing else of this machine: not even the same listener under the name of the host.
+    let (code, said) = guest.sh(&format!("wget -q -O - {}/x", qemu.gateway_url())).await;
+    assert_eq!((code, said.as_str()), (0, "gateway\n"));
+    let (code, said) = guest.sh(&format!("wget -q -T 5 -O - http://10.0.2.2:{}/x", gateway.port())).await;
+    assert_ne!(code, 0, "the guest reached its host: {said}");
+
+    // Another process of the lab finds the guest as it is.
+    let again = Qemu::over(place.data.path(), gateway, env!("CARGO_BIN_EXE_autovibe").into()).await.unwrap();
+    drop(qemu);
+    again.recover().await;
+    assert!(again.power(100).await);
+    let guest = Guest { qemu: &again, vmid: 100 };
+    assert_eq!(guest.sh("echo before > /home/agent/file; sync; echo $$ > /run/alive").await.0, 0);
+
+    let began = Instant::now();
+    zfs(&["snapshot", &format!("{name}/vm-100-disk-0@c")]);
+    zfs(&["clone", &format!("{name}/vm-100-disk-0@c"), &format!("{name}/vm-101-disk-0")]);
+    eprintln!("snapshot and clone of the running guest's disk: {} ms", began.elapsed().as_millis());
+    assert_eq!(guest.sh("echo after > /home/agent/file; sync").await.0, 0);
+
+    again.start(101, &config, &[disk("vm-101-disk-0")]).await.unwrap();
+    let fork = Guest { qemu: &again, vmid: 101 };
+    eprintln!("its fork up after {:.1} s", fork.up().await.as_secs_f64());
+    assert_eq!(fork.sh("cat /home/agent/file").await, (0, "before\n".into()));
+    assert_eq!(guest.sh("cat /home/agent/file").await, (0, "after\n".into()));
+
+    let began = Instant::now();
+    assert!(again.shutdown(100, PATIENCE).await);
+    eprintln!("guest off after {:.1} s", began.elapsed().as_secs_f64());
+    assert!(!again.power(100).await);
+    let console = std::fs::read_to_string(again.console(100)).unwrap();
+    assert!(console.contains("Power down"), "the guest did not end by itself: {console}");
+    again.stop(101).await.unwrap();
+    assert!(!again.power(101).await);
+    again.stop(101).await.unwrap();
+    again.forget(100).await;
+    assert!(!place.data.path().join("vms/100").exists());
+    place.vms.clear();
+}
