@@ -1,1 +1,156 @@
-//! The graph of checkpoints, and what may be collected.
+//! The graph of checkpoints: what is a base of what, what retention may collect, and the tree that people see.
+//!
+//! Pure: it judges the objects it is given and nothing else. Whoever destroys looks at the storage again first.
+
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub use tree::{Line, LineKind};
+
+use crate::api::checkpoint::{CheckpointPhase, Keep, Trigger};
+use crate::api::machine::Retention;
+use crate::api::{Checkpoint, Kind, Machine};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The checkpoints and Machines of one namespace.
+pub struct Lineage<'a> {
+    checkpoints: BTreeMap<&'a str, &'a Checkpoint>,
+    machines: BTreeMap<&'a str, &'a Machine>,
+}
+
+/// Why a checkpoint must stay.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, thiserror::Error)]
+pub enum Use {
+    #[error("machine {machine} lives on a clone of it")]
+    Disk { machine: String },
+    #[error("machine {machine} is to be spawned from it")]
+    Spawn { machine: String },
+    #[error("machine {machine} is ending in it")]
+    Ending { machine: String },
+    #[error("checkpoint {checkpoint} was spawned from it")]
+    Base { checkpoint: String },
+}
+
+impl<'a> Lineage<'a> {
+    pub fn new(checkpoints: &'a [Checkpoint], machines: &'a [Machine]) -> Self {
+        Self {
+            checkpoints: checkpoints.iter().map(|checkpoint| (checkpoint.name(), checkpoint)).collect(),
+            machines: machines.iter().map(|machine| (machine.name(), machine)).collect(),
+        }
+    }
+
+    /// Everything that needs this checkpoint; empty when it may go.
+    pub fn uses(&self, name: &str) -> Vec<Use> {
+        let mut uses = BTreeSet::new();
+        let mut children: BTreeSet<&str> = BTreeSet::new();
+        for machine in self.machines.values() {
+            let status = machine.status.as_ref();
+            let finished = is_finished(machine);
+            let has_vm = status.is_some_and(|status| status.vm.is_some());
+            let spawned_from = status.and_then(|status| status.spawned_from.as_deref());
+            let machine_name = || machine.name().to_owned();
+            if spawned_from == Some(name) {
+                children.insert(machine.uid());
+                if has_vm || !finished {
+                    uses.insert(Use::Disk { machine: machine_name() });
+                }
+            }
+            if !finished && spawned_from.is_none() && self.wants(machine).contains(name) {
+                uses.insert(Use::Spawn { machine: machine_name() });
+            }
+            if !finished && status.and_then(|status| status.final_checkpoint.as_deref()) == Some(name) {
+                uses.insert(Use::Ending { machine: machine_name() });
+            }
+        }
+        let own = self.checkpoints.get(name).and_then(|checkpoint| machine_uid(checkpoint));
+        for other in self.checkpoints.values().filter(|other| other.name() != name && is_stored(other)) {
+            let uid = machine_uid(other);
+            let spawned = other.status.as_ref().and_then(|status| status.parent.as_deref()) == Some(name) && uid != own;
+            if spawned || uid.is_some_and(|uid| children.contains(uid)) {
+                uses.insert(Use::Base { checkpoint: other.name().to_owned() });
+            }
+        }
+        uses.into_iter().collect()
+    }
+
+    /// Checkpoints that a Machine without a disk is to be spawned from.
+    fn wants(&self, machine: &Machine) -> BTreeSet<&'a str> {
+        let mut wants = BTreeSet::new();
+        let machines = &self.machines;
+        let find = |name: &Option<String>| name.as_deref().and_then(|name| self.checkpoints.get_key_value(name)).map(|(name, _)| *name);
+        match &machine.spec.from {
+            Some(from) => {
+                wants.extend(find(&from.checkpoint));
+                let source = from.machine.as_ref().and_then(|source| machines.get(source.name.as_str()));
+                let status = source.and_then(|source| source.status.as_ref());
+                wants.extend(status.and_then(|status| find(&status.last_checkpoint)));
+                wants.extend(status.and_then(|status| find(&status.final_checkpoint)));
+            }
+            None => {
+                let source = machine.spec.goal.after.last().and_then(|name| machines.get(name.as_str()));
+                let status = source.and_then(|source| source.status.as_ref());
+                wants.extend(status.and_then(|status| find(&status.final_checkpoint)));
+            }
+        }
+        wants
+    }
+
+    /// The checkpoints of a Machine (which may be gone) that its retention no longer wants, oldest first.
+    ///
+    /// Never one that is final, kept `Forever`, an import, or needed by anything; never the newest of a Machine that goes on.
+    pub fn collectable(&self, machine: &str) -> Vec<&'a Checkpoint> {
+        let mut lives: BTreeMap<Option<&str>, Vec<&'a Checkpoint>> = BTreeMap::new();
+        for &checkpoint in self.checkpoints.values() {
+            let policy = checkpoint.spec.keep == Keep::Policy && checkpoint.spec.trigger != Trigger::Final;
+            if policy && checkpoint.spec.machine.as_deref() == Some(machine) && !checkpoint.is_deleting() {
+                lives.entry(machine_uid(checkpoint)).or_default().push(checkpoint);
+            }
+        }
+        let mut collectable = Vec::new();
+        for (uid, mut checkpoints) in lives {
+            checkpoints.sort_by_key(|checkpoint| age_order(checkpoint));
+            let present = self.machines.get(machine).filter(|machine| Some(machine.uid()) == uid);
+            let keep_last = present.map_or_else(Retention::default, |machine| machine.spec.checkpoints.retention.clone()).keep_last;
+            let keep_last = if present.is_some_and(|machine| !is_finished(machine)) { keep_last.max(1) } else { keep_last };
+            for phase in [CheckpointPhase::Ready, CheckpointPhase::Failed] {
+                let of_phase: Vec<_> = checkpoints.iter().filter(|checkpoint| phase_of(checkpoint) == phase).collect();
+                let surplus = of_phase.len().saturating_sub(keep_last as usize);
+                collectable.extend(of_phase[..surplus].iter().filter(|checkpoint| self.uses(checkpoint.name()).is_empty()).map(|c| **c));
+            }
+        }
+        collectable
+    }
+
+    /// Checkpoints whose parent this one is.
+    pub fn children(&self, name: &str) -> Vec<&'a Checkpoint> {
+        let parent = |checkpoint: &Checkpoint| checkpoint.status.as_ref().and_then(|status| status.parent.clone());
+        self.checkpoints.values().copied().filter(|checkpoint| parent(checkpoint).as_deref() == Some(name)).collect()
+    }
+}
+
+fn is_finished(machine: &Machine) -> bool {
+    machine.status.as_ref().is_some_and(|status| status.phase.is_finished())
+}
+
+fn machine_uid(checkpoint: &Checkpoint) -> Option<&str> {
+    checkpoint.status.as_ref()?.machine_uid.as_deref()
+}
+
+fn phase_of(checkpoint: &Checkpoint) -> CheckpointPhase {
+    checkpoint.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}
+
+/// Whether there may be anything of it in a pool.
+fn is_stored(checkpoint: &Checkpoint) -> bool {
+    checkpoint.status.as_ref().is_some_and(|status| !status.volumes.is_empty() || status.phase != CheckpointPhase::Failed)
+}
+
+/// Oldest first: by time, within a second by turn, then by name.
+fn age_order(checkpoint: &Checkpoint) -> (Option<Time>, u64, &str) {
+    let status = checkpoint.status.as_ref();
+    let at = status.and_then(|status| status.captured_at.clone()).or_else(|| checkpoint.metadata.creation_timestamp.clone());
+    let turn = status.and_then(|status| status.session.as_ref()).map_or(0, |session| session.turn);
+    (at, turn, checkpoint.name())
+}

@@ -1,0 +1,324 @@
+//! Tables of small lineages, and properties over many random ones.
+
+use super::*;
+use crate::api::checkpoint::{CheckpointSpec, CheckpointStatus, Import};
+use crate::api::machine::{From, FromMachine, MachineSpec, MachineStatus, Phase, VmStatus};
+
+fn machine(name: &str, phase: Phase, change: impl FnOnce(&mut MachineSpec, &mut MachineStatus)) -> Machine {
+    let (mut spec, mut status) = (MachineSpec::default(), MachineStatus { phase, ..Default::default() });
+    if phase == Phase::Running {
+        status.vm = Some(VmStatus::default());
+    }
+    change(&mut spec, &mut status);
+    let mut machine = Machine::new("shop", name, spec);
+    machine.metadata.uid = Some(format!("uid-{name}"));
+    machine.status = Some(status);
+    machine
+}
+
+/// Checkpoint `<machine>-<turn>` with its parent; `uid-<machine>` is its Machine's uid.
+fn checkpoint(machine: &str, turn: u64, parent: Option<&str>) -> Checkpoint {
+    let spec = CheckpointSpec { machine: Some(machine.into()), trigger: Trigger::BetweenMessages, ..Default::default() };
+    let mut checkpoint = Checkpoint::new("shop", &format!("{machine}-{turn:04}"), spec);
+    checkpoint.status = Some(CheckpointStatus {
+        phase: CheckpointPhase::Ready,
+        machine_uid: Some(format!("uid-{machine}")),
+        parent: parent.map(Into::into),
+        session: Some(crate::api::checkpoint::Session { turn, ..Default::default() }),
+        ..Default::default()
+    });
+    checkpoint
+}
+
+fn with(mut checkpoint: Checkpoint, change: impl FnOnce(&mut Checkpoint)) -> Checkpoint {
+    change(&mut checkpoint);
+    checkpoint
+}
+
+fn import(name: &str) -> Checkpoint {
+    let spec =
+        CheckpointSpec { import: Some(Import { image: "debian".into(), hub: None }), trigger: Trigger::Import, ..Default::default() };
+    let mut checkpoint = Checkpoint::new("shop", name, spec);
+    checkpoint.status = Some(CheckpointStatus { phase: CheckpointPhase::Ready, ..Default::default() });
+    checkpoint
+}
+
+fn keep(n: u32) -> impl FnOnce(&mut MachineSpec, &mut MachineStatus) {
+    move |spec, _| spec.checkpoints.retention.keep_last = n
+}
+
+fn names(found: &[&Checkpoint]) -> Vec<String> {
+    found.iter().map(|checkpoint| checkpoint.name().to_owned()).collect()
+}
+
+fn chain(machine: &str, count: u64) -> Vec<Checkpoint> {
+    (1..=count).map(|turn| checkpoint(machine, turn, None)).collect()
+}
+
+#[test]
+fn the_newest_of_a_machine_stay() {
+    let (machines, checkpoints) = ([machine("a", Phase::Running, keep(2))], chain("a", 5));
+    assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("a")), ["a-0001", "a-0002", "a-0003"]);
+    assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("b")), Vec::<String>::new());
+}
+
+#[test]
+fn order_is_by_time_before_turn() {
+    let time = |second| Time(jiff::Timestamp::from_second(second).unwrap());
+    let mut checkpoints = chain("a", 3);
+    for (checkpoint, second) in checkpoints.iter_mut().zip([30, 10, 20]) {
+        checkpoint.status.as_mut().unwrap().captured_at = Some(time(second));
+    }
+    let machines = [machine("a", Phase::Running, keep(1))];
+    assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("a")), ["a-0002", "a-0003"]);
+}
+
+#[test]
+fn a_machine_that_goes_on_keeps_its_newest_whatever_its_retention() {
+    let checkpoints = chain("a", 2);
+    for (phase, expect) in [(Phase::Running, vec!["a-0001"]), (Phase::Succeeded, vec!["a-0001", "a-0002"])] {
+        let machines = [machine("a", phase, keep(0))];
+        assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("a")), expect, "{phase:?}");
+    }
+}
+
+#[test]
+fn a_machine_that_is_gone_has_the_default_retention() {
+    let checkpoints = chain("a", 22);
+    assert_eq!(names(&Lineage::new(&checkpoints, &[]).collectable("a")), ["a-0001", "a-0002"]);
+    // A namesake's retention is not its own.
+    let namesake = [with_uid(machine("a", Phase::Running, keep(1)), "another")];
+    assert_eq!(Lineage::new(&checkpoints, &namesake).collectable("a").len(), 2);
+}
+
+fn with_uid(mut machine: Machine, uid: &str) -> Machine {
+    machine.metadata.uid = Some(uid.into());
+    machine
+}
+
+#[test]
+fn final_forever_deleting_pending_and_imported_ones_are_never_collected() {
+    let machines = [machine("a", Phase::Succeeded, keep(0))];
+    let plain = checkpoint("a", 1, None);
+    let spared: [(&str, Checkpoint); 5] = [
+        ("final", with(plain.clone(), |c| c.spec.trigger = Trigger::Final)),
+        ("forever", with(plain.clone(), |c| c.spec.keep = Keep::Forever)),
+        ("deleting", with(plain.clone(), |c| c.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH)))),
+        ("pending", with(plain.clone(), |c| c.status.as_mut().unwrap().phase = CheckpointPhase::Pending)),
+        ("import", import("a")),
+    ];
+    assert_eq!(Lineage::new(&[plain], &machines).collectable("a").len(), 1);
+    for (why, checkpoint) in spared {
+        assert_eq!(names(&Lineage::new(&[checkpoint], &machines).collectable("a")), Vec::<String>::new(), "{why}");
+    }
+}
+
+#[test]
+fn failed_ones_do_not_push_out_good_ones() {
+    let mut checkpoints = chain("a", 6);
+    for checkpoint in &mut checkpoints[2..] {
+        checkpoint.status.as_mut().unwrap().phase = CheckpointPhase::Failed;
+    }
+    let machines = [machine("a", Phase::Running, keep(2))];
+    assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("a")), ["a-0003", "a-0004"]);
+}
+
+/// One checkpoint `a-0001` of a finished Machine `a`, and what else there is → why it must stay.
+fn check_uses(others: &[Checkpoint], machines: &[Machine], expect: &[Use]) {
+    let mut checkpoints = vec![checkpoint("a", 1, None)];
+    checkpoints.extend_from_slice(others);
+    let mut machines = machines.to_vec();
+    if !machines.iter().any(|machine| machine.name() == "a") {
+        machines.push(machine("a", Phase::Succeeded, keep(0)));
+    }
+    let lineage = Lineage::new(&checkpoints, &machines);
+    assert_eq!(lineage.uses("a-0001"), expect);
+    assert_eq!(lineage.collectable("a").iter().any(|c| c.name() == "a-0001"), expect.is_empty());
+}
+
+#[test]
+fn what_is_a_base_stays() {
+    let on = |phase| machine("b", phase, |_, status| status.spawned_from = Some("a-0001".into()));
+    let disk = || Use::Disk { machine: "b".into() };
+    let spawn = || Use::Spawn { machine: "b".into() };
+    let base = |name: &str| Use::Base { checkpoint: name.into() };
+    check_uses(&[], &[], &[]);
+    check_uses(&[], &[on(Phase::Running)], &[disk()]);
+    check_uses(&[], &[on(Phase::Spawning)], &[disk()]);
+    check_uses(&[], &[on(Phase::Succeeded)], &[]);
+    // An ended Machine whose VM is not proved gone still has its disks.
+    check_uses(
+        &[],
+        &[machine("b", Phase::Failed, |_, s| (s.spawned_from, s.vm) = (Some("a-0001".into()), Some(VmStatus::default())))],
+        &[disk()],
+    );
+    // Its checkpoints lie on a clone, each of them, whatever their own parent is.
+    check_uses(&[checkpoint("b", 7, Some("b-0006"))], &[on(Phase::Succeeded)], &[base("b-0007")]);
+    // The Machine is gone, its first checkpoint still says where it came from.
+    check_uses(&[checkpoint("b", 7, Some("a-0001"))], &[], &[base("b-0007")]);
+    // The next checkpoint of the same Machine needs nothing of it.
+    check_uses(&[with(checkpoint("a", 2, Some("a-0001")), |c| c.spec.keep = Keep::Forever)], &[], &[]);
+    // One that failed before anything was captured needs nothing either.
+    check_uses(&[with(checkpoint("b", 7, Some("a-0001")), |c| c.status.as_mut().unwrap().phase = CheckpointPhase::Failed)], &[], &[]);
+
+    let from = |from: From| machine("b", Phase::Waiting, move |spec, _| spec.from = Some(from));
+    check_uses(&[], &[from(From { checkpoint: Some("a-0001".into()), ..Default::default() })], &[spawn()]);
+    let source = |change: fn(&mut MachineStatus)| {
+        machine("a", Phase::Succeeded, move |spec, status| {
+            spec.checkpoints.retention.keep_last = 0;
+            change(status);
+        })
+    };
+    let of_machine = || from(From { machine: Some(FromMachine { name: "a".into() }), ..Default::default() });
+    check_uses(&[], &[source(|s| s.last_checkpoint = Some("a-0001".into())), of_machine()], &[spawn()]);
+    let after = || machine("b", Phase::Waiting, |spec, _| spec.goal.after = vec!["a".into()]);
+    check_uses(&[], &[source(|s| s.final_checkpoint = Some("a-0001".into())), after()], &[spawn()]);
+    check_uses(&[], &[source(|s| s.last_checkpoint = Some("a-0001".into())), after()], &[]);
+}
+
+#[test]
+fn a_machine_that_is_ending_keeps_what_it_ends_in() {
+    let machines = [machine("a", Phase::Finishing, |_, status| status.final_checkpoint = Some("a-0001".into()))];
+    let checkpoints = [checkpoint("a", 1, None)];
+    assert_eq!(Lineage::new(&checkpoints, &machines).uses("a-0001"), [Use::Ending { machine: "a".into() }]);
+}
+
+fn show(lines: &[Line], depth: usize, out: &mut Vec<String>) {
+    for line in lines {
+        let from = line.from.as_ref().map(|from| format!(" from {from}")).unwrap_or_default();
+        out.push(format!("{}{:?} {}{from} [{}]", "  ".repeat(depth), line.kind, line.name, line.checkpoints.join(" ")));
+        show(&line.children, depth + 1, out);
+    }
+}
+
+fn tree(checkpoints: &[Checkpoint], machines: &[Machine]) -> Vec<String> {
+    let mut out = Vec::new();
+    show(&Lineage::new(checkpoints, machines).tree(), 0, &mut out);
+    out
+}
+
+#[test]
+fn the_tree_shows_goals_on_goals() {
+    let machines = [
+        machine("a", Phase::Succeeded, |spec, status| {
+            spec.from = Some(From { image: Some("debian".into()), ..Default::default() });
+            status.final_checkpoint = Some("a-0002".into());
+        }),
+        machine("b", Phase::Running, |_, status| status.spawned_from = Some("a-0002".into())),
+        machine("c", Phase::Waiting, |spec, _| spec.goal.after = vec!["b".into()]),
+        machine("d", Phase::Running, |_, status| status.spawned_from = Some("shop-a".into())),
+    ];
+    let checkpoints = [
+        import("shop-a"),
+        checkpoint("a", 1, None),
+        checkpoint("a", 2, Some("a-0001")),
+        checkpoint("b", 1, Some("a-0002")),
+        checkpoint("gone", 4, Some("b-0001")),
+    ];
+    assert_eq!(
+        tree(&checkpoints, &machines),
+        [
+            "Import shop-a [shop-a]",
+            "  Machine d from shop-a []",
+            "Image debian []",
+            "  Machine a [a-0001 a-0002]",
+            "    Machine b from a-0002 [b-0001]",
+            "      Machine c []",
+            "      Machine gone from b-0001 [gone-0004]",
+        ]
+    );
+}
+
+#[test]
+fn machines_that_wait_in_a_circle_are_shown_once() {
+    let after = |name: &str, other: &str| machine(name, Phase::Waiting, |spec, _| spec.goal.after = vec![other.into()]);
+    assert_eq!(tree(&[], &[after("a", "b"), after("b", "a")]), ["Machine a []", "  Machine b []"]);
+}
+
+/// A small deterministic source of choices.
+struct Dice(u64);
+
+impl Dice {
+    fn roll(&mut self, sides: u64) -> u64 {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.0 >> 33) % sides
+    }
+}
+
+fn random_world(dice: &mut Dice) -> (Vec<Checkpoint>, Vec<Machine>) {
+    let (mut checkpoints, mut machines): (Vec<Checkpoint>, Vec<Machine>) = (vec![import("base")], Vec::new());
+    for number in 0..dice.roll(8) + 1 {
+        let name = format!("m{number}");
+        let origin = checkpoints[usize::try_from(dice.roll(checkpoints.len() as u64)).unwrap()].name().to_owned();
+        let phase = [Phase::Running, Phase::Succeeded, Phase::Waiting, Phase::Failed][usize::try_from(dice.roll(4)).unwrap()];
+        let keep_last = u32::try_from(dice.roll(4)).unwrap();
+        let waiting = phase == Phase::Waiting;
+        let made = if waiting { 0 } else { dice.roll(6) };
+        let mut parent = Some(origin.clone());
+        for turn in 1..=made {
+            let mut next = checkpoint(&name, turn, parent.as_deref());
+            match dice.roll(8) {
+                0 => next.spec.keep = Keep::Forever,
+                1 => next.status.as_mut().unwrap().phase = CheckpointPhase::Failed,
+                2 => next.spec.trigger = Trigger::Final,
+                _ => {}
+            }
+            parent = Some(next.name().to_owned());
+            checkpoints.push(next);
+        }
+        if dice.roll(4) > 0 {
+            machines.push(machine(&name, phase, |spec, status| {
+                spec.checkpoints.retention.keep_last = keep_last;
+                if waiting {
+                    spec.from = Some(From { checkpoint: Some(origin), ..Default::default() });
+                } else {
+                    status.spawned_from = Some(origin);
+                }
+            }));
+        }
+    }
+    (checkpoints, machines)
+}
+
+#[test]
+fn collecting_until_nothing_is_left_to_collect_harms_nothing() {
+    for seed in 0..400 {
+        let (mut checkpoints, machines) = random_world(&mut Dice(seed));
+        let owners: BTreeSet<String> = checkpoints.iter().filter_map(|checkpoint| checkpoint.spec.machine.clone()).collect();
+        loop {
+            let lineage = Lineage::new(&checkpoints, &machines);
+            let gone: BTreeSet<String> = owners.iter().flat_map(|owner| names(&lineage.collectable(owner))).collect();
+            for name in &gone {
+                let checkpoint = checkpoints.iter().find(|checkpoint| checkpoint.name() == name).unwrap();
+                assert!(lineage.uses(name).is_empty(), "seed {seed}: {name} is in use");
+                assert_eq!(checkpoint.spec.keep, Keep::Policy, "seed {seed}: {name}");
+                assert!(!matches!(checkpoint.spec.trigger, Trigger::Final | Trigger::Import), "seed {seed}: {name}");
+                let on_it = machines.iter().any(|m| m.status.as_ref().unwrap().spawned_from.as_ref() == Some(name) && !is_finished(m));
+                assert!(!on_it, "seed {seed}: a machine lives on {name}");
+            }
+            if gone.is_empty() {
+                break;
+            }
+            // As the checkpoint controller does it: children of what goes move up to its parent.
+            for name in &gone {
+                let at = checkpoints.iter().position(|checkpoint| checkpoint.name() == name).unwrap();
+                let parent = checkpoints.remove(at).status.unwrap().parent;
+                for child in checkpoints.iter_mut().filter_map(|checkpoint| checkpoint.status.as_mut()) {
+                    if child.parent.as_ref() == Some(name) {
+                        child.parent.clone_from(&parent);
+                    }
+                }
+            }
+        }
+        let known: BTreeSet<&str> = checkpoints.iter().map(Kind::name).collect();
+        for checkpoint in &checkpoints {
+            let parent = checkpoint.status.as_ref().unwrap().parent.as_deref();
+            assert!(parent.is_none_or(|parent| known.contains(parent)), "seed {seed}: {} lost its parent", checkpoint.name());
+        }
+        let mut shown = tree(&checkpoints, &machines).join("\n");
+        for checkpoint in &checkpoints {
+            assert!(shown.contains(checkpoint.name()), "seed {seed}: {} is not in\n{shown}", checkpoint.name());
+        }
+        shown.clear();
+    }
+}
