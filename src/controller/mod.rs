@@ -1,1 +1,93 @@
-//! Reconcilers, one folder a kind.
+//! The controllers: one per kind, each observe → plan (pure) → act → status, woken by changes of objects.
+//!
+//! What wakes a controller is not an input to it: `wake` turns changes into keys, `runtime` calls the reconcilers, and each
+//! reads the world anew.
+
+pub mod budget;
+pub mod hub;
+pub mod kstatus;
+mod wake;
+
+use crate::ledger::Ledger;
+use crate::objects::{self, Objects};
+use crate::runtime::{self, Key, Requeue};
+use crate::wire::LabEndpoint;
+use crate::{driver, store};
+use hub::Hubs;
+use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// What the controllers are given at start.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The lab beside this hub, for Hubs with `infrastructure.lab`.
+    pub lab: Option<LabEndpoint>,
+    /// How many objects of a kind are reconciled at once.
+    pub concurrency: usize,
+    /// Directories below which `spec.source.directory` of a Machine may lie.
+    pub source_roots: Vec<PathBuf>,
+    /// How often what is quiet is looked at all the same.
+    pub resync: Duration,
+}
+
+/// What every reconciler works with.
+pub struct Context {
+    pub objects: Objects,
+    pub hubs: Hubs,
+    pub ledger: Ledger,
+    pub config: Config,
+}
+
+/// Why a reconcile came to no end; it is tried again with backoff.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    Objects(#[from] objects::Error),
+    #[error(transparent)]
+    Driver(#[from] driver::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// What it was to wait for; said in the object's status too.
+    #[error("{0}")]
+    Waiting(String),
+}
+
+/// The running controllers.
+pub struct Controllers {
+    tasks: TaskTracker,
+}
+
+impl Controllers {
+    /// Returns when every reconcile that ran at shutdown has come to its end.
+    pub async fn stopped(self) {
+        self.tasks.wait().await;
+    }
+}
+
+/// Starts every controller; they end with `shutdown`.
+pub fn start(config: Config, objects: Objects, shutdown: CancellationToken) -> Controllers {
+    let ledger = Ledger::new(objects.store().clone(), objects.clock().clone());
+    let context = Arc::new(Context { objects, hubs: Hubs::default(), ledger, config });
+    let tasks = TaskTracker::new();
+    let queues = wake::start(&tasks, &context, &shutdown);
+    spawn(&tasks, "Hub", &context, queues.hubs, &shutdown, hub::reconcile);
+    spawn(&tasks, "Budget", &context, queues.budgets, &shutdown, budget::reconcile);
+    tasks.close();
+    Controllers { tasks }
+}
+
+fn spawn<R, F>(
+    tasks: &TaskTracker,
+    kind: &'static str,
+    context: &Arc<Context>,
+    keys: wake::Keys,
+    shutdown: &CancellationToken,
+    reconcile: R,
+) where
+    R: Fn(Key, Arc<Context>) -> F + Send + 'static,
+    F: Future<Output = Result<Requeue, Error>> + Send + 'static,
+{
+    let (clock, concurrency, context) = (context.objects.clock().clone(), context.config.concurrency, Arc::clone(context));
+    let one = move |key| reconcile(key, Arc::clone(&context));
+    tasks.spawn(runtime::run(kind, concurrency, keys, one, clock, shutdown.clone()));
+}

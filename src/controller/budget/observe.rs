@@ -1,0 +1,53 @@
+//! Reads the ledger and the Budgets above.
+
+use crate::api::{Budget, Kind};
+use crate::controller::{Context, Error};
+use crate::ledger::Usage;
+
+/// A Budget above the one that is looked at.
+#[derive(Clone, Debug)]
+pub(super) struct Ancestor {
+    pub(super) budget: Budget,
+    pub(super) usage: Usage,
+}
+
+/// How the chain of parents ends.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum ChainEnd {
+    Root,
+    /// No Budget of that name.
+    Missing(String),
+    /// It comes back to this Budget.
+    Cycle(String),
+}
+
+/// What was seen.
+#[derive(Clone, Debug)]
+pub(super) struct Observed {
+    pub(super) usage: Usage,
+    /// From the parent upwards.
+    pub(super) ancestors: Vec<Ancestor>,
+    pub(super) end: ChainEnd,
+}
+
+/// Name of a Budget's account in the ledger.
+fn account(budget: &Budget) -> String {
+    format!("budget/{}", budget.uid())
+}
+
+pub(super) async fn observe(budget: &Budget, context: &Context) -> Result<Observed, Error> {
+    let usage = context.ledger.usage(&account(budget)).await?;
+    let mut ancestors: Vec<Ancestor> = Vec::new();
+    let mut next = budget.spec.parent_ref.as_ref().map(|parent| parent.name.clone());
+    while let Some(name) = next {
+        if name == budget.name() || ancestors.iter().any(|above| above.budget.name() == name) {
+            return Ok(Observed { usage, ancestors, end: ChainEnd::Cycle(name) });
+        }
+        let Some(above) = context.objects.get::<Budget>(budget.namespace(), &name).await? else {
+            return Ok(Observed { usage, ancestors, end: ChainEnd::Missing(name) });
+        };
+        next = above.spec.parent_ref.as_ref().map(|parent| parent.name.clone());
+        ancestors.push(Ancestor { usage: context.ledger.usage(&account(&above)).await?, budget: above });
+    }
+    Ok(Observed { usage, ancestors, end: ChainEnd::Root })
+}

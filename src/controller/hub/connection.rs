@@ -1,0 +1,91 @@
+//! A Hub's spec, its Secrets and the lab's address, resolved to a [`Connection`].
+
+use crate::api::hub::{Proxmox, VmidRange, Zfs};
+use crate::api::{Hub, SYSTEM_NAMESPACE};
+use crate::driver::Connection;
+use crate::objects::{self, Objects};
+use crate::proxmox::{self, Node};
+use crate::wire::LabEndpoint;
+use crate::zfs::{Dataset, Runner};
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+
+/// Why there is no connection yet, in words that say what to do.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0}")]
+pub struct Waiting(pub String);
+
+/// Resolves the connection; the outer error is a store that cannot be read.
+pub(super) async fn resolve(
+    hub: &Hub,
+    lab: Option<&LabEndpoint>,
+    objects: &Objects,
+) -> Result<Result<Connection, Waiting>, objects::Error> {
+    let infrastructure = &hub.spec.infrastructure;
+    match (&infrastructure.proxmox, &infrastructure.zfs) {
+        (Some(proxmox), Some(zfs)) => of_proxmox(hub, proxmox, zfs, objects).await,
+        _ => Ok(lab
+            .map(of_lab)
+            .ok_or_else(|| Waiting("this hub has no lab; start it with `autovibe up --lab real` or `--lab simulated`".into()))),
+    }
+}
+
+async fn of_proxmox(hub: &Hub, proxmox: &Proxmox, zfs: &Zfs, objects: &Objects) -> Result<Result<Connection, Waiting>, objects::Error> {
+    let secret = &proxmox.token_secret_ref.name;
+    let mut values = Vec::new();
+    for key in ["tokenId", "secret"] {
+        match objects.secret(SYSTEM_NAMESPACE, secret, key).await? {
+            Some(value) => values.push(value),
+            None => {
+                return Ok(Err(Waiting(format!(
+                    "Secret {SYSTEM_NAMESPACE}/{secret} has no key {key}: create it with `kubectl -n {SYSTEM_NAMESPACE} create secret generic {secret} \
+                     --from-literal=tokenId=USER@REALM!NAME --from-literal=secret=…`"
+                ))));
+            }
+        }
+    }
+    let [token_id, secret] = [values[0].expose_secret().to_owned(), values[1].expose_secret().to_owned()];
+    Ok(Ok(Connection {
+        proxmox: proxmox::Config {
+            endpoint: proxmox.endpoint.clone(),
+            fingerprint: proxmox.fingerprint.clone(),
+            token_id: token_id.trim().to_owned(),
+            secret: SecretString::from(secret.trim().to_owned()),
+        },
+        node: proxmox.node.clone().map(Node),
+        storage: zfs.storage.clone(),
+        dataset: Dataset(zfs.dataset.clone()),
+        keep: Dataset(zfs.keep.clone()),
+        runner: zfs.runner.socket.as_ref().map_or(Runner::Local, |path| Runner::Socket(path.into())),
+        vmids: proxmox.vmids,
+        bridge: proxmox.bridge.clone(),
+        gateway_url: hub.spec.gateway.as_ref().map(|gateway| gateway.url.clone()).unwrap_or_default(),
+    }))
+}
+
+fn of_lab(lab: &LabEndpoint) -> Connection {
+    Connection {
+        proxmox: proxmox::Config {
+            endpoint: lab.endpoint.clone(),
+            fingerprint: lab.fingerprint.clone(),
+            token_id: lab.token_id.clone(),
+            secret: SecretString::from(lab.secret.clone()),
+        },
+        node: Some(Node(lab.node.clone())),
+        storage: lab.storage.clone(),
+        dataset: Dataset(lab.dataset.clone()),
+        keep: Dataset(lab.keep.clone()),
+        runner: lab.zfs_socket.clone().map_or(Runner::Local, Runner::Socket),
+        vmids: VmidRange { from: lab.vmid_from, to: lab.vmid_to },
+        bridge: lab.bridge.clone(),
+        gateway_url: lab.gateway_url.clone(),
+    }
+}
+
+/// What tells one connection from another, the secret included; safe to keep.
+pub(super) fn identity(connection: &Connection) -> String {
+    let mut hash = Sha256::new();
+    hash.update(format!("{connection:?}"));
+    hash.update(connection.proxmox.secret.expose_secret());
+    hex::encode(hash.finalize())
+}

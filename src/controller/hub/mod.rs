@@ -1,0 +1,55 @@
+//! Keeps each Hub's connection to its Proxmox and its ZFS, imports its images, and tells other controllers where it is.
+
+mod act;
+mod connection;
+mod observe;
+mod plan;
+mod registry;
+mod status;
+#[cfg(test)]
+mod tests;
+
+pub use connection::Waiting;
+pub use registry::{HubHandle, Hubs};
+
+use super::{Context, Error, kstatus};
+use crate::api::{Hub, Kind};
+use crate::runtime::{Key, Requeue};
+use std::sync::Arc;
+
+/// Moves one Hub a step closer to its spec. Safe to call at any time, any number of times.
+pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error> {
+    let Some(hub) = context.objects.get::<Hub>("", &key.name).await? else {
+        context.hubs.remove(&key.name).await;
+        return Ok(Requeue::Never);
+    };
+    tracing::Span::current().record("object.uid", hub.uid());
+    let mut observed = observe::observe(&hub, &context).await?;
+    let mut plan = plan::plan(&hub, &observed, context.config.resync);
+    // What is ready can be used while the rest is imported.
+    context.hubs.publish(&hub, &observed, plan.readiness.message()).await;
+    if !plan.imports.is_empty() {
+        write_status(&hub, &observed, &plan, &context).await?;
+        observed = act::import(&plan, observed).await;
+        plan = plan::plan(&hub, &observed, context.config.resync);
+        context.hubs.publish(&hub, &observed, plan.readiness.message()).await;
+    }
+    let hub = context.objects.get::<Hub>("", &key.name).await?.filter(|now| now.uid() == hub.uid());
+    if let Some(hub) = hub {
+        write_status(&hub, &observed, &plan, &context).await?;
+    }
+    Ok(plan.requeue)
+}
+
+async fn write_status(hub: &Hub, observed: &observe::Observed, plan: &plan::Plan, context: &Context) -> Result<(), Error> {
+    let before = hub.status.clone().unwrap_or_default();
+    let after = status::status(hub, observed, plan, &context.objects.clock().api_now());
+    if before == after {
+        return Ok(());
+    }
+    let mut changed = hub.clone();
+    changed.status = Some(after.clone());
+    context.objects.update_status(&changed).await?;
+    kstatus::record_change(&context.objects, hub, &before.conditions, &after.conditions).await;
+    Ok(())
+}

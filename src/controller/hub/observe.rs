@@ -1,0 +1,61 @@
+//! Reads what a Hub's Proxmox and ZFS show; changes nothing.
+
+use super::connection::{self, Waiting};
+use crate::api::{Hub, Kind};
+use crate::controller::{Context, Error};
+use crate::driver::{self, Driver, storage::Image};
+use crate::runtime::Seen;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The connection of a Hub.
+pub(super) enum State {
+    /// Something that is needed for it is not given yet.
+    Waiting(Waiting),
+    /// It was tried, and did not come about.
+    Unreachable(driver::Error),
+    /// It stands; release of Proxmox, `Unknown` when it does not answer now.
+    Open { version: Seen<String> },
+}
+
+/// An open connection.
+pub(super) struct Link {
+    pub(super) driver: Driver,
+    /// Tells one connection from another.
+    pub(super) identity: String,
+}
+
+/// What was seen.
+pub(super) struct Observed {
+    pub(super) state: State,
+    /// There when `state` is `Open`.
+    pub(super) link: Option<Link>,
+    /// Image name → what is in the pool of it.
+    pub(super) images: BTreeMap<String, Seen<Image>>,
+}
+
+pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Error> {
+    let connection = match connection::resolve(hub, context.config.lab.as_ref(), &context.objects).await? {
+        Ok(connection) => connection,
+        Err(waiting) => return Ok(Observed { state: State::Waiting(waiting), link: None, images: BTreeMap::new() }),
+    };
+    let identity = connection::identity(&connection);
+    let driver = match context.hubs.driver(hub.name(), &identity).await {
+        Some(driver) => driver,
+        None => match Driver::open(connection).await {
+            Ok(driver) => driver,
+            Err(error) => return Ok(Observed { state: State::Unreachable(error), link: None, images: BTreeMap::new() }),
+        },
+    };
+    let version = Seen::from_lookup(driver.proxmox.version().await.map(Some));
+    let mut images = BTreeMap::new();
+    for image in &hub.spec.images {
+        let seen = match (&image.file, &image.dataset) {
+            (Some(file), _) => Seen::from_lookup(driver.imported(Path::new(file), &image.name).await),
+            (None, Some(snapshot)) => Seen::from_lookup(driver.find_image(snapshot).await.map(Some)),
+            (None, None) => Seen::Unknown { why: "neither file nor dataset is given".into() },
+        };
+        images.insert(image.name.clone(), seen);
+    }
+    Ok(Observed { state: State::Open { version }, link: Some(Link { driver, identity }), images })
+}

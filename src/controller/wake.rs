@@ -1,0 +1,308 @@
+//! Which reconcilers a change of an object wakes: one task reads every kind's changes and names keys.
+//!
+//! What a name elsewhere refers to is kept in an index, filled from the same changes, so that waking costs nothing per object
+//! that is not concerned. A change that says nothing new to others wakes only its own object.
+
+use super::Context;
+use crate::api::checkpoint::{CheckpointPhase, Trigger};
+use crate::api::{Budget, Checkpoint, DEFAULT_HUB, Hub, Kind, Machine};
+use crate::objects::Event;
+use crate::runtime::Key;
+use crate::store::Change;
+use futures::{StreamExt, stream::BoxStream};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+/// Keys for one reconciler.
+pub(super) type Keys = BoxStream<'static, Key>;
+
+/// The keys of every reconciler.
+pub(super) struct Queues {
+    pub(super) hubs: Keys,
+    pub(super) budgets: Keys,
+    pub(super) machines: Keys,
+    pub(super) checkpoints: Keys,
+    /// Namespaces and names of Machines (which may be gone) whose checkpoints may be more than are to be kept.
+    pub(super) retention: Keys,
+}
+
+/// What one change wakes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Wakes {
+    pub(super) hubs: BTreeSet<Key>,
+    pub(super) budgets: BTreeSet<Key>,
+    pub(super) machines: BTreeSet<Key>,
+    pub(super) checkpoints: BTreeSet<Key>,
+    pub(super) retention: BTreeSet<Key>,
+}
+
+/// Starts the task that reads the changes.
+pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &CancellationToken) -> Queues {
+    let (hubs, hub_keys) = channel();
+    let (budgets, budget_keys) = channel();
+    let (machines, machine_keys) = channel();
+    let (checkpoints, checkpoint_keys) = channel();
+    let (retention, retention_keys) = channel();
+    let objects = context.objects.clone();
+    let shutdown = shutdown.clone();
+    tasks.spawn(async move {
+        let mut index = Index::default();
+        let mut changes = futures::stream::select_all([
+            objects.watch::<Hub>().map(Any::Hub).boxed(),
+            objects.watch::<Budget>().map(Any::Budget).boxed(),
+            objects.watch::<Machine>().map(Any::Machine).boxed(),
+            objects.watch::<Checkpoint>().map(Any::Checkpoint).boxed(),
+        ]);
+        while let Some(Some(change)) = shutdown.run_until_cancelled(changes.next()).await {
+            let wakes = index.apply(change);
+            for (sender, keys) in [
+                (&hubs, wakes.hubs),
+                (&budgets, wakes.budgets),
+                (&machines, wakes.machines),
+                (&checkpoints, wakes.checkpoints),
+                (&retention, wakes.retention),
+            ] {
+                for key in keys {
+                    // A queue that is gone is one that was shut down.
+                    sender.send(key).ok();
+                }
+            }
+        }
+    });
+    Queues { hubs: hub_keys, budgets: budget_keys, machines: machine_keys, checkpoints: checkpoint_keys, retention: retention_keys }
+}
+
+fn channel() -> (mpsc::UnboundedSender<Key>, Keys) {
+    let (send, receive) = mpsc::unbounded_channel();
+    let keys = futures::stream::unfold(receive, |mut receive| async { receive.recv().await.map(|key| (key, receive)) });
+    (send, keys.boxed())
+}
+
+/// A change of any kind that wakes something.
+pub(super) enum Any {
+    Hub(Event<Hub>),
+    Budget(Event<Budget>),
+    Machine(Event<Machine>),
+    Checkpoint(Event<Checkpoint>),
+}
+
+/// What is known of a Machine that others may wake.
+#[derive(Clone, Debug, Default, PartialEq)]
+struct MachineEntry {
+    hub: String,
+    budget: Option<String>,
+    /// Machines that it waits for, and checkpoints that it is to be spawned from.
+    after: BTreeSet<String>,
+    from_checkpoint: Option<String>,
+    spawned_from: Option<String>,
+    last_checkpoint: Option<String>,
+    final_checkpoint: Option<String>,
+    has_vm: bool,
+    finished: bool,
+    phase: String,
+}
+
+/// What is known of a Checkpoint that others may wake.
+#[derive(Clone, Debug, PartialEq)]
+struct CheckpointEntry {
+    machine: Option<String>,
+    parent: Option<String>,
+    phase: CheckpointPhase,
+    trigger: Trigger,
+    deleting: bool,
+    hub: Option<String>,
+}
+
+impl CheckpointEntry {
+    /// Whether it waits for something that another object's change may bring.
+    fn waits(&self) -> bool {
+        self.deleting || self.phase == CheckpointPhase::Pending
+    }
+}
+
+/// What is known of a Budget that others may wake.
+#[derive(Clone, Debug, PartialEq)]
+struct BudgetEntry {
+    parent: Option<String>,
+    /// What decides whether something may be spent.
+    limits: String,
+    spent: Option<String>,
+}
+
+/// What refers to what.
+#[derive(Default)]
+pub(super) struct Index {
+    machines: BTreeMap<Key, MachineEntry>,
+    checkpoints: BTreeMap<Key, CheckpointEntry>,
+    /// Only those that wait: the ones that anything but their own change may wake.
+    waiting: BTreeSet<Key>,
+    /// Key → what of a Hub or Budget matters to others.
+    hubs: BTreeMap<Key, String>,
+    budgets: BTreeMap<Key, BudgetEntry>,
+}
+
+impl Index {
+    /// Takes one change in, and names what it wakes.
+    pub(super) fn apply(&mut self, change: Any) -> Wakes {
+        let mut wakes = Wakes::default();
+        match change {
+            Any::Hub(event) => self.hub(&event, &mut wakes),
+            Any::Budget(event) => self.budget(&event, &mut wakes),
+            Any::Machine(event) => self.machine(&event, &mut wakes),
+            Any::Checkpoint(event) => self.checkpoint(&event, &mut wakes),
+        }
+        wakes
+    }
+
+    fn hub(&mut self, event: &Event<Hub>, wakes: &mut Wakes) {
+        let (hub, key) = (&event.object, key(&event.object));
+        wakes.hubs.insert(key.clone());
+        let status = hub.status.clone().unwrap_or_default();
+        let facts = format!("{:?} {:?} {:?}", hub.generation(), status.images, summary(&status.conditions));
+        if !remember(&mut self.hubs, &key, event.change, facts) {
+            return;
+        }
+        let concerned = self.machines.iter().filter(|(_, machine)| !machine.finished && machine.hub == key.name);
+        wakes.machines.extend(concerned.map(|(machine, _)| machine.clone()));
+        wakes.checkpoints.extend(self.waiting.iter().cloned());
+    }
+
+    fn budget(&mut self, event: &Event<Budget>, wakes: &mut Wakes) {
+        let (budget, key) = (&event.object, key(&event.object));
+        wakes.budgets.insert(key.clone());
+        let status = budget.status.clone().unwrap_or_default();
+        let entry = BudgetEntry {
+            parent: budget.spec.parent_ref.as_ref().map(|parent| parent.name.clone()),
+            limits: format!("{} {:?}", budget.generation(), summary(&status.conditions)),
+            spent: status.spent,
+        };
+        let before = self.budgets.get(&key).cloned();
+        if !remember(&mut self.budgets, &key, event.change, entry.clone()) {
+            return;
+        }
+        // What is spent here is spent above too.
+        wakes.budgets.extend(entry.parent.into_iter().map(|name| Key::new(&key.namespace, name)));
+        if event.change == Change::Modified && before.is_some_and(|before| before.limits == entry.limits) {
+            return;
+        }
+        let children =
+            self.budgets.iter().filter(|(child, entry)| child.namespace == key.namespace && entry.parent.as_ref() == Some(&key.name));
+        wakes.budgets.extend(children.map(|(child, _)| child.clone()));
+        let concerned = self
+            .machines
+            .iter()
+            .filter(|(machine, entry)| machine.namespace == key.namespace && !entry.finished && entry.budget.as_ref() == Some(&key.name));
+        wakes.machines.extend(concerned.map(|(machine, _)| machine.clone()));
+    }
+
+    fn machine(&mut self, event: &Event<Machine>, wakes: &mut Wakes) {
+        let (machine, key) = (&event.object, key(&event.object));
+        wakes.machines.insert(key.clone());
+        let entry = entry(machine);
+        // Spend shows in the Budget; its own status says how much.
+        wakes.budgets.extend(entry.budget.iter().map(|name| Key::new(&key.namespace, name)));
+        let before = self.machines.get(&key).cloned();
+        if !remember(&mut self.machines, &key, event.change, entry.clone()) {
+            return;
+        }
+        let followers = self.machines.iter().filter(|(other, follower)| {
+            other.namespace == key.namespace && !follower.finished && !follower.has_vm && follower.after.contains(&key.name)
+        });
+        wakes.machines.extend(followers.map(|(other, _)| other.clone()));
+        // Its checkpoints that wait for it, and those that could not go while it needed them.
+        let needed: BTreeSet<String> = [Some(&entry), before.as_ref()]
+            .into_iter()
+            .flatten()
+            .flat_map(|entry| [&entry.spawned_from, &entry.from_checkpoint, &entry.last_checkpoint, &entry.final_checkpoint])
+            .flatten()
+            .cloned()
+            .collect();
+        let concerned = self.waiting.iter().filter(|waiting| {
+            waiting.namespace == key.namespace
+                && (needed.contains(&waiting.name)
+                    || self.checkpoints.get(*waiting).is_some_and(|entry| entry.machine.as_ref() == Some(&key.name)))
+        });
+        wakes.checkpoints.extend(concerned.cloned());
+        let ended = entry.finished && before.is_some_and(|before| !before.finished);
+        if ended || event.change == Change::Deleted {
+            wakes.retention.insert(key);
+        }
+    }
+
+    fn checkpoint(&mut self, event: &Event<Checkpoint>, wakes: &mut Wakes) {
+        let (checkpoint, key) = (&event.object, key(&event.object));
+        wakes.checkpoints.insert(key.clone());
+        let status = checkpoint.status.clone().unwrap_or_default();
+        let entry = CheckpointEntry {
+            machine: checkpoint.spec.machine.clone(),
+            parent: status.parent,
+            phase: status.phase,
+            trigger: checkpoint.spec.trigger,
+            deleting: checkpoint.is_deleting(),
+            hub: checkpoint.spec.import.as_ref().map(|import| import.hub.clone().unwrap_or_else(|| DEFAULT_HUB.into())),
+        };
+        if entry.waits() && event.change != Change::Deleted {
+            self.waiting.insert(key.clone());
+        } else {
+            self.waiting.remove(&key);
+        }
+        let (machine, parent) = (entry.machine.clone(), entry.parent.clone());
+        if !remember(&mut self.checkpoints, &key, event.change, entry) {
+            return;
+        }
+        let machine = machine.map(|name| Key::new(&key.namespace, name));
+        wakes.machines.extend(machine.clone());
+        wakes.retention.extend(machine);
+        let spawning = self.machines.iter().filter(|(other, entry)| {
+            other.namespace == key.namespace
+                && !entry.finished
+                && !entry.has_vm
+                && (entry.from_checkpoint.as_ref() == Some(&key.name) || entry.spawned_from.as_ref() == Some(&key.name))
+        });
+        wakes.machines.extend(spawning.map(|(other, _)| other.clone()));
+        // A base that could not go while this one was there.
+        wakes.checkpoints.extend(parent.map(|name| Key::new(&key.namespace, name)).filter(|parent| self.waiting.contains(parent)));
+    }
+}
+
+fn key<K: Kind>(object: &K) -> Key {
+    Key::new(object.namespace(), object.name())
+}
+
+/// Stores what is known now (or forgets what was deleted); `true` when it is something new.
+fn remember<T: PartialEq>(known: &mut BTreeMap<Key, T>, key: &Key, change: Change, facts: T) -> bool {
+    if change == Change::Deleted {
+        known.remove(key);
+        return true;
+    }
+    if known.get(key) == Some(&facts) {
+        return false;
+    }
+    known.insert(key.clone(), facts);
+    true
+}
+
+fn entry(machine: &Machine) -> MachineEntry {
+    let (spec, status) = (&machine.spec, machine.status.clone().unwrap_or_default());
+    let from = spec.from.as_ref();
+    let source = from.and_then(|from| from.machine.as_ref()).map(|source| source.name.clone());
+    MachineEntry {
+        hub: spec.hub.clone().unwrap_or_else(|| DEFAULT_HUB.into()),
+        budget: spec.budget.as_ref().and_then(|budget| budget.name.clone()),
+        after: spec.goal.after.iter().cloned().chain(source).collect(),
+        from_checkpoint: from.and_then(|from| from.checkpoint.clone()),
+        spawned_from: status.spawned_from,
+        last_checkpoint: status.last_checkpoint,
+        final_checkpoint: status.final_checkpoint,
+        has_vm: status.vm.is_some(),
+        finished: status.phase.is_finished(),
+        phase: format!("{:?}", status.phase),
+    }
+}
+
+/// What of conditions matters to others: not their times and words.
+fn summary(conditions: &[k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition]) -> Vec<(&str, &str)> {
+    conditions.iter().map(|condition| (condition.type_.as_str(), condition.status.as_str())).collect()
+}
