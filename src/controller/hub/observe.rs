@@ -5,6 +5,7 @@ use crate::api::{Hub, Kind};
 use crate::controller::{Context, Error};
 use crate::driver::{self, Driver, storage::Image};
 use crate::runtime::Seen;
+use crate::world::World;
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -21,6 +22,7 @@ pub(super) enum State {
 /// An open connection.
 pub(super) struct Link {
     pub(super) driver: Driver,
+    pub(super) world: World,
     /// Tells one connection from another.
     pub(super) identity: String,
 }
@@ -40,10 +42,13 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
         Err(waiting) => return Ok(Observed { state: State::Waiting(waiting), link: None, images: BTreeMap::new() }),
     };
     let identity = connection::identity(&connection);
-    let driver = match context.hubs.driver(hub.name(), &identity).await {
-        Some(driver) => driver,
+    let (driver, world) = match context.hubs.driver(hub.name(), &identity).await {
+        Some(open) => open,
         None => match Driver::open(connection).await {
-            Ok(driver) => driver,
+            Ok(driver) => {
+                let world = World::new(driver.proxmox.clone(), driver.node().clone());
+                (driver, world)
+            }
             Err(error) => return Ok(Observed { state: State::Unreachable(error), link: None, images: BTreeMap::new() }),
         },
     };
@@ -57,5 +62,5 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
         };
         images.insert(image.name.clone(), seen);
     }
-    Ok(Observed { state: State::Open { version }, link: Some(Link { driver, identity }), images })
+    Ok(Observed { state: State::Open { version }, link: Some(Link { driver, world, identity }), images })
 }

@@ -5,6 +5,7 @@ use super::observe::Observed;
 use crate::api::{Hub, Kind, hub::HubSpec};
 use crate::driver::Driver;
 use crate::driver::storage::Image;
+use crate::world::World;
 use std::{collections::BTreeMap, sync::Arc};
 use tokio::sync::RwLock;
 
@@ -13,6 +14,8 @@ pub struct HubHandle {
     pub name: String,
     pub spec: HubSpec,
     pub driver: Driver,
+    /// The VMs of its Proxmox, as last seen; shared by all who ask.
+    pub world: World,
     /// Images that can be spawned from, by name.
     pub images: BTreeMap<String, Image>,
     /// Tells one connection from another.
@@ -40,11 +43,11 @@ impl Hubs {
         (handles, waiting)
     }
 
-    /// The driver that is in use for this connection, if it is still the same one.
-    pub(super) async fn driver(&self, name: &str, identity: &str) -> Option<Driver> {
+    /// The driver and world that are in use for this connection, if they are still the same ones.
+    pub(super) async fn driver(&self, name: &str, identity: &str) -> Option<(Driver, World)> {
         let known = self.0.read().await;
         let handle = known.get(name)?.as_ref().ok()?;
-        (handle.identity == identity).then(|| handle.driver.clone())
+        (handle.identity == identity).then(|| (handle.driver.clone(), handle.world.clone()))
     }
 
     pub(super) async fn publish(&self, hub: &Hub, observed: &Observed, why_not: &str) {
@@ -53,6 +56,7 @@ impl Hubs {
                 name: hub.name().to_owned(),
                 spec: hub.spec.clone(),
                 driver: link.driver.clone(),
+                world: link.world.clone(),
                 images: observed.images.iter().filter_map(|(name, seen)| Some((name.clone(), seen.present()?.clone()))).collect(),
                 identity: link.identity.clone(),
             })),
