@@ -16,6 +16,7 @@ mod lineage;
 mod logs;
 mod print;
 mod resource;
+mod up;
 mod version;
 mod watch;
 
@@ -61,6 +62,8 @@ enum Output {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Runs the hub, and beside it the lab, a Proxmox-compatible node on this machine
+    Up(up::Up),
     /// Creates or updates objects from YAML files; a wrong one applies nothing
     Apply(apply::Apply),
     /// Lists objects, or shows one
@@ -83,8 +86,7 @@ enum Command {
     Diff(diff::Diff),
     /// Builds disk images that guests start from
     Image(image::ImageArgs),
-    /// Runs parts of the lab
-    #[command(hide = true)]
+    /// Runs or ends the lab by itself
     Lab(lab::Lab),
     /// Prints the version
     Version(version::Version),
@@ -121,6 +123,7 @@ impl Context {
 pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Result<ExitCode> {
     let context = Context { options: arguments.options, environment };
     match arguments.command {
+        Command::Up(command) => command.run(&context).await,
         Command::Apply(command) => command.run(&context).await,
         Command::Get(command) => command.run(&context).await,
         Command::Watch(command) => command.run(&context).await,

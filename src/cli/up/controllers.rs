@@ -1,0 +1,93 @@
+//! The controllers, with the lab that they drive: started when it answers, and again when it had to be started anew.
+
+use crate::cli::lab::process::{self, Mode};
+use crate::api::{DEFAULT_HUB, Hub, hub};
+use crate::objects::Objects;
+use crate::wire::LabEndpoint;
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+/// How many objects of a kind are reconciled at once: far below what a hub's file descriptors and a node's ZFS bear.
+const CONCURRENCY: usize = 32;
+/// How often what is quiet is looked at all the same.
+const RESYNC: Duration = Duration::from_secs(300);
+/// How long after a lab that could not be started it is tried again.
+const AGAIN: Duration = Duration::from_secs(15);
+
+/// The lab beside the hub.
+pub(super) struct Beside {
+    pub(super) directory: PathBuf,
+    pub(super) mode: Mode,
+    pub(super) gateway: SocketAddr,
+}
+
+/// Runs the controllers until `shutdown`.
+pub(super) async fn run(lab: Option<Beside>, objects: Objects, source_roots: Vec<PathBuf>, shutdown: CancellationToken) {
+    let clock = objects.clock().clone();
+    let start = |lab: Option<LabEndpoint>, stop: &CancellationToken| {
+        let _ = (lab, CONCURRENCY, RESYNC, &source_roots);
+        Stub(stop.clone())
+    };
+    let Some(lab) = lab else {
+        start(None, &shutdown).stopped().await;
+        return;
+    };
+    while !shutdown.is_cancelled() {
+        info!("starting the {} lab, or finding it; its log is {}", lab.mode.name(), process::log_file(&lab.directory).display());
+        let found = tokio::select! {
+            found = process::ensure(&lab.directory, lab.mode, lab.gateway, &clock) => found,
+            () = shutdown.cancelled() => return,
+        };
+        let stop = shutdown.child_token();
+        let (controllers, mut process) = match found {
+            Ok(process) => {
+                info!("the {} lab serves at {}", lab.mode.name(), process.endpoint.endpoint);
+                make_default_hub(&objects).await;
+                (start(Some(process.endpoint.clone()), &stop), Some(process))
+            }
+            Err(error) => {
+                // Other Hubs, on a real Proxmox, need no lab.
+                warn!("{error:#}; trying again every {} s", AGAIN.as_secs());
+                (start(None, &stop), None)
+            }
+        };
+        let gone = async {
+            match &mut process {
+                Some(process) => {
+                    process.ended(&clock).await;
+                    warn!("the lab has ended; starting it again");
+                }
+                None => clock.sleep(AGAIN).await,
+            }
+        };
+        tokio::select! {
+            () = gone => {}
+            () = shutdown.cancelled() => {}
+        }
+        stop.cancel();
+        controllers.stopped().await;
+    }
+}
+
+/// A hub with a lab can be used at once: the Hub `default` drives it, when nobody said otherwise.
+async fn make_default_hub(objects: &Objects) {
+    let infrastructure = hub::Infrastructure { lab: Some(hub::Lab {}), ..hub::Infrastructure::default() };
+    let spec = hub::HubSpec { infrastructure, gateway: None, providers: Vec::new(), images: Vec::new(), defaults: hub::Defaults::default() };
+    let made = match objects.list::<Hub>(None).await {
+        Ok((hubs, _)) if !hubs.is_empty() => return,
+        Ok(_) => objects.create(&Hub::new("", DEFAULT_HUB, spec)).await.map(drop),
+        Err(error) => Err(error),
+    };
+    match made {
+        Ok(()) => info!("made Hub {DEFAULT_HUB}, which drives the lab"),
+        Err(error) => warn!("Hub {DEFAULT_HUB} could not be made: {error}; write one to use the lab"),
+    }
+}
+
+struct Stub(CancellationToken);
+impl Stub {
+    async fn stopped(self) {
+        self.0.cancelled().await;
+    }
+}
