@@ -2,6 +2,7 @@
 
 use crate::cli::lab::process::{self, Mode};
 use crate::api::{DEFAULT_HUB, Hub, hub};
+use crate::controller;
 use crate::objects::Objects;
 use crate::wire::LabEndpoint;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -26,8 +27,8 @@ pub(super) struct Beside {
 pub(super) async fn run(lab: Option<Beside>, objects: Objects, source_roots: Vec<PathBuf>, shutdown: CancellationToken) {
     let clock = objects.clock().clone();
     let start = |lab: Option<LabEndpoint>, stop: &CancellationToken| {
-        let _ = (lab, CONCURRENCY, RESYNC, &source_roots);
-        Stub(stop.clone())
+        let config = controller::Config { lab, concurrency: CONCURRENCY, source_roots: source_roots.clone(), resync: RESYNC };
+        controller::start(config, objects.clone(), stop.clone())
     };
     let Some(lab) = lab else {
         start(None, &shutdown).stopped().await;
@@ -82,12 +83,5 @@ async fn make_default_hub(objects: &Objects) {
     match made {
         Ok(()) => info!("made Hub {DEFAULT_HUB}, which drives the lab"),
         Err(error) => warn!("Hub {DEFAULT_HUB} could not be made: {error}; write one to use the lab"),
-    }
-}
-
-struct Stub(CancellationToken);
-impl Stub {
-    async fn stopped(self) {
-        self.0.cancelled().await;
     }
 }
