@@ -27,7 +27,7 @@ report() {
   if command -v curl >/dev/null; then
     curl -sf -m 10 -o /dev/null -H "Authorization: Bearer $token" -H 'Content-Type: application/json' --data "$1" "$gateway/autovibe/v1/exit"
   else
-    wget -q -T 10 -O /dev/null --header "Authorization: Bearer $token" --header 'Content-Type: application/json' --post-data "$1" "$gateway/autovibe/v1/exit"
+    timeout 10 wget -q -O /dev/null --header "Authorization: Bearer $token" --header 'Content-Type: application/json' --post-data "$1" "$gateway/autovibe/v1/exit"
   fi
 }
 until [ -z "$gateway" ] || report "{\"launch\":$n,\"exitCode\":$code}"; do sleep 2; done
