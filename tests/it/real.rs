@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
@@ -46,7 +48,7 @@ impl Drop for Place {
         for vmid in &self.vms {
             let file = self.data.path().join(format!("vms/{vmid}/pid"));
             if let Ok(pid) = std::fs::read_to_string(&file) {
-                Command::new("kill").args(["-KILL", pid.trim()]).status().ok();
+                Command::new("sh").args(["-c", r#"kill -KILL "$0""#, pid.trim()]).status().ok();
                 while Path::new(&format!("/proc/{}/fd/0", pid.trim())).exists() {
                     std::thread::yield_now();
                 }
@@ -101,12 +103,13 @@ impl Guest<'_> {
     }
 }
 
-/// Answers every HTTP request with the same few bytes, as often as one comes.
-async fn gateway() -> SocketAddr {
+/// Answers every HTTP request with the same few bytes; counts connections.
+async fn gateway(requests: Arc<AtomicU32>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
+            requests.fetch_add(1, Ordering::SeqCst);
             tokio::spawn(async move {
                 let mut request = [0; 4096];
                 while let Ok(length) = stream.read(&mut request).await {
@@ -154,7 +157,8 @@ async fn a_guest_on_a_clone_is_forked_while_it_runs() {
     zfs(&["snapshot", &format!("{name}/base@s")]);
     zfs(&["clone", &format!("{name}/base@s"), &format!("{name}/vm-100-disk-0")]);
 
-    let gateway = gateway().await;
+    let requests = Arc::new(AtomicU32::new(0));
+    let gateway = gateway(requests.clone()).await;
     let qemu = Qemu::over(place.data.path(), gateway, env!("CARGO_BIN_EXE_autovibe").into()).await.unwrap();
     let config: VmConfig = [
         ("name", "a"),
@@ -181,8 +185,12 @@ async fn a_guest_on_a_clone_is_forked_while_it_runs() {
     // It reaches the gateway, and nothing else of this machine: not even the same listener under the name of the host.
     let (code, said) = guest.sh(&format!("wget -q -O - {}/x", qemu.gateway_url())).await;
     assert_eq!((code, said.as_str()), (0, "gateway\n"));
-    let (code, said) = guest.sh(&format!("wget -q -T 5 -O - http://10.0.2.2:{}/x", gateway.port())).await;
+    assert_eq!(requests.load(Ordering::SeqCst), 1);
+    // busybox' wget has no time limit of its own.
+    let (code, said) = guest.sh(&format!("timeout 5 wget -q -O - http://10.0.2.2:{}/x", gateway.port())).await;
     assert_ne!(code, 0, "the guest reached its host: {said}");
+    assert!(said.contains("can't connect") || said.contains("Terminated"), "not the failure that was meant: {code} {said}");
+    assert_eq!(requests.load(Ordering::SeqCst), 1);
 
     // Another process of the lab finds the guest as it is.
     let again = Qemu::over(place.data.path(), gateway, env!("CARGO_BIN_EXE_autovibe").into()).await.unwrap();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 /// A guest under KVM is up in one or two seconds; one that hangs does so for ever.
-const UP: Duration = Duration::from_secs(10);
+const UP: Duration = Duration::from_secs(6);
 
 /// How guests' code is run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -78,6 +78,7 @@ impl Qemu {
         let program = std::env::current_exe().map_err(Error::io("cannot find", Path::new("our own executable")))?;
         let qemu = Self::over(data, gateway, program).await?;
         let pool = pool::bring_up(&qemu.0.data, &pool::name(&qemu.0.data), POOL_BYTES, &qemu.0.clock).await?;
+        pool.ensure("data").await?;
         let storage = Storage { dataset: format!("{}/data", pool.name), keep: format!("{}/autovibe", pool.name), note: pool.note() };
         Ok((qemu, storage))
     }

@@ -45,6 +45,16 @@ impl Pool {
             Zfs::Fuse => format!("pool {} on zfs-fuse, as this machine has no OpenZFS: disks are files in its datasets", self.name),
         }
     }
+
+    /// Makes the file system `<pool>/<dataset>`, unless it is there.
+    pub async fn ensure(&self, dataset: &str) -> Result<(), Error> {
+        let dataset = format!("{}/{dataset}", self.name);
+        let made = run("zfs", &["create", &dataset]).await?;
+        if String::from_utf8_lossy(&made.stderr).contains("dataset already exists") {
+            return Ok(());
+        }
+        must(made, &format!("{dataset} cannot be made")).map(|_| ())
+    }
 }
 
 /// The name of the pool of a data directory: another directory's lab on this machine must have another.
@@ -72,8 +82,21 @@ pub async fn bring_up(data: &Path, name: &str, size_bytes: u64, clock: &Clock) -
         }
         None => create(name, &image, &mountpoint, size_bytes).await?,
     }
-    must(run("zfs", &["mount", "-a"]).await?, "the datasets cannot be mounted")?;
+    mount(name).await?;
     Ok(Pool { name: name.to_owned(), mountpoint, zfs })
+}
+
+/// Mounts what should be mounted in this pool and is not: a lab or a driver may have ended between two commands.
+async fn mount(name: &str) -> Result<(), Error> {
+    let listed = must(run("zfs", &["list", "-H", "-r", "-t", "filesystem", "-o", "name,mounted,canmount,mountpoint", name]).await?, "the pool cannot be listed")?;
+    for line in listed.lines() {
+        if let [dataset, "no", "on", at] = line.split('\t').collect::<Vec<_>>()[..]
+            && at.starts_with('/')
+        {
+            must(run("zfs", &["mount", dataset]).await?, &format!("{dataset} cannot be mounted"))?;
+        }
+    }
+    Ok(())
 }
 
 /// Makes sure that some ZFS answers.
@@ -81,6 +104,15 @@ async fn serve(image: &Path, clock: &Clock) -> Result<Zfs, Error> {
     if Path::new(OPENZFS).exists() {
         return Ok(Zfs::OpenZfs);
     }
+    // Labs that start at the same time must not start two daemons: the second would take the socket of the first.
+    let path = std::env::temp_dir().join("autovibe-zfs-fuse.lock");
+    let _lock = tokio::task::spawn_blocking(move || -> Result<std::fs::File, Error> {
+        let file = std::fs::File::create(&path).map_err(Error::io("cannot make", &path))?;
+        file.lock().map_err(Error::io("cannot lock", &path))?;
+        Ok(file)
+    })
+    .await
+    .map_err(|_| Error::Failed("waiting for another lab to bring zfs-fuse up failed".into()))??;
     let listed = zpool(&["list", "-H", "-o", "name"]).await?;
     if listed.status.success() {
         return Ok(Zfs::Fuse);
@@ -89,6 +121,10 @@ async fn serve(image: &Path, clock: &Clock) -> Result<Zfs, Error> {
     if help.is_err() {
         let words = String::from_utf8_lossy(&listed.stderr);
         return Err(Error::Unavailable(format!("ZFS is installed but does not run ({}): load its kernel module", words.trim())));
+    }
+    if daemon_runs() {
+        let words = String::from_utf8_lossy(&listed.stderr);
+        return Err(Error::Failed(format!("zfs-fuse runs and does not answer ({}): see what it hangs on, then end it; nothing here does", words.trim())));
     }
     if !Path::new("/dev/fuse").exists() {
         return Err(Error::Unavailable("zfs-fuse needs /dev/fuse, which this machine lacks: load the kernel module fuse, or give the container the device".into()));
@@ -114,6 +150,15 @@ async fn serve(image: &Path, clock: &Clock) -> Result<Zfs, Error> {
     up.await.map_err(|_| Error::Unavailable("zfs-fuse was started and does not answer: run `zfs-fuse -n` as root to see why".into()))?;
     info!("started zfs-fuse");
     Ok(Zfs::Fuse)
+}
+
+/// Whether a process of that name is there; one that has not answered is not replaced.
+fn daemon_runs() -> bool {
+    let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes.filter_map(|process| std::fs::read_to_string(process.path().join("stat")).ok()).any(|stat| {
+        // `pid (name) state …`; a dead one that nobody waited for is no daemon.
+        stat.rsplit_once(") ").is_some_and(|(name, state)| name.ends_with("(zfs-fuse") && !state.starts_with('Z'))
+    })
 }
 
 /// zfs-fuse hangs on pools whose files are gone. Pools of ours are never in the cache now; those of others are not touched.

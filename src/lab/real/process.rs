@@ -58,6 +58,7 @@ pub(super) async fn kill(directory: &Path, pid: u32) -> Result<(), Error> {
     if running(directory) != Some(pid) {
         return Ok(());
     }
-    let kill = tokio::process::Command::new("kill").arg("-KILL").arg(pid.to_string()).output().await;
-    kill.map(|_| ()).map_err(Error::io("cannot run", Path::new("kill")))
+    // The shell's own kill: not every machine has the program.
+    let kill = tokio::process::Command::new("sh").args(["-c", r#"kill -KILL "$0""#, &pid.to_string()]).output().await;
+    kill.map(|_| ()).map_err(Error::io("cannot run", Path::new("sh")))
 }
