@@ -130,6 +130,12 @@ impl From<objects::Error> for Status {
                 Self { details: of(&resource, &name), ..Self::new(409, "Conflict", message) }
             }
             objects::Error::Invalid { group, kind, name, errors } => invalid(&group, &kind, &name, &errors),
+            // Upstream says no more than this; the reason is in the log.
+            objects::Error::Unprocessable(why) => {
+                tracing::debug!("a patch did not fit its object: {why}");
+                let message = "the server rejected our request due to an error in our request";
+                Self { details: json!({}), ..Self::new(422, "Invalid", message) }
+            }
             objects::Error::BadRequest(message) => Self::bad_request(message),
             objects::Error::Forbidden(message) => Self::new(403, "Forbidden", message),
             objects::Error::Expired(message) => Self::expired(message),

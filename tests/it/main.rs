@@ -3,8 +3,8 @@
 mod bundles;
 mod crds;
 mod layers;
-
 mod ledger;
+mod objects;
 mod real;
 mod store;
 mod vmids;

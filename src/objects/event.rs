@@ -1,0 +1,144 @@
+//! Kubernetes Events about objects, counted instead of repeated, gone after an hour; and the regular work of the store.
+
+use super::{DeleteOptions, Error, EventType, Objects, WriteOptions};
+use crate::admission::{self, Resource};
+use crate::api::{API_VERSION, Kind};
+use crate::store::{self, Revision};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+/// How long an Event is kept. Source: kube-apiserver `--event-ttl`.
+const TTL: Duration = Duration::from_secs(3600);
+/// Between two looks for old Events.
+const SWEEP: Duration = Duration::from_secs(300);
+/// Between two looks at namespaces that are ending, while anything changes.
+const STEP: Duration = Duration::from_millis(500);
+/// Who reports, as `kubectl describe` shows it.
+const COMPONENT: &str = "autovibe";
+/// Source: events.k8s.io/v1 `note`.
+const MESSAGE_BYTES: usize = 1024;
+
+impl Objects {
+    /// Records a Kubernetes Event about an object; repeats are counted on one object. Failing to record is only logged.
+    pub async fn record<K: Kind>(&self, about: &K, kind: EventType, reason: &str, message: &str) {
+        let namespace = if about.namespace().is_empty() { "default" } else { about.namespace() };
+        let message = &message[..message.floor_char_boundary(MESSAGE_BYTES)];
+        let name = name(about, kind, reason, message);
+        // A repeat that comes between the read and the write is counted by trying again.
+        for _ in 0..8 {
+            let result = match self.read(events(), namespace, &name).await {
+                Ok(event) => self.count(namespace, &name, event).await,
+                Err(Error::NotFound { .. }) => self.create_event(about, namespace, &name, (kind, reason, message)).await,
+                Err(error) => Err(error),
+            };
+            match result {
+                Ok(()) => return,
+                Err(Error::Conflict { .. } | Error::AlreadyExists { .. } | Error::NotFound { .. }) => {}
+                Err(error) => {
+                    tracing::warn!("an event about {} {} was not recorded: {error}", K::SINGULAR, about.name());
+                    return;
+                }
+            }
+        }
+        tracing::warn!("an event about {} {} was not recorded: it was overtaken too often", K::SINGULAR, about.name());
+    }
+
+    async fn count(&self, namespace: &str, name: &str, mut event: Value) -> Result<(), Error> {
+        event["count"] = (event["count"].as_i64().unwrap_or(1) + 1).into();
+        event["lastTimestamp"] = json!(self.clock.api_now());
+        self.update_document(events(), namespace, name, super::Part::Main, event, &WriteOptions::default()).await.map(drop)
+    }
+
+    async fn create_event<K: Kind>(
+        &self,
+        about: &K,
+        namespace: &str,
+        name: &str,
+        (kind, reason, message): (EventType, &str, &str),
+    ) -> Result<(), Error> {
+        let now = self.clock.api_now();
+        let event = json!({
+            "metadata": { "name": name },
+            "involvedObject": {
+                "apiVersion": API_VERSION, "kind": K::KIND, "namespace": about.metadata().namespace, "name": about.name(),
+                "uid": about.uid(), "resourceVersion": about.metadata().resource_version,
+            },
+            "type": match kind { EventType::Normal => "Normal", EventType::Warning => "Warning" },
+            "reason": reason, "message": message, "count": 1, "firstTimestamp": now, "lastTimestamp": now,
+            "source": { "component": COMPONENT }, "reportingComponent": COMPONENT, "reportingInstance": COMPONENT,
+        });
+        self.create_document(events(), namespace, event, &WriteOptions::default()).await.map(drop)
+    }
+
+    /// Removes Events that were last seen more than an hour ago; how many.
+    pub async fn expire_events(&self) -> Result<u64, Error> {
+        let before = self.clock.now() - TTL;
+        let page = self.store.list(&store::Query { resource: "events".into(), ..store::Query::default() }).await?;
+        let mut gone = 0;
+        for item in page.items {
+            if last_seen(&item.document).is_some_and(|seen| seen < before) {
+                let options = DeleteOptions { resource_version: Some(item.revision.0.to_string()), ..DeleteOptions::default() };
+                match self.delete_document(events(), &item.key.namespace, &item.key.name, &options).await {
+                    Ok(_) => gone += 1,
+                    // Seen again, or gone already.
+                    Err(Error::Conflict { .. } | Error::NotFound { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(gone)
+    }
+
+    /// Ends namespaces that are being deleted and removes old Events, until `shutdown`. While nothing changes it reads nothing
+    /// but, every five minutes, the Events.
+    pub async fn keep_house(self, shutdown: CancellationToken) {
+        let newest = self.store.revisions();
+        let (mut seen, mut swept) = (Revision(0), None);
+        loop {
+            let now = *newest.borrow();
+            if now > seen {
+                seen = now;
+                report(self.finish_namespaces().await);
+            }
+            if swept.is_none_or(|at| self.clock.now() - SWEEP >= at) {
+                swept = Some(self.clock.now());
+                report(self.expire_events().await);
+            }
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.clock.sleep(STEP) => {}
+            }
+            if newest.has_changed().is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn report<T>(result: Result<T, Error>) {
+    if let Err(error) = result {
+        tracing::warn!("housekeeping failed: {error}; it is tried again");
+    }
+}
+
+/// The same for the same thing said of the same object, so that it is counted.
+fn name<K: Kind>(about: &K, kind: EventType, reason: &str, message: &str) -> String {
+    let hash = Sha256::digest(format!("{}\0{kind:?}\0{reason}\0{message}", about.uid()));
+    let mut head = about.name().to_owned();
+    head.truncate(200);
+    format!("{head}.{}", hex::encode(&hash[..8]))
+}
+
+fn last_seen(event: &Value) -> Option<Timestamp> {
+    ["/series/lastObservedTime", "/lastTimestamp", "/eventTime", "/metadata/creationTimestamp"]
+        .iter()
+        .filter_map(|pointer| event.pointer(pointer)?.as_str()?.parse().ok())
+        .max()
+}
+
+fn events() -> &'static Resource {
+    admission::named("", "events").expect("events are in the catalog")
+}

@@ -1,0 +1,180 @@
+//! Namespaces: those that always exist, what may be made in them, and how one ends.
+//!
+//! A namespace that is deleted is emptied: first of our own kinds, whose controllers may still need the Secrets, then of the
+//! rest. Checkpoints are the past of a project, so they are let go only when the namespace says so.
+
+use super::{DeleteOptions, Error, Objects, WriteOptions, metadata};
+use crate::admission::{self, Resource};
+use crate::api::{GROUP, SYSTEM_NAMESPACE, Scope};
+use crate::store::{self, Expect, Key, Object};
+use serde_json::{Value, json};
+
+/// Annotation on a namespace: `true` lets its Checkpoints go with it.
+pub const DELETE_CHECKPOINTS: &str = "autovibe.dev/delete-checkpoints";
+
+/// Namespaces that always exist and cannot be deleted. Tools take the uid of kube-system as the id of the cluster.
+const PRESETS: &[&str] = &["default", SYSTEM_NAMESPACE, "kube-system"];
+
+pub(super) fn is_namespace(resource: &Resource) -> bool {
+    resource.group.is_empty() && resource.kind == "Namespace"
+}
+
+pub(super) fn is_preset(name: &str) -> bool {
+    PRESETS.contains(&name)
+}
+
+pub(super) fn key(name: &str) -> Key {
+    Key::new("namespaces", "", name)
+}
+
+/// Whether it may be made in a namespace that is ending: the final Checkpoints of its Machines, and Events that say why it
+/// takes so long.
+pub(super) fn admits_while_ending(resource: &Resource) -> bool {
+    matches!((resource.group, resource.kind), (GROUP, "Checkpoint") | ("", "Event"))
+}
+
+/// Refuses a new object whose namespace is missing or ending. Source: apiserver admission `NamespaceLifecycle`.
+pub(super) fn check(key: &Key, home: Option<&Object>, outlives: bool) -> Result<(), Error> {
+    let namespace = &key.namespace;
+    match home {
+        _ if namespace.is_empty() => Ok(()),
+        None => Err(Error::NotFound { resource: "namespaces".into(), name: namespace.clone() }),
+        Some(home) if home.document["metadata"]["deletionTimestamp"].is_string() && !outlives => Err(Error::Forbidden(format!(
+            "{} \"{}\" is forbidden: unable to create new content in namespace {namespace} because it is being terminated",
+            key.resource, key.name
+        ))),
+        Some(_) => Ok(()),
+    }
+}
+
+/// What the server says of a Namespace: its label, its finalizer, its phase.
+pub(super) fn complete(resource: &Resource, document: &mut Value, before: Option<&Value>) {
+    if !is_namespace(resource) {
+        return;
+    }
+    let name = metadata::text(document, "name").to_owned();
+    let ending = document["metadata"]["deletionTimestamp"].is_string();
+    document["metadata"]["labels"]["kubernetes.io/metadata.name"] = name.into();
+    document["spec"] = json!({ "finalizers": ["kubernetes"] });
+    let mut status = json!({ "phase": if ending { "Terminating" } else { "Active" } });
+    if let Some(conditions) = before.and_then(|before| before.pointer("/status/conditions")) {
+        status["conditions"] = conditions.clone();
+    }
+    document["status"] = status;
+}
+
+impl Objects {
+    /// Creates the namespaces that always exist; call it once at start.
+    pub async fn ensure_presets(&self) -> Result<(), Error> {
+        for name in PRESETS {
+            if self.store.get(&key(name)).await?.is_none() {
+                let document = json!({ "metadata": { "name": name } });
+                self.create_document(namespaces(), "", document, &WriteOptions::default()).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Empties namespaces that are being deleted, and removes those that are empty; see [`Objects::keep_house`].
+    pub async fn finish_namespaces(&self) -> Result<(), Error> {
+        let page = self.store.list(&store::Query { resource: "namespaces".into(), ..store::Query::default() }).await?;
+        for item in page.items {
+            if item.document["metadata"]["deletionTimestamp"].is_string() {
+                self.finish_namespace(&item.key.name).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One step of the end of a namespace; whether it is gone.
+    pub(super) async fn finish_namespace(&self, name: &str) -> Result<bool, Error> {
+        let namespace = self.current(&key(name)).await?;
+        let lets_go = namespace.document["metadata"]["annotations"][DELETE_CHECKPOINTS] == "true";
+        let (ours, core): (Vec<&Resource>, Vec<&Resource>) =
+            admission::resources().iter().filter(|r| r.scope == Scope::Namespaced).partition(|r| r.group == GROUP);
+        let mut left = self.empty(name, &ours, lets_go).await?;
+        if left.is_empty() {
+            left = self.empty(name, &core, lets_go).await?;
+        }
+        if left.is_empty() && metadata::may_go(&namespace.document) && self.remove_if_empty(name).await? {
+            return Ok(true);
+        }
+        self.say_what_is_left(&namespace, name, &left, lets_go).await?;
+        Ok(false)
+    }
+
+    /// Asks everything of these resources to go; what is still there, as `3 machines.autovibe.dev`.
+    async fn empty(&self, namespace: &str, resources: &[&Resource], lets_go: bool) -> Result<Vec<String>, Error> {
+        let mut left = Vec::new();
+        for resource in resources {
+            let query = store::Query { resource: resource.name(), namespace: Some(namespace.into()), ..store::Query::default() };
+            let keeps = resource.kind == "Checkpoint" && !lets_go;
+            let mut count = 0;
+            for item in self.store.list(&query).await?.items {
+                let ending = item.document["metadata"]["deletionTimestamp"].is_string();
+                if !keeps && !ending {
+                    match self.delete_plain(resource, &item.key).await {
+                        Ok(gone) if gone => continue,
+                        Ok(_) | Err(Error::NotFound { .. } | Error::Conflict { .. }) => {}
+                        Err(error) => return Err(error),
+                    }
+                }
+                count += 1;
+            }
+            if count > 0 {
+                left.push(format!("{count} {}", resource.name()));
+            }
+        }
+        Ok(left)
+    }
+
+    /// Deletes an object that is no Namespace; whether it is gone. Boxed, for it meets itself on the way.
+    async fn delete_plain(&self, resource: &Resource, key: &Key) -> Result<bool, Error> {
+        let options = DeleteOptions::default();
+        let deletion = Box::pin(self.delete_document(resource, &key.namespace, &key.name, &options));
+        Ok(matches!(deletion.await?, super::Deleted::Gone(_)))
+    }
+
+    /// Removes the namespace in the transaction that sees it empty.
+    async fn remove_if_empty(&self, name: &str) -> Result<bool, Error> {
+        let name = name.to_owned();
+        self.store
+            .write(move |transaction| {
+                Box::pin(async move {
+                    if transaction.any_in(&name, None).await?.is_some() {
+                        return Ok(false);
+                    }
+                    transaction.delete(&key(&name), Expect::Present).await?;
+                    Ok(true)
+                })
+            })
+            .await
+    }
+
+    async fn say_what_is_left(&self, namespace: &Object, name: &str, left: &[String], lets_go: bool) -> Result<(), Error> {
+        let mut message = format!("Some resources are remaining: {}", left.join(", "));
+        if !lets_go && left.iter().any(|text| text.ends_with("checkpoints.autovibe.dev")) {
+            message += &format!("; to let its Checkpoints go: kubectl annotate namespace {name} {DELETE_CHECKPOINTS}=true");
+        }
+        let mut document = namespace.document.clone();
+        let old = &document["status"]["conditions"][0];
+        if old["message"] == message.as_str() {
+            return Ok(());
+        }
+        document["status"]["conditions"] = json!([{
+            "type": "NamespaceContentRemaining", "status": "True", "reason": "SomeResourcesRemain", "message": message,
+            "lastTransitionTime": self.clock.api_now(),
+        }]);
+        let (key, at) = (namespace.key.clone(), namespace.revision);
+        let write = self.store.write(move |t| Box::pin(async move { t.put(&key, document, Expect::At(at)).await }));
+        match write.await.map_err(Error::from) {
+            // Someone else wrote it meanwhile: the next pass says it.
+            Ok(_) | Err(Error::Conflict { .. } | Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn namespaces() -> &'static Resource {
+    admission::named("", "namespaces").expect("namespaces are in the catalog")
+}

@@ -1,0 +1,64 @@
+//! Documents as they lie in the store: values and annotations of Secrets are encrypted there. Annotations, because
+//! `kubectl apply` keeps the whole applied Secret in one.
+
+use super::{Error, Objects};
+use crate::store;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::Value;
+
+/// Name of the resource whose documents are sealed.
+pub(super) const SECRETS: &str = "secrets";
+
+impl Objects {
+    /// The document for the store.
+    pub(super) fn seal(&self, resource: &str, mut document: Value) -> Value {
+        if resource == SECRETS {
+            let place = place(&document);
+            for (key, value) in values(&mut document, "/data") {
+                // Validation has seen that it is base64; were it not, it would still not be stored in the clear.
+                let text = value.as_str().unwrap_or_default();
+                let plain = STANDARD.decode(text).unwrap_or_else(|_| text.as_bytes().to_vec());
+                *value = self.cipher.seal(&format!("{place}/{key}"), &plain).into();
+            }
+            for (key, value) in values(&mut document, "/metadata/annotations") {
+                *value =
+                    self.cipher.seal(&format!("{place}/metadata.annotations/{key}"), value.as_str().unwrap_or_default().as_bytes()).into();
+            }
+        }
+        document
+    }
+
+    /// The document as its readers see it.
+    pub(super) fn unseal(&self, resource: &str, mut document: Value) -> Result<Value, Error> {
+        if resource == SECRETS {
+            let place = place(&document);
+            let corrupt = |e: &dyn std::fmt::Display| Error::Store(store::Error::Corrupt(e.to_string()));
+            for (key, value) in values(&mut document, "/data") {
+                let plain = self.cipher.open(&format!("{place}/{key}"), value.as_str().unwrap_or_default()).map_err(|e| corrupt(&e))?;
+                *value = STANDARD.encode(plain).into();
+            }
+            for (key, value) in values(&mut document, "/metadata/annotations") {
+                let at = format!("{place}/metadata.annotations/{key}");
+                let plain = self.cipher.open(&at, value.as_str().unwrap_or_default()).map_err(|e| corrupt(&e))?;
+                *value = String::from_utf8(plain).map_err(|e| corrupt(&e))?.into();
+            }
+        }
+        Ok(document)
+    }
+
+    pub(super) fn unseal_event(&self, event: store::Event) -> Result<store::Event, Error> {
+        let document = self.unseal(&event.key.resource, event.document)?;
+        let previous = event.previous.map(|previous| self.unseal(&event.key.resource, previous)).transpose()?;
+        Ok(store::Event { document, previous, ..event })
+    }
+}
+
+/// `namespace/name`; neither holds a slash.
+fn place(document: &Value) -> String {
+    let text = |field: &str| document["metadata"][field].as_str().unwrap_or_default();
+    format!("{}/{}", text("namespace"), text("name"))
+}
+
+fn values<'v>(document: &'v mut Value, pointer: &str) -> impl Iterator<Item = (&'v String, &'v mut Value)> {
+    document.pointer_mut(pointer).and_then(Value::as_object_mut).into_iter().flatten()
+}

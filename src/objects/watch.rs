@@ -1,0 +1,107 @@
+//! The watch stream of controllers: everything there is, then every change, resumed by itself.
+
+use super::{Error, Event, Objects, typed::typed};
+use crate::admission;
+use crate::api::Kind;
+use crate::store::{self, Change, Revision};
+use futures::stream::{self, BoxStream, StreamExt};
+use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
+use tokio::sync::watch;
+
+/// Changes read at once; the next ones are read when these are taken.
+const BATCH: u32 = 500;
+/// Between two tries when the database fails.
+const PAUSE: Duration = Duration::from_secs(1);
+
+struct Watch<K> {
+    objects: Objects,
+    newest: watch::Receiver<Revision>,
+    /// Up to where the log is read; `None` before the first list and after history was lost.
+    after: Option<Revision>,
+    /// What the receiver knows, to tell it of what vanished while history was lost.
+    known: BTreeMap<(String, String), (Revision, K)>,
+    ready: VecDeque<Event<K>>,
+}
+
+impl Objects {
+    /// Every object as `Added`, then every change in order; resumes by itself. Ends only when the store closes.
+    pub fn watch<K: Kind>(&self) -> BoxStream<'static, Event<K>> {
+        let watch =
+            Watch { objects: self.clone(), newest: self.store.revisions(), after: None, known: BTreeMap::new(), ready: VecDeque::new() };
+        stream::unfold(watch, Watch::next).boxed()
+    }
+}
+
+impl<K: Kind> Watch<K> {
+    async fn next(mut self) -> Option<(Event<K>, Self)> {
+        loop {
+            if let Some(event) = self.ready.pop_front() {
+                return Some((event, self));
+            }
+            let step = match self.after {
+                None => self.list().await,
+                Some(after) => self.follow(after).await,
+            };
+            match step {
+                Ok(()) => {}
+                Err(Error::Store(store::Error::Closed)) => return None,
+                Err(Error::Store(store::Error::Expired { .. })) => self.after = None,
+                Err(error) => {
+                    tracing::error!("the watch of {} waits: {error}", K::PLURAL);
+                    self.objects.clock.sleep(PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Compares what there is with what is known.
+    async fn list(&mut self) -> Result<(), Error> {
+        let page = self.objects.read_page(admission::resource::<K>(), &store::Query::default()).await?;
+        let mut gone = std::mem::take(&mut self.known);
+        for item in page.items {
+            let Some(object) = readable::<K>(&item.key, &item.document) else { continue };
+            let place = (item.key.namespace, item.key.name);
+            let change = match gone.remove(&place) {
+                None => Some(Change::Added),
+                Some((revision, _)) if revision == item.revision => None,
+                Some((_, old)) if old.uid() == object.uid() => Some(Change::Modified),
+                Some((_, old)) => {
+                    self.ready.push_back(Event { change: Change::Deleted, object: old, revision: item.revision });
+                    Some(Change::Added)
+                }
+            };
+            self.known.insert(place, (item.revision, object.clone()));
+            if let Some(change) = change {
+                self.ready.push_back(Event { change, object, revision: item.revision });
+            }
+        }
+        let vanished = gone.into_values().map(|(_, object)| Event { change: Change::Deleted, object, revision: page.revision });
+        self.ready.extend(vanished);
+        self.after = Some(page.revision);
+        Ok(())
+    }
+
+    /// Reads on, or waits until there is something newer.
+    async fn follow(&mut self, after: Revision) -> Result<(), Error> {
+        let (events, complete) = self.objects.read_changes(admission::resource::<K>(), after, BATCH).await?;
+        self.after = Some(complete);
+        if events.is_empty() && complete == after {
+            self.newest.wait_for(|newest| *newest > after).await.map_err(|_| store::Error::Closed)?;
+        }
+        for event in events {
+            let Some(object) = readable::<K>(&event.key, &event.document) else { continue };
+            let place = (event.key.namespace, event.key.name);
+            match event.change {
+                Change::Deleted => self.known.remove(&place),
+                Change::Added | Change::Modified => self.known.insert(place, (event.revision, object.clone())),
+            };
+            self.ready.push_back(Event { change: event.change, object, revision: event.revision });
+        }
+        Ok(())
+    }
+}
+
+/// An object that cannot be read is reported and left out: it must not stop all others.
+fn readable<K: Kind>(key: &store::Key, document: &serde_json::Value) -> Option<K> {
+    typed(key, document).inspect_err(|error| tracing::error!("{error}; repair or delete it")).ok()
+}

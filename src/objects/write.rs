@@ -1,0 +1,406 @@
+//! The same path for documents: what the API server uses. `namespace` is empty for cluster-scoped resources.
+
+use super::{DeleteOptions, Deleted, Error, FieldValidation, Objects, Part, Patch, WriteOptions, Written, metadata, namespace};
+use crate::admission::{self, Resource, patch};
+use crate::api::{FieldError, Scope};
+use crate::store::{self, Expect, Key, Object, Revision, Transaction};
+use serde_json::Value;
+
+/// Tries of a write that others keep overtaking.
+const TRIES: u32 = 64;
+/// Tries of a generated name. Source: apiserver `maxNameGenerationCreateAttempts`.
+const NAMES: u32 = 8;
+const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
+
+impl Objects {
+    /// As stored; a Secret's data decrypted.
+    pub async fn read(&self, resource: &Resource, namespace: &str, name: &str) -> Result<Value, Error> {
+        Ok(self.current(&resource.key(namespace, name)).await?.document)
+    }
+
+    /// The documents of a page, as [`store::Store::list`] gives them, Secrets decrypted.
+    pub async fn read_page(&self, resource: &Resource, query: &store::Query) -> Result<store::Page, Error> {
+        let query = store::Query { resource: resource.name(), ..query.clone() };
+        let mut page = self.store.list(&query).await?;
+        for item in &mut page.items {
+            item.document = self.unseal(&item.key.resource, std::mem::take(&mut item.document))?;
+        }
+        Ok(page)
+    }
+
+    /// Changes after a revision, as [`store::Store::changes`] gives them, Secrets decrypted.
+    pub async fn read_changes(&self, resource: &Resource, after: Revision, limit: u32) -> Result<(Vec<store::Event>, Revision), Error> {
+        let (events, complete) = self.store.changes(&resource.name(), after, limit).await?;
+        Ok((events.into_iter().map(|event| self.unseal_event(event)).collect::<Result<_, _>>()?, complete))
+    }
+
+    /// Creates it: defaults, validates, sets uid and creationTimestamp, drops status.
+    pub async fn create_document(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        mut document: Value,
+        options: &WriteOptions,
+    ) -> Result<Written, Error> {
+        fit(resource, namespace, &mut document)?;
+        if !metadata::text(&document, "resourceVersion").is_empty() {
+            return Err(Error::BadRequest("resourceVersion should not be set on objects to be created".into()));
+        }
+        let warnings = admit(resource, &mut document, options)?;
+        metadata::begin(&mut document, &self.clock.api_now(), resource.has_status);
+        if resource.has_status {
+            remove(&mut document, "status");
+        }
+        namespace::complete(resource, &mut document, None);
+        let prefix = metadata::text(&document, "generateName").to_owned();
+        let generated = metadata::text(&document, "name").is_empty() && !prefix.is_empty();
+        for attempt in 1.. {
+            if generated {
+                document["metadata"]["name"] = metadata::generate_name(&prefix).into();
+            }
+            let name = metadata::text(&document, "name").to_owned();
+            refuse(resource, &name, admission::validate(resource, &document, None))?;
+            match self.insert(resource, resource.key(namespace, &name), &document, options).await {
+                Ok(object) => return Ok(Written { object, warnings }),
+                Err(Error::AlreadyExists { .. }) if generated && attempt < NAMES => {}
+                Err(error) => return Err(error),
+            }
+        }
+        unreachable!("the loop returns")
+    }
+
+    async fn insert(&self, resource: &Resource, key: Key, document: &Value, options: &WriteOptions) -> Result<Value, Error> {
+        let outlives = namespace::admits_while_ending(resource);
+        if options.dry_run {
+            let home = self.store.get(&namespace::key(&key.namespace)).await?;
+            namespace::check(&key, home.as_ref(), outlives)?;
+            return match self.store.get(&key).await? {
+                Some(_) => Err(store::Error::Exists(key).into()),
+                None => Ok(document.clone()),
+            };
+        }
+        let sealed = self.seal(&key.resource, document.clone());
+        let written = self
+            .store
+            .write(move |transaction| {
+                Box::pin(async move {
+                    let home = transaction.get(&namespace::key(&key.namespace)).await?;
+                    namespace::check(&key, home.as_ref(), outlives)?;
+                    Ok::<Object, Error>(transaction.put(&key, sealed, Expect::Absent).await?)
+                })
+            })
+            .await?;
+        self.unseal(&written.key.resource, written.document)
+    }
+
+    /// Replaces all but status, or status alone. Silent when nothing changes.
+    pub async fn update_document(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        part: Part,
+        mut document: Value,
+        options: &WriteOptions,
+    ) -> Result<Written, Error> {
+        fit(resource, namespace, &mut document)?;
+        let given = metadata::text(&document, "name");
+        if !given.is_empty() && given != name {
+            return Err(Error::BadRequest(format!("the name of the object ({given}) does not match the name on the URL ({name})")));
+        }
+        if metadata::text(&document, "resourceVersion").is_empty() && resource.has_status {
+            let errors = vec![FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update")];
+            return Err(Error::Invalid { group: resource.group.into(), kind: resource.plural.into(), name: name.into(), errors });
+        }
+        let key = resource.key(namespace, name);
+        let result = self.replace(resource, &key, part, options, |_| Ok(document.clone())).await;
+        match result {
+            // Leader election counts on it.
+            Err(Error::NotFound { resource: plural, .. }) if resource.kind == "Lease" && plural == key.resource => {
+                remove(metadata_value(&mut document), "resourceVersion");
+                self.create_document(resource, namespace, document, options).await
+            }
+            other => other,
+        }
+    }
+
+    /// Patches the object as it is now; when another write comes between, patches again.
+    pub async fn patch_document(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        part: Part,
+        change: &Patch,
+        options: &WriteOptions,
+    ) -> Result<Written, Error> {
+        let key = resource.key(namespace, name);
+        self.replace(resource, &key, part, options, |before| {
+            let mut wanted = before.clone();
+            let result = match change {
+                Patch::Json(operations) => patch::json(&mut wanted, operations),
+                Patch::Merge(change) => {
+                    patch::merge(&mut wanted, change);
+                    Ok(())
+                }
+                Patch::Strategic(change) => patch::strategic(&mut wanted, change),
+            };
+            result.map_err(|error| match error {
+                patch::PatchError::Malformed(_) => Error::BadRequest(error.to_string()),
+                patch::PatchError::Unprocessable(why) => Error::Unprocessable(why),
+            })?;
+            fit(resource, namespace, &mut wanted)?;
+            let given = metadata::text(&wanted, "name");
+            if given == name {
+                Ok(wanted)
+            } else {
+                Err(Error::BadRequest(format!("the name of the object ({given}) does not match the name on the URL ({name})")))
+            }
+        })
+        .await
+    }
+
+    /// Reads, makes what is wanted of it, admits it, and writes it unless another write came between; then again.
+    ///
+    /// When what is wanted names a resourceVersion, it must be the one that was read.
+    pub(super) async fn replace(
+        &self,
+        resource: &Resource,
+        key: &Key,
+        part: Part,
+        options: &WriteOptions,
+        wanted: impl Fn(&Value) -> Result<Value, Error>,
+    ) -> Result<Written, Error> {
+        for _ in 0..TRIES {
+            let current = self.current(key).await?;
+            let before = &current.document;
+            let wanted = wanted(before)?;
+            let version = metadata::text(&wanted, "resourceVersion");
+            if !version.is_empty() && version != metadata::text(before, "resourceVersion") {
+                return Err(conflict(key, MODIFIED));
+            }
+            let (next, warnings) = self.next(resource, part, before, wanted, options)?;
+            if next == *before || options.dry_run {
+                return Ok(Written { object: next, warnings });
+            }
+            match self.store_next(resource, key, current.revision, next).await {
+                Ok(object) => return Ok(Written { object, warnings }),
+                Err(Error::Conflict { .. }) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(conflict(key, MODIFIED))
+    }
+
+    /// What will stand in the store: the wanted part, the rest as before, admitted.
+    fn next(
+        &self,
+        resource: &Resource,
+        part: Part,
+        before: &Value,
+        wanted: Value,
+        options: &WriteOptions,
+    ) -> Result<(Value, Vec<String>), Error> {
+        let mut next = match part {
+            Part::Main => {
+                let mut next = wanted;
+                if resource.has_status {
+                    put(&mut next, "status", before.get("status").cloned());
+                }
+                next
+            }
+            Part::Status => {
+                let mut next = before.clone();
+                put(&mut next, "status", wanted.get("status").cloned());
+                next
+            }
+        };
+        let warnings = admit(resource, &mut next, options)?;
+        let mut errors = metadata::carry(before, &mut next);
+        namespace::complete(resource, &mut next, Some(before));
+        metadata::count_generation(before, &mut next);
+        errors.extend(admission::validate(resource, &next, Some(before)));
+        refuse(resource, metadata::text(before, "name"), errors)?;
+        Ok((next, warnings))
+    }
+
+    /// Stores it, or removes it when its deletion waited for nothing but this write.
+    async fn store_next(&self, resource: &Resource, key: &Key, at: Revision, next: Value) -> Result<Value, Error> {
+        let ends = next["metadata"]["deletionTimestamp"].is_string() && metadata::may_go(&next) && !namespace::is_namespace(resource);
+        let (key, sealed) = (key.clone(), self.seal(&key.resource, next.clone()));
+        let written: Object = self
+            .store
+            .write(move |transaction: &mut Transaction<'_>| {
+                Box::pin(async move {
+                    if ends { transaction.delete(&key, Expect::At(at)).await } else { transaction.put(&key, sealed, Expect::At(at)).await }
+                })
+            })
+            .await?;
+        let mut object = next;
+        object["metadata"]["resourceVersion"] = written.revision.0.to_string().into();
+        Ok(object)
+    }
+
+    /// Asks for deletion: gone at once without finalizers, else marked with a deletionTimestamp.
+    pub async fn delete_document(
+        &self,
+        resource: &Resource,
+        namespace: &str,
+        name: &str,
+        options: &DeleteOptions,
+    ) -> Result<Deleted, Error> {
+        let key = resource.key(namespace, name);
+        for _ in 0..TRIES {
+            let current = self.current(&key).await?;
+            precondition(&key, &current, options)?;
+            if namespace::is_namespace(resource) && namespace::is_preset(name) {
+                return Err(Error::Forbidden(format!("namespaces \"{name}\" is forbidden: this namespace may not be deleted")));
+            }
+            match self.delete_once(resource, &key, current, options).await {
+                Err(Error::Conflict { .. }) => {}
+                Ok(Deleted::Marked(document)) if namespace::is_namespace(resource) && !options.dry_run => {
+                    return Ok(if self.finish_namespace(name).await? { Deleted::Gone(document) } else { Deleted::Marked(document) });
+                }
+                other => return other,
+            }
+        }
+        Err(conflict(&key, MODIFIED))
+    }
+
+    async fn delete_once(&self, resource: &Resource, key: &Key, current: Object, options: &DeleteOptions) -> Result<Deleted, Error> {
+        let (at, mut document) = (current.revision, current.document);
+        if metadata::may_go(&document) && !namespace::is_namespace(resource) {
+            if !options.dry_run {
+                let key = key.clone();
+                let gone = self.store.write(move |t: &mut Transaction<'_>| Box::pin(async move { t.delete(&key, Expect::At(at)).await }));
+                document["metadata"]["resourceVersion"] = gone.await.map_err(Error::from)?.revision.0.to_string().into();
+            }
+            return Ok(Deleted::Gone(document));
+        }
+        if document["metadata"]["deletionTimestamp"].is_string() {
+            return Ok(Deleted::Marked(document));
+        }
+        let before = document.clone();
+        metadata::mark_deleted(&mut document, &self.clock.api_now());
+        namespace::complete(resource, &mut document, Some(&before));
+        if options.dry_run {
+            return Ok(Deleted::Marked(document));
+        }
+        let (key, sealed) = (key.clone(), self.seal(&key.resource, document.clone()));
+        let put = self.store.write(move |t: &mut Transaction<'_>| Box::pin(async move { t.put(&key, sealed, Expect::At(at)).await }));
+        document["metadata"]["resourceVersion"] = put.await.map_err(Error::from)?.revision.0.to_string().into();
+        Ok(Deleted::Marked(document))
+    }
+
+    /// The object as it is now, decrypted.
+    pub(super) async fn current(&self, key: &Key) -> Result<Object, Error> {
+        let object = self.store.get(key).await?.ok_or_else(|| store::Error::NotFound(key.clone()))?;
+        let document = self.unseal(&key.resource, object.document)?;
+        Ok(Object { document, ..object })
+    }
+}
+
+/// Refuses a document that is not of this resource or namespace, and fills in what the URL says.
+fn fit(resource: &Resource, namespace: &str, document: &mut Value) -> Result<(), Error> {
+    if !document.is_object() {
+        return Err(Error::BadRequest(format!("a {} must be an object", resource.kind)));
+    }
+    for (field, expected) in [("apiVersion", resource.api_version()), ("kind", resource.kind.to_owned())] {
+        match document[field].as_str() {
+            None | Some("") => document[field] = expected.into(),
+            Some(given) if given == expected => {}
+            Some(given) if field == "apiVersion" => {
+                let message = format!("the API version in the data ({given}) does not match the expected API version ({expected})");
+                return Err(Error::BadRequest(message));
+            }
+            Some(given) => {
+                let errors = vec![FieldError::invalid("kind", given, format!("must be {expected}"))];
+                return refuse(resource, metadata::text(document, "name"), errors);
+            }
+        }
+    }
+    let given = metadata::text(document, "namespace").to_owned();
+    if resource.scope == Scope::Cluster {
+        metadata::of(document).remove("namespace");
+    } else if !given.is_empty() && given != namespace {
+        return Err(Error::BadRequest("the namespace of the provided object does not match the namespace sent on the request".into()));
+    } else {
+        metadata::of(document).insert("namespace".into(), namespace.into());
+    }
+    Ok(())
+}
+
+/// Prunes and defaults. Unknown fields are refused or warned of as the sender wishes; but nothing under the `spec` of our
+/// own kinds is accepted and then ignored, unless the sender asks for that.
+fn admit(resource: &Resource, document: &mut Value, options: &WriteOptions) -> Result<Vec<String>, Error> {
+    metadata::tidy(document);
+    let unknown = admission::prune(resource, document);
+    admission::default(resource, document);
+    let ours = |path: &String| resource.group == crate::api::GROUP && path.starts_with("spec.");
+    let texts = || unknown.iter().map(|path| format!("unknown field \"{path}\""));
+    match options.field_validation {
+        FieldValidation::Ignore => Ok(Vec::new()),
+        FieldValidation::Warn if !unknown.iter().any(ours) => Ok(texts().collect()),
+        _ if unknown.is_empty() => Ok(Vec::new()),
+        _ => Err(Error::BadRequest(format!(
+            "{kind} in version \"{}\" cannot be handled as a {kind}: strict decoding error: {}",
+            resource.version,
+            texts().collect::<Vec<_>>().join(", "),
+            kind = resource.kind,
+        ))),
+    }
+}
+
+fn refuse(resource: &Resource, name: &str, errors: Vec<FieldError>) -> Result<(), Error> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Invalid { group: resource.group.into(), kind: resource.kind.into(), name: name.into(), errors })
+}
+
+fn precondition(key: &Key, current: &Object, options: &DeleteOptions) -> Result<(), Error> {
+    for (what, wanted, found) in [
+        ("UID", &options.uid, metadata::text(&current.document, "uid")),
+        ("ResourceVersion", &options.resource_version, metadata::text(&current.document, "resourceVersion")),
+    ] {
+        if let Some(wanted) = wanted.as_deref().filter(|wanted| *wanted != found) {
+            let message = format!(
+                "the {what} in the precondition ({wanted}) does not match the {what} in record ({found}). The object might have been deleted and then recreated"
+            );
+            return Err(conflict(key, message));
+        }
+    }
+    Ok(())
+}
+
+fn conflict(key: &Key, message: impl Into<String>) -> Error {
+    Error::Conflict { resource: key.resource.clone(), name: key.name.clone(), message: message.into() }
+}
+
+fn remove(document: &mut Value, field: &str) {
+    if let Some(fields) = document.as_object_mut() {
+        fields.remove(field);
+    }
+}
+
+fn put(document: &mut Value, field: &str, value: Option<Value>) {
+    match value {
+        Some(value) => document[field] = value,
+        None => remove(document, field),
+    }
+}
+
+fn metadata_value(document: &mut Value) -> &mut Value {
+    &mut document["metadata"]
+}
+
+impl From<store::Error> for Error {
+    fn from(error: store::Error) -> Self {
+        match error {
+            store::Error::NotFound(key) => Self::NotFound { resource: key.resource, name: key.name },
+            store::Error::Exists(key) => Self::AlreadyExists { resource: key.resource, name: key.name },
+            store::Error::Conflict(key) => conflict(&key, MODIFIED),
+            other => Self::Store(other),
+        }
+    }
+}
