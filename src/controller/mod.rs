@@ -4,6 +4,7 @@
 //! reads the world anew.
 
 pub mod budget;
+pub mod checkpoint;
 pub mod hub;
 pub mod kstatus;
 mod wake;
@@ -35,6 +36,7 @@ pub struct Context {
     pub objects: Objects,
     pub hubs: Hubs,
     pub ledger: Ledger,
+    pub newest: checkpoint::Newest,
     pub config: Config,
 }
 
@@ -67,11 +69,13 @@ impl Controllers {
 /// Starts every controller; they end with `shutdown`.
 pub fn start(config: Config, objects: Objects, shutdown: CancellationToken) -> Controllers {
     let ledger = Ledger::new(objects.store().clone(), objects.clock().clone());
-    let context = Arc::new(Context { objects, hubs: Hubs::default(), ledger, config });
+    let context = Arc::new(Context { objects, hubs: Hubs::default(), ledger, newest: checkpoint::Newest::default(), config });
     let tasks = TaskTracker::new();
     let queues = wake::start(&tasks, &context, &shutdown);
     spawn(&tasks, "Hub", &context, queues.hubs, &shutdown, hub::reconcile);
     spawn(&tasks, "Budget", &context, queues.budgets, &shutdown, budget::reconcile);
+    spawn(&tasks, "Checkpoint", &context, queues.checkpoints, &shutdown, checkpoint::reconcile);
+    spawn(&tasks, "Retention", &context, queues.retention, &shutdown, checkpoint::retain);
     tasks.close();
     Controllers { tasks }
 }
