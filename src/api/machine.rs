@@ -389,6 +389,9 @@ pub struct AgentStatus {
     /// When it was last launched.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launched_at: Option<Time>,
+    /// How long earlier launches ran: with this one's time it is `usage.time`.
+    #[serde(default)]
+    pub ran_before: GoDuration,
     /// Its exit code, once it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,

@@ -1,0 +1,238 @@
+//! Does the steps of a plan, one after the other, and says what was reached. Each is safe to repeat and to lose the reply of.
+
+mod disks;
+mod ending;
+mod guest;
+
+use super::observe::{Seeing, hub_name};
+use super::plan::{Ending, Plan, Step, Vm};
+use crate::api::Kind;
+use crate::api::machine::{Machine, TerminationReason, VmStatus};
+use crate::clock::{Clock, Retry};
+use crate::controller::hub::HubHandle;
+use crate::controller::{Context, Error};
+use crate::driver;
+use crate::proxmox::{Power, Vmid};
+use crate::runtime::{Requeue, Seen};
+use crate::{git, objects, store};
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::info;
+
+/// What the steps of a pass led to.
+#[derive(Debug, Default)]
+pub(super) struct Outcome {
+    pub facts: Vec<Fact>,
+    /// Why the pass ended before its last step.
+    pub problem: Option<Problem>,
+    /// When to go on, if not at once.
+    pub later: Option<Duration>,
+    /// The object is gone, or was let go.
+    pub is_gone: bool,
+}
+
+/// Something that was reached and belongs in the status.
+#[derive(Clone, Debug)]
+pub(super) enum Fact {
+    Created(VmStatus),
+    Launched,
+    Verified { passed: bool, message: String },
+    Captured { ending: Ending, name: String },
+    /// It cannot go on: to the end.
+    Ended { reason: TerminationReason, message: String },
+}
+
+/// What a step led to.
+enum Done {
+    Next,
+    Reached(Fact),
+    /// Nothing more in this pass.
+    Stop(Option<Fact>),
+    Later(Duration),
+    Gone,
+}
+
+/// Why a step was not done.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    #[error(transparent)]
+    Driver(#[from] driver::Error),
+    #[error(transparent)]
+    Objects(#[from] objects::Error),
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    #[error("the source could not be read: {0}")]
+    Source(#[from] git::Error),
+    #[error("hub {0} has no free VMID in its range; widen spec.infrastructure.proxmox.vmids")]
+    NoVmid(String),
+    #[error("{0}")]
+    Unseen(String),
+    /// The process ends here; for tests.
+    #[error("stopped after a step")]
+    Stopped,
+}
+
+impl Problem {
+    fn retry(&self) -> Retry {
+        match self {
+            Self::Driver(error) => error.retry(),
+            Self::Objects(_) | Self::Store(_) | Self::Unseen(_) | Self::Stopped => Retry::Soon,
+            Self::Source(error) if error.is_transient() => Retry::Soon,
+            Self::Source(_) => Retry::Never,
+            Self::NoVmid(_) => Retry::After(Duration::from_secs(30)),
+        }
+    }
+    /// Whether only a person can help.
+    pub(super) fn is_stalled(&self) -> bool {
+        self.retry() == Retry::Never
+    }
+    pub(super) fn reason(&self) -> &'static str {
+        match self {
+            Self::Driver(driver::Error::Conflict(_)) => "Conflict",
+            Self::Driver(driver::Error::Missing(_)) => "Missing",
+            Self::Driver(driver::Error::Guest(_)) => "GuestRefused",
+            Self::Driver(_) => "InfrastructureFailed",
+            Self::Objects(_) | Self::Store(_) | Self::Stopped => "StoreFailed",
+            Self::Source(_) => "SourceFailed",
+            Self::NoVmid(_) => "NoVmid",
+            Self::Unseen(_) => "Unseen",
+        }
+    }
+    /// When to try again; `Soon` is the queue's own backoff.
+    pub(super) fn into_requeue(self, resync: Duration) -> Result<Requeue, Error> {
+        match self.retry() {
+            Retry::Soon => Err(Error::Waiting(self.to_string())),
+            Retry::After(wait) => Ok(Requeue::After(wait)),
+            Retry::Never => Ok(Requeue::After(resync)),
+        }
+    }
+}
+
+/// One Machine being acted on.
+struct Act<'a> {
+    machine: &'a Machine,
+    seeing: &'a Seeing,
+    context: &'a Context,
+}
+
+pub(super) async fn act(machine: &Machine, plan: &Plan, seeing: &Seeing, context: &Arc<Context>) -> Outcome {
+    let act = Act { machine, seeing, context };
+    let mut outcome = Outcome::default();
+    for step in &plan.steps {
+        info!("{}: {}", machine.name(), step.name());
+        let done = act.step(step).await;
+        context.machines.update(machine.uid(), |known| known.acted_at = Some(Instant::now()));
+        match done {
+            Ok(Done::Next) => context.machines.update(machine.uid(), |known| known.refusals = 0),
+            Ok(Done::Reached(fact)) => {
+                context.machines.update(machine.uid(), |known| known.refusals = 0);
+                outcome.facts.push(fact);
+            }
+            Ok(Done::Stop(fact)) => {
+                outcome.facts.extend(fact);
+                break;
+            }
+            Ok(Done::Later(wait)) => {
+                outcome.later = Some(wait);
+                break;
+            }
+            Ok(Done::Gone) => {
+                outcome.is_gone = true;
+                break;
+            }
+            Err(problem) => {
+                // What was known is in doubt: look again.
+                context.machines.update(machine.uid(), |known| {
+                    known.vm = None;
+                    known.refusals += 1;
+                });
+                outcome.problem = Some(problem);
+                break;
+            }
+        }
+        if !context.machines.goes_on_after(step) {
+            return Outcome { problem: Some(Problem::Stopped), ..Outcome::default() };
+        }
+    }
+    outcome
+}
+
+impl Act<'_> {
+    async fn step(&self, step: &Step) -> Result<Done, Problem> {
+        match step {
+            Step::AddFinalizer => self.add_finalizer().await,
+            Step::RemoveFinalizer => self.remove_finalizer().await,
+            Step::DeleteSelf => self.delete_self().await,
+            Step::Lease => self.lease().await,
+            Step::Fork(base) => self.fork(base).await,
+            Step::CreateVm { disks } => self.create_vm(*disks).await,
+            Step::Start => self.start().await,
+            Step::AwaitGuest => self.await_guest().await,
+            Step::Personalise => self.personalise().await,
+            Step::PutSource => self.put_source().await,
+            Step::Launch { number } => self.launch(*number).await,
+            Step::StopAgent => self.stop_agent().await,
+            Step::Verify => self.verify().await,
+            Step::KeepBundle => self.keep_bundle().await,
+            Step::Flush => self.flush().await,
+            Step::ShutDown => self.shut_down().await,
+            Step::Capture(ending) => self.capture(*ending).await,
+            Step::KeepDisks => self.keep_disks().await,
+            Step::DestroyDisks => self.destroy_disks().await,
+            Step::DeleteVm => self.delete_vm().await,
+            Step::EndLease => self.end_lease().await,
+        }
+    }
+
+    fn hub(&self) -> Result<&HubHandle, Problem> {
+        self.seeing.hub.as_deref().ok_or_else(|| Problem::Unseen(format!("hub {} cannot be used", hub_name(self.machine))))
+    }
+    fn clock(&self) -> &Clock {
+        self.context.objects.clock()
+    }
+    fn uid(&self) -> &str {
+        self.machine.uid()
+    }
+    /// The leased VMID, as of now: an earlier step of this pass may have leased it.
+    async fn vmid(&self) -> Result<Vmid, Problem> {
+        if let Some(vmid) = self.seeing.observed.lease {
+            return Ok(vmid);
+        }
+        let leases = self.context.objects.store().vmid_leases(hub_name(self.machine)).await?;
+        let own = leases.into_iter().find(|lease| lease.machine_uid == self.uid());
+        own.map(|lease| Vmid(lease.vmid)).ok_or_else(|| Problem::Unseen("no VMID is leased".into()))
+    }
+    fn remember_vm(&self, vm: Seen<Vm>) {
+        self.context.machines.update(self.uid(), |known| known.vm = Some(vm));
+    }
+    fn remember_power(&self, power: Power) {
+        self.remember_vm(Seen::Present(Vm::Ours(power)));
+    }
+
+    async fn add_finalizer(&self) -> Result<Done, Problem> {
+        let mut machine = self.machine.clone();
+        machine.metadata.finalizers.get_or_insert_default().push(crate::api::machine::FINALIZER.into());
+        match self.context.objects.update(&machine).await {
+            Ok(_) | Err(objects::Error::Conflict { .. } | objects::Error::NotFound { .. }) => Ok(Done::Stop(None)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn remove_finalizer(&self) -> Result<Done, Problem> {
+        let mut machine = self.machine.clone();
+        machine.metadata.finalizers.iter_mut().for_each(|all| all.retain(|name| name != crate::api::machine::FINALIZER));
+        match self.context.objects.update(&machine).await {
+            Ok(_) | Err(objects::Error::NotFound { .. }) => Ok(Done::Gone),
+            Err(objects::Error::Conflict { .. }) => Ok(Done::Stop(None)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn delete_self(&self) -> Result<Done, Problem> {
+        match self.context.objects.delete::<Machine>(self.machine.namespace(), self.machine.name(), Some(self.uid())).await {
+            Ok(()) | Err(objects::Error::NotFound { .. } | objects::Error::Conflict { .. }) => Ok(Done::Stop(None)),
+            Err(error) => Err(error.into()),
+        }
+    }
+}

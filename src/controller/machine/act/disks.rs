@@ -1,0 +1,155 @@
+//! VMID, disks and VM: made at the spawn, put away at the end.
+
+use super::super::observe::look;
+use super::super::plan::{Base, Vm};
+use super::{Act, Done, Problem};
+use crate::api::Kind;
+use crate::api::machine::VmStatus;
+use crate::controller::machine::observe::hub_name;
+use crate::driver::storage::{MACHINE, vmid_of};
+use crate::driver::vm::{Owner, VmSpec};
+use crate::driver::{self};
+use crate::proxmox::{Power, Vmid};
+use crate::runtime::Seen;
+use crate::store;
+use crate::zfs::Dataset;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::warn;
+
+/// How old the list of taken VMIDs may be: Proxmox itself refuses one that is taken.
+const TAKEN: Duration = Duration::from_secs(3600);
+
+impl Act<'_> {
+    pub(super) async fn lease(&self) -> Result<Done, Problem> {
+        let hub = self.hub()?;
+        let world = &hub.world;
+        // One that was refused is in no list yet that is older.
+        let refused = self.context.machines.known(self.uid()).refusals > 0;
+        let view = if refused { world.fresher_than(Instant::now()).await } else { world.at_most(TAKEN).await };
+        let view = view.map_err(|unknown| Problem::Unseen(unknown.to_string()))?;
+        let datasets = hub.driver.zfs.datasets(&hub.driver.connection().dataset).await.map_err(driver::Error::from)?;
+        let taken: Vec<u32> = view.vms.keys().map(|vmid| vmid.0).chain(datasets.iter().filter_map(|d| vmid_of(&d.name)).map(|vmid| vmid.0)).collect();
+        let range = hub.driver.connection().vmids;
+        let (hub_name, uid) = (hub_name(self.machine).to_owned(), self.uid().to_owned());
+        let leased: Option<u32> = self
+            .context
+            .objects
+            .store()
+            .write(move |transaction| {
+                Box::pin(async move { transaction.lease_vmid(&hub_name, &uid, (range.from, range.to), &taken).await })
+            })
+            .await
+            .map_err(|error: store::Error| error)?;
+        leased.map(|_| Done::Next).ok_or_else(|| Problem::NoVmid(hub.name.clone()))
+    }
+
+    pub(super) async fn fork(&self, base: &Base) -> Result<Done, Problem> {
+        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        for (index, volume) in (0..).zip(&base.volumes) {
+            let Some(snapshot) = driver.locate(volume, base.machine_uid.as_deref()).await? else {
+                return Err(driver::Error::Missing(format!("the snapshot {}@{} is gone", volume.dataset, volume.snapshot)).into());
+            };
+            driver.fork(&snapshot, &volume.guid, self.uid(), vmid, index).await?;
+        }
+        Ok(Done::Next)
+    }
+
+    pub(super) async fn create_vm(&self, disks: u32) -> Result<Done, Problem> {
+        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        let spec = VmSpec {
+            vmid,
+            machine_uid: self.uid().to_owned(),
+            namespace: self.machine.namespace().to_owned(),
+            name: self.machine.name().to_owned(),
+            installation: self.context.objects.store().installation().to_owned(),
+            cores: self.machine.spec.resources.cpu.cores(),
+            memory_mebibytes: self.machine.spec.resources.memory.mebibytes(),
+            disks,
+        };
+        match driver.create_vm(&spec, self.clock()).await {
+            Ok(()) => {}
+            Err(driver::Error::Conflict(why)) => {
+                // The next pass gives the number up and leases another.
+                self.remember_vm(Seen::Present(Vm::Foreign(why)));
+                return Ok(Done::Stop(None));
+            }
+            Err(error) => return Err(error.into()),
+        }
+        self.remember_power(Power::Stopped);
+        let disks = (0..disks).map(|index| driver.disk(vmid, index).0).collect();
+        let vm = VmStatus { node: driver.node().0.clone(), vmid: vmid.0, disks };
+        Ok(Done::Reached(super::Fact::Created(vm)))
+    }
+
+    /// Its disks, as they were attached.
+    pub(super) fn disks(&self, vmid: Vmid) -> Result<Vec<Dataset>, Problem> {
+        let recorded = self.machine.status.as_ref().and_then(|status| status.vm.as_ref()).filter(|vm| vm.vmid == vmid.0);
+        let driver = &self.hub()?.driver;
+        Ok(recorded.map_or_else(|| vec![driver.disk(vmid, 0)], |vm| vm.disks.iter().cloned().map(Dataset).collect()))
+    }
+
+    pub(super) async fn keep_disks(&self) -> Result<Done, Problem> {
+        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        match driver.keep(self.uid(), &self.disks(vmid)?).await {
+            Ok(_) => Ok(Done::Next),
+            Err(driver::Error::Missing(why) | driver::Error::Conflict(why)) if !matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_))) => {
+                warn!(vm.id = %vmid, "{}: nothing to keep: {why}", self.machine.name());
+                Ok(Done::Next)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    pub(super) async fn destroy_disks(&self) -> Result<Done, Problem> {
+        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        let outcome = driver.destroy_disks(self.uid(), vmid).await?;
+        for foreign in outcome.foreign {
+            warn!(vm.id = %vmid, zfs.dataset = %foreign, "{}: a dataset with its VMID is not its own; left alone", self.machine.name());
+        }
+        Ok(Done::Next)
+    }
+
+    pub(super) async fn delete_vm(&self) -> Result<Done, Problem> {
+        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        match driver.verify_owned(vmid, self.uid()).await? {
+            Owner::Ours(vm) => driver.delete_vm(vm, self.clock()).await?,
+            Owner::Nobody => {}
+            Owner::Other(why) => warn!(vm.id = %vmid, "{}: not deleted: {why}", self.machine.name()),
+        }
+        // That it is gone is for the next step to see.
+        self.context.machines.update(self.uid(), |known| known.vm = None);
+        Ok(Done::Next)
+    }
+
+    /// Ends the lease, when config and datasets of the number are seen to be gone in one pass; revokes the tokens with it.
+    pub(super) async fn end_lease(&self) -> Result<Done, Problem> {
+        let (hub, vmid) = (self.hub()?, self.vmid().await?);
+        let again = Ok(Done::Later(Duration::from_secs(1)));
+        let theirs = match look(self.uid(), vmid, hub).await {
+            Seen::Absent => false,
+            Seen::Present(Vm::Foreign(_)) => true,
+            Seen::Present(Vm::Ours(_)) => return again,
+            Seen::Unknown { why } => return Err(Problem::Unseen(why)),
+        };
+        let left = hub.driver.datasets_of(vmid).await?;
+        let own = left.iter().find(|dataset| !theirs || dataset.properties.get(MACHINE).is_some_and(|uid| uid == self.uid()));
+        if let Some(left) = own {
+            return Err(Problem::Unseen(format!("dataset {} is still there; its VMID stays leased", left.name)));
+        }
+        let (hub_name, uid) = (hub_name(self.machine).to_owned(), self.uid().to_owned());
+        self.context
+            .objects
+            .store()
+            .write(move |transaction| {
+                Box::pin(async move {
+                    transaction.end_vmid_lease(&hub_name, &uid).await?;
+                    transaction.revoke_tokens(&uid).await
+                })
+            })
+            .await
+            .map_err(|error: store::Error| error)?;
+        self.remember_vm(Seen::Absent);
+        Ok(Done::Next)
+    }
+}

@@ -1,0 +1,296 @@
+//! The end, and a suspension: the guest is put to rest, its state becomes a checkpoint.
+
+use super::super::plan::{Ending, Vm};
+use super::super::{MACHINE_UID, final_names, is_own, suspend_name};
+use super::{Act, Done, Fact, Problem};
+use crate::api::checkpoint::{self, CheckpointPhase, CheckpointSpec, Session, Trigger};
+use crate::api::machine::TerminationReason;
+use crate::api::quantity::GoDuration;
+use crate::api::{Checkpoint, Kind};
+use crate::controller::kstatus::Readiness;
+use crate::driver::storage::MACHINE;
+use crate::driver::vm::Owner;
+use crate::driver::{self};
+use crate::proxmox::{self, Power};
+use crate::runtime::Seen;
+use crate::wire::label;
+use crate::zfs::Dataset;
+use crate::{objects, store};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+/// Failures of a step in the guest after which the end goes on without it: it must come to an end.
+const PATIENCE: u32 = 3;
+/// Longest chain of checkpoints that is searched for one whose workspace was recorded.
+const ANCESTORS: usize = 200;
+
+impl Act<'_> {
+    /// Goes on without a step in a guest that does not answer, or has refused it often enough.
+    fn best_effort(&self, what: &str, error: Problem) -> Result<Done, Problem> {
+        let silent = matches!(
+            &error,
+            Problem::Driver(driver::Error::Proxmox(proxmox::Error::AgentNotRunning(_) | proxmox::Error::NotRunning(_)))
+        );
+        if silent || self.context.machines.known(self.uid()).refusals + 1 >= PATIENCE {
+            warn!("{}: {what} was left out: {error}", self.machine.name());
+            return Ok(Done::Next);
+        }
+        Err(error)
+    }
+
+    pub(super) async fn stop_agent(&self) -> Result<Done, Problem> {
+        let vmid = self.vmid().await?;
+        match self.hub()?.driver.guest(vmid, self.clock()).stop_agent().await {
+            Ok(()) => Ok(Done::Next),
+            Err(error) => self.best_effort("stopping the agent", error.into()),
+        }
+    }
+
+    /// Asks the verify command whether the goal was achieved. The pass ends here: what it said is written down first.
+    pub(super) async fn verify(&self) -> Result<Done, Problem> {
+        let Some(verify) = &self.machine.spec.goal.verify else {
+            return Ok(Done::Stop(Some(Fact::Verified { passed: true, message: String::new() })));
+        };
+        let vmid = self.vmid().await?;
+        let guest = self.hub()?.driver.guest(vmid, self.clock());
+        let said = |passed, message| Ok(Done::Stop(Some(Fact::Verified { passed, message })));
+        match guest.verify(&verify.command, &self.machine.spec.goal.workspace, verify.timeout.0).await {
+            Ok(result) if result.passed => said(true, format!("`{}` passed", verify.command.join(" "))),
+            Ok(result) => {
+                let code = result.code.map_or("a signal".to_owned(), |code| format!("code {code}"));
+                let tail: String = result.output.trim_end().chars().rev().take(400).collect::<Vec<_>>().into_iter().rev().collect();
+                said(false, format!("`{}` ended with {code}: {tail}", verify.command.join(" ")))
+            }
+            Err(error) => match self.best_effort("verify", error.into())? {
+                Done::Next => said(false, "the verify command could not be run in the guest".into()),
+                other => Ok(other),
+            },
+        }
+    }
+
+    /// Stores a git bundle of the workspace with the final checkpoint, for `autovibe diff`.
+    pub(super) async fn keep_bundle(&self) -> Result<Done, Problem> {
+        let checkpoint = self.checkpoint(Ending::Final).await?;
+        let store = self.context.objects.store();
+        if store.bundle(checkpoint.uid()).await?.is_some() {
+            return Ok(Done::Next);
+        }
+        let base = self.recorded_ancestor().await?;
+        match self.bundle(&checkpoint, base).await {
+            Ok(()) => Ok(Done::Next),
+            Err(error) => self.best_effort("the bundle of the workspace", error),
+        }
+    }
+
+    async fn bundle(&self, checkpoint: &Checkpoint, base: Option<(String, String)>) -> Result<(), Problem> {
+        let vmid = self.vmid().await?;
+        let guest = self.hub()?.driver.guest(vmid, self.clock());
+        let workspace = &self.machine.spec.goal.workspace;
+        let mut bundle = guest.bundle(workspace, checkpoint.name(), base.as_ref().map(|(name, _)| name.as_str())).await?;
+        // A base that we do not have by that commit would make the bundle unreadable.
+        let unknown = |found: &driver::guest::WorkspaceBundle| found.base.is_some() && found.base.as_ref() != base.as_ref().map(|(_, commit)| commit);
+        if bundle.as_ref().is_some_and(unknown) {
+            bundle = guest.bundle(workspace, checkpoint.name(), None).await?;
+        }
+        let Some(bundle) = bundle else { return Ok(()) };
+        let uid = checkpoint.uid().to_owned();
+        self.context
+            .objects
+            .store()
+            .write(move |transaction| {
+                Box::pin(async move { transaction.put_bundle(&uid, &bundle.commit, bundle.base.as_deref(), &bundle.bytes).await })
+            })
+            .await
+            .map_err(|error: store::Error| error)?;
+        Ok(())
+    }
+
+    /// The nearest ancestor whose workspace was recorded: name and commit.
+    async fn recorded_ancestor(&self) -> Result<Option<(String, String)>, Problem> {
+        let mut next = self.machine.status.as_ref().and_then(|status| status.spawned_from.clone());
+        for _ in 0..ANCESTORS {
+            let Some(name) = next else { break };
+            let Some(found) = self.context.objects.get::<Checkpoint>(self.machine.namespace(), &name).await? else { break };
+            if let Some(row) = self.context.objects.store().bundle(found.uid()).await? {
+                return Ok(Some((name, row.commit)));
+            }
+            next = found.status.and_then(|status| status.parent);
+        }
+        Ok(None)
+    }
+
+    pub(super) async fn flush(&self) -> Result<Done, Problem> {
+        let vmid = self.vmid().await?;
+        match self.hub()?.driver.guest(vmid, self.clock()).flush("", &[], Duration::ZERO).await {
+            Ok(_) => Ok(Done::Next),
+            Err(error) => self.best_effort("the flush", error.into()),
+        }
+    }
+
+    pub(super) async fn shut_down(&self) -> Result<Done, Problem> {
+        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        match driver.verify_owned(vmid, self.uid()).await? {
+            Owner::Ours(vm) => {
+                // A guest that never answered does not hear the request either.
+                let lost = self.machine.status.as_ref().is_some_and(|status| status.termination_reason == Some(TerminationReason::GuestLost));
+                if lost {
+                    driver.stop(&vm, self.clock()).await?;
+                } else {
+                    driver.shut_down(&vm, self.context.machines.timing.shutdown, self.clock()).await?;
+                }
+                self.remember_power(Power::Stopped);
+                Ok(Done::Next)
+            }
+            Owner::Nobody | Owner::Other(_) => {
+                self.context.machines.update(self.uid(), |known| known.vm = None);
+                Ok(Done::Stop(None))
+            }
+        }
+    }
+
+    /// Snapshots the disks of a VM that stands still; the record follows.
+    pub(super) async fn capture(&self, ending: Ending) -> Result<Done, Problem> {
+        let began = Instant::now();
+        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        let checkpoint = self.checkpoint(ending).await?;
+        let reached = Ok(Done::Reached(Fact::Captured { ending, name: checkpoint.name().to_owned() }));
+        if checkpoint.status.as_ref().is_some_and(|status| status.phase == CheckpointPhase::Ready) {
+            return reached;
+        }
+        let disks = self.disks(vmid)?;
+        // Where the VM is gone or someone else's, a disk of that name may be someone else's too.
+        let is_gone = !matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_)));
+        let captured = match self.not_ours(&disks).await? {
+            Some(disk) if is_gone => Err(driver::Error::Missing(format!("{disk} is not a disk of this machine"))),
+            Some(disk) => Err(driver::Error::Conflict(format!("{disk} is not marked as a disk of this machine"))),
+            None => driver.capture(&disks, checkpoint.uid(), self.uid()).await,
+        };
+        let volumes = match captured {
+            Ok(volumes) => volumes,
+            Err(driver::Error::Missing(why)) if is_gone => {
+                warn!(vm.id = %vmid, "{}: there is nothing left to capture: {why}", self.machine.name());
+                self.fail(checkpoint, &why).await?;
+                return Ok(Done::Next);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let commit = self.context.objects.store().bundle(checkpoint.uid()).await?.map(|row| row.commit);
+        let last = self.last_session().await?;
+        let took = began.elapsed();
+        let now = self.clock().api_now();
+        self.write(checkpoint, |status, generation| {
+            let machine = self.machine.status.clone().unwrap_or_default();
+            status.phase = CheckpointPhase::Ready;
+            status.message = None;
+            status.machine_uid = Some(self.uid().to_owned());
+            status.parent = machine.last_checkpoint.filter(|name| *name != self.name(ending)).or(machine.spawned_from);
+            status.goal = Some(self.machine.spec.goal.prompt.clone());
+            status.volumes.clone_from(&volumes);
+            status.session.clone_from(&last);
+            status.quiescent = Some(true);
+            status.took = Some(GoDuration(took));
+            status.captured_at = Some(now.clone());
+            status.commit.clone_from(&commit);
+            let message = "the disks of the stopped machine were captured".into();
+            Readiness::Ready { reason: "Captured", message }.apply(&mut status.conditions, generation, &now);
+        })
+        .await?;
+        info!("{}: captured {} disks", self.machine.name(), volumes.len());
+        reached
+    }
+
+    /// The first disk that is not there, or not marked as the Machine's.
+    async fn not_ours<'a>(&self, disks: &'a [Dataset]) -> Result<Option<&'a Dataset>, Problem> {
+        for disk in disks {
+            let found = self.hub()?.driver.zfs.dataset(disk).await.map_err(driver::Error::from)?;
+            if found.is_none_or(|found| found.properties.get(MACHINE).is_none_or(|uid| uid != self.uid())) {
+                return Ok(Some(disk));
+            }
+        }
+        Ok(None)
+    }
+
+    fn name(&self, ending: Ending) -> String {
+        let status = self.machine.status.clone().unwrap_or_default();
+        match ending {
+            Ending::Final => status.final_checkpoint.unwrap_or_else(|| final_names(self.machine)[0].clone()),
+            Ending::Suspend => suspend_name(self.machine.name(), &status),
+        }
+    }
+
+    async fn fail(&self, checkpoint: Checkpoint, why: &str) -> Result<(), Problem> {
+        let now = self.clock().api_now();
+        self.write(checkpoint, |status, generation| {
+            status.phase = CheckpointPhase::Failed;
+            status.machine_uid = Some(self.uid().to_owned());
+            status.message = Some(why.to_owned());
+            Readiness::stalled("Missing", why).apply(&mut status.conditions, generation, &now);
+        })
+        .await
+    }
+
+    /// Writes a checkpoint's status over what others may have written.
+    async fn write(&self, mut checkpoint: Checkpoint, change: impl Fn(&mut checkpoint::CheckpointStatus, i64)) -> Result<(), Problem> {
+        loop {
+            let generation = checkpoint.generation();
+            let status = checkpoint.status.get_or_insert_default();
+            status.observed_generation = Some(generation);
+            change(status, generation);
+            match self.context.objects.update_status(&checkpoint).await {
+                Ok(_) => return Ok(()),
+                Err(objects::Error::Conflict { .. }) => {
+                    let (namespace, name) = (self.machine.namespace(), checkpoint.name().to_owned());
+                    let now = self.context.objects.get::<Checkpoint>(namespace, &name).await?;
+                    checkpoint = now.ok_or_else(|| Problem::Unseen(format!("checkpoint {name} was deleted")))?;
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// The Checkpoint object of an ending, made if need be. A namesake's is left alone.
+    async fn checkpoint(&self, ending: Ending) -> Result<Checkpoint, Problem> {
+        let namespace = self.machine.namespace();
+        let names = match ending {
+            Ending::Final => final_names(self.machine).to_vec(),
+            Ending::Suspend => {
+                let name = self.name(ending);
+                vec![name.clone(), format!("{name}-{}", self.uid().chars().take(8).collect::<String>())]
+            }
+        };
+        for name in names {
+            let mut wanted = Checkpoint::new(namespace, &name, CheckpointSpec::default());
+            wanted.spec.machine = Some(self.machine.name().to_owned());
+            wanted.spec.trigger = match ending {
+                Ending::Final => Trigger::Final,
+                Ending::Suspend => Trigger::Suspend,
+            };
+            wanted.metadata = ObjectMeta {
+                labels: Some([(label::MACHINE.to_owned(), self.machine.name().to_owned())].into()),
+                annotations: Some([(MACHINE_UID.to_owned(), self.uid().to_owned())].into()),
+                finalizers: Some(vec![checkpoint::FINALIZER.to_owned()]),
+                ..wanted.metadata
+            };
+            match self.context.objects.create(&wanted).await {
+                Ok(created) => return Ok(created),
+                Err(objects::Error::AlreadyExists { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+            match self.context.objects.get::<Checkpoint>(namespace, &name).await? {
+                Some(found) if is_own(&found, self.machine) => return Ok(found),
+                _ => {}
+            }
+        }
+        Err(Problem::Unseen(format!("the names for the checkpoint of {} are taken; delete {}", self.machine.name(), self.name(ending))))
+    }
+
+    /// The conversation as it stands: that of the newest checkpoint between messages.
+    async fn last_session(&self) -> Result<Option<Session>, Problem> {
+        let last = self.machine.status.as_ref().and_then(|status| status.last_checkpoint.clone());
+        let Some(name) = last else { return Ok(None) };
+        let found = self.context.objects.get::<Checkpoint>(self.machine.namespace(), &name).await?;
+        Ok(found.filter(|checkpoint| is_own(checkpoint, self.machine)).and_then(|checkpoint| checkpoint.status?.session))
+    }
+}

@@ -1,0 +1,184 @@
+//! The guest: started, awaited, given its identity, its source and its agent.
+
+use super::super::memory::Boot;
+use super::{Act, Done, Fact, Problem};
+use crate::agent::{self, Start};
+use crate::api::Kind;
+use crate::api::machine::TerminationReason;
+use crate::driver::guest::{AgentState, Guest};
+use crate::driver::vm::Owner;
+use crate::driver::{self};
+use crate::git;
+use crate::proxmox::Power;
+use crate::store;
+use rand::RngCore;
+use sha2::{Digest, Sha256};
+use std::time::Duration;
+use tokio::time::Instant;
+use tracing::warn;
+
+/// How long one pass waits for the guest agent; then others get their turn.
+const SLICE: Duration = Duration::from_secs(10);
+/// Refusals by a guest after which a Machine ends.
+const REFUSALS: u32 = 3;
+
+impl Act<'_> {
+    async fn guest(&self) -> Result<Guest<'_>, Problem> {
+        let vmid = self.vmid().await?;
+        Ok(self.hub()?.driver.guest(vmid, self.clock()))
+    }
+
+    pub(super) async fn start(&self) -> Result<Done, Problem> {
+        let vmid = self.vmid().await?;
+        self.hub()?.driver.start_vm(vmid).await?;
+        self.context.machines.update(self.uid(), |known| {
+            let again = known.boot.is_some_and(|boot| boot.again);
+            known.boot = Some(Boot { since: Instant::now(), again });
+        });
+        self.remember_power(Power::Running);
+        Ok(Done::Next)
+    }
+
+    /// Waits for the guest agent. A guest that does not come up in time is cut and started once more, then given up.
+    pub(super) async fn await_guest(&self) -> Result<Done, Problem> {
+        let guest = self.guest().await?;
+        let mut wait = Duration::from_millis(50);
+        let slice = Instant::now();
+        while slice.elapsed() < SLICE.min(self.context.machines.timing.boot) {
+            match guest.answers().await {
+                Ok(true) => {
+                    self.context.machines.update(self.uid(), |known| known.boot = None);
+                    return Ok(Done::Next);
+                }
+                Ok(false) => {}
+                // Start was accepted, but its task has not got there yet; or it failed, which the look below shows.
+                Err(driver::Error::Proxmox(crate::proxmox::Error::NotRunning(_))) => {}
+                Err(error) => return Err(error.into()),
+            }
+            self.clock().sleep(wait).await;
+            wait = wait.mul_f64(1.5).min(Duration::from_secs(2));
+        }
+        let now = Instant::now();
+        let boot = self.context.machines.known(self.uid()).boot.unwrap_or(Boot { since: slice, again: false });
+        self.context.machines.update(self.uid(), |known| known.boot = Some(boot));
+        let vmid = self.vmid().await?;
+        let driver = &self.hub()?.driver;
+        let is_late = now.duration_since(boot.since) >= self.context.machines.timing.boot;
+        match driver.power(vmid).await? {
+            Some(Power::Running) if !is_late => return Ok(Done::Later(Duration::ZERO)),
+            None => {
+                self.context.machines.update(self.uid(), |known| known.vm = None);
+                return Ok(Done::Stop(None));
+            }
+            Some(_) => {}
+        }
+        if boot.again {
+            let message = format!("its guest agent did not answer within {:?}, twice", self.context.machines.timing.boot);
+            self.context.machines.update(self.uid(), |known| {
+                known.boot = None;
+                known.vm = None;
+            });
+            return Ok(Done::Stop(Some(Fact::Ended { reason: TerminationReason::GuestLost, message })));
+        }
+        warn!(vm.id = %vmid, "{}: the guest does not come up; it is stopped and started once more", self.machine.name());
+        match driver.verify_owned(vmid, self.uid()).await? {
+            Owner::Ours(vm) => driver.stop(&vm, self.clock()).await?,
+            Owner::Nobody | Owner::Other(_) => {}
+        }
+        self.context.machines.update(self.uid(), |known| {
+            known.boot = Some(Boot { since: now, again: true });
+            known.vm = None;
+        });
+        Ok(Done::Stop(None))
+    }
+
+    pub(super) async fn personalise(&self) -> Result<Done, Problem> {
+        let done = self.guest().await?.personalise(self.machine.name(), self.uid()).await;
+        self.unless_refused(done)
+    }
+
+    /// A bundle of the source, made on the hub, goes into the workspace. Not for what was spawned long ago: the guest has it.
+    pub(super) async fn put_source(&self) -> Result<Done, Problem> {
+        let Some(source) = &self.machine.spec.source else { return Ok(Done::Next) };
+        let guest = self.guest().await?;
+        if guest.status().await? != AgentState::None {
+            return Ok(Done::Next);
+        }
+        let origin = match (&source.git, &source.directory) {
+            (Some(url), _) => git::Origin::Repository(url.clone()),
+            (None, directory) => git::Origin::Directory(directory.clone().unwrap_or_default().into()),
+        };
+        let bundle = git::bundle(&git::Source {
+            origin,
+            reference: source.r#ref.clone(),
+            roots: self.context.config.source_roots.clone(),
+        })
+        .await?;
+        let done = guest.put_source(&bundle.bytes, &self.machine.spec.goal.workspace, &bundle.branch).await;
+        self.unless_refused(done)
+    }
+
+    /// Launches the agent, unless this launch was begun already.
+    pub(super) async fn launch(&self, number: u32) -> Result<Done, Problem> {
+        let guest = self.guest().await?;
+        let begun = match guest.status().await? {
+            AgentState::None => 0,
+            AgentState::Running { launch } | AgentState::Exited { launch, .. } => launch,
+        };
+        let here = begun < number;
+        if here {
+            let token = self.mint(number).await?;
+            let connection = self.hub()?.driver.connection();
+            let launch = agent::launch(self.machine, &Start { number, gateway_url: &connection.gateway_url, token: &token });
+            match guest.launch(&launch).await {
+                Err(driver::Error::Settings(message)) => {
+                    return Ok(Done::Stop(Some(Fact::Ended { reason: TerminationReason::AgentFailed, message })));
+                }
+                done => match self.unless_refused(done)? {
+                    Done::Next => {}
+                    other => return Ok(other),
+                },
+            }
+        }
+        // One that was begun before may have ended unseen: then the first look at a Running Machine finds that.
+        self.context.machines.update(self.uid(), |known| known.looked = here);
+        Ok(Done::Reached(Fact::Launched))
+    }
+
+    /// A new token for a launch; older launches' are revoked. One that this process minted for the same launch stays good: a
+    /// launch whose reply was lost may have taken it.
+    async fn mint(&self, number: u32) -> Result<String, Problem> {
+        let mut bytes = [0_u8; 32];
+        rand::rng().fill_bytes(&mut bytes);
+        let token = format!("av_{}", hex::encode(bytes));
+        let hash = hex::encode(Sha256::digest(token.as_bytes()));
+        let keep = self.context.machines.known(self.uid()).minted == Some(number);
+        let (uid, namespace, name) = (self.uid().to_owned(), self.machine.namespace().to_owned(), self.machine.name().to_owned());
+        self.context
+            .objects
+            .store()
+            .write(move |transaction| {
+                Box::pin(async move {
+                    if !keep {
+                        transaction.revoke_tokens(&uid).await?;
+                    }
+                    transaction.put_token(&hash, &uid, &namespace, &name).await
+                })
+            })
+            .await
+            .map_err(|error: store::Error| error)?;
+        self.context.machines.update(self.uid(), |known| known.minted = Some(number));
+        Ok(token)
+    }
+
+    /// A refusal by the guest itself is tried again, then ends the Machine: it would be the same for ever.
+    fn unless_refused(&self, done: Result<(), driver::Error>) -> Result<Done, Problem> {
+        match done {
+            Ok(()) => Ok(Done::Next),
+            Err(driver::Error::Guest(message)) if self.context.machines.known(self.uid()).refusals + 1 >= REFUSALS => {
+                Ok(Done::Stop(Some(Fact::Ended { reason: TerminationReason::AgentFailed, message })))
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}

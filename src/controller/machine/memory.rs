@@ -1,0 +1,83 @@
+//! What this process remembers of Machines: only what spares a question. Losing it costs a look, never a decision.
+
+use super::plan::{Step, Vm};
+use crate::runtime::Seen;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long things may take before they count as failed.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// From start until the guest agent answers; software-emulated guests need most of a minute.
+    pub boot: Duration,
+    /// From the request to power off until the power is cut.
+    pub shutdown: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self { boot: Duration::from_secs(240), shutdown: Duration::from_secs(60) }
+    }
+}
+
+/// Called after each step with its name; `false` ends the pass there, as if the process had died. For tests.
+pub type AfterStep = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
+/// One process' memory of all Machines.
+#[derive(Default)]
+pub struct Memory {
+    pub timing: Timing,
+    pub after_step: Option<AfterStep>,
+    machines: Mutex<BTreeMap<String, Known>>,
+}
+
+/// What is known of one Machine.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Known {
+    /// As our own last action left it, or as it was last looked at; forgotten with any error.
+    pub vm: Option<Seen<Vm>>,
+    /// When the last action on it was done: older views say nothing about it.
+    pub acted_at: Option<Instant>,
+    /// Whether this process has looked at the agent, or launched it.
+    pub looked: bool,
+    pub boot: Option<Boot>,
+    /// The launch for which a token was minted.
+    pub minted: Option<u32>,
+    /// Refusals of the step at hand, in a row.
+    pub refusals: u32,
+}
+
+/// A boot under way.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Boot {
+    pub since: Instant,
+    /// Whether it was stopped and started again already.
+    pub again: bool,
+}
+
+impl Memory {
+    /// An empty memory with other than the usual timing, and a hook after each step.
+    pub fn with(timing: Timing, after_step: Option<AfterStep>) -> Self {
+        Self { timing, after_step, ..Self::default() }
+    }
+    pub(super) fn known(&self, uid: &str) -> Known {
+        lock(&self.machines).get(uid).cloned().unwrap_or_default()
+    }
+    pub(super) fn update(&self, uid: &str, change: impl FnOnce(&mut Known)) {
+        change(lock(&self.machines).entry(uid.to_owned()).or_default());
+    }
+    pub(super) fn forget(&self, uid: &str) {
+        lock(&self.machines).remove(uid);
+    }
+    /// Whether the pass may go on.
+    pub(super) fn goes_on_after(&self, step: &Step) -> bool {
+        self.after_step.as_ref().is_none_or(|after| after(step.name()))
+    }
+}
+
+/// A panic elsewhere leaves no half-made entry: each change is one assignment.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,291 @@
+//! Reads everything that a plan needs and changes nothing. What could not be seen is `Unknown`, never absent.
+
+use super::plan::{Base, Checkpoints, Observed, Predecessor, Vm};
+use super::{Memory, final_names, is_own, suspend_name};
+use crate::agent::LastCall;
+use crate::api::checkpoint::{CheckpointPhase, Trigger, Volume};
+use crate::api::machine::{From, Limits, Machine, MachineStatus, Phase};
+use crate::api::{Budget, Checkpoint, DEFAULT_HUB, Kind};
+use crate::controller::hub::HubHandle;
+use crate::controller::{Context, Error};
+use crate::driver::guest::AgentState;
+use crate::driver::vm::Owner;
+use crate::ledger::Usage;
+use crate::proxmox::{Power, Vmid};
+use crate::runtime::Seen;
+use crate::store::calls::{CallState, CallSummary};
+use crate::wire::annotation;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How old the shared view of VMs may be for a Machine that runs quietly.
+const QUIET: Duration = Duration::from_secs(60);
+
+/// What was read, and the Hub to act on.
+pub(super) struct Seeing {
+    pub observed: Observed,
+    pub hub: Option<Arc<HubHandle>>,
+}
+
+/// The name of the Hub that runs a Machine.
+pub(super) fn hub_name(machine: &Machine) -> &str {
+    machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB)
+}
+
+/// Errors: only of our own store; of anything outside, the answer is `Unknown`.
+pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seeing, Error> {
+    let status = machine.status.clone().unwrap_or_default();
+    let memory = &context.machines;
+    let (hub, why_not) = match context.hubs.get(hub_name(machine)).await {
+        Ok(hub) => (Some(hub), Ok(())),
+        Err(waiting) => (None, Err(waiting.to_string())),
+    };
+    let store = context.objects.store();
+    let lease = match status.phase {
+        Phase::Running => status.vm.as_ref().map(|vm| Vmid(vm.vmid)),
+        _ => store.vmid_leases(hub_name(machine)).await?.into_iter().find(|lease| lease.machine_uid == machine.uid()).map(|lease| Vmid(lease.vmid)),
+    };
+    let waiting = matches!(status.phase, Phase::Pending | Phase::Waiting);
+    let vm = match (lease, &hub) {
+        (None, _) => Seen::Absent,
+        (Some(_), None) => Seen::unknown("its hub cannot be used"),
+        (Some(vmid), Some(hub)) => vm(machine, &status, vmid, hub, memory).await,
+    };
+    let (agent, hub_was_away) = match (&hub, lease, &vm) {
+        (Some(hub), Some(vmid), Seen::Present(Vm::Ours(Power::Running))) if status.phase == Phase::Running => {
+            agent(machine, &status, vmid, hub, context).await
+        }
+        _ => (None, false),
+    };
+    let base = if waiting || (status.phase == Phase::Spawning && !matches!(vm, Seen::Present(_))) {
+        base(machine, &status, hub.as_deref(), context).await?
+    } else {
+        Ok(Base::default())
+    };
+    let observed = Observed {
+        hub: why_not,
+        after: if waiting { predecessors(machine, context).await? } else { Vec::new() },
+        base,
+        budget: if waiting { budget(machine, context).await? } else { Ok(()) },
+        limits: limits(machine, hub.as_deref()),
+        lease,
+        vm,
+        agent,
+        hub_was_away,
+        last_call: last_call(store.last_main_call(machine.uid()).await?, &status),
+        usage: if waiting { Usage::default() } else { context.ledger.usage(&format!("machine/{}", machine.uid())).await? },
+        checkpoints: if waiting { Checkpoints::default() } else { checkpoints(machine, &status, context).await? },
+    };
+    Ok(Seeing { observed, hub })
+}
+
+/// The VM of a lease: from memory of what was just done, from the shared view, or by looking at it alone.
+async fn vm(machine: &Machine, status: &MachineStatus, vmid: Vmid, hub: &HubHandle, memory: &Memory) -> Seen<Vm> {
+    let known = memory.known(machine.uid());
+    if status.phase == Phase::Running {
+        let now = Instant::now();
+        let since = known.acted_at.into_iter().chain(now.checked_sub(QUIET)).max().unwrap_or(now);
+        match hub.world.fresher_than(since).await {
+            Ok(view) if view.vms.get(&vmid).is_some_and(|vm| vm.power == Some(Power::Running)) => {
+                return Seen::Present(Vm::Ours(Power::Running));
+            }
+            // Off, or not there: worth a look of its own.
+            Ok(_) => {}
+            Err(unknown) => return Seen::unknown(unknown),
+        }
+    } else if let Some(vm) = known.vm {
+        return vm;
+    }
+    let vm = look(machine.uid(), vmid, hub).await;
+    if !matches!(vm, Seen::Unknown { .. }) {
+        memory.update(machine.uid(), |known| known.vm = Some(vm.clone()));
+    }
+    vm
+}
+
+/// Looks at one VM. It is gone only when its config is, and the cluster's list, asked for after that, does not show it.
+pub(super) async fn look(uid: &str, vmid: Vmid, hub: &HubHandle) -> Seen<Vm> {
+    match hub.driver.verify_owned(vmid, uid).await {
+        Err(error) => Seen::unknown(error),
+        Ok(Owner::Other(why)) => Seen::Present(Vm::Foreign(why)),
+        Ok(Owner::Ours(vm)) => match (vm.lock(), hub.driver.power(vmid).await) {
+            (Some(lock), _) => Seen::unknown(format!("VM {vmid} is locked ({lock})")),
+            (None, Ok(Some(power))) => Seen::Present(Vm::Ours(power)),
+            (None, Ok(None)) => Seen::unknown(format!("VM {vmid} vanished while it was looked at")),
+            (None, Err(error)) => Seen::unknown(error),
+        },
+        Ok(Owner::Nobody) => match hub.world.fresher_than(Instant::now()).await {
+            Ok(view) if view.vms.contains_key(&vmid) => Seen::unknown(format!("VM {vmid} has no config, but the cluster still lists it")),
+            Ok(_) => Seen::Absent,
+            Err(unknown) => Seen::unknown(unknown),
+        },
+    }
+}
+
+/// Looks for the agent when its guest said that it ended, and once after a start of the hub.
+async fn agent(machine: &Machine, status: &MachineStatus, vmid: Vmid, hub: &HubHandle, context: &Context) -> (Option<Seen<AgentState>>, bool) {
+    let launches = status.agent.as_ref().map_or(0, |agent| agent.launches);
+    let hint = machine.metadata.annotations.as_ref().and_then(|all| all.get(annotation::AGENT_EXIT)?.split(':').next()?.parse::<u32>().ok());
+    let told = hint.is_some_and(|launch| launch >= launches);
+    let looked = context.machines.known(machine.uid()).looked;
+    if looked && !told {
+        return (None, false);
+    }
+    let state = match hub.driver.guest(vmid, context.objects.clock()).status().await {
+        Ok(state) => Seen::Present(state),
+        Err(error) => Seen::unknown(error),
+    };
+    if state.present().is_some() {
+        context.machines.update(machine.uid(), |known| known.looked = true);
+    }
+    (Some(state), !told)
+}
+
+async fn predecessors(machine: &Machine, context: &Context) -> Result<Vec<(String, Predecessor)>, Error> {
+    let mut after = Vec::with_capacity(machine.spec.goal.after.len());
+    for name in &machine.spec.goal.after {
+        let predecessor = match context.objects.get::<Machine>(machine.namespace(), name).await? {
+            None => Predecessor::Missing,
+            Some(found) => {
+                let status = found.status.unwrap_or_default();
+                match status.phase {
+                    Phase::Succeeded => Predecessor::Succeeded,
+                    Phase::Failed => Predecessor::Failed { reason: status.termination_reason, has_final: status.final_checkpoint.is_some() },
+                    phase => Predecessor::Unfinished(phase),
+                }
+            }
+        };
+        after.push((name.clone(), predecessor));
+    }
+    Ok(after)
+}
+
+/// What the disks are cloned from: what was decided when it was spawned, or what `from` and `after` lead to now.
+async fn base(machine: &Machine, status: &MachineStatus, hub: Option<&HubHandle>, context: &Context) -> Result<Result<Base, String>, Error> {
+    let from = machine.spec.from.clone().unwrap_or_default();
+    if status.phase == Phase::Spawning
+        && let Some(name) = &status.spawned_from
+    {
+        return checkpoint_base(machine, name, context).await;
+    }
+    match from {
+        From { image: Some(image), .. } => Ok(match hub.map(|hub| (hub, hub.images.get(&image))) {
+            None => Err("for its hub".into()),
+            Some((hub, None)) => Err(format!("for image {image} of hub {}, which is not there (yet): see the hub's status", hub.name)),
+            Some((hub, Some(found))) => Ok(Base {
+                checkpoint: None,
+                machine_uid: None,
+                volumes: vec![Volume {
+                    node: hub.driver.node().0.clone(),
+                    dataset: found.snapshot.dataset.0.clone(),
+                    snapshot: found.snapshot.name.clone(),
+                    guid: found.guid.clone(),
+                    referenced: None,
+                }],
+            }),
+        }),
+        From { checkpoint: Some(name), .. } => checkpoint_base(machine, &name, context).await,
+        From { machine: Some(source), .. } => {
+            let Some(source) = context.objects.get::<Machine>(machine.namespace(), &source.name).await? else {
+                return Ok(Err(format!("for machine {}, which does not exist; create it", source.name)));
+            };
+            match source.status.as_ref().and_then(|status| status.last_checkpoint.clone()) {
+                Some(name) => checkpoint_base(machine, &name, context).await,
+                None => Ok(Err(format!("for machine {} to have a checkpoint", source.name()))),
+            }
+        }
+        _ => {
+            let Some(last) = machine.spec.goal.after.last() else { return Ok(Err("for spec.from".into())) };
+            let last = context.objects.get::<Machine>(machine.namespace(), last).await?;
+            match last.and_then(|last| last.status?.final_checkpoint) {
+                Some(name) => checkpoint_base(machine, &name, context).await,
+                None => Ok(Err(format!("for the final checkpoint of machine {}", machine.spec.goal.after.last().map_or("", String::as_str)))),
+            }
+        }
+    }
+}
+
+async fn checkpoint_base(machine: &Machine, name: &str, context: &Context) -> Result<Result<Base, String>, Error> {
+    let Some(checkpoint) = context.objects.get::<Checkpoint>(machine.namespace(), name).await? else {
+        return Ok(Err(format!("for checkpoint {name}, which does not exist; create it")));
+    };
+    let deleting = checkpoint.is_deleting();
+    let status = checkpoint.status.unwrap_or_default();
+    Ok(match status.phase {
+        CheckpointPhase::Ready if !deleting => {
+            Ok(Base { checkpoint: Some(name.into()), machine_uid: status.machine_uid, volumes: status.volumes })
+        }
+        CheckpointPhase::Failed => Err(format!("for checkpoint {name}, which failed: {}", status.message.unwrap_or_default())),
+        _ if deleting => Err(format!("for checkpoint {name}, which is being deleted")),
+        phase => Err(format!("for checkpoint {name}, which is {phase:?}")),
+    })
+}
+
+async fn budget(machine: &Machine, context: &Context) -> Result<Result<(), String>, Error> {
+    let mut next = machine.spec.budget.as_ref().and_then(|budget| budget.name.clone());
+    // A chain is as deep as people make it; one that leads into itself is the Budget controller's to report.
+    for _ in 0..32 {
+        let Some(name) = next else { break };
+        let Some(found) = context.objects.get::<Budget>(machine.namespace(), &name).await? else {
+            return Ok(Err(format!("for budget {name}, which does not exist; create it")));
+        };
+        next = found.spec.parent_ref.map(|parent| parent.name);
+    }
+    Ok(Ok(()))
+}
+
+/// The Machine's own limits, field by field over the Hub's.
+fn limits(machine: &Machine, hub: Option<&HubHandle>) -> Limits {
+    let own = machine.spec.budget.as_ref().map(|budget| budget.limits.clone()).unwrap_or_default();
+    let defaults = hub.map(|hub| hub.spec.defaults.limits.clone()).unwrap_or_default();
+    Limits { money: own.money.or(defaults.money), time: own.time.or(defaults.time), api_calls: own.api_calls.or(defaults.api_calls) }
+}
+
+/// The newest main call of the present launch.
+fn last_call(call: Option<CallSummary>, status: &MachineStatus) -> LastCall {
+    let launched = status.agent.as_ref().and_then(|agent| agent.launched_at.as_ref());
+    let Some(call) = call.filter(|call| launched.is_none_or(|launched| call.started_at >= launched.0)) else { return LastCall::None };
+    match call.state {
+        CallState::Open => LastCall::Open,
+        CallState::Settled => LastCall::Settled { stop_reason: call.stop_reason },
+        CallState::Refused => LastCall::Refused,
+        CallState::Cut => LastCall::Cut,
+        CallState::Failed => LastCall::Failed { status: call.status },
+    }
+}
+
+async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Context) -> Result<Checkpoints, Error> {
+    let (all, _) = context.objects.list::<Checkpoint>(Some(machine.namespace())).await?;
+    let finals = final_names(machine);
+    let suspend = suspend_name(machine.name(), status);
+    let mut found = Checkpoints::default();
+    let (mut newest, mut turns, mut others) = (None, 0, 0);
+    for checkpoint in all.iter().filter(|checkpoint| is_own(checkpoint, machine)) {
+        let taken = checkpoint.status.clone().unwrap_or_default();
+        if taken.phase != CheckpointPhase::Ready {
+            continue;
+        }
+        let name = checkpoint.name();
+        match checkpoint.spec.trigger {
+            Trigger::BetweenMessages => turns = turns.max(taken.session.as_ref().map_or(1, |session| session.turn)),
+            Trigger::Final => {
+                others += 1;
+                found.is_final_ready |= finals.iter().any(|known| known == name);
+            }
+            _ => others += 1,
+        }
+        found.is_suspend_ready |= name == suspend;
+        let order = (
+            checkpoint.spec.trigger == Trigger::Final,
+            taken.captured_at.map(|at| at.0),
+            taken.session.map_or(0, |session| session.turn),
+            name.to_owned(),
+        );
+        newest = newest.max(Some(order));
+    }
+    found.last = newest.map(|(.., name)| name);
+    // Retention takes some away; what was taken stays counted.
+    found.taken = (turns + others).max(status.checkpoints);
+    Ok(found)
+}

@@ -1,0 +1,550 @@
+//! What a Machine needs next: every decision of its life, pure.
+//!
+//! `status.phase` is the record of what was decided, written before the steps that depend on it; each pass plans the steps
+//! from there to the next decision. Steps are safe to repeat, so a pass that was cut off is planned again.
+
+use crate::agent::{LastCall, Verdict, verdict};
+use crate::api::machine::{
+    AfterFailure, AgentStatus, Limits, Machine, MachineStatus, OnTerminate, OperatingMode, Phase, TerminationReason,
+};
+use crate::api::checkpoint::Volume;
+use crate::api::{Kind, quantity::GoDuration};
+use crate::driver::guest::AgentState;
+use crate::proxmox::{Power, Vmid};
+use crate::runtime::{Requeue, Seen};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::time::Duration;
+
+/// How often an agent that was interrupted is launched again.
+pub(super) const RELAUNCHES: u32 = 5;
+/// Looks again this soon at what only time brings.
+const SOON: Duration = Duration::from_secs(2);
+
+/// All that is known about a Machine and what it depends on.
+#[derive(Clone, Debug)]
+pub(super) struct Observed {
+    /// Why its Hub cannot be used, if it cannot.
+    pub hub: Result<(), String>,
+    /// Each of `goal.after`.
+    pub after: Vec<(String, Predecessor)>,
+    /// What its disks are cloned from; or what is missing.
+    pub base: Result<Base, String>,
+    /// Why its Budget cannot be charged, if it cannot.
+    pub budget: Result<(), String>,
+    pub limits: Limits,
+    pub lease: Option<Vmid>,
+    pub vm: Seen<Vm>,
+    /// The agent in the guest; `None` when nobody looked.
+    pub agent: Option<Seen<AgentState>>,
+    /// Whether the hub was away while the agent may have needed it.
+    pub hub_was_away: bool,
+    pub last_call: LastCall,
+    pub usage: crate::ledger::Usage,
+    pub checkpoints: Checkpoints,
+}
+
+/// A Machine in `goal.after`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Predecessor {
+    Missing,
+    Unfinished(Phase),
+    Succeeded,
+    Failed { reason: Option<TerminationReason>, has_final: bool },
+}
+
+/// What disks are cloned from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Base {
+    /// Name of the Checkpoint; `None` for an image.
+    pub checkpoint: Option<String>,
+    /// Whose disks they were.
+    pub machine_uid: Option<String>,
+    pub volumes: Vec<Volume>,
+}
+
+/// The VM that its lease names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Vm {
+    Ours(Power),
+    /// Someone else's; says why.
+    Foreign(String),
+}
+
+/// The Machine's own Checkpoints.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Checkpoints {
+    /// Name of the newest Ready one.
+    pub last: Option<String>,
+    pub taken: u64,
+    /// Whether the final one is Ready.
+    pub is_final_ready: bool,
+    /// Whether the one of this suspension is Ready.
+    pub is_suspend_ready: bool,
+}
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Step {
+    AddFinalizer,
+    RemoveFinalizer,
+    /// Asks for the Machine's deletion: its time after the end is over.
+    DeleteSelf,
+    Lease,
+    Fork(Base),
+    CreateVm { disks: u32 },
+    Start,
+    AwaitGuest,
+    Personalise,
+    PutSource,
+    Launch { number: u32 },
+    StopAgent,
+    Verify,
+    KeepBundle,
+    Flush,
+    ShutDown,
+    Capture(Ending),
+    KeepDisks,
+    DestroyDisks,
+    DeleteVm,
+    EndLease,
+}
+
+/// Which checkpoint is taken of a Machine that stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Suspend,
+    Final,
+}
+
+/// What comes next.
+#[derive(Clone, Debug)]
+pub(super) struct Plan {
+    /// What is decided; written before any step is done.
+    pub next: MachineStatus,
+    pub steps: Vec<Step>,
+    /// What it waits for, in words; `Stalled` when only a person can help.
+    pub waiting: Option<Waiting>,
+    pub requeue: Requeue,
+}
+
+/// What a Machine waits for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Waiting {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Plan {
+    fn of(next: MachineStatus) -> Self {
+        Self { next, steps: Vec::new(), waiting: None, requeue: Requeue::Never }
+    }
+    fn wait(mut self, reason: &'static str, message: impl Into<String>, requeue: Requeue) -> Self {
+        self.waiting = Some(Waiting { reason, message: message.into() });
+        self.requeue = requeue;
+        self
+    }
+    fn steps(mut self, steps: impl IntoIterator<Item = Step>) -> Self {
+        self.steps.extend(steps);
+        self
+    }
+}
+
+/// Plans the way to the next decision. `resync` is how often what is quiet is looked at all the same.
+pub(super) fn plan(machine: &Machine, observed: &Observed, now: Timestamp, resync: Duration) -> Plan {
+    let mut next = machine.status.clone().unwrap_or_default();
+    let finalizer = machine.has_finalizer(crate::api::machine::FINALIZER);
+    if machine.is_deleting() && !finalizer {
+        return Plan::of(next);
+    }
+    if next.phase.is_finished() {
+        return finished(machine, next, now);
+    }
+    if !finalizer {
+        return Plan::of(next).steps([Step::AddFinalizer]);
+    }
+    if machine.is_deleting() && next.phase != Phase::Terminating {
+        leave_running(&mut next, now);
+        next.termination_reason.get_or_insert(TerminationReason::Deleted);
+        next.phase = Phase::Terminating;
+    }
+    match next.phase {
+        Phase::Pending | Phase::Waiting => wait(machine, observed, next, now, resync),
+        Phase::Spawning => spawn(machine, observed, next, now),
+        Phase::Running => run(machine, observed, next, now, resync),
+        Phase::Suspending => suspend(observed, next, now),
+        Phase::Suspended => suspended(machine, observed, next, now),
+        Phase::Finishing | Phase::Terminating | Phase::Succeeded | Phase::Failed => end(machine, observed, next, now),
+    }
+}
+
+fn finished(machine: &Machine, next: MachineStatus, now: Timestamp) -> Plan {
+    if machine.is_deleting() {
+        return Plan::of(next).steps([Step::RemoveFinalizer]);
+    }
+    let Some((ttl, Some(ended))) = machine.spec.ttl_after_finished.map(|ttl| (ttl.0, next.finished_at.clone())) else {
+        return Plan::of(next);
+    };
+    let left = ttl.saturating_sub(since(&ended, now));
+    if left.is_zero() {
+        return Plan::of(next).steps([Step::DeleteSelf]);
+    }
+    let mut plan = Plan::of(next);
+    plan.requeue = Requeue::After(left);
+    plan
+}
+
+/// Before there is anything: every condition that must hold first, one after the other.
+fn wait(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp, resync: Duration) -> Plan {
+    next.phase = Phase::Waiting;
+    let again = Requeue::After(resync);
+    let blocked = |next: MachineStatus, reason, message: String| Plan::of(next).wait(reason, message, again);
+    for (name, predecessor) in &observed.after {
+        match (predecessor, machine.spec.goal.after_failure) {
+            (Predecessor::Succeeded, _) | (Predecessor::Failed { has_final: true, .. }, AfterFailure::Continue) => {}
+            (Predecessor::Missing, _) => {
+                return blocked(next, "PredecessorMissing", format!("for machine {name}, which does not exist; create it"));
+            }
+            (Predecessor::Unfinished(phase), _) => {
+                return blocked(next, "PredecessorUnfinished", format!("for machine {name}, which is {phase:?}"));
+            }
+            (Predecessor::Failed { reason, .. }, AfterFailure::Fail) => {
+                next.phase = Phase::Failed;
+                next.termination_reason = Some(TerminationReason::PredecessorFailed);
+                next.finished_at = Some(api_time(now));
+                next.message = Some(format!("machine {name} failed{}", why(*reason)));
+                let mut plan = Plan::of(next);
+                plan.requeue = Requeue::After(Duration::ZERO);
+                return plan;
+            }
+            (Predecessor::Failed { reason, has_final: false }, AfterFailure::Continue) => {
+                return blocked(next, "PredecessorFailed", format!("for machine {name}, which failed{} without a final checkpoint", why(*reason)));
+            }
+            (Predecessor::Failed { reason, .. }, AfterFailure::Wait) => {
+                return blocked(
+                    next,
+                    "PredecessorFailed",
+                    format!("for machine {name}, which failed{}; delete it and create it anew, or set afterFailure in a new machine", why(*reason)),
+                );
+            }
+        }
+    }
+    if let Err(why) = &observed.hub {
+        return blocked(next, "HubNotReady", format!("for its hub: {why}"));
+    }
+    if let Err(why) = &observed.budget {
+        return blocked(next, "BudgetMissing", why.clone());
+    }
+    let base = match &observed.base {
+        Ok(base) => base.clone(),
+        Err(why) => return blocked(next, "BaseNotReady", why.clone()),
+    };
+    if machine.spec.operating_mode == OperatingMode::Suspended {
+        return Plan::of(next).wait("Suspended", "for spec.operatingMode to be Running", Requeue::Never);
+    }
+    next.phase = Phase::Spawning;
+    next.spawned_from = base.checkpoint.clone();
+    let mut agent = next.agent.take().unwrap_or_default();
+    agent.session = Some(crate::agent::session(machine.uid()));
+    agent.launches = 1;
+    next.agent = Some(agent);
+    spawn(machine, observed, next, now)
+}
+
+/// From nothing, or a VM that stands still, to a launched agent.
+fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
+    let number = next.agent.as_ref().map_or(1, |agent| agent.launches.max(1));
+    if let Err(why) = &observed.hub {
+        return Plan::of(next).wait("HubNotReady", format!("for its hub: {why}"), Requeue::After(SOON));
+    }
+    let power = match &observed.vm {
+        Seen::Unknown { why } => return Plan::of(next).wait("VmUnknown", format!("to see its VM: {why}"), Requeue::After(SOON)),
+        // The number was taken by someone after it was leased: give it up and lease another.
+        Seen::Present(Vm::Foreign(_)) if next.started_at.is_none() => return Plan::of(next).steps([Step::DestroyDisks, Step::EndLease]),
+        Seen::Present(Vm::Foreign(_)) => return lost(next, now, "its VM's number is someone else's now"),
+        Seen::Absent if next.started_at.is_some() => return lost(next, now, "its VM was deleted by someone else"),
+        Seen::Absent => {
+            let base = match &observed.base {
+                Ok(base) => base.clone(),
+                Err(why) => return Plan::of(next).wait("BaseNotReady", why.clone(), Requeue::After(SOON)),
+            };
+            let disks = u32::try_from(base.volumes.len()).unwrap_or(u32::MAX);
+            return Plan::of(next).steps([Step::Lease, Step::Fork(base), Step::CreateVm { disks }]);
+        }
+        Seen::Present(Vm::Ours(power)) => *power,
+    };
+    next.started_at.get_or_insert_with(|| api_time(now));
+    let mut plan = Plan::of(next);
+    if power == Power::Stopped {
+        plan.steps.push(Step::Start);
+    }
+    plan.steps.extend([Step::AwaitGuest, Step::Personalise]);
+    if machine.spec.source.is_some() {
+        plan.steps.push(Step::PutSource);
+    }
+    plan.steps.push(Step::Launch { number });
+    plan
+}
+
+/// While the agent works: mostly nothing.
+fn run(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp, resync: Duration) -> Plan {
+    if machine.spec.operating_mode == OperatingMode::Suspended {
+        leave_running(&mut next, now);
+        next.phase = Phase::Suspending;
+        return suspend(observed, next, now);
+    }
+    match &observed.vm {
+        Seen::Absent | Seen::Present(Vm::Foreign(_)) => return lost(next, now, "its VM was deleted by someone else"),
+        Seen::Present(Vm::Ours(Power::Stopped)) => {
+            // The guest powered off by itself. Started again it shows whether the agent had ended before.
+            leave_running(&mut next, now);
+            next.phase = Phase::Spawning;
+            return spawn(machine, observed, next, now);
+        }
+        Seen::Present(Vm::Ours(Power::Running)) | Seen::Unknown { .. } => {}
+    }
+    match &observed.agent {
+        Some(Seen::Present(AgentState::Exited { launch, code })) if *launch == launches(&next) => {
+            return ended(machine, observed, next, now, *code);
+        }
+        Some(Seen::Present(AgentState::None)) => {
+            // A disk that knows of no launch: it was put back to an earlier state by hand.
+            return ended(machine, observed, next, now, None);
+        }
+        Some(Seen::Unknown { why }) => {
+            let why = format!("to see its agent: {why}");
+            return match time_left(observed, &next, now) {
+                Some(Duration::ZERO) => finish(next, now, TerminationReason::Timeout),
+                _ => Plan::of(next).wait("AgentUnknown", why, Requeue::After(SOON)),
+            };
+        }
+        _ => {}
+    }
+    match time_left(observed, &next, now) {
+        Some(Duration::ZERO) => finish(next, now, TerminationReason::Timeout),
+        left => {
+            let mut plan = Plan::of(next);
+            plan.requeue = Requeue::After(left.unwrap_or(resync).min(resync));
+            plan
+        }
+    }
+}
+
+/// The agent's process ended: done, to be launched again, or failed.
+fn ended(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp, code: Option<i32>) -> Plan {
+    let mut outcome = verdict(machine.spec.agent.r#type, code, &observed.last_call);
+    if observed.hub_was_away && matches!(outcome, Verdict::Failed(_)) {
+        outcome = Verdict::Interrupted;
+    }
+    if let Some(agent) = &mut next.agent {
+        agent.exit_code = code;
+    }
+    match outcome {
+        Verdict::Completed if machine.spec.goal.verify.is_some() => {
+            // Whether it is done is for the verify command to say.
+            leave_running(&mut next, now);
+            next.phase = Phase::Finishing;
+            end(machine, observed, next, now)
+        }
+        Verdict::Completed => finish(next, now, TerminationReason::Completed),
+        Verdict::BudgetExhausted => finish(next, now, TerminationReason::BudgetExhausted),
+        Verdict::Interrupted if launches(&next) <= RELAUNCHES => {
+            leave_running(&mut next, now);
+            relaunch(&mut next);
+            spawn(machine, observed, next, now)
+        }
+        Verdict::Interrupted => {
+            next.message = Some(format!("the agent was interrupted {} times", launches(&next)));
+            finish(next, now, TerminationReason::AgentFailed)
+        }
+        Verdict::Failed(why) => {
+            next.message = Some(why);
+            finish(next, now, TerminationReason::AgentFailed)
+        }
+    }
+}
+
+fn suspend(observed: &Observed, next: MachineStatus, now: Timestamp) -> Plan {
+    match &observed.vm {
+        Seen::Unknown { why } => Plan::of(next).wait("VmUnknown", format!("to see its VM: {why}"), Requeue::After(SOON)),
+        Seen::Absent | Seen::Present(Vm::Foreign(_)) => lost(next, now, "its VM was deleted by someone else"),
+        Seen::Present(Vm::Ours(Power::Running)) => {
+            Plan::of(next).steps([Step::StopAgent, Step::Flush, Step::ShutDown, Step::Capture(Ending::Suspend)])
+        }
+        Seen::Present(Vm::Ours(Power::Stopped)) => Plan::of(next).steps([Step::Capture(Ending::Suspend)]),
+    }
+}
+
+fn suspended(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
+    if machine.spec.operating_mode == OperatingMode::Suspended {
+        return Plan::of(next).wait("Suspended", "for spec.operatingMode to be Running", Requeue::Never);
+    }
+    relaunch(&mut next);
+    spawn(machine, observed, next, now)
+}
+
+/// To the end: guest put to rest, disks kept or destroyed, VM deleted, lease ended.
+fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
+    if let Err(why) = &observed.hub
+        && observed.lease.is_some()
+    {
+        return Plan::of(next).wait("HubNotReady", format!("for its hub: {why}"), Requeue::After(SOON));
+    }
+    // What was never started has nothing that its base has not.
+    let discard = machine.spec.on_terminate == OnTerminate::Discard || next.started_at.is_none();
+    let vm = match &observed.vm {
+        Seen::Unknown { why } if observed.lease.is_some() => {
+            return Plan::of(next).wait("VmUnknown", format!("to see its VM: {why}"), Requeue::After(SOON));
+        }
+        Seen::Present(Vm::Ours(power)) => Some(*power),
+        _ => None,
+    };
+    if vm == Some(Power::Running) {
+        let undecided = next.termination_reason.is_none();
+        let guest_is_lost = next.termination_reason == Some(TerminationReason::GuestLost);
+        let plan = Plan::of(next);
+        return if undecided {
+            plan.steps([Step::StopAgent, Step::Verify])
+        } else if guest_is_lost {
+            plan.steps([Step::ShutDown])
+        } else if discard {
+            plan.steps([Step::StopAgent, Step::ShutDown])
+        } else {
+            plan.steps([Step::StopAgent, Step::KeepBundle, Step::Flush, Step::ShutDown])
+        };
+    }
+    if next.termination_reason.is_none() {
+        next.termination_reason = Some(TerminationReason::VerifyFailed);
+        next.message = Some("the VM stopped before the verify command could run".into());
+    }
+    if observed.lease.is_none() {
+        if machine.is_deleting() {
+            return Plan::of(next).steps([Step::RemoveFinalizer]);
+        }
+        next.phase = if next.termination_reason == Some(TerminationReason::Completed) { Phase::Succeeded } else { Phase::Failed };
+        next.finished_at.get_or_insert_with(|| api_time(now));
+        next.vm = None;
+        let mut plan = Plan::of(next);
+        plan.requeue = Requeue::After(Duration::ZERO);
+        return plan;
+    }
+    let mut plan = Plan::of(next);
+    if discard {
+        plan.steps.push(Step::DestroyDisks);
+    } else {
+        if !observed.checkpoints.is_final_ready {
+            plan.steps.push(Step::Capture(Ending::Final));
+        }
+        plan.steps.push(Step::KeepDisks);
+    }
+    if vm.is_some() {
+        plan.steps.push(Step::DeleteVm);
+    }
+    plan.steps(std::iter::once(Step::EndLease))
+}
+
+/// Decides the end; what it takes is planned in the next pass, from this record.
+fn finish(mut next: MachineStatus, now: Timestamp, reason: TerminationReason) -> Plan {
+    leave_running(&mut next, now);
+    next.phase = Phase::Finishing;
+    next.termination_reason = Some(reason);
+    let mut plan = Plan::of(next);
+    plan.requeue = Requeue::After(Duration::ZERO);
+    plan
+}
+
+fn lost(mut next: MachineStatus, now: Timestamp, why: &str) -> Plan {
+    next.message = Some(why.into());
+    finish(next, now, TerminationReason::GuestLost)
+}
+
+fn relaunch(next: &mut MachineStatus) {
+    next.phase = Phase::Spawning;
+    let agent = next.agent.get_or_insert_with(AgentStatus::default);
+    agent.launches += 1;
+    agent.exit_code = None;
+}
+
+/// Counts the time that the agent ran, once, when it no longer does.
+fn leave_running(next: &mut MachineStatus, now: Timestamp) {
+    if next.phase == Phase::Running
+        && let Some(agent) = &mut next.agent
+        && let Some(launched) = &agent.launched_at
+    {
+        agent.ran_before = GoDuration(agent.ran_before.0 + since(launched, now));
+    }
+}
+
+/// How long the agent ran, up to now.
+pub(super) fn ran(status: &MachineStatus, now: Timestamp) -> Duration {
+    let Some(agent) = &status.agent else { return Duration::ZERO };
+    let running = agent.launched_at.as_ref().filter(|_| status.phase == Phase::Running);
+    agent.ran_before.0 + running.map_or(Duration::ZERO, |launched| since(launched, now))
+}
+
+/// `None` without a limit, zero when it is used up.
+fn time_left(observed: &Observed, status: &MachineStatus, now: Timestamp) -> Option<Duration> {
+    observed.limits.time.map(|limit| limit.0.saturating_sub(ran(status, now)))
+}
+
+fn launches(status: &MachineStatus) -> u32 {
+    status.agent.as_ref().map_or(0, |agent| agent.launches)
+}
+
+pub(super) fn since(then: &Time, now: Timestamp) -> Duration {
+    Duration::try_from(now.duration_since(then.0)).unwrap_or_default()
+}
+
+pub(super) fn api_time(now: Timestamp) -> Time {
+    Time(Timestamp::from_second(now.as_second()).unwrap_or(now))
+}
+
+fn why(reason: Option<TerminationReason>) -> String {
+    reason.map_or(String::new(), |reason| format!(" ({reason:?})"))
+}
+
+impl Step {
+    /// Its name, for logs and tests.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::AddFinalizer => "AddFinalizer",
+            Self::RemoveFinalizer => "RemoveFinalizer",
+            Self::DeleteSelf => "DeleteSelf",
+            Self::Lease => "Lease",
+            Self::Fork(_) => "Fork",
+            Self::CreateVm { .. } => "CreateVm",
+            Self::Start => "Start",
+            Self::AwaitGuest => "AwaitGuest",
+            Self::Personalise => "Personalise",
+            Self::PutSource => "PutSource",
+            Self::Launch { .. } => "Launch",
+            Self::StopAgent => "StopAgent",
+            Self::Verify => "Verify",
+            Self::KeepBundle => "KeepBundle",
+            Self::Flush => "Flush",
+            Self::ShutDown => "ShutDown",
+            Self::Capture(Ending::Suspend) => "CaptureSuspend",
+            Self::Capture(Ending::Final) => "CaptureFinal",
+            Self::KeepDisks => "KeepDisks",
+            Self::DestroyDisks => "DestroyDisks",
+            Self::DeleteVm => "DeleteVm",
+            Self::EndLease => "EndLease",
+        }
+    }
+
+    /// What is done, in words for people.
+    pub(super) fn doing(&self) -> &'static str {
+        match self {
+            Self::AddFinalizer | Self::RemoveFinalizer | Self::DeleteSelf => "taking note",
+            Self::Lease | Self::Fork(_) | Self::CreateVm { .. } => "cloning disks and creating the VM",
+            Self::Start | Self::AwaitGuest => "starting the VM",
+            Self::Personalise | Self::PutSource | Self::Launch { .. } => "launching the agent",
+            Self::StopAgent => "stopping the agent",
+            Self::Verify => "running the verify command",
+            Self::KeepBundle | Self::Flush | Self::ShutDown => "shutting the VM down",
+            Self::Capture(_) => "taking the checkpoint",
+            Self::KeepDisks | Self::DestroyDisks => "putting the disks away",
+            Self::DeleteVm | Self::EndLease => "deleting the VM",
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! What a Machine's status says: the decision, what was reached, and what was observed. Pure.
+
+use super::act::{Fact, Outcome};
+use super::plan::{Ending, Observed, Plan, Waiting, api_time, ran};
+use crate::api::Kind;
+use crate::api::machine::{Machine, MachineStatus, Phase, TerminationReason, VmStatus};
+use crate::api::meta::put_condition;
+use crate::api::quantity::{GoDuration, NanoUsd};
+use crate::controller::kstatus::Readiness;
+use jiff::Timestamp;
+
+/// The status after `plan` was decided and, with an outcome, after its steps were done.
+pub(super) fn status(machine: &Machine, observed: &Observed, plan: &Plan, outcome: Option<&Outcome>, now: Timestamp) -> MachineStatus {
+    let mut next = plan.next.clone();
+    let generation = machine.generation();
+    next.observed_generation = Some(generation);
+    let checkpoints = &observed.checkpoints;
+    if checkpoints.last.is_some() {
+        next.last_checkpoint.clone_from(&checkpoints.last);
+    }
+    next.checkpoints = next.checkpoints.max(checkpoints.taken);
+    for fact in outcome.iter().flat_map(|outcome| &outcome.facts) {
+        reach(&mut next, fact, now);
+    }
+    let usage = &observed.usage;
+    if usage.api_calls > 0 || usage.money > NanoUsd(0) || usage.reserved > NanoUsd(0) {
+        next.usage.money = usage.money;
+        next.usage.reserved = usage.reserved;
+        next.usage.api_calls = usage.api_calls;
+        next.usage.tokens_in = usage.tokens_in;
+        next.usage.tokens_out = usage.tokens_out;
+    }
+    if next.phase != Phase::Running {
+        next.usage.time = GoDuration(ran(&next, now));
+    }
+    next.spent = observed.limits.money.map_or_else(
+        || (next.usage.money > NanoUsd(0)).then(|| next.usage.money.dollars()),
+        |limit| Some(format!("{} of {}", next.usage.money.dollars(), limit.amount.dollars())),
+    );
+    let problem = outcome.and_then(|outcome| outcome.problem.as_ref());
+    let waiting = problem.map(|problem| Waiting { reason: problem.reason(), message: problem.to_string() }).or_else(|| plan.waiting.clone());
+    if let Some(waiting) = &waiting {
+        next.message = Some(waiting.message.clone());
+    } else if let Some(message) = doing(&next, plan, outcome.is_some()) {
+        next.message = Some(message);
+    } else if !next.phase.is_finished() && !matches!(next.phase, Phase::Finishing | Phase::Terminating) {
+        next.message = None;
+    }
+    let stalled = problem.is_some_and(super::act::Problem::is_stalled);
+    conditions(&mut next, observed, waiting.as_ref(), stalled, generation, now);
+    next
+}
+
+fn reach(next: &mut MachineStatus, fact: &Fact, now: Timestamp) {
+    match fact {
+        Fact::Created(vm) => next.vm = Some(VmStatus { node: vm.node.clone(), vmid: vm.vmid, disks: vm.disks.clone() }),
+        Fact::Launched => {
+            next.phase = Phase::Running;
+            if let Some(agent) = &mut next.agent {
+                agent.launched_at = Some(api_time(now));
+            }
+        }
+        Fact::Verified { passed, message } => {
+            next.termination_reason = Some(if *passed { TerminationReason::Completed } else { TerminationReason::VerifyFailed });
+            next.message = Some(message.clone());
+        }
+        Fact::Captured { ending, name } => {
+            next.last_checkpoint = Some(name.clone());
+            match ending {
+                Ending::Final => next.final_checkpoint = Some(name.clone()),
+                Ending::Suspend => next.phase = Phase::Suspended,
+            }
+        }
+        Fact::Ended { reason, message } => {
+            next.phase = Phase::Finishing;
+            next.termination_reason = Some(*reason);
+            next.message = Some(message.clone());
+        }
+    }
+}
+
+/// What it does now, while it does.
+fn doing(next: &MachineStatus, plan: &Plan, is_done: bool) -> Option<String> {
+    if is_done {
+        return None;
+    }
+    // The reason of an end is worth more than what is done about it.
+    if matches!(next.phase, Phase::Finishing | Phase::Terminating) && next.message.is_some() {
+        return None;
+    }
+    plan.steps.first().map(|step| step.doing().to_owned())
+}
+
+fn conditions(next: &mut MachineStatus, observed: &Observed, waiting: Option<&Waiting>, stalled: bool, generation: i64, now: Timestamp) {
+    let now = api_time(now);
+    let phase = format!("{:?}", next.phase);
+    let message = next.message.clone().unwrap_or_default();
+    let reason = next.termination_reason.map(|reason| format!("{reason:?}"));
+    let running = next.phase == Phase::Running;
+    let launches = next.agent.as_ref().map_or(0, |agent| agent.launches);
+    let all = &mut next.conditions;
+    let truth = |yes: bool| if yes { "True" } else { "False" };
+    put_condition(all, generation, &now, ("MachineReady", truth(running), &phase, &message));
+    let agent = match (running, launches) {
+        (true, n) => ("True", "Launched", format!("launch {n}")),
+        (false, 0) => ("False", "NotLaunched", String::new()),
+        (false, _) => ("False", "NotRunning", String::new()),
+    };
+    put_condition(all, generation, &now, ("AgentActive", agent.0, agent.1, &agent.2));
+    let goal = match (next.phase, &reason) {
+        (Phase::Succeeded, Some(reason)) => ("True", reason.as_str()),
+        (Phase::Failed, Some(reason)) => ("False", reason.as_str()),
+        _ => ("Unknown", "InProgress"),
+    };
+    put_condition(all, generation, &now, ("GoalAchieved", goal.0, goal.1, if goal.0 == "Unknown" { "" } else { &message }));
+    let spent = next.spent.clone().unwrap_or_default();
+    let exhausted = next.termination_reason == Some(TerminationReason::BudgetExhausted);
+    let budget = match &observed.budget {
+        Err(why) => ("False", "BudgetMissing", why.clone()),
+        Ok(()) if exhausted => ("False", "Exhausted", format!("{spent}; raise the limit in a new machine that starts from its final checkpoint")),
+        Ok(()) => ("True", "WithinLimits", String::new()),
+    };
+    put_condition(all, generation, &now, ("BudgetAvailable", budget.0, budget.1, &budget.2));
+    let current = next.last_checkpoint.clone();
+    let checkpoint = current.map_or(("False", "NoCheckpoint", String::new()), |name| ("True", "Captured", name));
+    put_condition(all, generation, &now, ("CheckpointCurrent", checkpoint.0, checkpoint.1, &checkpoint.2));
+    let readiness = match (next.phase, waiting) {
+        (Phase::Succeeded, _) => Readiness::Ready { reason: "Succeeded", message },
+        (Phase::Failed, _) => Readiness::stalled("Failed", message),
+        (_, Some(waiting)) if stalled => Readiness::stalled(waiting.reason, &waiting.message),
+        (Phase::Suspended, _) => Readiness::Ready { reason: "Suspended", message },
+        (_, Some(waiting)) => Readiness::waiting(waiting.reason, &waiting.message),
+        (Phase::Running, None) => Readiness::Ready { reason: "Running", message },
+        (phase, None) => Readiness::waiting(progress(phase), message),
+    };
+    readiness.apply(all, generation, &now);
+}
+
+fn progress(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Pending | Phase::Waiting => "Pending",
+        Phase::Spawning => "Spawning",
+        Phase::Suspending => "Suspending",
+        Phase::Finishing => "Finishing",
+        Phase::Terminating => "Terminating",
+        Phase::Running | Phase::Suspended | Phase::Succeeded | Phase::Failed => "Progressing",
+    }
+}

@@ -1,0 +1,322 @@
+//! Planner tables: a Machine, what is observed of it, and what must come next.
+
+use super::plan::{self, Base, Checkpoints, Ending, Observed, Plan, Predecessor, Step, Vm};
+use super::status::status;
+use crate::agent::LastCall;
+use crate::api::checkpoint::Volume;
+use crate::api::machine::*;
+use crate::api::quantity::{Currency, GoDuration, Money, NanoUsd};
+use crate::driver::guest::AgentState;
+use crate::ledger::Usage;
+use crate::proxmox::{Power, Vmid};
+use crate::runtime::{Requeue, Seen};
+use jiff::{SignedDuration, Timestamp};
+use std::time::Duration;
+
+const RESYNC: Duration = Duration::from_secs(60);
+
+fn now() -> Timestamp {
+    "2026-11-22T12:00:00Z".parse().unwrap()
+}
+
+fn machine(phase: Phase) -> Machine {
+    let mut machine = Machine::new("shop", "b", MachineSpec::default());
+    machine.metadata.uid = Some("6a1f0d6e-6c1b-4b8e-9a53-1f2f3a4b5c6d".into());
+    machine.metadata.generation = Some(1);
+    machine.metadata.finalizers = Some(vec![FINALIZER.into()]);
+    machine.spec.from = Some(From { checkpoint: Some("a-final".into()), ..From::default() });
+    let began = Time(now() - SignedDuration::from_secs(100));
+    let status = machine.status.get_or_insert_default();
+    status.phase = phase;
+    if !matches!(phase, Phase::Pending | Phase::Waiting) {
+        status.agent = Some(AgentStatus { launches: 1, launched_at: Some(began.clone()), ..AgentStatus::default() });
+        status.spawned_from = Some("a-final".into());
+        status.started_at = Some(began);
+        status.vm = Some(VmStatus { node: "pve".into(), vmid: 20001, disks: vec!["tank/data/vm-20001-disk-0".into()] });
+    }
+    machine
+}
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+fn base() -> Base {
+    let volume = Volume { node: "pve".into(), dataset: "tank/keep/m-a-disk-0".into(), snapshot: "av-c".into(), guid: "1".into(), referenced: None };
+    Base { checkpoint: Some("a-final".into()), machine_uid: Some("a".into()), volumes: vec![volume] }
+}
+
+fn seen() -> Observed {
+    Observed {
+        hub: Ok(()),
+        after: Vec::new(),
+        base: Ok(base()),
+        budget: Ok(()),
+        limits: Limits { money: Some(Money { amount: NanoUsd(5_000_000_000), currency: Currency::USD }), time: Some(GoDuration(Duration::from_secs(7200))), api_calls: None },
+        lease: Some(Vmid(20001)),
+        vm: Seen::Present(Vm::Ours(Power::Running)),
+        agent: None,
+        hub_was_away: false,
+        last_call: LastCall::None,
+        usage: Usage::default(),
+        checkpoints: Checkpoints::default(),
+    }
+}
+
+fn planned(machine: &Machine, observed: &Observed) -> Plan {
+    plan::plan(machine, observed, now(), RESYNC)
+}
+
+/// `phase / reason [steps] what it waits for`.
+fn told(plan: &Plan) -> String {
+    let mut text = format!("{:?}", plan.next.phase);
+    if let Some(reason) = plan.next.termination_reason {
+        text += &format!("/{reason:?}");
+    }
+    if !plan.steps.is_empty() {
+        text += &format!(" {}", plan.steps.iter().map(Step::name).collect::<Vec<_>>().join(","));
+    }
+    if let Some(waiting) = &plan.waiting {
+        text += &format!(" ({})", waiting.reason);
+    }
+    text
+}
+
+fn check(machine: &Machine, observed: Observed, expect: &str) -> Plan {
+    let plan = planned(machine, &observed);
+    assert_eq!(told(&plan), expect, "observed: {observed:?}");
+    // A status that is written for it says the same when it is read again: deciding twice decides nothing new.
+    let written = status(machine, &observed, &plan, None, now());
+    let mut again = machine.clone();
+    again.status = Some(written.clone());
+    let second = status(&again, &observed, &planned(&again, &observed), None, now());
+    if plan.next.phase == again.status.as_ref().unwrap().phase && plan.steps.is_empty() && plan.waiting.is_some() {
+        assert_eq!(second, written, "a wait writes once");
+    }
+    plan
+}
+
+fn unseen() -> Seen<Vm> {
+    Seen::unknown("no answer")
+}
+
+const SPAWN: &str = "Spawning Lease,Fork,CreateVm";
+
+#[test]
+fn waits_say_for_what() {
+    let waiting = machine(Phase::Pending);
+    let none = Observed { lease: None, vm: Seen::Absent, ..seen() };
+    check(&waiting, none.clone(), SPAWN);
+    check(&waiting, Observed { hub: Err("down".into()), ..none.clone() }, "Waiting (HubNotReady)");
+    check(&waiting, Observed { budget: Err("for budget x".into()), ..none.clone() }, "Waiting (BudgetMissing)");
+    check(&waiting, Observed { base: Err("for checkpoint x".into()), ..none.clone() }, "Waiting (BaseNotReady)");
+    let mut suspended = waiting.clone();
+    suspended.spec.operating_mode = OperatingMode::Suspended;
+    check(&suspended, none.clone(), "Waiting (Suspended)");
+    let mut new = waiting.clone();
+    new.metadata.finalizers = None;
+    check(&new, none, "Pending AddFinalizer");
+}
+
+#[test]
+fn predecessors_by_their_end_and_the_policy() {
+    use AfterFailure::{Continue, Fail, Wait};
+    let failed = |has_final| Predecessor::Failed { reason: Some(TerminationReason::AgentFailed), has_final };
+    for (policy, predecessor, expect) in [
+        (Wait, Predecessor::Succeeded, SPAWN),
+        (Wait, Predecessor::Missing, "Waiting (PredecessorMissing)"),
+        (Wait, Predecessor::Unfinished(Phase::Running), "Waiting (PredecessorUnfinished)"),
+        (Continue, Predecessor::Unfinished(Phase::Finishing), "Waiting (PredecessorUnfinished)"),
+        (Wait, failed(true), "Waiting (PredecessorFailed)"),
+        (Fail, failed(true), "Failed/PredecessorFailed"),
+        (Continue, failed(true), SPAWN),
+        (Continue, failed(false), "Waiting (PredecessorFailed)"),
+    ] {
+        let mut machine = machine(Phase::Waiting);
+        machine.spec.goal.after = vec!["a".into()];
+        machine.spec.goal.after_failure = policy;
+        check(&machine, Observed { after: vec![("a".into(), predecessor)], lease: None, vm: Seen::Absent, ..seen() }, expect);
+    }
+}
+
+#[test]
+fn spawning_goes_on_from_what_is_there() {
+    let mut spawning = machine(Phase::Spawning);
+    let rest = "AwaitGuest,Personalise,Launch";
+    check(&spawning, seen(), &format!("Spawning {rest}"));
+    check(&spawning, Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() }, &format!("Spawning Start,{rest}"));
+    check(&spawning, Observed { vm: unseen(), ..seen() }, "Spawning (VmUnknown)");
+    check(&spawning, Observed { vm: Seen::Absent, ..seen() }, "Finishing/GuestLost");
+    spawning.status.as_mut().unwrap().started_at = None;
+    check(&spawning, Observed { vm: Seen::Absent, ..seen() }, SPAWN);
+    check(&spawning, Observed { vm: Seen::Absent, base: Err("gone".into()), ..seen() }, "Spawning (BaseNotReady)");
+    check(&spawning, Observed { vm: Seen::Present(Vm::Foreign("x".into())), ..seen() }, "Spawning DestroyDisks,EndLease");
+    spawning.spec.source = Some(Source::default());
+    check(&spawning, seen(), "Spawning AwaitGuest,Personalise,PutSource,Launch");
+}
+
+#[test]
+fn running_is_quiet_until_something_is_seen() {
+    let running = machine(Phase::Running);
+    let plan = check(&running, seen(), "Running");
+    assert_eq!(plan.requeue, Requeue::After(RESYNC));
+    check(&running, Observed { vm: unseen(), ..seen() }, "Running");
+    check(&running, Observed { vm: Seen::Absent, ..seen() }, "Finishing/GuestLost");
+    check(&running, Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() }, "Spawning Start,AwaitGuest,Personalise,Launch");
+    check(&running, Observed { agent: Some(Seen::unknown("no answer")), ..seen() }, "Running (AgentUnknown)");
+    check(&running, Observed { agent: Some(Seen::Present(AgentState::Running { launch: 1 })), ..seen() }, "Running");
+    let limit = |seconds| Observed { limits: Limits { time: Some(GoDuration(Duration::from_secs(seconds))), ..Limits::default() }, ..seen() };
+    assert_eq!(check(&running, limit(130), "Running").requeue, Requeue::After(Duration::from_secs(30)));
+    let plan = check(&running, limit(100), "Finishing/Timeout");
+    assert_eq!(plan.next.agent.unwrap().ran_before.0, Duration::from_secs(100));
+}
+
+#[test]
+fn the_end_of_an_agent_is_judged() {
+    let settled = || LastCall::Settled { stop_reason: Some("end_turn".into()) };
+    for (code, last_call, away, expect) in [
+        (Some(0), settled(), false, "Finishing/Completed"),
+        (Some(1), LastCall::Refused, false, "Finishing/BudgetExhausted"),
+        (Some(1), LastCall::None, false, "Finishing/AgentFailed"),
+        (Some(1), LastCall::None, true, "Spawning AwaitGuest,Personalise,Launch"),
+        (Some(1), LastCall::Cut, false, "Spawning AwaitGuest,Personalise,Launch"),
+        (None, LastCall::None, false, "Spawning AwaitGuest,Personalise,Launch"),
+        (Some(1), settled(), true, "Finishing/Completed"),
+    ] {
+        let agent = Some(Seen::Present(AgentState::Exited { launch: 1, code }));
+        let plan = check(&machine(Phase::Running), Observed { agent, last_call, hub_was_away: away, ..seen() }, expect);
+        if let Some(Step::Launch { number }) = plan.steps.last() {
+            assert_eq!(*number, 2);
+        }
+    }
+    // An earlier launch's end says nothing about this one.
+    let mut relaunched = machine(Phase::Running);
+    relaunched.status.as_mut().unwrap().agent.as_mut().unwrap().launches = 6;
+    let exited = |launch| Observed { agent: Some(Seen::Present(AgentState::Exited { launch, code: None })), ..seen() };
+    check(&relaunched, exited(5), "Running");
+    check(&relaunched, exited(6), "Finishing/AgentFailed");
+}
+
+#[test]
+fn a_goal_with_a_verify_command_is_not_done_before_it_passed() {
+    let mut verified = machine(Phase::Running);
+    verified.spec.goal.verify = Some(Verify { command: vec!["true".into()], timeout: GoDuration::default() });
+    let exited = Observed {
+        agent: Some(Seen::Present(AgentState::Exited { launch: 1, code: Some(0) })),
+        last_call: LastCall::Settled { stop_reason: Some("end_turn".into()) },
+        ..seen()
+    };
+    check(&verified, exited, "Finishing StopAgent,Verify");
+    verified.status.as_mut().unwrap().phase = Phase::Finishing;
+    check(&verified, Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() }, "Finishing/VerifyFailed CaptureFinal,KeepDisks,DeleteVm,EndLease");
+}
+
+fn finishing(reason: TerminationReason) -> Machine {
+    let mut machine = machine(Phase::Finishing);
+    machine.status.as_mut().unwrap().termination_reason = Some(reason);
+    machine
+}
+
+#[test]
+fn an_end_is_the_same_from_wherever_it_was_left() {
+    use TerminationReason::{AgentFailed, Completed, GuestLost};
+    let done = finishing(Completed);
+    let stopped = || Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() };
+    check(&done, seen(), "Finishing/Completed StopAgent,KeepBundle,Flush,ShutDown");
+    check(&finishing(GuestLost), seen(), "Finishing/GuestLost ShutDown");
+    check(&done, stopped(), "Finishing/Completed CaptureFinal,KeepDisks,DeleteVm,EndLease");
+    let captured = || Checkpoints { is_final_ready: true, ..Checkpoints::default() };
+    check(&done, Observed { checkpoints: captured(), ..stopped() }, "Finishing/Completed KeepDisks,DeleteVm,EndLease");
+    check(&done, Observed { checkpoints: captured(), vm: Seen::Absent, ..seen() }, "Finishing/Completed KeepDisks,EndLease");
+    check(&done, Observed { vm: unseen(), ..seen() }, "Finishing/Completed (VmUnknown)");
+    check(&done, Observed { hub: Err("down".into()), ..seen() }, "Finishing/Completed (HubNotReady)");
+    check(&done, Observed { lease: None, vm: Seen::Absent, ..seen() }, "Succeeded/Completed");
+    check(&finishing(AgentFailed), Observed { lease: None, vm: Seen::Absent, ..seen() }, "Failed/AgentFailed");
+    // Someone else's VM is never shut down, captured or deleted.
+    let foreign = Observed { vm: Seen::Present(Vm::Foreign("x".into())), ..seen() };
+    check(&done, foreign, "Finishing/Completed CaptureFinal,KeepDisks,EndLease");
+}
+
+#[test]
+fn discarded_and_never_started_machines_leave_nothing() {
+    let stopped = || Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() };
+    let mut discarded = finishing(TerminationReason::Completed);
+    discarded.spec.on_terminate = OnTerminate::Discard;
+    check(&discarded, seen(), "Finishing/Completed StopAgent,ShutDown");
+    check(&discarded, stopped(), "Finishing/Completed DestroyDisks,DeleteVm,EndLease");
+    let mut young = machine(Phase::Spawning);
+    young.status.as_mut().unwrap().started_at = None;
+    young.metadata.deletion_timestamp = Some(Time(now()));
+    check(&young, stopped(), "Terminating/Deleted DestroyDisks,DeleteVm,EndLease");
+}
+
+#[test]
+fn deletion_ends_it_from_any_phase() {
+    for (phase, expect) in [
+        (Phase::Running, "Terminating/Deleted StopAgent,KeepBundle,Flush,ShutDown"),
+        (Phase::Spawning, "Terminating/Deleted StopAgent,KeepBundle,Flush,ShutDown"),
+        (Phase::Suspending, "Terminating/Deleted StopAgent,KeepBundle,Flush,ShutDown"),
+        (Phase::Succeeded, "Succeeded RemoveFinalizer"),
+    ] {
+        let mut deleted = machine(phase);
+        deleted.metadata.deletion_timestamp = Some(Time(now()));
+        check(&deleted, seen(), expect);
+    }
+    let mut waiting = machine(Phase::Waiting);
+    waiting.metadata.deletion_timestamp = Some(Time(now()));
+    check(&waiting, Observed { lease: None, vm: Seen::Absent, ..seen() }, "Terminating/Deleted RemoveFinalizer");
+    let mut ending = finishing(TerminationReason::Completed);
+    ending.metadata.deletion_timestamp = Some(Time(now()));
+    check(&ending, Observed { lease: None, vm: Seen::Absent, ..seen() }, "Terminating/Completed RemoveFinalizer");
+    ending.metadata.finalizers = None;
+    check(&ending, seen(), "Finishing/Completed");
+}
+
+#[test]
+fn suspension_and_back() {
+    let mut machine = machine(Phase::Running);
+    machine.spec.operating_mode = OperatingMode::Suspended;
+    check(&machine, seen(), "Suspending StopAgent,Flush,ShutDown,CaptureSuspend");
+    machine.status.as_mut().unwrap().phase = Phase::Suspending;
+    let stopped = || Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() };
+    let plan = check(&machine, stopped(), "Suspending CaptureSuspend");
+    assert_eq!(plan.steps, [Step::Capture(Ending::Suspend)]);
+    machine.status.as_mut().unwrap().phase = Phase::Suspended;
+    check(&machine, stopped(), "Suspended (Suspended)");
+    machine.spec.operating_mode = OperatingMode::Running;
+    let plan = check(&machine, stopped(), "Spawning Start,AwaitGuest,Personalise,Launch");
+    assert_eq!(plan.steps.last(), Some(&Step::Launch { number: 2 }));
+}
+
+#[test]
+fn ttl_deletes_when_it_is_over() {
+    let mut ended = machine(Phase::Succeeded);
+    ended.spec.ttl_after_finished = Some(GoDuration(Duration::from_secs(60)));
+    ended.status.as_mut().unwrap().finished_at = Some(Time(now() - SignedDuration::from_secs(20)));
+    assert_eq!(check(&ended, seen(), "Succeeded").requeue, Requeue::After(Duration::from_secs(40)));
+    ended.status.as_mut().unwrap().finished_at = Some(Time(now() - SignedDuration::from_secs(61)));
+    check(&ended, seen(), "Succeeded DeleteSelf");
+}
+
+#[test]
+fn nothing_is_destroyed_that_is_not_seen() {
+    for phase in [Phase::Pending, Phase::Waiting, Phase::Spawning, Phase::Running, Phase::Suspending, Phase::Suspended, Phase::Finishing, Phase::Terminating] {
+        for deleting in [false, true] {
+            let mut machine = machine(phase);
+            machine.metadata.deletion_timestamp = deleting.then(|| Time(now()));
+            let plan = planned(&machine, &Observed { vm: unseen(), ..seen() });
+            let harm = [Step::DestroyDisks, Step::DeleteVm, Step::EndLease, Step::ShutDown, Step::KeepDisks, Step::RemoveFinalizer];
+            assert!(!plan.steps.iter().any(|step| harm.contains(step)), "{phase:?}: {:?}", plan.steps);
+        }
+    }
+}
+
+#[test]
+fn spent_is_said_in_dollars() {
+    let usage = Usage { money: NanoUsd(220_000_000), api_calls: 3, ..Usage::default() };
+    let observed = Observed { usage, ..seen() };
+    let machine = machine(Phase::Running);
+    let status = status(&machine, &observed, &planned(&machine, &observed), None, now());
+    assert_eq!(status.spent.as_deref(), Some("$0.22 of $5.00"));
+    assert_eq!(status.observed_generation, Some(1));
+    let ready = status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
+    assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", "Running"));
+}
