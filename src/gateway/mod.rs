@@ -1,20 +1,52 @@
-//! Authenticates, reserves, forwards, meters and settles model calls.
+//! Authenticates, reserves, forwards, meters and settles model calls; asks for a checkpoint at every boundary of an agent's
+//! conversation and holds the answer until it is decided.
+//!
+//! Agents in VMs hold no provider key: they have a token of their own, worth their Machine's budget here and nothing
+//! elsewhere. Served are the Messages API, its count_tokens, and the report that an agent ended; nothing else.
 
-use crate::objects::Objects;
-use std::{net::SocketAddr, time::Duration};
-use tokio_util::sync::CancellationToken;
+mod answer;
+mod call;
+mod directory;
+mod hold;
+mod http;
+mod live;
+mod resolve;
+mod transcript;
+
+use crate::{
+    clock::Clock,
+    ledger::{Ledger, RENEW},
+    llm::{anthropic, prices, replay::Replays},
+    objects::Objects,
+    store::{self, CallEnd, NewMessage},
+};
+use answer::Answer;
+use axum::serve::ListenerExt;
+use directory::Directory;
+use hold::Checkpoints;
+use live::Live;
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How the gateway is to run.
 #[derive(Clone, Debug)]
 pub struct Config {
     pub listen: SocketAddr,
-    /// How long an answer waits for the checkpoint before it, at most.
+    /// How long an answer waits for the checkpoint before it, at most. Agents give up after 300 s.
     pub hold: Duration,
+    /// How long running calls may go on after a shutdown was asked for.
+    pub drain: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), hold: Duration::from_secs(30) }
+        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), hold: Duration::from_secs(30), drain: Duration::from_secs(20) }
     }
 }
 
@@ -23,7 +55,9 @@ pub enum Error {
     #[error("the gateway cannot listen on {address}: {source}")]
     Listen { address: SocketAddr, source: std::io::Error },
     #[error("the ledger could not be recovered: {0}")]
-    Ledger(#[from] crate::store::Error),
+    Ledger(#[from] store::Error),
+    #[error("no client for model providers can be made: {0}")]
+    Client(#[from] crate::llm::Error),
 }
 
 /// A gateway that serves.
@@ -40,7 +74,158 @@ impl Server {
     }
 }
 
-/// Starts the gateway. It stops when `shutdown` is cancelled.
-pub async fn start(_config: Config, _objects: Objects, _shutdown: CancellationToken) -> Result<Server, Error> {
-    unimplemented!()
+/// Starts the gateway. It stops when `shutdown` is cancelled. Calls that a dead process left open are charged first.
+pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken) -> Result<Server, Error> {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(|source| Error::Listen { address: config.listen, source })?;
+    let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
+    let ledger = Ledger::new(objects.store().clone(), objects.clock().clone());
+    let cut = ledger.recover().await?;
+    if cut > 0 {
+        tracing::warn!("{cut} model calls were open when the hub died; they are charged at their worst case");
+    }
+    let (tasks, machines) = (TaskTracker::new(), Arc::new(Mutex::new(HashMap::<String, Arc<Live>>::new())));
+    let forget = machines.clone();
+    let gone = move |uid: &str| drop(forget.lock().unwrap_or_else(PoisonError::into_inner).remove(uid));
+    let gateway = Arc::new(Gateway {
+        directory: Directory::start(&objects, &tasks, &shutdown, gone),
+        checkpoints: Checkpoints::start(&objects, config.hold, &tasks, &shutdown),
+        ledger,
+        client: anthropic::Client::new()?,
+        replays: Replays::new(objects.clock().clone()),
+        objects,
+        machines,
+        tasks,
+        shutdown: shutdown.clone(),
+        abort: CancellationToken::new(),
+    });
+    gateway.tasks.spawn_blocking(prices::load);
+    let serving = tokio::spawn(serve(gateway, listener, config.drain, shutdown));
+    Ok(Server { address, serving })
+}
+
+async fn serve(gateway: Arc<Gateway>, listener: tokio::net::TcpListener, drain: Duration, shutdown: CancellationToken) {
+    // Each event of a stream is to leave at once.
+    let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
+    let router = http::router(gateway.clone());
+    let stop = shutdown.clone();
+    let serving = tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await });
+    shutdown.cancelled().await;
+    gateway.tasks.close();
+    let drained = async {
+        let _ = serving.await;
+        gateway.tasks.wait().await;
+    };
+    tokio::pin!(drained);
+    tokio::select! {
+        () = &mut drained => return,
+        () = gateway.clock().sleep(drain) => {}
+    }
+    tracing::warn!("model calls still run after {drain:?}: they are cut and settled by what was seen");
+    gateway.abort.cancel();
+    // A client that does not hang up must not keep the hub from stopping; calls settle without it.
+    tokio::select! {
+        () = drained => {}
+        () = async {
+            gateway.tasks.wait().await;
+        } => {}
+    }
+}
+
+/// What all calls share.
+struct Gateway {
+    objects: Objects,
+    directory: Directory,
+    checkpoints: Checkpoints,
+    ledger: Ledger,
+    client: anthropic::Client,
+    replays: Replays,
+    /// By uid, while their agents call.
+    machines: Arc<Mutex<HashMap<String, Arc<Live>>>>,
+    tasks: TaskTracker,
+    shutdown: CancellationToken,
+    /// Cancelled when running calls must end.
+    abort: CancellationToken,
+}
+
+impl Gateway {
+    fn clock(&self) -> &Clock {
+        self.objects.clock()
+    }
+
+    fn store(&self) -> &store::Store {
+        self.objects.store()
+    }
+
+    /// A Machine's live state; after a restart it begins with what the log of calls knows.
+    async fn live(&self, uid: &str) -> Result<Arc<Live>, store::Error> {
+        let machines = || self.machines.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = machines().get(uid).cloned();
+        if let Some(live) = known {
+            return Ok(live);
+        }
+        let last = self.store().last_turn(uid).await?;
+        Ok(machines().entry(uid.to_owned()).or_insert_with(|| Arc::new(Live::new(last))).clone())
+    }
+
+    /// Renews a lease again and again.
+    async fn renew(&self, id: &str) -> Infallible {
+        loop {
+            self.clock().sleep(RENEW).await;
+            if let Err(error) = self.ledger.renew(id).await {
+                tracing::warn!(call.id = id, "its lease was not renewed: {error}");
+            }
+        }
+    }
+
+    /// Whether someone had all of an answer; waits for those that still read it.
+    async fn until_read_out(&self, answer: &Answer, limit: Duration) -> bool {
+        tokio::select! {
+            delivered = answer.read_out() => delivered,
+            () = self.clock().sleep(limit) => false,
+            () = self.abort.cancelled() => false,
+        }
+    }
+
+    /// Corrects the log when a repeat of the request gets the answer that was lost.
+    fn settle_when_delivered(self: &Arc<Self>, answer: Arc<Answer>, end: CallEnd) {
+        // Agents try again within seconds; a restored VM may take minutes.
+        const WINDOW: Duration = Duration::from_secs(900);
+        let gateway = self.clone();
+        self.tasks.spawn(async move {
+            let delivered = tokio::select! {
+                () = answer.delivered() => true,
+                () = gateway.clock().sleep(WINDOW) => false,
+                () = gateway.shutdown.cancelled() => false,
+            };
+            if delivered {
+                let (id, now) = (answer.id.clone(), gateway.clock().now());
+                let done: Result<(), store::Error> =
+                    gateway.store().write(move |transaction| Box::pin(async move { transaction.end_call(&id, &end, now).await })).await;
+                gateway.log(&answer.id, done);
+            }
+        });
+    }
+
+    /// Stores messages of a conversation; a failure costs the log, not the call.
+    async fn store_messages(&self, live: &Live, uid: &str, messages: Vec<NewMessage>) {
+        if messages.is_empty() {
+            return;
+        }
+        let keys: Vec<String> = messages.iter().map(|message| message.key.clone()).collect();
+        let (owner, now) = (uid.to_owned(), self.clock().now());
+        let work = self.store().write(move |transaction| {
+            Box::pin(async move { transaction.append_transcript(&owner, &messages, now).await })
+        });
+        match work.await as Result<(), store::Error> {
+            Ok(()) => live.state().stored.extend(keys),
+            Err(error) => tracing::warn!(object.uid = uid, "messages were not stored: {error}"),
+        }
+    }
+
+    fn log(&self, id: &str, done: Result<(), store::Error>) {
+        if let Err(error) = done {
+            tracing::error!(call.id = id, "the end of the call was not stored, so its lease will be charged at its worst case: {error}");
+        }
+    }
 }

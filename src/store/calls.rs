@@ -41,6 +41,15 @@ pub struct CallSummary {
     pub status: Option<u16>,
 }
 
+/// Where a conversation stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct LastTurn {
+    /// The highest turn that was given.
+    pub turn: u64,
+    /// Session and body hash of the newest main call.
+    pub main: Option<(String, String)>,
+}
+
 /// A call when it begins.
 #[derive(Clone, Debug)]
 pub struct NewCall {
@@ -92,14 +101,14 @@ impl Store {
         Ok(Some(CallSummary { id, started_at: instant(started)?, state: CallState::parse(&state)?, stop_reason, status }))
     }
 
-    /// The highest turn of a Machine and the body hash of its newest main call; `(0, None)` before the first.
-    pub async fn last_turn(&self, machine_uid: &str) -> Result<(u64, Option<String>), Error> {
+    /// Where the conversation of a Machine stands; `Default` before its first call.
+    pub async fn last_turn(&self, machine_uid: &str) -> Result<LastTurn, Error> {
         let mut reader = self.reader().await?;
         let sql = "SELECT COALESCE(MAX(turn), 0) FROM calls WHERE machine_uid = $1";
         let (turn,): (i64,) = sqlx::query_as(sql).bind(machine_uid).fetch_one(reader.connection()).await?;
-        let sql = "SELECT body_hash FROM calls WHERE machine_uid = $1 AND kind = 'Main' ORDER BY seq DESC LIMIT 1";
-        let hash: Option<(String,)> = sqlx::query_as(sql).bind(machine_uid).fetch_optional(reader.connection()).await?;
-        Ok((turn.unsigned_abs(), hash.map(|(hash,)| hash)))
+        let sql = "SELECT session, body_hash FROM calls WHERE machine_uid = $1 AND kind = 'Main' ORDER BY seq DESC LIMIT 1";
+        let main: Option<(String, String)> = sqlx::query_as(sql).bind(machine_uid).fetch_optional(reader.connection()).await?;
+        Ok(LastTurn { turn: turn.unsigned_abs(), main })
     }
 }
 

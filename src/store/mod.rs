@@ -18,7 +18,7 @@ mod vmids;
 mod writer;
 
 pub use bundles::BundleRow;
-pub use calls::{CallEnd, CallKind, CallState, CallSummary, NewCall};
+pub use calls::{CallEnd, CallKind, CallState, CallSummary, LastTurn, NewCall};
 pub use open::{History, Options};
 pub use tokens::TokenOwner;
 pub use transaction::Transaction;

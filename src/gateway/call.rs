@@ -1,0 +1,444 @@
+//! One model call: reserve → forward → meter → settle. It runs on its own, so that an agent that hangs up changes nothing:
+//! the provider's answer is read to its end and paid for as it was.
+
+use super::{
+    Gateway,
+    answer::{Answer, End, Head},
+    hold::{Moment, Outcome},
+    live::{Due, Live},
+    resolve::{Route, Upstream},
+    transcript,
+};
+use crate::{
+    api::{Kind, Machine, checkpoint::Session, quantity::NanoUsd},
+    boundary::{Boundary, Context, Part},
+    budget::{Demand, Refusal},
+    ledger::{Actual, RENEW},
+    llm::{self, Reply, anthropic, error_body, meter::{Caching, Meter, Metered}, prices, request::Request},
+    objects::EventType,
+    store::{CallEnd, CallKind, CallState, NewCall},
+};
+use bytes::Bytes;
+use futures::StreamExt;
+use std::{sync::Arc, time::Duration};
+
+/// No answer of a model is larger; what is, is cut off.
+const MAX_ANSWER: usize = 32 << 20;
+/// No error text is.
+const MAX_ERROR: usize = 64 << 10;
+/// How long a client may take to read the end of an answer until it counts as lost.
+const READ_OUT: Duration = Duration::from_secs(60);
+
+/// A call to make.
+pub(super) struct Call {
+    pub(super) gateway: Arc<Gateway>,
+    pub(super) machine: Arc<Machine>,
+    pub(super) live: Arc<Live>,
+    pub(super) route: Route,
+    pub(super) request: Request,
+    pub(super) context: Context,
+    pub(super) boundary: Option<Boundary>,
+    pub(super) turn: u64,
+    pub(super) checkpoint: Due,
+    pub(super) answer: Arc<Answer>,
+    /// The agent's `anthropic-version` and `anthropic-beta`.
+    pub(super) version: Option<String>,
+    pub(super) betas: Option<String>,
+    pub(super) beta: bool,
+}
+
+/// What bounds the cost of a call.
+#[derive(Clone, Copy)]
+struct Bounds {
+    input: u64,
+    caching: Caching,
+    reserved: NanoUsd,
+}
+
+impl Call {
+    /// Makes the call and settles it.
+    pub(super) async fn run(mut self) {
+        let bounds = match self.reserve().await {
+            Ok(bounds) => bounds,
+            Err((head, body)) => return self.answer.say(head, body),
+        };
+        let open = Open::new(&self.live);
+        self.ask_for_checkpoint();
+        let told = self.store_request();
+        let mut meter = Meter::default();
+        let end = {
+            let id = self.answer.id.clone();
+            let renewing = self.gateway.renew(&id);
+            tokio::select! {
+                end = self.forward(&mut meter) => end,
+                never = renewing => match never {},
+            }
+        };
+        self.settle(&meter, end, bounds, told).await;
+        drop(open);
+    }
+
+    async fn reserve(&mut self) -> Result<Bounds, (Head, Bytes)> {
+        let now = self.gateway.clock().now();
+        let caching = self.request.caching();
+        let input = self.live.input_bound(&self.context, self.request.size(), self.request.input_bound());
+        let rate = prices::worst_case(&self.request.model, input, caching, now)
+            .map_err(|error| refusal(400, "invalid_request_error", &format!("autovibe: {error}"), Again::Never))?;
+        let demand = Demand { fixed: rate.fixed, per_token: rate.per_token, wanted: self.request.max_tokens, floor: self.request.floor() };
+        let call = NewCall {
+            id: self.answer.id.clone(),
+            machine_uid: self.machine.uid().into(),
+            kind: match self.context.part {
+                Part::Main => CallKind::Main,
+                Part::Sub(_) => CallKind::Sub,
+                Part::Side => CallKind::Side,
+            },
+            session: self.context.session.clone(),
+            turn: self.turn,
+            body_hash: self.answer.hash.clone(),
+            provider: self.route.provider.clone(),
+            model: self.request.model.clone(),
+            price_source: prices::SOURCE.into(),
+        };
+        match self.gateway.ledger.reserve(call, self.route.accounts.clone(), demand).await {
+            Ok(Ok(grant)) => {
+                self.request.clamp(grant.tokens);
+                Ok(Bounds { input, caching, reserved: grant.money })
+            }
+            Ok(Err(refused)) => {
+                self.exhausted(&refused).await;
+                Err(over_budget(&refused))
+            }
+            Err(error) => {
+                tracing::error!(call.id = self.answer.id, "the ledger failed: {error}");
+                Err(refusal(529, "overloaded_error", "autovibe: the ledger cannot be written; try again", Again::After(5)))
+            }
+        }
+    }
+
+    async fn exhausted(&self, refused: &Refusal) {
+        if !refused.passing {
+            tracing::info!(object.kind = "Machine", object.name = self.machine.name(), "budget exhausted: {refused}");
+            self.gateway.objects.record(&*self.machine, EventType::Warning, "BudgetExhausted", &refused.to_string()).await;
+        }
+    }
+
+    /// Asks for the checkpoint that is due, beside the call itself.
+    fn ask_for_checkpoint(&mut self) {
+        match std::mem::replace(&mut self.checkpoint, Due::No) {
+            Due::No => {}
+            Due::Asked(gate) => self.answer.set_gate(gate),
+            Due::Ask { outcome, quiescent } => {
+                self.answer.set_gate(outcome.subscribe());
+                let results = match (&self.boundary, &self.context.part) {
+                    (Some(Boundary::Results(ids)), Part::Main) => ids.clone(),
+                    _ => Vec::new(),
+                };
+                let session = Session { id: self.context.session.clone(), turn: self.turn, request: self.answer.id.clone() };
+                let moment = Moment { session, quiescent, results };
+                let (gateway, machine) = (self.gateway.clone(), self.machine.clone());
+                self.gateway.tasks.spawn(async move {
+                    let decided = match gateway.abort.run_until_cancelled(gateway.checkpoints.capture(&machine, &moment)).await {
+                        Some(decided) => decided,
+                        None => Outcome::Failed("the gateway stops".into()),
+                    };
+                    outcome.send_replace(Some(decided));
+                });
+            }
+        }
+    }
+
+    /// Stores what the user said that is not stored yet; returns when it is, if awaited.
+    fn store_request(&self) -> tokio::task::JoinHandle<()> {
+        if self.context.part != Part::Main {
+            return tokio::spawn(async {});
+        }
+        let (gateway, live, uid) = (self.gateway.clone(), self.live.clone(), self.machine.uid().to_owned());
+        let (session, messages) = (self.context.session.clone(), self.request.messages().to_vec());
+        self.gateway.tasks.spawn(async move {
+            let mut messages = transcript::from_request(&session, &messages);
+            messages.retain(|message| !live.state().stored.contains(&message.key));
+            gateway.store_messages(&live, &uid, messages).await;
+        })
+    }
+
+    /// Sends the request and passes the answer on as it comes. Its readers learn of the end in [`Call::settle`].
+    async fn forward(&self, meter: &mut Meter) -> Ended {
+        let Some(sent) = self.gateway.abort.run_until_cancelled(self.send()).await else {
+            return Ended::refused(Cause::Unknown, refusal(529, "overloaded_error", "autovibe: the gateway stops; try again", Again::After(5)));
+        };
+        let mut reply = match sent {
+            Ok(reply) => reply,
+            Err(error) => return self.unsent(&error),
+        };
+        if reply.status != 200 {
+            return self.refused(reply).await;
+        }
+        let content_type = reply.content_type.take().unwrap_or_else(|| "application/json".into());
+        let is_stream = content_type.starts_with("text/event-stream");
+        let mut whole = Vec::new();
+        self.answer.begin(Head { status: 200, content_type, headers: passed_on(&mut reply) });
+        let (mut size, mut tools) = (0, 0);
+        loop {
+            let Some(next) = self.gateway.abort.run_until_cancelled(reply.body.next()).await else {
+                return Ended::Streamed(Some("the gateway stops".into()));
+            };
+            let chunk = match next {
+                Some(Ok(chunk)) => chunk,
+                Some(Err(broken)) => {
+                    if !is_stream {
+                        meter.whole(&whole);
+                    }
+                    return Ended::Streamed(Some(broken.to_string()));
+                }
+                None => break,
+            };
+            size += chunk.len();
+            if size > MAX_ANSWER {
+                return Ended::Streamed(Some(format!("the provider's answer is larger than {MAX_ANSWER} bytes")));
+            }
+            if is_stream {
+                meter.stream(&chunk);
+                let called = meter.tools();
+                if called.len() > tools {
+                    tools = called.len();
+                    self.note_tools(called);
+                }
+            } else {
+                whole.extend_from_slice(&chunk);
+            }
+            self.answer.push(chunk);
+        }
+        if !is_stream {
+            meter.whole(&whole);
+        }
+        let cut = match meter.error() {
+            Some(error) => Some(format!("the provider broke its answer off: {error}")),
+            None if !meter.is_complete() => Some("the provider's answer ended early".into()),
+            None => None,
+        };
+        // An error event and an early end were passed on as they came: the client sees what the provider sent.
+        Ended::Whole(cut)
+    }
+
+    async fn send(&self) -> Result<Reply, llm::Error> {
+        match &self.route.upstream {
+            Upstream::Replay { file } => Ok(self.gateway.replays.answer(file, &self.request)),
+            Upstream::Anthropic { endpoint, key } => {
+                let call = anthropic::Call {
+                    endpoint,
+                    path: "/v1/messages",
+                    beta: self.beta,
+                    key,
+                    version: self.version.as_deref(),
+                    betas: self.betas.as_deref(),
+                    body: self.request.bytes(),
+                };
+                self.gateway.client.send(call).await
+            }
+        }
+    }
+
+    fn unsent(&self, error: &llm::Error) -> Ended {
+        tracing::warn!(call.id = self.answer.id, provider = self.route.provider, "{error}");
+        let text = format!("autovibe: provider {}: {error}", self.route.provider);
+        let cause = match error {
+            llm::Error::Unreachable(_) => Cause::NothingDone,
+            llm::Error::NoAnswer(_) => Cause::Unknown,
+        };
+        Ended::refused(cause, refusal(529, "overloaded_error", &text, Again::After(2)))
+    }
+
+    /// An answer other than 200: an error is passed on, but for what only the hub's people can mend.
+    async fn refused(&self, mut reply: Reply) -> Ended {
+        let provider = &self.route.provider;
+        let (status, headers) = (reply.status, passed_on(&mut reply));
+        let own = match status {
+            300..=399 => Some((502, "api_error", format!("provider {provider} answered with a redirect, which is not followed"), Again::Maybe)),
+            401 | 403 => {
+                tracing::error!(provider, status, "the provider refused the hub's key");
+                Some((403, "permission_error", format!("provider {provider} refused the hub's key ({status}). Put a valid one into its Secret"), Again::Never))
+            }
+            200..=299 => Some((502, "api_error", format!("provider {provider} answered {status}, which is no answer"), Again::Maybe)),
+            _ => None,
+        };
+        if let Some((status, kind, text, again)) = own {
+            return Ended::refused(Cause::NothingDone, refusal(status, kind, &format!("autovibe: {text}"), again));
+        }
+        let mut body = Vec::new();
+        while let Some(Ok(chunk)) = reply.body.next().await {
+            body.extend_from_slice(&chunk);
+            if body.len() > MAX_ERROR {
+                body.truncate(MAX_ERROR);
+                break;
+            }
+        }
+        let body = self.route.without_key(body);
+        let content_type = reply.content_type.unwrap_or_else(|| "application/json".into());
+        Ended::refused(Cause::NothingDone, (Head { status, content_type, headers }, body))
+    }
+
+    fn note_tools(&self, tools: Vec<(String, String)>) {
+        let names = tools.into_iter().map(|(_, name)| name).collect();
+        self.live.state().contexts.answered(&self.context, names);
+    }
+
+    async fn settle(&self, meter: &Meter, end: Ended, bounds: Bounds, told: tokio::task::JoinHandle<()>) {
+        let id = &self.answer.id;
+        let (cut, said) = match end {
+            Ended::Refused { cause: Cause::NothingDone, said: (head, body) } => {
+                let detail = String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned();
+                let end = CallEnd { status: Some(head.status), detail: Some(detail), ..CallEnd::of(CallState::Failed) };
+                self.gateway.log(id, self.gateway.ledger.release(id, end).await);
+                return self.answer.say(head, body);
+            }
+            Ended::Refused { cause: Cause::Unknown, said } => (Some("no answer came".to_owned()), Some(said)),
+            Ended::Whole(cut) | Ended::Streamed(cut) if cut.is_none() => (None, None),
+            Ended::Whole(cut) => {
+                self.answer.end(End::Complete(None));
+                (cut, None)
+            }
+            Ended::Streamed(cut) => {
+                self.answer.end(End::Cut(cut.clone().unwrap_or_default()));
+                (cut, None)
+            }
+        };
+        self.note_tools(meter.tools());
+        if cut.is_none() {
+            self.answer.end(End::Complete(Some(Arc::new(meter.message()))));
+        }
+        let metered = meter.metered(bounds.input, self.request.max_tokens, bounds.caching);
+        let (cost, estimated) = self.cost(&metered, bounds);
+        if !metered.estimated {
+            self.live.measured(&self.context, self.request.size(), metered.usage.total_input() + metered.usage.output);
+        }
+        // What counts is whether the agent got it: an answer that was lost is as good as a cut one.
+        let got = said.is_none() && self.gateway.until_read_out(&self.answer, READ_OUT).await;
+        let state = match (&said, &cut) {
+            (Some(_), _) => CallState::Failed,
+            (None, None) if got => CallState::Settled,
+            (None, Some(_)) if got && meter.stop_reason().is_some() => CallState::Settled,
+            _ => CallState::Cut,
+        };
+        let lost = state == CallState::Cut && cut.is_none();
+        let end = CallEnd {
+            state,
+            status: Some(said.as_ref().map_or(200, |(head, _)| head.status)),
+            stop_reason: meter.stop_reason().map(str::to_owned),
+            estimated,
+            usage: serde_json::to_string(&metered.usage).ok(),
+            cost: Some(cost.0),
+            detail: cut,
+        };
+        if let Some((head, body)) = said {
+            self.answer.say(head, body);
+        }
+        let usage = metered.usage;
+        tracing::info!(
+            call.id = id,
+            object.name = self.machine.name(),
+            llm.model = self.request.model,
+            llm.tokens_in = usage.total_input(),
+            llm.tokens_out = usage.output,
+            cost_nano_usd = cost.0,
+            estimated,
+            "call ended as {state:?}"
+        );
+        let actual = Actual { cost, tokens_in: usage.total_input(), tokens_out: usage.output };
+        if lost {
+            let now = CallEnd { detail: Some("the agent hung up before it had the answer".into()), ..end.clone() };
+            self.gateway.log(id, self.gateway.ledger.settle(id, actual, now).await);
+            self.gateway.settle_when_delivered(self.answer.clone(), CallEnd { state: CallState::Settled, ..end });
+        } else {
+            self.gateway.log(id, self.gateway.ledger.settle(id, actual, end).await);
+        }
+        let content = meter.content();
+        if self.context.part == Part::Main && !content.is_empty() {
+            // The answer stands behind what it answers.
+            let _ = told.await;
+            self.gateway.store_messages(&self.live, self.machine.uid(), vec![transcript::from_answer(id, content)]).await;
+        }
+    }
+
+    fn cost(&self, metered: &Metered, bounds: Bounds) -> (NanoUsd, bool) {
+        match prices::cost(&self.request.model, &metered.usage, self.gateway.clock().now()) {
+            Ok(cost) => (cost, metered.estimated),
+            Err(error) => {
+                tracing::error!(call.id = self.answer.id, "charged at its worst case: {error}");
+                (bounds.reserved, true)
+            }
+        }
+    }
+}
+
+/// How the forwarding ended.
+enum Ended {
+    /// All bytes were passed on; why the answer is none all the same.
+    Whole(Option<String>),
+    /// The bytes stopped; why.
+    Streamed(Option<String>),
+    /// There is no answer of a model; what the agent is told instead.
+    Refused { cause: Cause, said: (Head, Bytes) },
+}
+
+impl Ended {
+    fn refused(cause: Cause, said: (Head, Bytes)) -> Self {
+        Self::Refused { cause, said }
+    }
+}
+
+/// What a call without an answer may have cost.
+enum Cause {
+    NothingDone,
+    Unknown,
+}
+
+/// Counts a call as open while it lives.
+struct Open(Arc<Live>);
+
+impl Open {
+    fn new(live: &Arc<Live>) -> Self {
+        live.open.send_modify(|count| *count += 1);
+        Self(live.clone())
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.0.open.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Whether an agent should try a refused request again.
+pub(super) enum Again {
+    Never,
+    /// As its program thinks right.
+    Maybe,
+    /// In so many seconds.
+    After(u32),
+}
+
+/// What the gateway itself says to an agent.
+pub(super) fn refusal(status: u16, kind: &str, text: &str, again: Again) -> (Head, Bytes) {
+    let headers = match again {
+        Again::Never => vec![("x-should-retry", "false".to_owned())],
+        Again::Maybe => Vec::new(),
+        Again::After(seconds) => vec![("retry-after", seconds.to_string())],
+    };
+    let body = Bytes::from(error_body(kind, text).to_string());
+    (Head { status, content_type: "application/json".into(), headers }, body)
+}
+
+/// Words and status for a refused reservation: 400 is the only status that makes every agent stop; where waiting helps, 429.
+fn over_budget(refused: &Refusal) -> (Head, Bytes) {
+    if refused.passing {
+        return refusal(429, "rate_limit_error", &format!("autovibe: budget busy: {refused}"), Again::After(2));
+    }
+    refusal(400, "invalid_request_error", &format!("autovibe: budget exhausted: {refused}"), Again::Never)
+}
+
+fn passed_on(reply: &mut Reply) -> Vec<(&'static str, String)> {
+    let headers =
+        [("request-id", reply.request_id.take()), ("retry-after", reply.retry_after.take()), ("x-should-retry", reply.should_retry.take())];
+    headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
+}

@@ -1,0 +1,171 @@
+//! From a token to what it may use: Machine, Hub, provider, key, and the accounts that pay.
+
+use super::directory::Directory;
+use crate::{
+    api::{
+        DEFAULT_HUB, Hub, Kind, Machine,
+        hub::{Provider, ProviderType},
+        machine::Phase,
+    },
+    budget::Level,
+    ledger::Account,
+    llm::anthropic,
+    objects,
+};
+use axum::http::HeaderMap;
+use bytes::Bytes;
+use secrecy::{ExposeSecret, SecretString};
+use sha2::{Digest, Sha256};
+use std::sync::Arc;
+
+/// Budgets above each other; more is taken for a circle.
+const DEPTH: usize = 16;
+
+/// Where a call goes and who pays.
+pub(super) struct Route {
+    pub(super) provider: String,
+    pub(super) upstream: Upstream,
+    /// From root to leaf.
+    pub(super) accounts: Vec<Account>,
+}
+
+pub(super) enum Upstream {
+    Anthropic { endpoint: String, key: SecretString },
+    Replay { file: String },
+}
+
+/// Why a call goes nowhere.
+pub(super) enum Unresolved {
+    /// Its Machine has ended.
+    Ended(String),
+    /// Never so; what to change.
+    NotAllowed(String),
+    /// Something is missing in the hub, or the store failed.
+    Unavailable(String),
+}
+
+impl From<objects::Error> for Unresolved {
+    fn from(error: objects::Error) -> Self {
+        tracing::error!("objects cannot be read: {error}");
+        Self::Unavailable("the hub's store cannot be read".into())
+    }
+}
+
+impl Route {
+    /// Text of the provider without the key, should it repeat it.
+    pub(super) fn without_key(&self, text: Vec<u8>) -> Bytes {
+        let Upstream::Anthropic { key, .. } = &self.upstream else { return text.into() };
+        let key = key.expose_secret().trim();
+        match std::str::from_utf8(&text) {
+            Ok(readable) if !key.is_empty() && readable.contains(key) => Bytes::from(readable.replace(key, "[redacted]")),
+            _ => text.into(),
+        }
+    }
+}
+
+/// SHA-256 of the token that a request carries, hex, from `x-api-key` or `Authorization: Bearer`; other keys do not count.
+pub(super) fn token_hash(headers: &HeaderMap) -> Option<String> {
+    let mut found: Option<&str> = None;
+    let bearer = headers.get_all("authorization").iter().filter_map(|value| value.to_str().ok()?.split_once(' ')).filter_map(
+        |(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()),
+    );
+    let keys = headers.get_all("x-api-key").iter().filter_map(|value| value.to_str().ok());
+    for token in keys.chain(bearer).filter(|token| is_token(token)) {
+        if found.is_some_and(|other| other != token) {
+            return None;
+        }
+        found = Some(token);
+    }
+    found.map(|token| hex::encode(Sha256::digest(token)))
+}
+
+fn is_token(text: &str) -> bool {
+    text.strip_prefix("av_").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+}
+
+/// Finds provider, key and accounts for a model.
+pub(super) async fn route(directory: &Directory, machine: &Machine, model: &str) -> Result<Route, Unresolved> {
+    if let Some(why) = ended(machine) {
+        return Err(Unresolved::Ended(why));
+    }
+    let hub_name = machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB);
+    let hub = directory.hub(hub_name).await?.ok_or_else(|| Unresolved::Unavailable(format!("Hub {hub_name} does not exist")))?;
+    let Some(provider) = hub.spec.providers.iter().find(|provider| provider.models.iter().any(|pattern| matches(pattern, model))) else {
+        return Err(Unresolved::NotAllowed(not_allowed(&hub, model)));
+    };
+    Ok(Route {
+        provider: provider.name.clone(),
+        upstream: upstream(directory, provider).await?,
+        accounts: accounts(directory, machine, &hub).await?,
+    })
+}
+
+fn ended(machine: &Machine) -> Option<String> {
+    let name = format!("Machine {}/{}", machine.namespace(), machine.name());
+    if machine.is_deleting() {
+        return Some(format!("{name} is being deleted"));
+    }
+    let phase = machine.status.as_ref().map_or(Phase::Pending, |status| status.phase);
+    (phase.is_finished() || phase == Phase::Terminating).then(|| format!("{name} has ended ({phase:?})"))
+}
+
+/// `*` at the end matches any rest.
+fn matches(pattern: &str, model: &str) -> bool {
+    pattern.strip_suffix('*').map_or(pattern == model, |prefix| model.starts_with(prefix))
+}
+
+fn not_allowed(hub: &Arc<Hub>, model: &str) -> String {
+    let allowed: Vec<&str> = hub.spec.providers.iter().flat_map(|provider| provider.models.iter().map(String::as_str)).collect();
+    format!(
+        "model `{model}` is not configured in Hub {}; it has: {}. Set spec.agent.model of the Machine, or add it to spec.providers of the Hub",
+        hub.name(),
+        if allowed.is_empty() { "none".into() } else { allowed.join(", ") }
+    )
+}
+
+async fn upstream(directory: &Directory, provider: &Provider) -> Result<Upstream, Unresolved> {
+    match provider.r#type {
+        ProviderType::Replay => {
+            let file = provider.replay.as_ref().map(|replay| replay.file.clone()).unwrap_or_default();
+            Ok(Upstream::Replay { file })
+        }
+        ProviderType::Anthropic => {
+            let secret = provider.api_key_secret_ref.as_ref().map(|reference| reference.name.as_str()).unwrap_or_default();
+            let missing = || Unresolved::Unavailable(format!("provider {} needs Secret autovibe-system/{secret} with key apiKey", provider.name));
+            let key = directory.key(secret).await?.ok_or_else(missing)?;
+            Ok(Upstream::Anthropic { endpoint: provider.endpoint.clone().unwrap_or_else(|| anthropic::ENDPOINT.into()), key })
+        }
+    }
+}
+
+/// The chain of accounts: the Machine's Budget with all above it, root first, then the Machine itself.
+async fn accounts(directory: &Directory, machine: &Machine, hub: &Hub) -> Result<Vec<Account>, Unresolved> {
+    let namespace = machine.namespace();
+    let own = machine.spec.budget.as_ref().map(|budget| &budget.limits);
+    let defaults = &hub.spec.defaults.limits;
+    let level = Level {
+        name: format!("Machine {namespace}/{}", machine.name()),
+        remedy: format!("spec.budget.limits of Machine {namespace}/{}", machine.name()),
+        money: own.and_then(|limits| limits.money).or(defaults.money).map(|money| money.amount),
+        api_calls: own.and_then(|limits| limits.api_calls).or(defaults.api_calls),
+    };
+    let mut chain = vec![Account { id: format!("machine/{}", machine.uid()), level }];
+    let mut next = machine.spec.budget.as_ref().and_then(|budget| budget.name.clone());
+    while let Some(name) = next {
+        if chain.len() > DEPTH {
+            return Err(Unresolved::Unavailable(format!("the Budgets above Machine {namespace}/{} go in a circle at {name}", machine.name())));
+        }
+        let missing = || Unresolved::Unavailable(format!("Budget {namespace}/{name} does not exist"));
+        let budget = directory.budget(namespace, &name).await?.ok_or_else(missing)?;
+        let level = Level {
+            name: format!("Budget {namespace}/{name}"),
+            remedy: format!("spec.limits of Budget {namespace}/{name}"),
+            money: budget.spec.limits.money.map(|money| money.amount),
+            api_calls: budget.spec.limits.api_calls,
+        };
+        chain.push(Account { id: format!("budget/{}", budget.uid()), level });
+        next = budget.spec.parent_ref.as_ref().map(|parent| parent.name.clone());
+    }
+    chain.reverse();
+    Ok(chain)
+}
