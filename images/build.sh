@@ -58,6 +58,8 @@ kernel() {
   say "kernel: $(echo $packages)"
   # shellcheck disable=SC2086 # a list of names
   unpack "$build/kernel" $packages
+  # Where /lib is /usr/lib, the package says so.
+  [ -d "$build/kernel/lib/modules" ] || { mkdir -p "$build/kernel/lib" && mv "$build/kernel/usr/lib/modules" "$build/kernel/lib/modules"; }
   version=$(ls "$build/kernel/lib/modules" | head -n 1)
   busybox depmod -b "$build/kernel" "$version"
   initramfs=$build/initramfs
@@ -152,6 +154,7 @@ debian() {
     --include=busybox-static,qemu-guest-agent,git,curl,ca-certificates,python3,procps,util-linux \
     --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' --dpkgopt='path-exclude=/usr/share/locale/*' \
     "$suite" "$root" "$build/sources" >&2
+  # The sources of the machine that built it may mean nothing where the guest runs.
   rm -f "$root"/etc/apt/sources.list.d/* "$root"/var/cache/apt/*.bin
   claude=$work/claude-code-$claude_code.tgz
   if [ ! -s "$claude" ]; then

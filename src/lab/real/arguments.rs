@@ -13,6 +13,9 @@ pub(super) struct Forward {
 /// Where guests find the gateway on QEMU's own network.
 pub(super) const GATEWAY: &str = "10.0.2.100:8081";
 
+/// The kernel's limit for the path of a unix socket, less its end.
+const SOCKET_PATH: usize = 107;
+
 /// Keys that say nothing to QEMU.
 const SILENT: &[&str] = &[
     "name", "tags", "description", "protection", "onboot", "ostype", "digest", "meta", "vmgenid", "boot", "scsihw", "agent", "memory", "cores", "sockets",
@@ -27,6 +30,9 @@ pub(super) fn devices(vmid: u32, config: &VmConfig, disks: &[PathBuf], directory
     let mut arguments: Vec<String> = Vec::new();
     let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
     let path = |name: &str| escape(&directory.join(name));
+    if directory.join("serial0").as_os_str().len() > SOCKET_PATH {
+        return Err(Error::Config(format!("{} is too long a path for a socket: give the lab a shorter data directory", directory.display())));
+    }
 
     add(&["-name", &format!("{},debug-threads=on", get("name").map_or_else(|| format!("VM{vmid}"), |name| name.replace(',', ",,")))]);
     add(&["-no-user-config", "-nodefaults", "-display", "none", "-vga", "none"]);
