@@ -12,6 +12,8 @@ pub mod machine;
 pub mod meta;
 pub mod quantity;
 pub mod schema;
+#[cfg(test)]
+mod tests;
 
 pub use budget::Budget;
 pub use checkpoint::Checkpoint;

@@ -34,7 +34,7 @@ fn quantity_milli(text: &str) -> Option<u128> {
     };
     let scale = 10_u128.pow(u32::try_from(fraction.len()).ok()?);
     let digits: u128 = format!("0{whole}{fraction}").parse().ok()?;
-    Some((digits * multiplier).div_ceil(scale))
+    Some(digits.checked_mul(multiplier)?.div_ceil(scale))
 }
 
 macro_rules! text_type {

@@ -4,6 +4,7 @@
 //! reads the world anew.
 
 pub mod budget;
+pub mod checkpoint;
 pub mod hub;
 pub mod kstatus;
 pub mod machine;
@@ -36,6 +37,7 @@ pub struct Context {
     pub objects: Objects,
     pub hubs: Hubs,
     pub ledger: Ledger,
+    pub newest: checkpoint::Newest,
     pub config: Config,
     pub machines: machine::Memory,
 }
@@ -74,12 +76,14 @@ pub fn start(config: Config, objects: Objects, shutdown: CancellationToken) -> C
 /// Like [`start`], with the Machine controller's timing and hook as a test wants them.
 pub fn start_with(config: Config, machines: machine::Memory, objects: Objects, shutdown: CancellationToken) -> Controllers {
     let ledger = Ledger::new(objects.store().clone(), objects.clock().clone());
-    let context = Arc::new(Context { objects, hubs: Hubs::default(), ledger, config, machines });
+    let context = Arc::new(Context { objects, hubs: Hubs::default(), ledger, newest: checkpoint::Newest::default(), config, machines });
     let tasks = TaskTracker::new();
     let queues = wake::start(&tasks, &context, &shutdown);
     spawn(&tasks, "Hub", &context, queues.hubs, &shutdown, hub::reconcile);
     spawn(&tasks, "Budget", &context, queues.budgets, &shutdown, budget::reconcile);
     spawn(&tasks, "Machine", &context, queues.machines, &shutdown, machine::reconcile);
+    spawn(&tasks, "Checkpoint", &context, queues.checkpoints, &shutdown, checkpoint::reconcile);
+    spawn(&tasks, "Retention", &context, queues.retention, &shutdown, checkpoint::retain);
     tasks.close();
     Controllers { tasks }
 }

@@ -4,7 +4,7 @@
 //! that is not concerned. A change that says nothing new to others wakes only its own object.
 
 use super::Context;
-use crate::api::checkpoint::{CheckpointPhase, Trigger};
+use crate::api::checkpoint::CheckpointPhase;
 use crate::api::{Budget, Checkpoint, DEFAULT_HUB, Hub, Kind, Machine};
 use crate::objects::Event;
 use crate::runtime::Key;
@@ -24,7 +24,7 @@ pub(super) struct Queues {
     pub(super) budgets: Keys,
     pub(super) machines: Keys,
     pub(super) checkpoints: Keys,
-    /// Namespaces and names of Machines (which may be gone) whose checkpoints may be more than are to be kept.
+    /// Namespaces (the name is empty) in which there may be more checkpoints than are to be kept.
     pub(super) retention: Keys,
 }
 
@@ -110,9 +110,7 @@ struct CheckpointEntry {
     machine: Option<String>,
     parent: Option<String>,
     phase: CheckpointPhase,
-    trigger: Trigger,
     deleting: bool,
-    hub: Option<String>,
 }
 
 impl CheckpointEntry {
@@ -227,7 +225,7 @@ impl Index {
         wakes.checkpoints.extend(concerned.cloned());
         let ended = entry.finished && before.is_some_and(|before| !before.finished);
         if ended || event.change == Change::Deleted {
-            wakes.retention.insert(key);
+            wakes.retention.insert(Key::new(&key.namespace, ""));
         }
     }
 
@@ -239,9 +237,7 @@ impl Index {
             machine: checkpoint.spec.machine.clone(),
             parent: status.parent,
             phase: status.phase,
-            trigger: checkpoint.spec.trigger,
             deleting: checkpoint.is_deleting(),
-            hub: checkpoint.spec.import.as_ref().map(|import| import.hub.clone().unwrap_or_else(|| DEFAULT_HUB.into())),
         };
         if entry.waits() && event.change != Change::Deleted {
             self.waiting.insert(key.clone());
@@ -253,8 +249,10 @@ impl Index {
             return;
         }
         let machine = machine.map(|name| Key::new(&key.namespace, name));
-        wakes.machines.extend(machine.clone());
-        wakes.retention.extend(machine);
+        if machine.is_some() {
+            wakes.retention.insert(Key::new(&key.namespace, ""));
+        }
+        wakes.machines.extend(machine);
         let spawning = self.machines.iter().filter(|(other, entry)| {
             other.namespace == key.namespace
                 && !entry.finished

@@ -271,3 +271,63 @@ async fn a_store_that_was_taken_over_writes_no_more() {
     assert!(matches!(refused, Err(Error::Fenced { theirs: 77, .. })), "{refused:?}");
     assert!(store.get(&key("a")).await.unwrap().is_none());
 }
+
+/// Names the database to the child of [`a_killed_writer_loses_nothing_that_was_answered`].
+const CHILD: &str = "AUTOVIBE_TEST_STORE_CHILD";
+
+/// In the child: writes until it is killed, and says each answered revision. Without a parent: that it would.
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "how the parent tells its child what to do")]
+async fn a_writer_that_is_to_be_killed() {
+    let Some(path) = std::env::var_os(CHILD) else { return };
+    let store = Store::open(Path::new(&path)).await.unwrap();
+    // Another name in each life.
+    let epoch = store.epoch();
+    for value in 0.. {
+        let revisions = futures::future::try_join_all((0..8).map(|n| {
+            let store = &store;
+            async move { put(store, &format!("{epoch}-{value}-{n}"), value, Expect::Absent).await }
+        }));
+        for revision in revisions.await.unwrap() {
+            println!("answered {}", revision.0);
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_writer_loses_nothing_that_was_answered() {
+    use tokio::io::{AsyncBufReadExt, BufReader};
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("autovibe.db");
+    let mut answered = Vec::new();
+    for _ in 0..3 {
+        let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "store::a_writer_that_is_to_be_killed", "--nocapture"])
+            .env(CHILD, &path)
+            .stdout(std::process::Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let said = |line: String| line.strip_prefix("answered ").map(|revision| Revision(revision.parse().unwrap()));
+        let enough = answered.len() + 40;
+        while answered.len() < enough {
+            answered.extend(lines.next_line().await.unwrap().map(said).expect("the child writes until it is killed"));
+        }
+        let Err(Error::Locked(message)) = Store::open(&path).await.map(|_| ()) else { panic!("a second process got in") };
+        assert!(message.contains(&format!("process {}", child.id().unwrap())), "{message}");
+        // SIGKILL; what it said before still counts.
+        child.kill().await.unwrap();
+        while let Some(line) = lines.next_line().await.unwrap() {
+            answered.extend(said(line));
+        }
+        let store = Store::open(&path).await.unwrap();
+        let (events, complete) = store.changes("machines.autovibe.dev", Revision(0), 0).await.unwrap();
+        let logged: Vec<Revision> = events.iter().map(|event| event.revision).collect();
+        let lost: Vec<_> = answered.iter().filter(|revision| !logged.contains(revision)).collect();
+        assert!(lost.is_empty(), "answered and lost: {lost:?}");
+        assert_eq!(store.list(&all()).await.unwrap().items.len(), logged.len(), "objects and log agree");
+        assert!(logged.is_sorted() && complete == *logged.last().unwrap());
+        store.close().await;
+    }
+}

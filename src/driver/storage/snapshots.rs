@@ -37,13 +37,7 @@ impl Driver {
             let Some(info) = self.zfs.snapshot_info(&snapshot).await? else {
                 return Err(Error::Unknown(format!("{snapshot} was taken, but is not there now")));
             };
-            volumes.push(Volume {
-                node: self.node().0.clone(),
-                dataset: snapshot.dataset.0,
-                snapshot: snapshot.name,
-                guid: info.guid,
-                referenced: info.referenced_bytes,
-            });
+            volumes.push(self.volume(snapshot, info));
         }
         Ok(volumes)
     }
@@ -73,6 +67,34 @@ impl Driver {
             return Err(Error::Conflict(format!("only some disks have a snapshot {}, which ZFS would not have left so", wanted[0].name)));
         }
         Ok(self.zfs.snapshot(&missing, marks).await?)
+    }
+
+    /// What an earlier call of [`Driver::capture`] took whose answer was lost: looked for by name and mark on these disks, and
+    /// where they are kept after their Machine's end.
+    pub async fn find_captured(&self, disks: &[Dataset], checkpoint_uid: &str, machine_uid: &str) -> Result<Vec<Volume>, Error> {
+        let first = [self.kept(machine_uid, 0)];
+        let kept = disks.iter().filter_map(disk_index).map(|index| self.kept(machine_uid, index));
+        let places: std::collections::BTreeSet<Dataset> = disks.iter().cloned().chain(kept).chain(first).collect();
+        let mut volumes = Vec::new();
+        for dataset in places {
+            let snapshot = Snapshot { dataset, name: snapshot_name(checkpoint_uid) };
+            if let Some(info) = self.zfs.snapshot_info(&snapshot).await?
+                && is_marked(&info.properties, CHECKPOINT, checkpoint_uid)
+            {
+                volumes.push(self.volume(snapshot, info));
+            }
+        }
+        Ok(volumes)
+    }
+
+    fn volume(&self, snapshot: Snapshot, info: SnapshotInfo) -> Volume {
+        Volume {
+            node: self.node().0.clone(),
+            dataset: snapshot.dataset.0,
+            snapshot: snapshot.name,
+            guid: info.guid,
+            referenced: info.referenced_bytes,
+        }
     }
 
     /// Where a checkpoint's snapshot is now: where it was taken, or in the checkpoint tree; known by its guid. `None` only

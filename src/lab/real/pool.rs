@@ -80,7 +80,7 @@ pub async fn bring_up(data: &Path, name: &str, size_bytes: u64, clock: &Clock) -
             must(zpool(&["import", "-o", "cachefile=none", "-d", text(&data)?, name]).await?, &format!("pool {name} in {} cannot be imported", image.display()))?;
             info!("imported pool {name} from {}", image.display());
         }
-        None => create(name, &image, &mountpoint, size_bytes).await?,
+        None => create(name, zfs, &image, &mountpoint, size_bytes).await?,
     }
     mount(name).await?;
     Ok(Pool { name: name.to_owned(), mountpoint, zfs })
@@ -200,7 +200,7 @@ async fn check(name: &str, state: &str, image: &Path) -> Result<(), Error> {
 }
 
 /// Makes the pool on a sparse file that never grows beyond what the file system under it can give now.
-async fn create(name: &str, image: &Path, mountpoint: &Path, size_bytes: u64) -> Result<(), Error> {
+async fn create(name: &str, zfs: Zfs, image: &Path, mountpoint: &Path, size_bytes: u64) -> Result<(), Error> {
     let directory = image.parent().expect("pool.img is in the data directory");
     let room = run("df", &["-B1", "--output=avail", text(directory)?]).await?;
     let available = String::from_utf8_lossy(&room.stdout).lines().nth(1).and_then(|line| line.trim().parse::<u64>().ok());
@@ -211,7 +211,9 @@ async fn create(name: &str, image: &Path, mountpoint: &Path, size_bytes: u64) ->
     std::fs::create_dir_all(mountpoint).map_err(Error::io("cannot make", mountpoint))?;
     // The file gets its name first: a pool knows its disk by path. An empty image left by a crash has no pool to import.
     std::fs::rename(&part, image).map_err(Error::io("cannot make", image))?;
-    let made = zpool(&["create", "-o", "cachefile=none", "-O", "atime=off", "-O", "compression=on", "-m", text(mountpoint)?, name, text(image)?]).await?;
+    // The old compression of zfs-fuse costs a guest's first reads more than the room is worth.
+    let compression = if zfs == Zfs::Fuse { "compression=off" } else { "compression=on" };
+    let made = zpool(&["create", "-o", "cachefile=none", "-O", "atime=off", "-O", compression, "-m", text(mountpoint)?, name, text(image)?]).await?;
     if let Err(error) = must(made, &format!("pool {name} cannot be made")) {
         std::fs::remove_file(image).ok();
         return Err(error);

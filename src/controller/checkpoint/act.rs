@@ -1,0 +1,184 @@
+//! Does what a plan says, step by step; each is safe to repeat.
+
+use super::observe::Observed;
+use super::plan::{Capture, Step};
+use crate::agent;
+use crate::api::checkpoint::{FINALIZER, Volume};
+use crate::api::quantity::GoDuration;
+use crate::api::{Checkpoint, Kind};
+use crate::controller::{Context, Error};
+use crate::driver::Driver;
+use crate::lineage::Lineage;
+use crate::objects;
+use crate::wire::annotation;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::time::Duration;
+use tokio::time::Instant;
+
+/// How long the guest is given to bring the last tool results into the agent's transcript.
+const FLUSH: Duration = Duration::from_secs(5);
+/// How long the whole flush may take; then the disks are captured as a power cut would leave them.
+const FLUSH_CEILING: Duration = Duration::from_secs(15);
+
+/// What came of the steps.
+#[derive(Default)]
+pub(super) struct Outcome {
+    pub(super) captured: Option<Captured>,
+    /// The object itself went with its finalizer.
+    pub(super) gone: bool,
+    pub(super) failed: Option<Failure>,
+}
+
+/// Why a step was not done.
+pub(super) struct Failure {
+    pub(super) error: Error,
+    /// Nothing that autovibe can do by itself will make it succeed.
+    pub(super) permanent: bool,
+}
+
+impl<E: Into<Error>> From<E> for Failure {
+    fn from(error: E) -> Self {
+        let error = error.into();
+        let permanent = matches!(&error, Error::Driver(crate::driver::Error::Conflict(_)));
+        Self { error, permanent }
+    }
+}
+
+/// A capture that was made.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Captured {
+    pub(super) machine_uid: String,
+    pub(super) volumes: Vec<Volume>,
+    pub(super) quiescent: bool,
+    pub(super) took: GoDuration,
+    pub(super) at: Time,
+    pub(super) parent: Option<String>,
+    pub(super) goal: Option<String>,
+    /// What was not as it should be, for an Event.
+    pub(super) warning: Option<String>,
+}
+
+/// Does one step. `checkpoint` is replaced when a step writes it.
+pub(super) async fn act(
+    step: &Step,
+    checkpoint: &mut Checkpoint,
+    observed: &Observed,
+    context: &Context,
+    outcome: &mut Outcome,
+) -> Result<(), Failure> {
+    match step {
+        Step::AddFinalizer => {
+            let mut changed = checkpoint.clone();
+            changed.metadata.finalizers.get_or_insert_default().push(FINALIZER.into());
+            *checkpoint = context.objects.update(&changed).await?;
+        }
+        Step::Capture(capture) => outcome.captured = Some(self::capture(capture, checkpoint, observed, context).await?),
+        Step::Collect => {
+            for handle in &observed.handles {
+                collect(checkpoint, &observed.volumes, observed, &handle.driver).await?;
+            }
+        }
+        Step::PassParentOn => pass_parent_on(checkpoint, context).await?,
+        Step::DropFinalizer => {
+            let mut changed = checkpoint.clone();
+            changed.metadata.finalizers.get_or_insert_default().retain(|name| name != FINALIZER);
+            match context.objects.update(&changed).await {
+                Ok(_) | Err(objects::Error::NotFound { .. }) => outcome.gone = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn capture(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed, context: &Context) -> Result<Captured, Failure> {
+    let begun = Instant::now();
+    let driver = &observed.handles.first().ok_or_else(|| Error::Waiting("the hub went away".into()))?.driver;
+    let flushed = flush(capture, checkpoint, observed, context, driver).await;
+    let volumes = driver.capture(&capture.disks, checkpoint.uid(), &capture.machine_uid).await?;
+    let took = GoDuration(Duration::from_millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)));
+    let machine = observed.machine.as_ref();
+    let status = machine.and_then(|machine| machine.status.clone()).unwrap_or_default();
+    let own = Some(checkpoint.name());
+    let parent = context.newest.get(&capture.machine_uid);
+    let parent = match parent.filter(|name| Some(name.as_str()) != own) {
+        Some(name) if context.objects.get::<Checkpoint>(checkpoint.namespace(), &name).await?.is_some() => Some(name),
+        _ => status.last_checkpoint.filter(|name| Some(name.as_str()) != own).or(status.spawned_from),
+    };
+    Ok(Captured {
+        machine_uid: capture.machine_uid.clone(),
+        volumes,
+        quiescent: capture.quiet && matches!(flushed, Flushed::Yes),
+        took,
+        at: context.objects.clock().api_now(),
+        parent,
+        goal: machine.map(|machine| machine.spec.goal.prompt.clone()).filter(|goal| !goal.is_empty()),
+        warning: match flushed {
+            Flushed::No(why) => Some(format!("captured as a power cut would leave it: {why}")),
+            Flushed::Yes | Flushed::Partly => None,
+        },
+    })
+}
+
+/// Whether the guest's disks have all that the agent did.
+enum Flushed {
+    Yes,
+    /// Synced, but the transcript did not have the last tool results in time.
+    Partly,
+    No(String),
+}
+
+/// One command in the guest: wait for the transcript, then sync.
+async fn flush(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed, context: &Context, driver: &Driver) -> Flushed {
+    let (Some(vmid), Some(machine)) = (capture.guest, &observed.machine) else { return Flushed::Yes };
+    let results: Vec<String> = checkpoint
+        .metadata
+        .annotations
+        .as_ref()
+        .and_then(|annotations| annotations.get(annotation::AWAIT_RESULTS))
+        .map(|ids| ids.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect())
+        .unwrap_or_default();
+    let clock = context.objects.clock();
+    let guest = driver.guest(vmid, clock);
+    let flushing = guest.flush(agent::session_files(machine.spec.agent.r#type), &results, FLUSH);
+    tokio::select! {
+        done = flushing => match done {
+            Ok(true) => Flushed::Yes,
+            Ok(false) => Flushed::Partly,
+            Err(error) => Flushed::No(error.to_string()),
+        },
+        () = clock.sleep(FLUSH_CEILING) => Flushed::No(format!("the guest did not flush within {FLUSH_CEILING:?}")),
+    }
+}
+
+async fn collect(checkpoint: &Checkpoint, volumes: &[Volume], observed: &Observed, driver: &Driver) -> Result<(), Failure> {
+    let recorded = checkpoint.status.as_ref().and_then(|status| status.machine_uid.clone());
+    let machine_uid = recorded.or_else(|| observed.machine.as_ref().map(|machine| machine.uid().to_owned())).unwrap_or_default();
+    for volume in volumes {
+        let collected = driver.collect(volume, checkpoint.uid(), &machine_uid).await?;
+        if let Some(snapshot) = collected.snapshot {
+            tracing::info!(zfs.dataset = %snapshot.dataset, "destroyed snapshot {snapshot}");
+        }
+        if let Some(disk) = collected.disk {
+            tracing::info!(zfs.dataset = %disk, "destroyed kept disk {disk}: no snapshot was left on it");
+        }
+    }
+    Ok(())
+}
+
+/// Gives the children of a checkpoint that goes its parent.
+async fn pass_parent_on(checkpoint: &Checkpoint, context: &Context) -> Result<(), Failure> {
+    let parent = checkpoint.status.as_ref().and_then(|status| status.parent.clone());
+    let (all, _) = context.objects.list::<Checkpoint>(Some(checkpoint.namespace())).await?;
+    for child in Lineage::new(&all, &[]).children(checkpoint.name()) {
+        let mut child = child.clone();
+        if let Some(status) = &mut child.status {
+            status.parent.clone_from(&parent);
+        }
+        match context.objects.update_status(&child).await {
+            Ok(_) | Err(objects::Error::NotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(())
+}

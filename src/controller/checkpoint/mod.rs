@@ -1,0 +1,107 @@
+//! Captures what Checkpoints ask for, and collects their snapshots when they go.
+//!
+//! Final and Suspend ones are captured by the Machine's own controller, which knows when its VM is at rest; all else about
+//! them is done here.
+
+mod act;
+mod observe;
+mod plan;
+mod retain;
+mod status;
+
+pub use retain::retain;
+
+use super::{Context, Error, kstatus};
+use crate::api::{Checkpoint, Kind};
+use crate::objects::{self, EventType};
+use crate::runtime::{Key, Requeue};
+use act::{Failure, Outcome};
+use plan::Plan;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Moves one Checkpoint a step closer to what it asks for. Safe to call at any time, any number of times.
+pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error> {
+    let Some(mut checkpoint) = context.objects.get::<Checkpoint>(&key.namespace, &key.name).await? else { return Ok(Requeue::Never) };
+    tracing::Span::current().record("object.uid", checkpoint.uid());
+    let observed = observe::observe(&checkpoint, &context).await?;
+    let plan = plan::plan(&checkpoint, &observed, context.objects.clock().now());
+    let mut outcome = Outcome::default();
+    for step in &plan.steps {
+        if let Err(error) = act::act(step, &mut checkpoint, &observed, &context, &mut outcome).await {
+            outcome.failed = Some(error);
+            break;
+        }
+    }
+    if outcome.gone {
+        return Ok(Requeue::Never);
+    }
+    match outcome.failed {
+        // Someone else wrote it meanwhile, or the store does not answer: nothing of it is the Checkpoint's to say.
+        Some(Failure { error: error @ Error::Objects(_), .. }) => return Err(error),
+        _ => record(&checkpoint, &plan, &outcome, &context).await?,
+    }
+    if let Some(captured) = &outcome.captured {
+        context.newest.set(&captured.machine_uid, checkpoint.name());
+    }
+    match outcome.failed {
+        Some(Failure { error, permanent: false }) => Err(error),
+        Some(_) | None => Ok(plan.requeue),
+    }
+}
+
+/// How often a status is written anew after someone else's write; each try begins with what is stored then.
+const TRIES: usize = 5;
+
+/// Writes the status, once; what others wrote meanwhile (above all `released`) stands.
+async fn record(checkpoint: &Checkpoint, plan: &Plan, outcome: &Outcome, context: &Context) -> Result<(), Error> {
+    let now = context.objects.clock().api_now();
+    let mut stored = checkpoint.clone();
+    for _ in 0..TRIES {
+        let before = stored.status.clone().unwrap_or_default();
+        let Some(after) = status::status(&stored, plan, outcome, &now) else { return Ok(()) };
+        if stored.status.is_some() && before == after {
+            return Ok(());
+        }
+        let mut changed = stored.clone();
+        changed.status = Some(after.clone());
+        match context.objects.update_status(&changed).await {
+            Ok(_) => {
+                kstatus::record_change(&context.objects, checkpoint, &before.conditions, &after.conditions).await;
+                if let Some(warning) = outcome.captured.as_ref().and_then(|captured| captured.warning.as_ref()) {
+                    context.objects.record(checkpoint, EventType::Warning, "NotFlushed", warning).await;
+                }
+                return Ok(());
+            }
+            Err(objects::Error::Conflict { .. }) => {
+                match context.objects.get::<Checkpoint>(checkpoint.namespace(), checkpoint.name()).await? {
+                    Some(now) if now.uid() == checkpoint.uid() => stored = now,
+                    _ => return Ok(()),
+                }
+            }
+            Err(objects::Error::NotFound { .. }) => return Ok(()),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Err(Error::Waiting("the checkpoint is being changed by others all the time".into()))
+}
+
+/// Whether the Machine's own controller takes this one's snapshot.
+fn captured_by_machine(checkpoint: &Checkpoint) -> bool {
+    use crate::api::checkpoint::Trigger;
+    matches!(checkpoint.spec.trigger, Trigger::Final | Trigger::Suspend)
+}
+
+/// The newest checkpoint captured of each Machine, as far as this process took it: spares waiting for the Machine's own status
+/// to name it. Lost, the Machine's status is the answer.
+#[derive(Default)]
+pub struct Newest(Mutex<BTreeMap<String, String>>);
+
+impl Newest {
+    fn get(&self, machine_uid: &str) -> Option<String> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(machine_uid).cloned()
+    }
+    fn set(&self, machine_uid: &str, name: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(machine_uid.to_owned(), name.to_owned());
+    }
+}

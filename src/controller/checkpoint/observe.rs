@@ -1,0 +1,131 @@
+//! Reads what a Checkpoint depends on; changes nothing.
+
+use crate::api::checkpoint::{CheckpointPhase, Trigger, Volume};
+use crate::api::{Checkpoint, DEFAULT_HUB, Kind, Machine};
+use crate::controller::hub::HubHandle;
+use crate::controller::{Context, Error};
+use crate::driver::storage::Image;
+use crate::lineage::{Lineage, Use};
+use crate::objects::Objects;
+use crate::zfs::Dataset;
+use jiff::Timestamp;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// How long after its creation a checkpoint between messages is still what it was asked for: so long an answer is held.
+pub(super) const TIMELY: Duration = Duration::from_secs(30);
+
+/// What was seen.
+#[derive(Default)]
+pub(super) struct Observed {
+    /// The Machine that it names.
+    pub(super) machine: Option<Machine>,
+    /// Images of its Hub, or why there is no such Hub yet.
+    pub(super) hub: HubSeen,
+    /// Name of a later checkpoint between messages that is Ready, when this one is late.
+    pub(super) superseded_by: Option<String>,
+    /// What needs it; looked up only while it is being deleted.
+    pub(super) uses: Vec<Use>,
+    /// What there is of it to collect; looked up only while it is being deleted.
+    pub(super) volumes: Vec<Volume>,
+    /// Names of Hubs that may hold some of it and cannot be asked now.
+    pub(super) hidden_in: Vec<String>,
+    /// Hubs that may hold some of it, or that it is to be captured on.
+    pub(super) handles: Vec<Arc<HubHandle>>,
+}
+
+/// The Hub as far as a plan needs it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum HubSeen {
+    Open { images: BTreeMap<String, Image> },
+    Waiting { why: String },
+}
+
+impl Default for HubSeen {
+    fn default() -> Self {
+        Self::Waiting { why: "no hub was looked for".into() }
+    }
+}
+
+pub(super) async fn observe(checkpoint: &Checkpoint, context: &Context) -> Result<Observed, Error> {
+    let machine = match &checkpoint.spec.machine {
+        Some(name) => context.objects.get::<Machine>(checkpoint.namespace(), name).await?,
+        None => None,
+    };
+    let mut observed = Observed { machine, ..Observed::default() };
+    if checkpoint.is_deleting() {
+        before_collecting(checkpoint, context, &mut observed).await?;
+    } else if phase(checkpoint) == CheckpointPhase::Pending {
+        before_capture(checkpoint, context, &mut observed).await?;
+    }
+    Ok(observed)
+}
+
+pub(super) fn phase(checkpoint: &Checkpoint) -> CheckpointPhase {
+    checkpoint.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}
+
+/// How old it is; unknown counts as new.
+pub(super) fn age(checkpoint: &Checkpoint, now: Timestamp) -> Duration {
+    let created = checkpoint.metadata.creation_timestamp.as_ref().map_or(now, |time| time.0);
+    Duration::try_from(now.duration_since(created)).unwrap_or_default()
+}
+
+async fn before_capture(checkpoint: &Checkpoint, context: &Context, observed: &mut Observed) -> Result<(), Error> {
+    let of_import = checkpoint.spec.import.as_ref().map(|import| import.hub.clone());
+    let of_machine = observed.machine.as_ref().map(|machine| machine.spec.hub.clone());
+    if let Some(hub) = of_import.or(of_machine) {
+        match context.hubs.get(hub.as_deref().unwrap_or(DEFAULT_HUB)).await {
+            Ok(handle) => {
+                observed.hub = HubSeen::Open { images: handle.images.clone() };
+                observed.handles.push(handle);
+            }
+            Err(waiting) => observed.hub = HubSeen::Waiting { why: waiting.to_string() },
+        }
+    }
+    let late = age(checkpoint, context.objects.clock().now()) > TIMELY;
+    if late && checkpoint.spec.trigger == Trigger::BetweenMessages {
+        observed.superseded_by = later(checkpoint, &context.objects).await?;
+    }
+    Ok(())
+}
+
+/// A Ready checkpoint between messages of the same Machine that was asked for later.
+async fn later(checkpoint: &Checkpoint, objects: &Objects) -> Result<Option<String>, Error> {
+    let (all, _) = objects.list::<Checkpoint>(Some(checkpoint.namespace())).await?;
+    let order = |c: &Checkpoint| (c.metadata.creation_timestamp.clone(), c.name().to_owned());
+    let mine = order(checkpoint);
+    let same = |c: &&Checkpoint| c.spec.machine == checkpoint.spec.machine && c.spec.trigger == checkpoint.spec.trigger;
+    Ok(all.iter().filter(same).find(|c| phase(c) == CheckpointPhase::Ready && order(c) > mine).map(|c| c.name().to_owned()))
+}
+
+async fn before_collecting(checkpoint: &Checkpoint, context: &Context, observed: &mut Observed) -> Result<(), Error> {
+    let namespace = Some(checkpoint.namespace());
+    let (checkpoints, _) = context.objects.list::<Checkpoint>(namespace).await?;
+    let (machines, _) = context.objects.list::<Machine>(namespace).await?;
+    observed.uses = Lineage::new(&checkpoints, &machines).uses(checkpoint.name());
+    if !observed.uses.is_empty() || checkpoint.spec.import.is_some() {
+        return Ok(());
+    }
+    match &observed.machine {
+        Some(machine) => {
+            let name = machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB);
+            match context.hubs.get(name).await {
+                Ok(handle) => observed.handles.push(handle),
+                Err(_) => observed.hidden_in.push(name.to_owned()),
+            }
+        }
+        // Its Hub is not known any more: whichever has a snapshot of that name and guid.
+        None => (observed.handles, observed.hidden_in) = context.hubs.all().await,
+    }
+    let status = checkpoint.status.clone().unwrap_or_default();
+    observed.volumes = status.volumes;
+    if let (true, Some(machine)) = (observed.volumes.is_empty(), &observed.machine) {
+        // A capture whose record was lost.
+        for handle in &observed.handles {
+            let disks = machine.status.as_ref().and_then(|status| status.vm.as_ref()).map(|vm| vm.disks.clone()).unwrap_or_default();
+            let disks: Vec<Dataset> = disks.into_iter().map(Dataset).collect();
+            observed.volumes.extend(handle.driver.find_captured(&disks, checkpoint.uid(), machine.uid()).await?);
+        }
+    }
+    Ok(())
+}
