@@ -93,9 +93,9 @@ impl Client {
         Ok(Self { http: http.build().context("the HTTP client could not be set up")?, server, token, namespace })
     }
 
-    /// URL of the server.
-    pub(super) fn server(&self) -> &str {
-        &self.server
+    /// The same hub, with another namespace as the default.
+    pub(super) fn within(&self, namespace: &str) -> Self {
+        Self { namespace: namespace.to_owned(), ..self.clone() }
     }
 
     fn request(&self, method: Method, path: &str) -> RequestBuilder {

@@ -6,8 +6,10 @@ mod apply;
 mod checkpoint;
 mod client;
 mod delete;
+mod demo;
 mod describe;
 mod diff;
+mod doctor;
 mod explain;
 mod get;
 pub mod image;
@@ -88,6 +90,10 @@ enum Command {
     Image(image::ImageArgs),
     /// Runs or ends the lab by itself
     Lab(lab::Lab),
+    /// Says what is missing on this machine, and how to get it
+    Doctor(doctor::Doctor),
+    /// Runs the quickstart with a hub of its own, and ends by itself
+    Demo(demo::Demo),
     /// Prints the version
     Version(version::Version),
 }
@@ -140,6 +146,8 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
             Ok(ExitCode::SUCCESS)
         }
         Command::Lab(command) => command.run(&context).await,
+        Command::Doctor(command) => command.run(&context).await,
+        Command::Demo(command) => command.run(&context).await,
         Command::Version(command) => command.run(&context),
     }
 }

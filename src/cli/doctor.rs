@@ -1,0 +1,131 @@
+//! `autovibe doctor`: what is missing on this machine, for what, and how to get it.
+
+use super::{Context, Output, print};
+use serde::Serialize;
+use std::{collections::BTreeSet, path::Path, process::ExitCode};
+
+/// Says what is missing here, and how to get it.
+#[derive(Debug, clap::Args)]
+pub(super) struct Doctor {}
+
+/// One thing that is needed or useful.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Finding {
+    /// For which part of autovibe.
+    part: &'static str,
+    what: String,
+    present: bool,
+    /// Without it the part does not work at all.
+    required: bool,
+    /// The Debian package that has it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    package: Option<&'static str>,
+    /// What it means, or what to do.
+    note: &'static str,
+}
+
+/// Programs by part: the program, its Debian package, whether the part needs it, and a note.
+const PROGRAMS: &[(&str, &str, &str, bool, &str)] = &[
+    ("hub", "git", "git", true, "for `source` of Machines and `autovibe diff`"),
+    ("hub", "kubectl", "", false, "only if you want it beside `autovibe`; see kubernetes.io for how to get it"),
+    ("real lab", "qemu-system-x86_64", "qemu-system-x86", true, "runs the guests"),
+    ("real lab", "zfs", "zfs-fuse", true, "holds their disks; OpenZFS is used where it is there, else zfs-fuse"),
+    ("real lab", "zpool", "zfs-fuse", true, "makes the lab's pool on a file"),
+    ("real lab", "setsid", "util-linux", true, "lets the guests outlive the lab"),
+    ("image building", "apt-get", "apt", true, "images are made of this machine's own Debian or Ubuntu"),
+    ("image building", "dpkg-deb", "dpkg", true, "unpacks packages"),
+    ("image building", "mmdebstrap", "mmdebstrap", true, "makes the Debian guest"),
+    ("image building", "busybox", "busybox-static", true, "is the micro guest's userland"),
+    ("image building", "syslinux", "syslinux", true, "boots the disks"),
+    ("image building", "mcopy", "mtools", true, "fills the boot partition"),
+    ("image building", "mkfs.fat", "dosfstools", true, "makes the boot partition"),
+    ("image building", "mkfs.ext4", "e2fsprogs", true, "makes the root partition"),
+    ("image building", "sfdisk", "fdisk", true, "partitions the disk"),
+    ("image building", "npm", "npm", true, "fetches Claude Code"),
+];
+
+impl Doctor {
+    // Async as its kin are, so that the dispatcher is one list.
+    #[expect(clippy::unused_async, reason = "every subcommand is called alike")]
+    pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
+        let findings = examine(&context.environment.path, Path::new("/"));
+        match context.options.output {
+            Some(output @ (Output::Json | Output::Yaml)) => print::out(&print::document(&serde_json::to_value(&findings)?, output)?)?,
+            _ => print::out(&text(&findings))?,
+        }
+        let fine = findings.iter().all(|finding| finding.present || !finding.required);
+        Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Looks at the programs on `path` and at what the machine below `root` has.
+fn examine(path: &[std::path::PathBuf], root: &Path) -> Vec<Finding> {
+    // Programs of administrators are not always on a user's path.
+    let places: Vec<_> = path.iter().cloned().chain(["usr/sbin", "sbin"].map(|place| root.join(place))).collect();
+    let mut findings: Vec<Finding> = PROGRAMS
+        .iter()
+        .map(|(part, program, package, required, note)| Finding {
+            part,
+            what: (*program).into(),
+            present: places.iter().any(|place| place.join(program).is_file()),
+            required: *required,
+            package: (!package.is_empty()).then_some(*package),
+            note,
+        })
+        .collect();
+    let mut device = |part, what: &str, present, required, note| findings.push(Finding { part, what: what.into(), present, required, package: None, note });
+    device("real lab", "root", rustix::process::geteuid().is_root(), true, "pools and images can be made only as root; run it with sudo");
+    device("real lab", "/dev/kvm", root.join("dev/kvm").exists(), false, "makes guests fast where it really works, which is tried; without it QEMU emulates");
+    if !root.join("dev/zfs").exists() {
+        device("real lab", "/dev/fuse", root.join("dev/fuse").exists(), true, "zfs-fuse needs it: load the kernel module fuse, or give the container the device");
+    }
+    findings
+}
+
+fn text(findings: &[Finding]) -> String {
+    let mut text = String::new();
+    for part in ["hub", "real lab", "image building"] {
+        let rows: Vec<Vec<String>> = findings
+            .iter()
+            .filter(|finding| finding.part == part)
+            .map(|finding| {
+                let mark = match (finding.present, finding.required) {
+                    (true, _) => "✔",
+                    (false, true) => "✘",
+                    (false, false) => "–",
+                };
+                vec![format!("  {mark}"), finding.what.clone(), finding.note.to_owned()]
+            })
+            .collect();
+        let missing = findings.iter().any(|finding| finding.part == part && finding.required && !finding.present);
+        text += &format!("{part}: {}\n{}", if missing { "something is missing" } else { "fine" }, print::columns(&[], &rows));
+    }
+    let packages: BTreeSet<&str> = findings.iter().filter(|f| !f.present && f.required).filter_map(|f| f.package).collect();
+    if !packages.is_empty() {
+        text += &format!("\nTo get it:  apt-get install {}   (or `make deps`)\n", packages.into_iter().collect::<Vec<_>>().join(" "));
+        text += "Without the lab:  autovibe up --lab simulated  needs none of it.\n";
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_missing_comes_with_its_package() {
+        let root = tempfile::tempdir().unwrap();
+        let bin = root.path().join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        std::fs::create_dir_all(root.path().join("usr/sbin")).unwrap();
+        for program in PROGRAMS.iter().map(|row| row.1).filter(|program| !["mcopy", "kubectl"].contains(program)) {
+            std::fs::write(if program == "zfs" { root.path().join("usr/sbin/zfs") } else { bin.join(program) }, "").unwrap();
+        }
+        let findings = examine(&[bin], root.path());
+        let missing: Vec<&str> = findings.iter().filter(|f| !f.present).map(|f| f.what.as_str()).filter(|what| *what != "root").collect();
+        assert_eq!(missing, ["kubectl", "mcopy", "/dev/kvm", "/dev/fuse"]);
+        let text = text(&findings);
+        assert!(text.contains("apt-get install mtools ") && text.contains("image building: something is missing") && text.contains("hub: fine"), "{text}");
+    }
+}
