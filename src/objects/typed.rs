@@ -95,10 +95,15 @@ fn value<K: Kind>(object: &K) -> Value {
     serde_json::to_value(object).expect("our kinds have string keys and no failing parts")
 }
 
-/// Reads a stored document as its type.
+/// Reads a stored document as its type; fields that an older version stored and this one does not know are left out.
 pub(super) fn typed<K: Kind>(key: &Key, document: &Value) -> Result<K, Error> {
-    // By reference: the document is not copied.
-    serde_path_to_error::deserialize(document).map_err(|error| {
+    // By reference: the document is copied only in the rare case that follows.
+    let read = serde_path_to_error::deserialize(document).or_else(|_| {
+        let mut known = document.clone();
+        admission::prune(admission::resource::<K>(), &mut known);
+        serde_path_to_error::deserialize(known)
+    });
+    read.map_err(|error| {
         let text = format!("{} {}/{} cannot be read: {}: {}", key.resource, key.namespace, key.name, error.path(), error.inner());
         Error::Store(store::Error::Corrupt(text))
     })

@@ -172,7 +172,9 @@ impl Objects {
         wanted: impl Fn(&Value) -> Result<Value, Error>,
     ) -> Result<Written, Error> {
         for _ in 0..TRIES {
-            let current = self.current(key).await?;
+            let mut current = self.current(key).await?;
+            // A field that an older version knew must not make every later write fail.
+            admission::prune(resource, &mut current.document);
             let before = &current.document;
             let wanted = wanted(before)?;
             let version = metadata::text(&wanted, "resourceVersion");

@@ -172,7 +172,8 @@ impl Store {
 
     /// Runs `work` in a write transaction; when it returns an error nothing is written. Durable when this returns.
     ///
-    /// `work` runs alone: it must not wait for anything but this transaction. A panic in it reaches the caller.
+    /// `work` runs alone: it must not wait for anything but this transaction, and it hands on each error of the database. A
+    /// panic in it reaches the caller.
     pub async fn write<T, E, F>(&self, work: F) -> Result<T, E>
     where
         T: Send + 'static,

@@ -4,7 +4,7 @@ use super::{Error, Revision, Shared, Store, compact, migrations, read, writer::W
 use crate::clock::Clock;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, SqliteConnection};
-use std::{fs::File, io::Write, path::Path, sync::Arc, time::Duration};
+use std::{fs::File, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, watch};
 
 /// Reads hardly ever wait for each other; more connections would only cost memory.
@@ -50,6 +50,7 @@ impl Store {
     /// Like [`Store::open`], with another clock or history.
     pub async fn open_with(path: &Path, options: Options) -> Result<Self, Error> {
         let lock = lock(path, &options.clock).await?;
+        private(path)?;
         let connect = SqliteConnectOptions::new()
             .filename(path)
             .create_if_missing(true)
@@ -85,8 +86,14 @@ impl Store {
 async fn lock(path: &Path, clock: &Clock) -> Result<File, Error> {
     let lock_path = path.with_added_extension("lock");
     let cannot = |what: &str, e: &dyn std::fmt::Display| Error::Locked(format!("the database {} cannot be {what}: {e}", path.display()));
-    let mut file =
-        File::options().read(true).write(true).create(true).truncate(false).open(&lock_path).map_err(|e| cannot("locked", &e))?;
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(|e| cannot("locked", &e))?;
     let pause = Duration::from_millis(20);
     let mut waited = Duration::ZERO;
     loop {
@@ -109,6 +116,14 @@ async fn lock(path: &Path, clock: &Clock) -> Result<File, Error> {
     let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
     written.map_err(|e| cannot("locked", &e))?;
     Ok(file)
+}
+
+/// Makes the database file readable by its owner alone before SQLite makes it for everyone; its siblings follow its mode.
+fn private(path: &Path) -> Result<(), Error> {
+    match File::options().write(true).create_new(true).mode(0o600).open(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => Err(Error::Database(e.into())),
+        _ => Ok(()),
+    }
 }
 
 /// Begins a new epoch, so that whoever held the store before can write no more; gives the installation its id.

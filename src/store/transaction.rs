@@ -9,11 +9,17 @@ pub struct Transaction<'c> {
     connection: &'c mut SqliteConnection,
     /// Unix time of the transaction, for the log's age.
     now: i64,
+    /// The last one given here.
+    revision: Option<Revision>,
 }
 
 impl<'c> Transaction<'c> {
     pub(super) fn new(connection: &'c mut SqliteConnection, now: i64) -> Self {
-        Self { connection, now }
+        Self { connection, now, revision: None }
+    }
+
+    pub(super) fn revision(&self) -> Option<Revision> {
+        self.revision
     }
 
     /// For the relational tables of this module. Never begins or ends a transaction: the writer does.
@@ -87,7 +93,9 @@ impl<'c> Transaction<'c> {
             .bind(self.now)
             .execute(&mut *self.connection)
             .await?;
-        Ok(Revision(done.last_insert_rowid()))
+        let revision = Revision(done.last_insert_rowid());
+        self.revision = Some(revision);
+        Ok(revision)
     }
 }
 

@@ -134,40 +134,47 @@ impl Writer {
             waiting.drain(..).for_each(|job| job.refuse(error.repeat()));
             return;
         }
+        // One alone needs no savepoint: it is the transaction.
+        let alone = waiting.len() == 1;
         let mut finished = Vec::new();
-        let mut broken = None;
-        while let Some(job) = waiting.pop_front() {
-            if let Err(error) = sqlx::query("SAVEPOINT write").execute(&mut self.connection).await {
-                waiting.push_front(job);
-                broken = Some(error);
+        let mut revision = None;
+        let mut outcome: Result<(), sqlx::Error> = Ok(());
+        while outcome.is_ok() {
+            let Some(job) = waiting.pop_front() else { break };
+            if !alone && let Err(error) = sqlx::query("SAVEPOINT write").execute(&mut self.connection).await {
+                job.refuse(Error::NotCommitted(error.to_string()));
+                outcome = Err(error);
                 break;
             }
-            let done = job.run(&mut Transaction::new(&mut self.connection, self.clock.now().as_second())).await;
-            let end = if done.keep { "RELEASE write" } else { "ROLLBACK TO write; RELEASE write" };
+            let mut transaction = Transaction::new(&mut self.connection, self.clock.now().as_second());
+            let done = job.run(&mut transaction).await;
+            if done.keep {
+                revision = transaction.revision().or(revision);
+            }
+            let end = match (alone, done.keep) {
+                (true, true) => "COMMIT",
+                (true, false) => "ROLLBACK",
+                (false, true) => "RELEASE write",
+                (false, false) => "ROLLBACK TO write; RELEASE write",
+            };
             finished.push(done);
-            if let Err(error) = sqlx::raw_sql(end).execute(&mut self.connection).await {
-                broken = Some(error);
-                break;
-            }
+            outcome = sqlx::raw_sql(end).execute(&mut self.connection).await.map(drop);
         }
-        let outcome = match broken {
-            None => self.end().await,
-            Some(error) => Err(error.into()),
-        };
+        if !alone && outcome.is_ok() {
+            outcome = sqlx::query("COMMIT").execute(&mut self.connection).await.map(drop);
+        }
         match outcome {
-            Ok(revision) => {
-                self.revisions.send_if_modified(|newest| {
-                    let newer = revision > *newest;
-                    *newest = revision.max(*newest);
-                    newer
-                });
+            Ok(()) => {
+                if let Some(revision) = revision {
+                    self.revisions.send_replace(revision);
+                }
                 finished.into_iter().for_each(|done| (done.tell)(Ok(())));
             }
             Err(error) => {
                 tracing::error!("a commit of {} writes failed: {error}", finished.len());
                 // Fails when SQLite has rolled back by itself, which is what is wanted.
                 let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
-                finished.into_iter().for_each(|done| (done.tell)(Err(error.repeat())));
+                finished.into_iter().for_each(|done| (done.tell)(Err(Error::NotCommitted(error.to_string()))));
             }
         }
     }
@@ -182,12 +189,6 @@ impl Writer {
             return Err(Error::Fenced { ours: self.epoch, theirs });
         }
         Ok(())
-    }
-
-    async fn end(&mut self) -> Result<Revision, Error> {
-        let revision = read::newest(&mut self.connection).await?;
-        sqlx::query("COMMIT").execute(&mut self.connection).await?;
-        Ok(revision)
     }
 }
 

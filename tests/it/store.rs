@@ -3,7 +3,7 @@
 use autovibe::clock::Clock;
 use autovibe::store::{Change, Error, Expect, History, Key, Options, Query, Revision, Store};
 use serde_json::{Value, json};
-use std::{path::Path, time::Duration};
+use std::{os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 fn key(name: &str) -> Key {
     Key::new("machines.autovibe.dev", "shop", name)
@@ -43,6 +43,10 @@ async fn a_write_is_read_back_with_its_revision() {
     assert_eq!(object.document["metadata"]["resourceVersion"], second.0.to_string());
     assert_eq!(object.document["spec"]["value"], 2);
     assert_eq!(*store.revisions().borrow(), second);
+    for file in std::fs::read_dir(dir.path()).unwrap() {
+        let file = file.unwrap();
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?} is readable by others", file.path());
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -300,7 +304,7 @@ async fn a_killed_writer_loses_nothing_that_was_answered() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("autovibe.db");
     let mut answered = Vec::new();
-    for _ in 0..3 {
+    for round in 0..3 {
         let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "store::a_writer_that_is_to_be_killed", "--nocapture"])
             .env(CHILD, &path)
@@ -314,8 +318,11 @@ async fn a_killed_writer_loses_nothing_that_was_answered() {
         while answered.len() < enough {
             answered.extend(lines.next_line().await.unwrap().map(said).expect("the child writes until it is killed"));
         }
-        let Err(Error::Locked(message)) = Store::open(&path).await.map(|_| ()) else { panic!("a second process got in") };
-        assert!(message.contains(&format!("process {}", child.id().unwrap())), "{message}");
+        // A refusal takes its patience, so once is enough.
+        if round == 0 {
+            let Err(Error::Locked(message)) = Store::open(&path).await.map(|_| ()) else { panic!("a second process got in") };
+            assert!(message.contains(&format!("process {}", child.id().unwrap())), "{message}");
+        }
         // SIGKILL; what it said before still counts.
         child.kill().await.unwrap();
         while let Some(line) = lines.next_line().await.unwrap() {
@@ -330,4 +337,61 @@ async fn a_killed_writer_loses_nothing_that_was_answered() {
         assert!(logged.is_sorted() && complete == *logged.last().unwrap());
         store.close().await;
     }
+}
+
+/// In the child, whose files may not grow far: writes until that is refused, says so, and shows that it still reads.
+#[tokio::test(flavor = "multi_thread")]
+#[expect(clippy::disallowed_methods, reason = "how the parent tells its child what to do")]
+async fn a_writer_whose_disk_fills_up() {
+    let Some(path) = std::env::var_os(FULL) else { return };
+    let store = Store::open(Path::new(&path)).await.unwrap();
+    let filler = "x".repeat(20_000);
+    for batch in 0.. {
+        let writes = (0..4).map(|n| {
+            let (name, mut document) = (format!("{batch}-{n}"), document(&format!("{batch}-{n}"), 1));
+            document["spec"]["filler"] = filler.clone().into();
+            let store = &store;
+            async move {
+                let place = key(&name);
+                let done: Result<_, Error> =
+                    store.write(move |t| Box::pin(async move { t.put(&place, document, Expect::Absent).await })).await;
+                (name, done)
+            }
+        });
+        for (name, done) in futures::future::join_all(writes).await {
+            match done {
+                Ok(_) => println!("answered {name}"),
+                Err(Error::Database(_) | Error::NotCommitted(_)) => {
+                    assert!(store.get(&key(&name)).await.unwrap().is_none(), "{name} was refused and is there");
+                    println!("refused {name}");
+                }
+                Err(other) => panic!("{other}"),
+            }
+        }
+        if batch == 200 {
+            return;
+        }
+    }
+}
+
+const FULL: &str = "AUTOVIBE_TEST_STORE_FULL";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_refuses_writes_and_keeps_what_was_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("autovibe.db");
+    // A limit on the size of files stands for the full disk: the same write calls fail. In units of 512 bytes.
+    let script = "trap '' XFSZ; ulimit -f 3000; exec \"$0\" --exact store::a_writer_whose_disk_fills_up --nocapture";
+    let child = tokio::process::Command::new("sh").args(["-c", script]).arg(std::env::current_exe().unwrap()).env(FULL, &path).output();
+    let output = child.await.unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    let said = |what: &str| text.lines().filter_map(|line| line.strip_prefix(what)).map(str::to_owned).collect::<Vec<_>>();
+    let (answered, refused) = (said("answered "), said("refused "));
+    assert!(!answered.is_empty() && !refused.is_empty(), "{text}");
+    let store = Store::open(&path).await.unwrap();
+    let names: Vec<String> = store.list(&all()).await.unwrap().items.into_iter().map(|item| item.key.name).collect();
+    assert!(answered.iter().all(|name| names.contains(name)), "answered and lost");
+    assert!(!refused.iter().any(|name| names.contains(name)), "refused and kept");
+    put(&store, "after", 1, Expect::Absent).await.unwrap();
 }
