@@ -58,6 +58,8 @@ pub enum Error {
     File { path: PathBuf, source: std::io::Error },
     #[error("the server's certificate could not be made: {0}; if ca.key or ca.crt in the data directory is damaged, remove both")]
     Certificate(String),
+    #[error("the namespaces that always exist could not be made: {0}")]
+    Namespaces(#[from] crate::objects::Error),
 }
 
 /// A running server; it stops when its token is cancelled.
@@ -95,6 +97,7 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
     let address = listener.local_addr().map_err(refused)?;
     let tls = tls::prepare(&config.data, config.listen.ip(), objects.clock())?;
     let admin = credentials::prepare(&config.data, address, &tls.ca_pem)?;
+    objects.ensure_presets().await?;
     let background = background::start(objects.clone(), shutdown.clone());
     let shared = Arc::new(Shared { objects, admin, address, shutdown: shutdown.clone() });
 
@@ -102,7 +105,10 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
     let mut server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(tls.server)).map_err(refused)?.handle(handle.clone());
     // Clients multiplex their watches over one connection; a dead one is noticed by pings.
     let mut http = server.http_builder().http2();
-    http.max_concurrent_streams(1000).keep_alive_interval(Some(Duration::from_secs(30))).keep_alive_timeout(Duration::from_secs(20));
+    http.timer(hyper_util::rt::TokioTimer::new())
+        .max_concurrent_streams(1000)
+        .keep_alive_interval(Some(Duration::from_secs(30)))
+        .keep_alive_timeout(Duration::from_secs(20));
     let serving = tokio::spawn(async move {
         if let Err(error) = server.serve(serve::router(shared).into_make_service()).await {
             tracing::error!("the API server ended: {error}");
