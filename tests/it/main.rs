@@ -1,10 +1,13 @@
 //! The one integration binary; each module tests one boundary.
 
+mod api;
 mod bundles;
 mod crds;
+mod kubectl;
 mod layers;
 mod ledger;
 mod objects;
 mod real;
+mod served;
 mod store;
 mod vmids;

@@ -1,0 +1,587 @@
+//! The API as clients see it: discovery, errors, lists, watches, tables, writes; over TLS, against a real server.
+
+use crate::served::Served;
+use autovibe::store::{History, Options};
+use reqwest::{Method, header};
+use serde_json::{Value, json};
+use std::time::Duration;
+
+const GROUP: &str = "/apis/autovibe.dev/v1alpha1";
+
+fn machines(namespace: &str) -> String {
+    format!("{GROUP}/namespaces/{namespace}/machines")
+}
+
+fn machine(name: &str) -> Value {
+    json!({
+        "apiVersion": "autovibe.dev/v1alpha1", "kind": "Machine", "metadata": {"name": name},
+        "spec": {"from": {"image": "micro"}, "goal": {"prompt": "Write hello."}, "agent": {"type": "Command", "command": ["true"]}},
+    })
+}
+
+fn config_map(name: &str, labels: &Value) -> Value {
+    json!({"metadata": {"name": name, "labels": labels}, "data": {"k": "v"}})
+}
+
+fn version(object: &Value) -> &str {
+    object["metadata"]["resourceVersion"].as_str().expect("a resourceVersion")
+}
+
+fn names(list: &Value) -> Vec<&str> {
+    list["items"].as_array().expect("items").iter().map(|i| i["metadata"]["name"].as_str().expect("a name")).collect()
+}
+
+#[tokio::test]
+async fn without_a_token_only_health_and_version_answer() {
+    let server = Served::shared();
+    let bare = |path: &str| server.http.get(format!("{}{path}", server.url));
+    for path in ["/healthz", "/livez", "/readyz"] {
+        let response = bare(path).send().await.unwrap();
+        assert_eq!((response.status().as_u16(), response.text().await.unwrap().as_str()), (200, "ok"), "{path}");
+    }
+    let (code, version) = server.send(bare("/version")).await;
+    assert_eq!((code, version["major"].as_str()), (200, Some("1")));
+    assert!(version["gitVersion"].as_str().unwrap().starts_with("v1.34.0+autovibe."));
+    for path in ["/api", "/apis", "/openapi/v3", "/api/v1/secrets", "/nowhere", "/"] {
+        let (code, status) = server.send(bare(path)).await;
+        assert_eq!(
+            (code, &status["reason"], &status["message"], &status["kind"]),
+            (401, &json!("Unauthorized"), &json!("Unauthorized"), &json!("Status"))
+        );
+        let (code, _) = server.send(bare(path).bearer_auth("av-admin-wrong")).await;
+        assert_eq!(code, 401, "{path}");
+    }
+    // A wrong credential is refused even where none is needed.
+    assert_eq!(server.send(bare("/version").bearer_auth("wrong")).await.0, 401);
+}
+
+#[tokio::test]
+async fn private_files_are_the_owners_alone_and_hold_no_plain_token_but_the_kubeconfig() {
+    use std::os::unix::fs::PermissionsExt;
+    let server = Served::shared();
+    for file in ["ca.key", "ca.crt", "admin-token.sha256", "kubeconfig"] {
+        let path = server.directory.join(file);
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
+        assert_eq!(std::fs::read_to_string(&path).unwrap().contains(&server.token), file == "kubeconfig", "{file}");
+    }
+}
+
+#[tokio::test]
+async fn a_restart_keeps_the_authority_and_the_token() {
+    let first = Served::start(Options::default()).await;
+    let (token, ca) = (first.token.clone(), std::fs::read(first.directory.join("ca.crt")).unwrap());
+    let directory = first.stop().await;
+    let second = Served::start_in_same(directory).await;
+    assert_eq!(second.token, token);
+    assert_eq!(std::fs::read(second.directory.join("ca.crt")).unwrap(), ca);
+    assert_eq!(second.get("/api").await.0, 200);
+    // A lost kubeconfig gets a new token, and the old one is worth nothing.
+    let directory = second.stop().await;
+    std::fs::remove_file(directory.path().join("kubeconfig")).unwrap();
+    let third = Served::start_in_same(directory).await;
+    assert_ne!(third.token, token);
+    assert_eq!(third.send(third.http.get(format!("{}/api", third.url)).bearer_auth(&token)).await.0, 401);
+}
+
+#[tokio::test]
+async fn discovery_is_aggregated_for_those_who_ask_and_has_a_tag() {
+    let server = Served::shared();
+    const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+    let response = server.request(Method::GET, "/apis").header(header::ACCEPT, AGGREGATED).send().await.unwrap();
+    assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    let tag = response.headers()[header::ETAG].clone();
+    let list: Value = response.json().await.unwrap();
+    assert_eq!(list["items"][0]["metadata"]["name"], "autovibe.dev");
+    let resources = list["items"][0]["versions"][0]["resources"].as_array().unwrap();
+    let machine = resources.iter().find(|r| r["resource"] == "machines").unwrap();
+    assert_eq!((&machine["scope"], &machine["responseKind"]["kind"]), (&json!("Namespaced"), &json!("Machine")));
+    assert!(machine["subresources"].as_array().unwrap().iter().any(|s| s["subresource"] == "status"));
+    let hub = resources.iter().find(|r| r["resource"] == "hubs").unwrap();
+    assert_eq!(hub["scope"], "Cluster");
+    let again =
+        server.request(Method::GET, "/apis").header(header::ACCEPT, AGGREGATED).header(header::IF_NONE_MATCH, tag).send().await.unwrap();
+    assert_eq!(again.status().as_u16(), 304);
+    assert!(again.bytes().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn legacy_discovery_names_every_group_and_resource() {
+    let server = Served::shared();
+    let (_, groups) = server.get("/apis").await;
+    assert_eq!(groups["kind"], "APIGroupList");
+    let versions: Vec<&str> =
+        groups["groups"].as_array().unwrap().iter().map(|g| g["preferredVersion"]["groupVersion"].as_str().unwrap()).collect();
+    for expect in
+        ["autovibe.dev/v1alpha1", "coordination.k8s.io/v1", "events.k8s.io/v1", "apiextensions.k8s.io/v1", "authorization.k8s.io/v1"]
+    {
+        assert!(versions.contains(&expect), "{versions:?}");
+        let (code, list) = server.get(&format!("/apis/{expect}")).await;
+        assert_eq!((code, &list["kind"], &list["groupVersion"]), (200, &json!("APIResourceList"), &json!(expect)));
+    }
+    let (_, core) = server.get("/api/v1").await;
+    let plurals: Vec<&str> = core["resources"].as_array().unwrap().iter().map(|r| r["name"].as_str().unwrap()).collect();
+    assert!(["namespaces", "secrets", "events"].iter().all(|p| plurals.contains(p)), "{plurals:?}");
+    assert_eq!(server.get("/api").await.1["versions"], json!(["v1"]));
+    assert_eq!(server.get("/apis/nothing.dev").await.0, 404);
+    assert_eq!(server.get("/apis/autovibe.dev/v9").await.0, 404);
+}
+
+#[tokio::test]
+async fn openapi_lets_kubectl_find_dry_run_and_validation() {
+    let server = Served::shared();
+    let (_, index) = server.get("/openapi/v3").await;
+    let url = index["paths"]["apis/autovibe.dev/v1alpha1"]["serverRelativeURL"].as_str().unwrap().to_owned();
+    let response = server.request(Method::GET, &url).send().await.unwrap();
+    assert!(response.headers()[header::CACHE_CONTROL].to_str().unwrap().contains("immutable"));
+    let document: Value = response.json().await.unwrap();
+    let patch = &document["paths"]["/apis/autovibe.dev/v1alpha1/namespaces/{namespace}/machines/{name}"]["patch"];
+    assert_eq!(patch["x-kubernetes-group-version-kind"], json!({"group": "autovibe.dev", "version": "v1alpha1", "kind": "Machine"}));
+    let parameters: Vec<&str> = patch["parameters"].as_array().unwrap().iter().map(|p| p["name"].as_str().unwrap()).collect();
+    assert!(["dryRun", "fieldValidation"].iter().all(|p| parameters.contains(p)), "{parameters:?}");
+    let schema = &document["components"]["schemas"]["dev.autovibe.v1alpha1.Machine"];
+    assert_eq!(schema["x-kubernetes-group-version-kind"][0]["kind"], "Machine");
+    assert!(schema["properties"]["spec"]["properties"]["goal"]["description"].is_string());
+}
+
+#[tokio::test]
+async fn a_life_of_an_object_and_its_refusals() {
+    let server = Served::shared();
+    server.namespace("life").await;
+    let (code, made) = server.post(&machines("life"), &machine("m1")).await;
+    assert_eq!(code, 201, "{made}");
+    assert_eq!(
+        (&made["kind"], &made["metadata"]["namespace"], &made["metadata"]["generation"]),
+        (&json!("Machine"), &json!("life"), &json!(1))
+    );
+    assert!(made["metadata"]["uid"].is_string() && made["metadata"]["creationTimestamp"].is_string());
+
+    let (code, status) = server.post(&machines("life"), &machine("m1")).await;
+    assert_eq!((code, &status["reason"], &status["details"]["kind"]), (409, &json!("AlreadyExists"), &json!("machines")));
+    assert_eq!(status["message"], "machines.autovibe.dev \"m1\" already exists");
+
+    let one = format!("{}/m1", machines("life"));
+    let (code, status) = server.get(&format!("{}/nope", machines("life"))).await;
+    assert_eq!((code, &status["message"]), (404, &json!("machines.autovibe.dev \"nope\" not found")));
+    assert_eq!(status["details"], json!({"name": "nope", "group": "autovibe.dev", "kind": "machines"}));
+
+    let mut stale = made.clone();
+    let (code, _) = server.patch(&one, "application/merge-patch+json", &json!({"metadata": {"labels": {"a": "b"}}})).await;
+    assert_eq!(code, 200);
+    stale["metadata"]["labels"] = json!({"a": "c"});
+    let (code, status) = server.put(&one, &stale).await;
+    assert_eq!((code, &status["reason"]), (409, &json!("Conflict")));
+    assert_eq!(
+        status["message"],
+        "Operation cannot be fulfilled on machines.autovibe.dev \"m1\": the object has been modified; please apply your changes to the latest version and try again"
+    );
+
+    let (code, status) = server.put(&one, &machine("other")).await;
+    assert_eq!((code, &status["message"]), (400, &json!("the name of the object (other) does not match the name on the URL (m1)")));
+
+    let (code, status) = server.delete(&one).await;
+    assert_eq!((code, &status["status"], &status["details"]["uid"]), (200, &json!("Success"), &made["metadata"]["uid"]));
+    assert_eq!(server.get(&one).await.0, 404);
+}
+
+#[tokio::test]
+async fn wrong_fields_are_named_one_by_one() {
+    let server = Served::shared();
+    server.namespace("wrong").await;
+    let mut bad = machine("Bad_Name");
+    bad["spec"]["operatingMode"] = json!("Sometimes");
+    let (code, status) = server.post(&machines("wrong"), &bad).await;
+    assert_eq!((code, &status["reason"], &status["details"]["kind"]), (422, &json!("Invalid"), &json!("Machine")), "{status}");
+    let fields: Vec<&str> = status["details"]["causes"].as_array().unwrap().iter().map(|c| c["field"].as_str().unwrap()).collect();
+    assert!(fields.contains(&"metadata.name") && fields.contains(&"spec.operatingMode"), "{fields:?}");
+}
+
+#[tokio::test]
+async fn bodies_that_are_not_objects_of_the_kind_are_refused() {
+    let server = Served::shared();
+    server.namespace("bodies").await;
+    let path = machines("bodies");
+    let post = |content_type: &'static str, body: String| {
+        server.send(server.request(Method::POST, &path).header(header::CONTENT_TYPE, content_type).body(body))
+    };
+    assert_eq!(post("application/json", "{".into()).await.0, 400);
+    assert_eq!(post("text/plain", "{}".into()).await.0, 415);
+    assert_eq!(post("application/json", json!({"kind": "Machine", "metadata": {"name": "x"}}).to_string()).await.0, 400);
+    assert_eq!(post("application/json", " ".repeat(3 * 1024 * 1024 + 1)).await.0, 413);
+    let (code, status) = post("application/json", json!({"apiVersion": "autovibe.dev/v1", "kind": "Machine"}).to_string()).await;
+    assert_eq!((code, &status["reason"]), (400, &json!("BadRequest")));
+    let mut elsewhere = machine("x");
+    elsewhere["metadata"]["namespace"] = json!("other");
+    assert_eq!(post("application/json", elsewhere.to_string()).await.0, 400);
+    // YAML is welcome, and so is JSON without a content type.
+    let (code, made) = post("application/yaml", serde_yaml::to_string(&machine("from-yaml")).unwrap()).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, made) = server.send(server.request(Method::POST, &path).body(machine("untyped").to_string())).await;
+    assert_eq!(code, 201, "{made}");
+    let (code, status) = server.patch(&format!("{path}/untyped"), "application/apply-patch+yaml", &machine("untyped")).await;
+    assert_eq!(code, 415);
+    assert!(status["message"].as_str().unwrap().contains("application/json-patch+json, application/merge-patch+json"), "{status}");
+    assert_eq!(server.patch(&format!("{path}/untyped"), "application/strategic-merge-patch+json", &json!({})).await.0, 415);
+    assert_eq!(server.send(server.request(Method::PUT, &path).json(&machine("x"))).await.0, 405);
+}
+
+#[tokio::test]
+async fn field_validation_warns_or_refuses_and_dry_runs_store_nothing() {
+    let server = Served::shared();
+    server.namespace("fields").await;
+    let path = machines("fields");
+    let body = r#"{"apiVersion":"autovibe.dev/v1alpha1","kind":"Machine","metadata":{"name":"m","bogus":1},
+        "spec":{"from":{"image":"micro"},"goal":{"prompt":"a","prompt":"b"},"agent":{"type":"Command","command":["true"]}}}"#;
+    let send = |query: &str| {
+        server.request(Method::POST, &format!("{path}?{query}")).header(header::CONTENT_TYPE, "application/json").body(body).send()
+    };
+    let strict = send("fieldValidation=Strict").await.unwrap();
+    assert_eq!(strict.status().as_u16(), 400);
+    let status: Value = strict.json().await.unwrap();
+    assert!(status["message"].as_str().unwrap().contains("duplicate field \"spec.goal.prompt\""), "{status}");
+    let warned = send("dryRun=All").await.unwrap();
+    assert_eq!(warned.status().as_u16(), 201);
+    let warnings: Vec<String> = warned.headers().get_all(header::WARNING).iter().map(|w| w.to_str().unwrap().to_owned()).collect();
+    assert!(warnings.contains(&"299 - \"unknown field \\\"metadata.bogus\\\"\"".to_owned()), "{warnings:?}");
+    assert!(warnings.contains(&"299 - \"duplicate field \\\"spec.goal.prompt\\\"\"".to_owned()), "{warnings:?}");
+    assert_eq!(warned.json::<Value>().await.unwrap()["spec"]["goal"]["prompt"], "b");
+    assert_eq!(server.get(&format!("{path}/m")).await.0, 404, "a dry run stores nothing");
+    let (code, status) = server.post(&format!("{path}?dryRun=Maybe"), &machine("m")).await;
+    assert_eq!((code, &status["reason"]), (422, &json!("Invalid")));
+    let (code, status) = server
+        .post(&format!("{path}?fieldValidation=Strict"), &serde_json::from_str(&body.replace("\"prompt\":\"a\",", "")).unwrap())
+        .await;
+    assert_eq!(code, 400);
+    assert!(status["message"].as_str().unwrap().contains("unknown field \"metadata.bogus\""), "{status}");
+}
+
+#[tokio::test]
+async fn status_is_written_apart() {
+    let server = Served::shared();
+    server.namespace("status").await;
+    let mut with_status = machine("m");
+    with_status["status"] = json!({"phase": "Running"});
+    let (_, made) = server.post(&machines("status"), &with_status).await;
+    assert!(made.get("status").is_none_or(|s| s.get("phase") != Some(&json!("Running"))), "{made}");
+    let path = format!("{}/m", machines("status"));
+    let patch = json!({"spec": {"operatingMode": "Suspended"}, "status": {"phase": "Running"}});
+    let (code, written) = server.patch(&format!("{path}/status"), "application/merge-patch+json", &patch).await;
+    assert_eq!(
+        (code, &written["status"]["phase"], &written["spec"]["operatingMode"]),
+        (200, &json!("Running"), &json!("Running")),
+        "{written}"
+    );
+    assert_eq!(written["metadata"]["generation"], 1);
+    let (_, read) = server.get(&format!("{path}/status")).await;
+    assert_eq!(read["status"]["phase"], "Running");
+    let (_, changed) = server
+        .patch(&path, "application/merge-patch+json", &json!({"spec": {"operatingMode": "Suspended"}, "status": {"phase": "Failed"}}))
+        .await;
+    assert_eq!((&changed["status"]["phase"], &changed["metadata"]["generation"]), (&json!("Running"), &json!(2)));
+    assert_eq!(server.get(&format!("{path}/nothing")).await.0, 404);
+    // The conversation of a Machine that has not begun is empty, not missing.
+    assert_eq!(server.get(&format!("{path}/log?after=0")).await, (200, json!([])));
+}
+
+#[tokio::test]
+async fn lists_page_one_state_and_select() {
+    let server = Served::shared();
+    server.namespace("pages").await;
+    let path = "/api/v1/namespaces/pages/configmaps";
+    for (name, color) in [("a", "red"), ("b", "blue"), ("c", "red"), ("d", "blue"), ("e", "red")] {
+        assert_eq!(server.post(path, &config_map(name, &json!({"color": color}))).await.0, 201);
+    }
+    let (_, first) = server.get(&format!("{path}?limit=2")).await;
+    assert_eq!((names(&first), &first["metadata"]["remainingItemCount"]), (vec!["a", "b"], &json!(3)));
+    let token = first["metadata"]["continue"].as_str().unwrap();
+    // What happens between two pages is not seen by the second.
+    assert_eq!(server.delete(&format!("{path}/c")).await.0, 200);
+    assert_eq!(server.post(path, &config_map("bb", &json!({}))).await.0, 201);
+    let (_, second) = server.get(&format!("{path}?limit=2&continue={token}")).await;
+    assert_eq!((names(&second), version(&second)), (vec!["c", "d"], version(&first)));
+    let (_, exact) = server.get(&format!("{path}?resourceVersion={}&resourceVersionMatch=Exact", version(&first))).await;
+    assert_eq!(names(&exact), ["a", "b", "c", "d", "e"]);
+
+    let (_, red) = server.get(&format!("{path}?labelSelector=color%3Dred&limit=1")).await;
+    assert_eq!(names(&red), ["a"]);
+    assert!(red["metadata"].get("remainingItemCount").is_none());
+    let token = red["metadata"]["continue"].as_str().unwrap();
+    let (_, rest) = server.get(&format!("{path}?labelSelector=color%3Dred&limit=5&continue={token}")).await;
+    assert_eq!((names(&rest), rest["metadata"].get("continue")), (vec!["e"], None));
+    let (_, one) = server.get(&format!("{path}?fieldSelector=metadata.name%3Db")).await;
+    assert_eq!(names(&one), ["b"]);
+    let (_, all) = server.get(&format!("{path}?resourceVersion=0&limit=1")).await;
+    assert_eq!(names(&all), ["a", "b", "bb", "d", "e"], "any state will do: the limit is ignored");
+
+    assert_eq!(server.get(&format!("{path}?fieldSelector=data.k%3Dv")).await.0, 400);
+    assert_eq!(server.get(&format!("{path}?labelSelector=a+b")).await.0, 400);
+    assert_eq!(server.get(&format!("{path}?continue=bogus")).await.0, 400);
+    assert_eq!(server.get(&format!("{path}?resourceVersion=x")).await.0, 400);
+    assert_eq!(server.get(&format!("{path}?resourceVersionMatch=Exact")).await.0, 422);
+    let (code, status) = server.get(&format!("{path}?resourceVersion=99999999")).await;
+    assert_eq!((code, &status["details"]["causes"][0]["reason"]), (504, &json!("ResourceVersionTooLarge")));
+}
+
+#[tokio::test]
+async fn a_watch_replays_resumes_and_tells_deletions() {
+    let server = Served::shared();
+    server.namespace("watch").await;
+    let path = "/api/v1/namespaces/watch/configmaps";
+    let (_, a) = server.post(path, &config_map("a", &json!({"color": "red"}))).await;
+    let mut watch = server.watch(&format!("{path}?watch=1&timeoutSeconds=60")).await;
+    assert_eq!(watch.named().await, ("ADDED".into(), "a".into()));
+    server.post(path, &config_map("b", &json!({}))).await;
+    assert_eq!(watch.named().await, ("ADDED".into(), "b".into()));
+    server.patch(&format!("{path}/b"), "application/merge-patch+json", &json!({"data": {"k": "w"}})).await;
+    let (kind, changed) = watch.next().await.unwrap();
+    assert_eq!((kind.as_str(), &changed["data"]["k"], &changed["kind"]), ("MODIFIED", &json!("w"), &json!("ConfigMap")));
+    // A patch that changes nothing is told to no one.
+    server.patch(&format!("{path}/b"), "application/merge-patch+json", &json!({"data": {"k": "w"}})).await;
+    server.delete(&format!("{path}/b")).await;
+    let (kind, gone) = watch.next().await.unwrap();
+    assert_eq!(kind, "DELETED");
+    let number = |v: &Value| version(v).parse::<i64>().unwrap();
+    assert!(number(&gone) > number(&changed), "a deletion has a revision of its own");
+
+    let mut resumed = server.watch(&format!("{path}?watch=true&resourceVersion={}", version(&a))).await;
+    for expect in ["ADDED", "MODIFIED", "DELETED"] {
+        assert_eq!(resumed.named().await, (expect.into(), "b".into()));
+    }
+    let mut after = server.watch(&format!("{path}?watch=true&resourceVersion={}", version(&gone))).await;
+    server.post(path, &config_map("c", &json!({}))).await;
+    assert_eq!(after.named().await, ("ADDED".into(), "c".into()), "the deletion is not told again");
+}
+
+#[tokio::test]
+async fn objects_enter_and_leave_a_watch_as_their_labels_do() {
+    let server = Served::shared();
+    server.namespace("enter").await;
+    let path = "/api/v1/namespaces/enter/configmaps";
+    server.post(path, &config_map("a", &json!({"color": "red"}))).await;
+    let mut watch = server.watch(&format!("{path}?watch=1&labelSelector=color%3Dblue&resourceVersion=0")).await;
+    let relabel = async |color: &str| {
+        server.patch(&format!("{path}/a"), "application/merge-patch+json", &json!({"metadata": {"labels": {"color": color}}})).await.1
+    };
+    relabel("blue").await;
+    assert_eq!(watch.named().await.0, "ADDED");
+    let left = relabel("red").await;
+    let (kind, object) = watch.next().await.unwrap();
+    assert_eq!((kind.as_str(), &object["metadata"]["labels"]["color"]), ("DELETED", &json!("blue")), "leaving shows what it was");
+    assert_eq!(version(&object), version(&left), "with the revision of the change");
+    relabel("green").await;
+    relabel("blue").await;
+    assert_eq!(watch.named().await.0, "ADDED");
+    server.delete(&format!("{path}/a")).await;
+    assert_eq!(watch.named().await.0, "DELETED");
+}
+
+#[tokio::test]
+async fn a_watch_list_marks_the_end_of_the_initial_events_and_its_time_ends_it() {
+    let server = Served::shared();
+    server.namespace("marks").await;
+    let path = "/api/v1/namespaces/marks/configmaps";
+    server.post(path, &config_map("a", &json!({}))).await;
+    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=3";
+    let mut watch = server.watch(&format!("{path}?{query}")).await;
+    assert_eq!(watch.named().await, ("ADDED".into(), "a".into()));
+    let (kind, mark) = watch.next().await.unwrap();
+    assert_eq!((kind.as_str(), &mark["metadata"]["annotations"]["k8s.io/initial-events-end"]), ("BOOKMARK", &json!("true")));
+    // Shortly before the deadline comes a bookmark to resume from, and then a clean end.
+    let (kind, last) = watch.next().await.unwrap();
+    assert_eq!((kind.as_str(), &last["kind"]), ("BOOKMARK", &json!("ConfigMap")));
+    assert!(version(&last).parse::<i64>().unwrap() >= version(&mark).parse().unwrap());
+    assert_eq!(watch.next().await, None);
+    assert_eq!(server.get(&format!("{path}?watch=1&sendInitialEvents=true")).await.0, 422);
+}
+
+#[tokio::test]
+async fn a_revision_beyond_the_history_is_an_error_event_and_an_expired_list() {
+    let options = Options { history: History { age: Duration::ZERO, changes: 2 }, ..Options::default() };
+    let server = Served::start(options.clone()).await;
+    let path = "/api/v1/namespaces/default/configmaps";
+    let (_, first) = server.post(path, &config_map("a", &json!({}))).await;
+    server.post(path, &config_map("b", &json!({}))).await;
+    let (_, page) = server.get(&format!("{path}?limit=1")).await;
+    let token = page["metadata"]["continue"].as_str().unwrap().to_owned();
+    for n in 0..20 {
+        server.patch(&format!("{path}/a"), "application/merge-patch+json", &json!({"data": {"n": n.to_string()}})).await;
+    }
+    server.objects.store().compact(&options).await.unwrap();
+    let mut watch = server.watch(&format!("{path}?watch=1&resourceVersion={}", version(&first))).await;
+    let (kind, status) = watch.next().await.unwrap();
+    assert_eq!(
+        (kind.as_str(), &status["code"], &status["reason"], &status["kind"]),
+        ("ERROR", &json!(410), &json!("Expired"), &json!("Status"))
+    );
+    assert_eq!(watch.next().await, None);
+    let (code, status) = server.get(&format!("{path}?limit=1&continue={token}")).await;
+    assert_eq!((code, &status["reason"]), (410, &json!("Expired")));
+    // The refusal carries a token that goes on at the latest state.
+    let fresh = status["metadata"]["continue"].as_str().unwrap();
+    let (code, rest) = server.get(&format!("{path}?limit=1&continue={fresh}")).await;
+    assert_eq!((code, names(&rest)), (200, vec!["b"]));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn tables_have_the_columns_of_the_kind() {
+    let server = Served::shared();
+    server.namespace("tables").await;
+    server.post(&machines("tables"), &machine("m")).await;
+    let (code, table) = server.table(&machines("tables")).await;
+    assert_eq!((code, &table["kind"], &table["apiVersion"]), (200, &json!("Table"), &json!("meta.k8s.io/v1")));
+    let columns: Vec<&str> = table["columnDefinitions"].as_array().unwrap().iter().map(|c| c["name"].as_str().unwrap()).collect();
+    assert_eq!((columns[0], *columns.last().unwrap()), ("Name", "Age"), "{columns:?}");
+    assert!(columns.contains(&"Phase") && columns.contains(&"Goal"), "{columns:?}");
+    assert_eq!(table["columnDefinitions"][0]["format"], "name");
+    let row = &table["rows"][0];
+    assert_eq!(
+        (&row["cells"][0], &row["object"]["kind"], &row["object"]["metadata"]["name"]),
+        (&json!("m"), &json!("PartialObjectMetadata"), &json!("m"))
+    );
+    assert!(row["cells"].as_array().unwrap().last().unwrap().as_str().unwrap().ends_with('s'), "an age: {row}");
+    assert_eq!(row["cells"].as_array().unwrap().len(), columns.len());
+    let (_, none) = server.table(&format!("{}?includeObject=None", machines("tables"))).await;
+    assert_eq!(none["rows"][0]["object"], Value::Null);
+    let (_, one) = server.table(&format!("{}/m?includeObject=Object", machines("tables"))).await;
+    assert_eq!(one["rows"][0]["object"]["kind"], "Machine");
+
+    let accept = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let mut watch = server.watch_as(&format!("{}?watch=1", machines("tables")), accept).await;
+    let (kind, first) = watch.next().await.unwrap();
+    assert_eq!((kind.as_str(), &first["kind"], &first["rows"][0]["cells"][0]), ("ADDED", &json!("Table"), &json!("m")));
+    assert!(first["columnDefinitions"].is_array());
+    server.delete(&format!("{}/m", machines("tables"))).await;
+    let (kind, last) = watch.next().await.unwrap();
+    assert_eq!((kind.as_str(), &last["columnDefinitions"]), ("DELETED", &Value::Null));
+}
+
+#[tokio::test]
+async fn other_forms_of_answers() {
+    let server = Served::shared();
+    server.namespace("forms").await;
+    let path = "/api/v1/namespaces/forms";
+    let ask = |accept: &'static str| server.request(Method::GET, path).header(header::ACCEPT, accept).send();
+    let yaml = ask("application/yaml").await.unwrap().text().await.unwrap();
+    assert!(yaml.contains("kind: Namespace"), "{yaml}");
+    let partial: Value =
+        ask("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1,application/json").await.unwrap().json().await.unwrap();
+    assert_eq!((&partial["kind"], partial.get("status")), (&json!("PartialObjectMetadata"), None));
+    assert_eq!(ask("application/vnd.kubernetes.protobuf,application/json").await.unwrap().status().as_u16(), 200);
+    assert_eq!(ask("application/vnd.kubernetes.protobuf").await.unwrap().status().as_u16(), 406);
+}
+
+#[tokio::test]
+async fn events_have_two_names_and_are_found_by_what_they_are_about() {
+    let server = Served::shared();
+    server.namespace("events").await;
+    let view = "/apis/events.k8s.io/v1/namespaces/events/events";
+    let event = json!({
+        "apiVersion": "events.k8s.io/v1", "kind": "Event", "metadata": {"name": "m.1"}, "eventTime": "2026-01-01T00:00:00.000000Z",
+        "reportingController": "test", "reportingInstance": "test-1", "action": "Look", "reason": "Seen", "type": "Normal", "note": "hello",
+        "regarding": {"apiVersion": "autovibe.dev/v1alpha1", "kind": "Machine", "name": "m", "namespace": "events", "uid": "u1"},
+    });
+    let (code, made) = server.post(view, &event).await;
+    assert_eq!((code, &made["note"], &made["apiVersion"]), (201, &json!("hello"), &json!("events.k8s.io/v1")), "{made}");
+    let core = "/api/v1/namespaces/events/events";
+    let (_, found) =
+        server.get(&format!("{core}?fieldSelector=involvedObject.name%3Dm,involvedObject.kind%3DMachine,involvedObject.uid%3Du1")).await;
+    assert_eq!(
+        (&found["items"][0]["message"], &found["items"][0]["metadata"]["uid"]),
+        (&json!("hello"), &made["metadata"]["uid"]),
+        "{found}"
+    );
+    assert!(names(&server.get(&format!("{core}?fieldSelector=involvedObject.name%3Dother")).await.1).is_empty());
+    let (_, table) = server.table(core).await;
+    let cells = &table["rows"][0]["cells"];
+    assert_eq!(
+        (&cells[1], &cells[2], &cells[3], &cells[6]),
+        (&json!("Normal"), &json!("Seen"), &json!("machine/m"), &json!("hello")),
+        "{table}"
+    );
+    let series = json!({"series": {"count": 2, "lastObservedTime": "2026-01-01T00:01:00.000000Z"}});
+    let (code, changed) = server.patch(&format!("{view}/m.1"), "application/merge-patch+json", &series).await;
+    assert_eq!((code, &changed["series"]["count"]), (200, &json!(2)), "{changed}");
+}
+
+#[tokio::test]
+async fn reviews_say_who_one_is_and_what_one_may() {
+    let server = &Served::shared();
+    let review = |group: &str, kind: &str, plural: &str, spec: Value| {
+        let body = json!({"apiVersion": format!("{group}/v1"), "kind": kind, "spec": spec});
+        let path = format!("/apis/{group}/v1/{plural}");
+        async move { server.post(&path, &body).await }
+    };
+    let (code, me) = review("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews", json!({})).await;
+    assert_eq!((code, &me["status"]["userInfo"]["username"]), (201, &json!("admin")));
+    let asked = json!({"resourceAttributes": {"verb": "delete", "group": "autovibe.dev", "resource": "machines"}});
+    let (code, may) = review("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews", asked.clone()).await;
+    assert_eq!((code, &may["status"]["allowed"], &may["spec"]), (201, &json!(true), &asked));
+    assert_eq!(server.get("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews").await.0, 405);
+}
+
+#[tokio::test]
+async fn definitions_of_our_kinds_can_be_read_and_not_written() {
+    let server = Served::shared();
+    let path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let (_, list) = server.get(path).await;
+    assert!(names(&list).contains(&"machines.autovibe.dev"));
+    let (_, one) = server.get(&format!("{path}/hubs.autovibe.dev")).await;
+    assert_eq!((&one["spec"]["scope"], &one["status"]["conditions"][1]["type"]), (&json!("Cluster"), &json!("Established")));
+    assert_eq!(server.delete(&format!("{path}/hubs.autovibe.dev")).await.0, 405);
+    let mut watch = server.watch(&format!("{path}?watch=1&fieldSelector=metadata.name%3Dhubs.autovibe.dev&timeoutSeconds=1")).await;
+    assert_eq!(watch.named().await, ("ADDED".into(), "hubs.autovibe.dev".into()));
+    assert_eq!(watch.next().await, None);
+}
+
+#[tokio::test]
+async fn a_deleted_namespace_takes_its_content_along() {
+    let server = Served::shared();
+    server.namespace("going").await;
+    let held = json!({"metadata": {"name": "held", "finalizers": ["example.dev/hold"]}});
+    assert_eq!(server.post("/api/v1/namespaces/going/configmaps", &held).await.0, 201);
+    server.post("/api/v1/namespaces/going/configmaps", &config_map("a", &json!({}))).await;
+    let mut watch = server.watch("/api/v1/namespaces?watch=1&fieldSelector=metadata.name%3Dgoing").await;
+    assert_eq!(watch.named().await.0, "ADDED");
+    let (code, deleted) = server.delete("/api/v1/namespaces/going").await;
+    assert_eq!((code, &deleted["status"]["phase"]), (200, &json!("Terminating")), "{deleted}");
+    let (code, status) = server.post("/api/v1/namespaces/going/configmaps", &config_map("late", &json!({}))).await;
+    assert_eq!((code, &status["reason"]), (403, &json!("Forbidden")), "{status}");
+    // The last finalizer's end lets the Namespace go, without anyone asking again.
+    let release = json!({"metadata": {"finalizers": null}});
+    let (code, _) = server.patch("/api/v1/namespaces/going/configmaps/held", "application/merge-patch+json", &release).await;
+    assert_eq!(code, 200);
+    while watch.named().await.0 != "DELETED" {}
+    assert_eq!(server.get("/api/v1/namespaces/going").await.0, 404);
+    assert_eq!(server.get("/api/v1/namespaces/going/configmaps/a").await.0, 404);
+    let (code, status) = server.delete("/api/v1/namespaces/default").await;
+    assert_eq!((code, &status["reason"]), (403, &json!("Forbidden")));
+    let (code, status) = server.post("/api/v1/namespaces/nowhere/configmaps", &config_map("a", &json!({}))).await;
+    assert_eq!((code, &status["message"]), (404, &json!("namespaces \"nowhere\" not found")));
+}
+
+#[tokio::test]
+async fn a_collection_is_deleted_by_selector() {
+    let server = Served::shared();
+    server.namespace("collect").await;
+    let path = "/api/v1/namespaces/collect/configmaps";
+    for (name, color) in [("a", "red"), ("b", "blue"), ("c", "red")] {
+        server.post(path, &config_map(name, &json!({"color": color}))).await;
+    }
+    let (code, deleted) = server.delete(&format!("{path}?labelSelector=color%3Dred")).await;
+    assert_eq!((code, names(&deleted)), (200, vec!["a", "c"]));
+    assert_eq!(names(&server.get(path).await.1), ["b"]);
+    assert_eq!(server.delete("/api/v1/configmaps").await.0, 405);
+}
+
+#[tokio::test]
+async fn a_stop_ends_watches_cleanly() {
+    let server = Served::start(Options::default()).await;
+    let mut watch = server.watch("/api/v1/namespaces?watch=1&resourceVersion=0").await;
+    assert_eq!(watch.next().await.unwrap().0, "ADDED");
+    server.shutdown.cancel();
+    while let Some((kind, _)) = watch.next().await {
+        assert_eq!(kind, "ADDED", "an end is no error");
+    }
+    drop(watch);
+    server.stop().await;
+}
