@@ -196,11 +196,11 @@ mcopy -i "$build/boot" "$here/guest/syslinux.cfg" ::syslinux.cfg
 dd if="$build/boot" of="$disk" bs=1M seek=1 conv=notrunc status=none
 
 # Nothing is left for the guest's kernel to initialise: each block it writes is one that its clones no longer share.
-truncate -s ${root_mib}M "$build/ext4"
-mkfs.ext4 -q -L autovibe -m 0 -E lazy_itable_init=0,lazy_journal_init=0,nodiscard -d "$root" "$build/ext4"
-dd if="$build/ext4" of="$disk" bs=1M seek=$((1 + boot_mib)) conv=notrunc,sparse status=none
+mkfs.ext4 -q -F -L autovibe -m 0 -E "offset=$(((1 + boot_mib) * 1048576)),lazy_itable_init=0,lazy_journal_init=0,nodiscard" -d "$root" "$disk" ${root_mib}M
+# Zeros that were written are no part of the image.
+fallocate --dig-holes "$disk" 2>/dev/null || true
 
 mkdir -p "$(dirname "$output")"
-cp --sparse=always "$disk" "$output.part"
+mv "$disk" "$output.part"
 mv "$output.part" "$output"
 say "$output: $(du -h "$output" | cut -f1) of $((1 + boot_mib + root_mib)) MiB"
