@@ -8,6 +8,8 @@ mod observe;
 mod plan;
 mod retain;
 mod status;
+#[cfg(test)]
+mod tests;
 
 pub use retain::retain;
 

@@ -3,6 +3,9 @@
 //! What a name elsewhere refers to is kept in an index, filled from the same changes, so that waking costs nothing per object
 //! that is not concerned. A change that says nothing new to others wakes only its own object.
 
+#[cfg(test)]
+mod tests;
+
 use super::Context;
 use crate::api::checkpoint::CheckpointPhase;
 use crate::api::{Budget, Checkpoint, DEFAULT_HUB, Hub, Kind, Machine};

@@ -1,0 +1,297 @@
+//! Tables of what a Checkpoint needs, and of what its status says then.
+
+use super::act::{Captured, Failure, Outcome};
+use super::observe::{HubSeen, Observed};
+use super::plan::{Plan, Stand, Step, plan};
+use super::status::status;
+use crate::api::checkpoint::{CheckpointPhase, CheckpointSpec, CheckpointStatus, FINALIZER, Import, Trigger, Volume};
+use crate::api::machine::{MachineSpec, MachineStatus, Phase, VmStatus};
+use crate::api::quantity::GoDuration;
+use crate::api::{Checkpoint, Kind, Machine};
+use crate::driver::{self, storage::Image};
+use crate::lineage::Use;
+use crate::proxmox::Vmid;
+use crate::wire::annotation;
+use crate::zfs::{Dataset, Snapshot};
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::time::Duration;
+
+/// The tests' present, in seconds.
+const NOW: i64 = 1_000_000;
+
+fn now() -> Timestamp {
+    Timestamp::from_second(NOW).unwrap()
+}
+
+/// A Pending checkpoint of Machine `a`, made just now, with our finalizer.
+fn checkpoint(trigger: Trigger) -> Checkpoint {
+    let mut checkpoint = Checkpoint::new("shop", "a-0001", CheckpointSpec { machine: Some("a".into()), trigger, ..Default::default() });
+    checkpoint.metadata.uid = Some("ckpt".into());
+    checkpoint.metadata.generation = Some(4);
+    checkpoint.metadata.creation_timestamp = Some(Time(now()));
+    checkpoint.metadata.finalizers = Some(vec![FINALIZER.into()]);
+    checkpoint
+}
+
+fn at_message() -> Checkpoint {
+    let mut checkpoint = checkpoint(Trigger::BetweenMessages);
+    let session = r#"{"id":"s","turn":7,"request":"r"}"#;
+    let pairs = [(annotation::QUIESCENT, "true"), (annotation::SESSION, session)];
+    checkpoint.metadata.annotations = Some(pairs.into_iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect());
+    checkpoint
+}
+
+fn aged(mut checkpoint: Checkpoint, seconds: i64) -> Checkpoint {
+    checkpoint.metadata.creation_timestamp = Some(Time(Timestamp::from_second(NOW - seconds).unwrap()));
+    checkpoint
+}
+
+fn deleting(mut checkpoint: Checkpoint) -> Checkpoint {
+    checkpoint.metadata.deletion_timestamp = Some(Time(now()));
+    checkpoint
+}
+
+fn in_phase(mut checkpoint: Checkpoint, phase: CheckpointPhase) -> Checkpoint {
+    checkpoint.status = Some(CheckpointStatus { phase, ..Default::default() });
+    checkpoint
+}
+
+fn machine(phase: Phase) -> Machine {
+    let mut machine = Machine::new("shop", "a", MachineSpec::default());
+    machine.metadata.uid = Some("uid-a".into());
+    let vm = VmStatus { node: "pve1".into(), vmid: 100, disks: vec!["tank/data/vm-100-disk-0".into()] };
+    let has_vm = !matches!(phase, Phase::Pending | Phase::Waiting | Phase::Succeeded | Phase::Failed);
+    machine.status = Some(MachineStatus { phase, vm: has_vm.then_some(vm), ..Default::default() });
+    machine
+}
+
+fn open() -> HubSeen {
+    let image = Image {
+        snapshot: Snapshot { dataset: Dataset("tank/keep/image-micro".into()), name: "base".into() },
+        guid: "42".into(),
+        stale: false,
+    };
+    HubSeen::Open { images: [("micro".to_owned(), image)].into() }
+}
+
+fn seen(machine: Option<Machine>) -> Observed {
+    Observed { machine, hub: open(), ..Observed::default() }
+}
+
+fn volume() -> Volume {
+    Volume {
+        node: "pve1".into(),
+        dataset: "tank/data/vm-100-disk-0".into(),
+        snapshot: "av-ckpt".into(),
+        guid: "7".into(),
+        referenced: None,
+    }
+}
+
+/// What a plan comes to, in a word or two.
+fn sum(plan: &Plan) -> String {
+    let steps: Vec<String> = plan
+        .steps
+        .iter()
+        .map(|step| match step {
+            Step::Capture(capture) => {
+                let guest = if capture.guest == Some(Vmid(100)) { "flushed" } else { "stopped" };
+                let quiet = if capture.quiet { " quiet" } else { "" };
+                assert_eq!((capture.disks.len(), capture.machine_uid.as_str()), (1, "uid-a"));
+                format!("Capture {guest}{quiet}")
+            }
+            step => format!("{step:?}"),
+        })
+        .collect();
+    let stand = match &plan.stand {
+        Stand::Waiting { reason, .. } => format!("waiting {reason}"),
+        Stand::Failed { reason, .. } => format!("failed {reason}"),
+        Stand::Imported(volumes) => format!("imported {}", volumes[0].guid),
+        Stand::Deleting(Some(message)) => format!("deleting: {message}"),
+        stand => format!("{stand:?}").to_lowercase(),
+    };
+    [steps.join(", "), stand].iter().filter(|part| !part.is_empty()).cloned().collect::<Vec<_>>().join(" → ")
+}
+
+fn check(checkpoint: &Checkpoint, observed: &Observed, expect: &str) {
+    assert_eq!(sum(&plan(checkpoint, observed, now())), expect);
+}
+
+#[test]
+fn what_is_asked_for_is_captured_when_there_is_something_to_capture() {
+    let of = |phase| seen(Some(machine(phase)));
+    let by_hand = checkpoint(Trigger::Requested);
+    for (phase, expect) in [
+        (Phase::Pending, "waiting MachineNotRunning"),
+        (Phase::Waiting, "waiting MachineNotRunning"),
+        (Phase::Spawning, "waiting MachineNotRunning"),
+        (Phase::Running, "Capture flushed → captured"),
+        (Phase::Suspending, "Capture flushed → captured"),
+        (Phase::Suspended, "Capture stopped quiet → captured"),
+        (Phase::Finishing, "Capture flushed → captured"),
+        (Phase::Terminating, "waiting MachineNotRunning"),
+        (Phase::Succeeded, "failed MachineEnded"),
+        (Phase::Failed, "failed MachineEnded"),
+    ] {
+        check(&by_hand, &of(phase), expect);
+    }
+    check(&by_hand, &seen(None), "waiting MachineMissing");
+    check(&by_hand, &Observed { hub: HubSeen::Waiting { why: "no".into() }, ..of(Phase::Running) }, "waiting HubNotReady");
+}
+
+#[test]
+fn between_messages_is_quiet_only_in_time_and_never_for_another_state() {
+    let running = || seen(Some(machine(Phase::Running)));
+    check(&at_message(), &running(), "Capture flushed quiet → captured");
+    check(&checkpoint(Trigger::BetweenMessages), &running(), "Capture flushed → captured");
+    check(&aged(at_message(), 30), &running(), "Capture flushed quiet → captured");
+    check(&aged(at_message(), 31), &running(), "Capture flushed → captured");
+    let later = Observed { superseded_by: Some("a-0002".into()), ..running() };
+    check(&aged(at_message(), 31), &later, "failed Superseded");
+    check(&at_message(), &seen(None), "failed MachineMissing");
+    check(&at_message(), &seen(Some(machine(Phase::Succeeded))), "failed MachineEnded");
+}
+
+#[test]
+fn what_the_machine_captures_itself_is_left_to_it() {
+    for trigger in [Trigger::Final, Trigger::Suspend] {
+        for phase in [Phase::Running, Phase::Suspending, Phase::Finishing] {
+            check(&checkpoint(trigger), &seen(Some(machine(phase))), "untouched");
+        }
+        check(&checkpoint(trigger), &seen(Some(machine(Phase::Failed))), "failed MachineEnded");
+        check(&checkpoint(trigger), &seen(None), "failed MachineMissing");
+        check(&in_phase(checkpoint(trigger), CheckpointPhase::Ready), &seen(None), "settled");
+    }
+}
+
+#[test]
+fn the_finalizer_comes_before_anything_that_must_be_collected() {
+    let bare = |mut checkpoint: Checkpoint| {
+        checkpoint.metadata.finalizers = None;
+        checkpoint
+    };
+    let running = seen(Some(machine(Phase::Running)));
+    check(&bare(checkpoint(Trigger::Requested)), &running, "AddFinalizer, Capture flushed → captured");
+    check(&bare(checkpoint(Trigger::Requested)), &seen(None), "AddFinalizer → waiting MachineMissing");
+    check(&bare(in_phase(checkpoint(Trigger::Final), CheckpointPhase::Ready)), &running, "AddFinalizer → settled");
+    check(&bare(deleting(checkpoint(Trigger::Requested))), &running, "untouched");
+}
+
+#[test]
+fn an_import_refers_to_the_image() {
+    let mut import = checkpoint(Trigger::Import);
+    import.spec.machine = None;
+    import.spec.import = Some(Import { image: "micro".into(), hub: None });
+    check(&import, &seen(None), "imported 42");
+    check(
+        &import,
+        &Observed { hub: HubSeen::Open { images: std::collections::BTreeMap::default() }, ..seen(None) },
+        "waiting ImageNotReady",
+    );
+    check(&import, &Observed::default(), "waiting HubNotReady");
+    // It goes without touching the image.
+    let going = Observed { volumes: vec![volume()], ..seen(None) };
+    check(&deleting(import), &going, "PassParentOn, DropFinalizer → deleting(none)");
+}
+
+#[test]
+fn nothing_is_collected_that_is_needed_or_not_fully_seen() {
+    let going = deleting(in_phase(checkpoint(Trigger::Requested), CheckpointPhase::Ready));
+    let whole = || Observed { volumes: vec![volume()], ..seen(None) };
+    check(&going, &whole(), "Collect, PassParentOn, DropFinalizer → deleting(none)");
+    check(&going, &seen(None), "PassParentOn, DropFinalizer → deleting(none)");
+    let used = Observed { uses: vec![Use::Disk { machine: "b".into() }], ..whole() };
+    check(&going, &used, "deleting: it stays until nothing needs it: machine b lives on a clone of it");
+    let hidden = Observed { hidden_in: vec!["pve".into()], ..whole() };
+    check(&going, &hidden, "deleting: it stays until hub pve can be asked for its snapshots");
+    let base = |n: usize| Use::Base { checkpoint: format!("b-{n}") };
+    let many = Observed { uses: (1..=5).map(base).collect(), ..whole() };
+    let expect = "deleting: it stays until nothing needs it: checkpoint b-1 was spawned from it, checkpoint b-2 was spawned from it, \
+                  checkpoint b-3 was spawned from it, and 2 more";
+    check(&going, &many, expect);
+}
+
+fn captured() -> Outcome {
+    let captured = Captured {
+        machine_uid: "uid-a".into(),
+        volumes: vec![volume()],
+        quiescent: true,
+        took: GoDuration(Duration::from_millis(40)),
+        at: Time(now()),
+        parent: Some("a-0000".into()),
+        goal: Some("add tests".into()),
+        warning: None,
+    };
+    Outcome { captured: Some(captured), ..Outcome::default() }
+}
+
+fn conditions(status: &CheckpointStatus) -> Vec<(&str, &str, &str)> {
+    status.conditions.iter().map(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_str())).collect()
+}
+
+fn after(checkpoint: &Checkpoint, observed: &Observed, outcome: &Outcome) -> CheckpointStatus {
+    let status = status(checkpoint, &plan(checkpoint, observed, now()), outcome, &Time(now())).expect("it is ours to write");
+    assert_eq!(status.observed_generation, Some(4));
+    assert!(status.conditions.iter().all(|condition| condition.observed_generation == Some(4)));
+    status
+}
+
+#[test]
+fn a_capture_is_told_whole_in_one_status() {
+    let status = after(&at_message(), &seen(Some(machine(Phase::Running))), &captured());
+    assert_eq!(status.phase, CheckpointPhase::Ready);
+    assert_eq!(conditions(&status), [("Ready", "True", "Captured")]);
+    assert_eq!((status.volumes.as_slice(), status.parent.as_deref()), ([volume()].as_slice(), Some("a-0000")));
+    assert_eq!(status.session.map(|session| session.turn), Some(7));
+    assert_eq!((status.quiescent, status.message), (Some(true), None));
+}
+
+#[test]
+fn an_answer_that_was_let_go_makes_it_a_plain_checkpoint() {
+    let mut released = at_message();
+    released.status = Some(CheckpointStatus { released: true, ..Default::default() });
+    let status = after(&released, &seen(Some(machine(Phase::Running))), &captured());
+    assert_eq!((status.phase, status.released, status.quiescent), (CheckpointPhase::Ready, true, Some(false)));
+}
+
+#[test]
+fn a_failure_is_told_and_only_a_permanent_one_is_final() {
+    let failing = |error: driver::Error| Outcome { failed: Some(Failure::from(error)), ..Outcome::default() };
+    let running = || seen(Some(machine(Phase::Running)));
+    let soft = after(&at_message(), &running(), &failing(driver::Error::Unknown("no answer from zfs".into())));
+    assert_eq!(soft.phase, CheckpointPhase::Pending);
+    assert_eq!(conditions(&soft), [("Ready", "False", "NotCaptured"), ("Reconciling", "True", "NotCaptured")]);
+    assert_eq!(soft.message.as_deref(), Some("no answer from zfs"));
+    let hard = after(&at_message(), &running(), &failing(driver::Error::Conflict("foreign".into())));
+    assert_eq!(hard.phase, CheckpointPhase::Failed);
+    assert_eq!(conditions(&hard), [("Ready", "False", "NotCaptured"), ("Stalled", "True", "NotCaptured")]);
+    let going = deleting(in_phase(checkpoint(Trigger::Requested), CheckpointPhase::Ready));
+    let held = Observed { volumes: vec![volume()], ..seen(None) };
+    let status = after(&going, &held, &failing(driver::Error::InUse("it has clones".into())));
+    assert_eq!((status.phase, status.message.as_deref()), (CheckpointPhase::Deleting, Some("it has clones")));
+}
+
+#[test]
+fn a_wait_says_for_what_and_a_settled_one_keeps_its_words() {
+    let waiting = after(&checkpoint(Trigger::Requested), &seen(None), &Outcome::default());
+    assert_eq!(waiting.message.as_deref(), Some("machine a does not exist"));
+    assert_eq!(conditions(&waiting), [("Ready", "False", "MachineMissing"), ("Reconciling", "True", "MachineMissing")]);
+
+    let mut failed = checkpoint(Trigger::BetweenMessages);
+    failed.status = Some(after(&failed, &seen(None), &Outcome::default()));
+    failed.metadata.generation = Some(5);
+    let plan = plan(&failed, &seen(None), now());
+    assert_eq!(sum(&plan), "settled");
+    let again = status(&failed, &plan, &Outcome::default(), &Time(now())).unwrap();
+    assert_eq!(conditions(&again), conditions(failed.status.as_ref().unwrap()));
+    assert_eq!(again.message, failed.status.unwrap().message);
+    assert!(again.conditions.iter().all(|condition| condition.observed_generation == Some(5)));
+}
+
+#[test]
+fn a_plan_that_is_not_ours_writes_nothing() {
+    let checkpoint = checkpoint(Trigger::Final);
+    let plan = plan(&checkpoint, &seen(Some(machine(Phase::Finishing))), now());
+    assert!(status(&checkpoint, &plan, &Outcome::default(), &Time(now())).is_none());
+}
