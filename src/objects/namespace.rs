@@ -75,8 +75,7 @@ impl Objects {
         Ok(())
     }
 
-    /// Empties namespaces that are being deleted, and removes those that are empty; a background task calls it
-    /// while there are any.
+    /// Empties namespaces that are being deleted, and removes those that are empty; see [`Objects::keep_house`].
     pub async fn finish_namespaces(&self) -> Result<(), Error> {
         let page = self.store.list(&store::Query { resource: "namespaces".into(), ..store::Query::default() }).await?;
         for item in page.items {
