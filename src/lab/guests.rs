@@ -7,6 +7,15 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 /// A VM's config as `qm config` shows it: keys and values as text.
 pub type VmConfig = BTreeMap<String, String>;
 
+/// Why a guest agent's reply was not had.
+#[derive(Debug)]
+pub enum NoReply {
+    /// The agent does not run (yet): the command was not heard.
+    Silent(String),
+    /// The command was sent; it may have been done.
+    Lost(String),
+}
+
 /// The machines of this node.
 pub enum Guests {
     Simulated(simulated::Guests),
@@ -47,11 +56,14 @@ impl Guests {
     }
 
     /// One command of the QEMU guest agent's protocol, `{"execute":…,"arguments":…}`, and its reply, `{"return":…}` or
-    /// `{"error":{"class","desc"}}`. Errors: no reply, the agent does not run (yet).
-    pub async fn agent(&self, vmid: u32, command: &Value) -> Result<Value, String> {
+    /// `{"error":{"class","desc"}}`.
+    pub async fn agent(&self, vmid: u32, command: &Value) -> Result<Value, NoReply> {
         match self {
-            Self::Simulated(guests) => guests.agent(vmid, command).await,
-            Self::Real(qemu) => qemu.agent(vmid, command).await.map_err(|error| error.to_string()),
+            Self::Simulated(guests) => guests.agent(vmid, command).await.map_err(NoReply::Silent),
+            Self::Real(qemu) => qemu.agent(vmid, command).await.map_err(|error| match error {
+                real::Error::AgentTimeout { .. } => NoReply::Lost(error.to_string()),
+                _ => NoReply::Silent(error.to_string()),
+            }),
         }
     }
 

@@ -4,6 +4,7 @@ mod api;
 mod bundles;
 mod crds;
 mod kubectl;
+mod lab;
 mod layers;
 mod ledger;
 mod objects;

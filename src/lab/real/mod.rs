@@ -45,6 +45,8 @@ pub struct Storage {
     pub dataset: String,
     /// The checkpoint tree, beside it.
     pub keep: String,
+    /// Where `dataset` is mounted, for disks that are files `disk.raw`; none where disks are volumes in `/dev/zvol`.
+    pub mountpoint: Option<PathBuf>,
     /// What a person should know, for example that it is zfs-fuse.
     pub note: String,
 }
@@ -79,7 +81,7 @@ impl Qemu {
         let qemu = Self::over(data, gateway, program).await?;
         let pool = pool::bring_up(&qemu.0.data, &pool::name(&qemu.0.data), POOL_BYTES, &qemu.0.clock).await?;
         pool.ensure("data").await?;
-        let storage = Storage { dataset: format!("{}/data", pool.name), keep: format!("{}/autovibe", pool.name), note: pool.note() };
+        let storage = Storage { dataset: format!("{}/data", pool.name), keep: format!("{}/autovibe", pool.name), mountpoint: pool.disk_files(), note: pool.note() };
         Ok((qemu, storage))
     }
 

@@ -38,6 +38,11 @@ pub struct Pool {
 }
 
 impl Pool {
+    /// Where the dataset `data` is mounted, if disks are files there.
+    pub fn disk_files(&self) -> Option<PathBuf> {
+        matches!(self.zfs, Zfs::Fuse).then(|| self.mountpoint.join("data"))
+    }
+
     /// What a person should know of it.
     pub fn note(&self) -> String {
         match self.zfs {

@@ -1,28 +1,176 @@
 //! Model guests on a model pool: fast, and really calling the gateway over HTTP.
+//!
+//! A guest answers the verbs that the hub runs in real ones, by their name, and plays the agent that they launch. What it
+//! has on its disk is copied with the disk's snapshots, so that a fork starts from the state it was taken of.
 
-use super::guests::VmConfig;
-use serde_json::Value;
-use std::{path::PathBuf, time::Duration};
+pub(crate) mod disk;
+pub(crate) mod guest;
+mod player;
+pub(crate) mod pool;
+mod prompt;
+pub(super) mod socket;
+mod sse;
+#[cfg(test)]
+mod tests;
+mod verb;
+mod zfs;
+
+use super::{
+    guests::VmConfig,
+    state::{State, Store},
+};
+use serde_json::{Value, json};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+use tokio_util::sync::CancellationToken;
+
+/// Dataset of the storage `tank`.
+pub(crate) const DATASET: &str = "tank/data";
+/// The checkpoint tree.
+pub(crate) const KEEP: &str = "tank/autovibe";
+/// The image that is there from the start.
+pub(crate) const IMAGE: &str = "tank/images/micro";
+const IMAGE_BYTES: u64 = 1 << 30;
+/// A VM whose name begins so powers on, but its guest agent never answers.
+pub const NEVER_BOOTS: &str = "never-boots";
+/// From power on until the guest agent answers.
+const BOOT: Duration = Duration::from_millis(20);
+
+/// What a running guest has in memory; gone with its power, or with the lab.
+struct Memory {
+    since: Instant,
+    files: BTreeMap<i64, (String, usize)>,
+    commands: verb::Commands,
+    power: CancellationToken,
+}
 
 /// The model's guests.
-pub struct Guests;
+pub struct Guests {
+    store: Arc<Store>,
+    memory: Mutex<BTreeMap<u32, Memory>>,
+    http: reqwest::Client,
+    shutdown: CancellationToken,
+}
+
+/// Datasets that a running guest uses.
+pub(super) fn open_datasets(state: &State) -> BTreeSet<String> {
+    state.guests.values().map(|guest| guest.disk.clone()).collect()
+}
+
+/// A new pool: the storage, and one image.
+pub(super) fn fill(state: &mut State) -> Result<(), pool::Refusal> {
+    if !state.pool.datasets.is_empty() {
+        return Ok(());
+    }
+    let pool = &mut state.pool;
+    for name in ["tank", DATASET, "tank/images"] {
+        pool.create(name, None, BTreeMap::new(), disk::Disk::default())?;
+    }
+    pool.create(IMAGE, Some(IMAGE_BYTES), BTreeMap::new(), disk::Disk::default())?;
+    pool.snapshot(&[format!("{IMAGE}@base")], &BTreeMap::new())
+}
 
 impl Guests {
-    pub async fn start(&self, _vmid: u32, _config: &VmConfig, _disks: &[PathBuf]) -> Result<(), String> {
+    pub(super) fn new(store: Arc<Store>, shutdown: CancellationToken) -> Result<Self, String> {
+        // The provider may have been installed already, by whoever started the process.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build().map_err(|error| error.to_string())?;
+        Ok(Self { store, memory: Mutex::default(), http, shutdown })
+    }
+
+    fn memory(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, Memory>> {
+        self.memory.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Powers on; its guest agent answers a moment later.
+    pub async fn start(&self, vmid: u32, config: &VmConfig, disks: &[PathBuf]) -> Result<(), String> {
+        let disk = disks.first().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+        let name = config.get("name").cloned().unwrap_or_default();
+        self.store.change(|state| state.guests.insert(vmid, guest::Guest { disk, boots: !name.starts_with(NEVER_BOOTS), agent: None, frozen: false }));
+        self.power_on(vmid, Instant::now());
         Ok(())
     }
-    pub async fn power(&self, _vmid: u32) -> bool {
-        false
+
+    fn power_on(&self, vmid: u32, since: Instant) {
+        self.memory().insert(vmid, Memory { since, files: BTreeMap::new(), commands: verb::Commands::default(), power: self.shutdown.child_token() });
     }
-    pub async fn shutdown(&self, _vmid: u32, _timeout: Duration) -> bool {
+
+    /// Whether it is on.
+    pub async fn power(&self, vmid: u32) -> bool {
+        self.store.read(|state| state.guests.contains_key(&vmid))
+    }
+
+    /// Powers off at once if its system is up; one that never boots does not hear.
+    pub async fn shutdown(&self, vmid: u32, timeout: Duration) -> bool {
+        if self.store.read(|state| state.guests.get(&vmid).is_some_and(|guest| !guest.boots)) {
+            crate::clock::Clock::system().sleep(timeout).await;
+            return false;
+        }
+        self.cut(vmid);
         true
     }
-    pub async fn stop(&self, _vmid: u32) -> Result<(), String> {
+
+    /// Cuts the power.
+    pub async fn stop(&self, vmid: u32) -> Result<(), String> {
+        self.cut(vmid);
         Ok(())
     }
-    pub async fn agent(&self, _vmid: u32, _command: &Value) -> Result<Value, String> {
-        Err(String::new())
+
+    pub(super) fn cut(&self, vmid: u32) {
+        if let Some(memory) = self.memory().remove(&vmid) {
+            memory.power.cancel();
+        }
+        self.store.change(|state| state.guests.remove(&vmid));
     }
-    pub async fn forget(&self, _vmid: u32) {}
-    pub async fn recover(&self) {}
+
+    /// One command of the guest agent's protocol. Errors: it does not answer.
+    pub async fn agent(&self, vmid: u32, command: &Value) -> Result<Value, String> {
+        let up = self.memory().get(&vmid).is_some_and(|memory| memory.since.elapsed() >= BOOT);
+        if !up || !self.store.read(|state| state.guests.get(&vmid).is_some_and(|guest| guest.boots)) {
+            return Err("the guest's system is not up".into());
+        }
+        let reply = self.reply(vmid, command);
+        // As qemu-ga says it.
+        Ok(reply.map_or_else(|desc| json!({ "error": { "class": "GenericError", "desc": desc } }), |value| json!({ "return": value })))
+    }
+
+    /// Nothing is kept outside the state.
+    pub async fn forget(&self, vmid: u32) {
+        self.cut(vmid);
+    }
+
+    /// Guests that ran go on: their agents too, from what is on their disks.
+    pub async fn recover(&self) {
+        let running: Vec<(u32, bool)> = self.store.read(|state| state.guests.iter().map(|(vmid, guest)| (*vmid, guest.agent.is_some())).collect());
+        for (vmid, agent) in running {
+            self.power_on(vmid, Instant::now());
+            if agent {
+                self.play(vmid);
+            }
+        }
+    }
+
+    /// Plays the agent that the guest's record names, until it ends or the power goes.
+    pub(super) fn play(&self, vmid: u32) {
+        let Some(power) = self.memory().get(&vmid).map(|memory| memory.power.clone()) else { return };
+        let Some(launch) = self.store.read(|state| state.guests.get(&vmid).and_then(|guest| guest.agent.clone())) else { return };
+        // Of its own, so that `autovibe-stop` ends the agent and not the guest.
+        let process = power.child_token();
+        if let Some(memory) = self.memory().get_mut(&vmid)
+            && let Some(former) = memory.commands.agent.replace(process.clone())
+        {
+            former.cancel();
+        }
+        let player = player::Player { store: self.store.clone(), http: self.http.clone(), vmid, launch };
+        tokio::spawn(async move {
+            tokio::select! {
+                () = player.run() => {}
+                () = process.cancelled() => {}
+            }
+        });
+    }
 }

@@ -1,0 +1,166 @@
+//! Power on and off, and the end of a VM: workers under the VM's file lock.
+
+use super::{
+    answer::{Answer, Refusal},
+    guests::VmConfig,
+    keys,
+    node::{FLOCK_WAIT, Node, lock, no_config, not_found},
+    parameters::{Kind, Parameters},
+    qemu::apply,
+    task::Log,
+};
+use std::{sync::Arc, time::Duration, time::Instant};
+
+const SECONDS: Kind = Kind::Integer(0, i64::MAX);
+const TEXT: Kind = Kind::Text(usize::MAX);
+/// Of a shutdown that names none.
+const SHUTDOWN: u64 = 60;
+
+impl Node {
+    pub(super) fn start(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
+        parameters.check(
+            &[("timeout", SECONDS, false), ("machine", TEXT, false), ("force-cpu", TEXT, false), ("stateuri", TEXT, false), ("targetstorage", TEXT, false), ("skiplock", Kind::RootOnly, false)],
+            |_| None,
+        )?;
+        self.start_task(vmid)
+    }
+
+    pub(super) fn start_task(self: &Arc<Self>, vmid: u32) -> Answer {
+        let node = self.clone();
+        self.spawn("qmstart", vmid, move |_| async move {
+            let _flock = node.flock(vmid, FLOCK_WAIT).await?;
+            let config = node.config_of(vmid).ok_or_else(|| no_config(vmid))?;
+            // A suspended VM is resumed by a start; every other lock keeps it off.
+            if config.get("lock").is_none_or(|lock| lock != "suspended") {
+                Self::unlocked(&config)?;
+            }
+            if node.guests.power(vmid).await {
+                return Err(format!("VM {vmid} already running"));
+            }
+            if config.get("template").is_some_and(|flag| flag == "1") {
+                return Err("you can't start a vm if it's a template".into());
+            }
+            node.start_now(vmid, &config).await
+        })
+    }
+
+    async fn start_now(&self, vmid: u32, config: &VmConfig) -> Result<(), String> {
+        let mut disks = Vec::new();
+        for (_, value) in config.iter().filter(|(key, _)| keys::is_disk(key) && !key.starts_with("unused")) {
+            let Some((storage, volume)) = keys::volume(value) else { continue };
+            if self.pool.size(volume).await?.is_none() {
+                return Err(format!("volume '{storage}:{volume}' does not exist"));
+            }
+            disks.push(self.pool.path(volume));
+        }
+        self.guests.start(vmid, config, &disks).await?;
+        lock(&self.up_since).insert(vmid, Instant::now());
+        Ok(())
+    }
+
+    /// After its power went: what waited in its config is taken.
+    fn went_off(&self, vmid: u32) {
+        lock(&self.up_since).remove(&vmid);
+        self.store.change(|state| {
+            if let Some(vm) = state.vms.get_mut(&vmid) {
+                let pending = std::mem::take(&mut vm.pending);
+                apply(&mut vm.config, pending);
+            }
+        });
+    }
+
+    pub(super) fn stop(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
+        parameters.check(
+            &[("timeout", SECONDS, false), ("keepActive", Kind::RootOnly, false), ("migratedfrom", TEXT, false), ("overrule-shutdown", Kind::Flag, false), ("skiplock", Kind::RootOnly, false)],
+            |_| None,
+        )?;
+        let (node, overrule) = (self.clone(), parameters.flag("overrule-shutdown"));
+        self.spawn("qmstop", vmid, move |_| async move {
+            if overrule {
+                node.interrupt("qmshutdown", vmid);
+            }
+            let _flock = node.flock(vmid, FLOCK_WAIT).await?;
+            let config = node.config_of(vmid).ok_or_else(|| not_found(vmid))?;
+            if node.guests.power(vmid).await {
+                Self::unlocked(&config)?;
+                node.guests.stop(vmid).await?;
+                node.went_off(vmid);
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) fn shut_down(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
+        parameters.check(&[("timeout", SECONDS, false), ("forceStop", Kind::Flag, false), ("keepActive", Kind::RootOnly, false), ("skiplock", Kind::RootOnly, false)], |_| None)?;
+        let (node, force) = (self.clone(), parameters.flag("forceStop"));
+        let timeout = Duration::from_secs(parameters.number("timeout").unwrap_or(SHUTDOWN));
+        self.spawn("qmshutdown", vmid, move |log| async move {
+            // Held until the power is off.
+            let _flock = node.flock(vmid, FLOCK_WAIT).await?;
+            let config = node.config_of(vmid).ok_or_else(|| not_found(vmid))?;
+            if !node.guests.power(vmid).await {
+                return Ok(());
+            }
+            Self::unlocked(&config)?;
+            if !node.guests.shutdown(vmid, timeout).await {
+                if !force {
+                    return Err("VM quit/powerdown failed - got timeout".into());
+                }
+                log.line("VM quit/powerdown failed - terminating now with SIGTERM");
+                node.guests.stop(vmid).await?;
+            }
+            node.went_off(vmid);
+            Ok(())
+        })
+    }
+
+    pub(super) async fn delete(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
+        parameters.check(&[("purge", Kind::Flag, false), ("destroy-unreferenced-disks", Kind::Flag, false), ("skiplock", Kind::RootOnly, false)], |_| None)?;
+        self.deletable(vmid).await.map_err(Refusal::die)?;
+        let (node, purge, sweep) = (self.clone(), parameters.flag("purge"), parameters.flag("destroy-unreferenced-disks"));
+        self.spawn("qmdestroy", vmid, move |log| async move {
+            let _flock = node.flock(vmid, FLOCK_WAIT).await?;
+            let config = node.deletable(vmid).await?;
+            if config.get("lock").is_none_or(|lock| lock != "suspended") {
+                Self::unlocked(&config)?;
+            }
+            if purge {
+                log.line(format!("purging VM {vmid} from related configurations.."));
+            }
+            node.destroy(vmid, &config, sweep, &log).await
+        })
+    }
+
+    /// Checked before the worker starts, and again in it.
+    async fn deletable(&self, vmid: u32) -> Result<VmConfig, String> {
+        let config = self.config_of(vmid).ok_or_else(|| no_config(vmid))?;
+        if config.get("protection").is_some_and(|flag| flag == "1") {
+            return Err(format!("can't remove VM {vmid} - protection mode enabled"));
+        }
+        if self.guests.power(vmid).await {
+            return Err(format!("VM {vmid} is running - destroy failed"));
+        }
+        Ok(config)
+    }
+
+    /// Volumes that ZFS keeps are a warning: the config goes all the same, and they stay under the old number.
+    async fn destroy(&self, vmid: u32, config: &VmConfig, sweep: bool, log: &Log) -> Result<(), String> {
+        let of_it = |(storage, volume): (&str, &str)| (keys::owner(volume) == Some(vmid)).then(|| (storage.to_owned(), volume.to_owned()));
+        let mut volumes: Vec<(String, String)> = config.iter().filter(|(key, _)| keys::is_disk(key)).filter_map(|(_, value)| keys::volume(value)).filter_map(of_it).collect();
+        if sweep {
+            let all = self.pool.list().await?;
+            volumes.extend(all.iter().filter_map(|volume| of_it((super::node::STORAGE, &volume.name))));
+        }
+        volumes.sort();
+        volumes.dedup();
+        for (storage, volume) in volumes {
+            if let Err(text) = self.pool.destroy(&volume).await {
+                log.line(text.clone());
+                log.warn(&format!("Could not remove disk '{storage}:{volume}', check manually: zfs error: {text}"));
+            }
+        }
+        self.guests.forget(vmid).await;
+        self.store.change(|state| state.vms.remove(&vmid));
+        Ok(())
+    }
+}

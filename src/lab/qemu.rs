@@ -1,0 +1,264 @@
+//! VMs' configs: create, read, change.
+
+use super::{
+    answer::{Answer, Refusal},
+    guests::VmConfig,
+    keys,
+    node::{FLOCK_WAIT, NODE, Node, STORAGE},
+    parameters::{Field, Kind, Parameters, split_tags},
+    state::Vm,
+};
+use serde_json::Value;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Parameters of a create that are no config keys.
+const CREATE: &[Field] = &[
+    ("vmid", Kind::Vmid, true),
+    ("archive", Kind::Text(255), false),
+    ("bwlimit", Kind::Integer(0, i64::MAX), false),
+    ("force", Kind::Flag, false),
+    ("ha-managed", Kind::Flag, false),
+    ("live-restore", Kind::Flag, false),
+    ("pool", Kind::Text(usize::MAX), false),
+    ("start", Kind::Flag, false),
+    ("storage", Kind::Text(usize::MAX), false),
+    ("unique", Kind::Flag, false),
+];
+const UPDATE: &[Field] = &[
+    ("delete", Kind::Text(usize::MAX), false),
+    ("digest", Kind::Text(40), false),
+    ("force", Kind::Flag, false),
+    ("revert", Kind::Text(usize::MAX), false),
+    ("skiplock", Kind::RootOnly, false),
+];
+
+/// The config keys among the parameters, written as Proxmox stores them; an empty value takes the key away.
+fn written(parameters: &Parameters, fields: &[Field]) -> Result<BTreeMap<String, String>, Refusal> {
+    let keys = parameters.0.iter().filter(|(name, _)| !fields.iter().any(|(field, ..)| field == name));
+    let mut config = BTreeMap::new();
+    for (key, values) in keys {
+        if keys::root_only(key) {
+            return Err(Refusal::die(format!("only root can set '{key}' config")));
+        }
+        let value = values.last().map(String::as_str).unwrap_or_default();
+        let value = match key.as_str() {
+            "tags" => split_tags(value).map(str::to_lowercase).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(";"),
+            "description" => value.trim_end_matches('\n').replace("\r\n", "\n"),
+            key if keys::is_net(key) => with_mac(value),
+            _ => value.to_owned(),
+        };
+        config.insert(key.clone(), value);
+    }
+    Ok(config)
+}
+
+/// `virtio,bridge=…` is stored with the address that it gets.
+fn with_mac(value: &str) -> String {
+    let (model, rest) = value.split_once(',').map_or((value, String::new()), |(model, rest)| (model, format!(",{rest}")));
+    if model.contains('=') {
+        return value.to_owned();
+    }
+    let [a, b, c] = rand::random::<[u8; 3]>();
+    format!("{model}=BC:24:11:{a:02X}:{b:02X}:{c:02X}{rest}")
+}
+
+impl Node {
+    /// Storage and owner of each disk that is named: found before any worker starts.
+    fn check_disks(&self, vmid: u32, config: &BTreeMap<String, String>) -> Result<(), Refusal> {
+        for (_, value) in config.iter().filter(|(key, _)| keys::is_disk(key)) {
+            let Some((storage, volume)) = keys::volume(value) else { continue };
+            if storage != STORAGE {
+                return Err(Refusal::die(format!("storage '{storage}' does not exist")));
+            }
+            let size = volume.parse::<f64>().is_ok_and(|size| size > 0.0);
+            match keys::owner(volume) {
+                Some(owner) if owner == vmid => {}
+                Some(owner) => return Err(Refusal::Text(403, format!("Permission check failed (/vms/{owner}, VM.Config.Disk)"))),
+                None if size => {}
+                None => return Err(Refusal::die(format!("unable to parse zfs volume name '{volume}'"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Attaches or makes the volume of a disk's value and returns the value to store.
+    async fn attach(&self, vmid: u32, value: &str) -> Result<String, String> {
+        let Some((storage, volume)) = keys::volume(value) else { return Ok(value.to_owned()) };
+        let (name, size) = match volume.parse::<f64>() {
+            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "GiB, positive as checked before")]
+            Ok(gib) => {
+                let size = (gib * f64::from(1 << 30)) as u64;
+                (self.pool.allocate(vmid, size)?, size)
+            }
+            Err(_) => {
+                let found = self.pool.size(volume).await?;
+                (volume.to_owned(), found.ok_or_else(|| format!("volume '{storage}:{volume}' does not exist"))?)
+            }
+        };
+        let options = value.split(',').skip(1).filter(|option| !option.starts_with("size="));
+        let mut options: Vec<String> = options.map(str::to_owned).collect();
+        if size > 0 {
+            options.push(format!("size={}", keys::size(size)));
+        }
+        options.sort();
+        Ok([vec![format!("{storage}:{name}")], options].concat().join(","))
+    }
+
+    pub(super) fn create(self: &Arc<Self>, parameters: &Parameters) -> Answer {
+        parameters.check(CREATE, keys::kind)?;
+        if parameters.get("force").is_some() && parameters.get("archive").is_none() {
+            return Err(Refusal::parameter("archive", "missing property required by 'force'"));
+        }
+        if parameters.get("archive").is_some() {
+            return Err(Refusal::die("this lab has no archives"));
+        }
+        if let Some(pool) = parameters.get("pool") {
+            return Err(Refusal::Text(403, format!("Permission check failed (pool '{pool}' does not exist)")));
+        }
+        let vmid: u32 = parameters.number("vmid").unwrap_or_default();
+        let config = written(parameters, CREATE)?;
+        self.check_disks(vmid, &config)?;
+        // The id is taken at once, with `lock: create` and nothing else until the worker is done.
+        let free = self.store.change(|state| {
+            let free = !state.vms.contains_key(&vmid);
+            if free {
+                let lock = VmConfig::from([("lock".to_owned(), "create".to_owned())]);
+                state.vms.insert(vmid, Vm { config: lock, pending: BTreeMap::new() });
+            }
+            free
+        });
+        if !free {
+            return Err(Refusal::die(format!("unable to create VM {vmid} - VM {vmid} already exists on node '{NODE}'")));
+        }
+        let (node, start) = (self.clone(), parameters.flag("start"));
+        self.spawn("qmcreate", vmid, move |log| async move {
+            let created = node.create_now(vmid, config).await;
+            if let Err(error) = created {
+                node.store.change(|state| state.vms.remove(&vmid));
+                return Err(format!("unable to create VM {vmid} - {error}"));
+            }
+            if start {
+                drop(node.start_task(vmid));
+                log.line("starting the VM");
+            }
+            Ok(())
+        })
+    }
+
+    async fn create_now(&self, vmid: u32, mut config: VmConfig) -> Result<(), String> {
+        let _flock = self.flock(vmid, FLOCK_WAIT).await?;
+        config.retain(|_, value| !value.is_empty());
+        for key in config.keys().filter(|key| keys::is_disk(key)).cloned().collect::<Vec<_>>() {
+            let value = self.attach(vmid, &config[&key]).await?;
+            config.insert(key, value);
+        }
+        let uuid = || uuid::Uuid::new_v4().to_string();
+        let devices = config.keys().filter(|key| (keys::is_disk(key) && !key.starts_with("unused")) || keys::is_net(key)).cloned().collect::<Vec<_>>().join(";");
+        config.entry("boot".into()).or_insert_with(|| if devices.is_empty() { " ".into() } else { format!("order={devices}") });
+        let smbios = config.entry("smbios1".into()).or_insert_with(|| format!("uuid={}", uuid()));
+        if !smbios.contains("uuid=") {
+            *smbios = format!("uuid={},{smbios}", uuid());
+        }
+        config.insert("vmgenid".into(), uuid());
+        config.insert("meta".into(), format!("creation-qemu=10.0.13,ctime={}", self.now()));
+        self.store.change(|state| state.vms.insert(vmid, Vm { config, pending: BTreeMap::new() }));
+        Ok(())
+    }
+
+    pub(super) fn config(&self, vmid: u32, parameters: &Parameters) -> Answer {
+        parameters.check(&[("current", Kind::Flag, false), ("snapshot", Kind::Text(40), false)], |_| None)?;
+        self.must_exist(vmid)?;
+        if let Some(snapshot) = parameters.get("snapshot") {
+            return Err(Refusal::die(format!("snapshot '{snapshot}' does not exist")));
+        }
+        let Some(vm) = self.store.read(|state| state.vms.get(&vmid).cloned()) else {
+            return Err(Refusal::die(super::node::no_config(vmid)));
+        };
+        let digest = keys::digest(&vm.config, &vm.pending);
+        let mut config = vm.config;
+        if !parameters.flag("current") {
+            apply(&mut config, vm.pending);
+        }
+        let mut shown = keys::show(&config);
+        shown.insert("digest".into(), digest.into());
+        Ok(Value::from(shown).into())
+    }
+
+    /// `PUT …/config`: at once, under the VM's file lock.
+    pub(super) async fn configure(&self, vmid: u32, parameters: &Parameters) -> Answer {
+        parameters.check(UPDATE, keys::kind)?;
+        let set = written(parameters, UPDATE)?;
+        let delete: Vec<&str> = parameters.get("delete").map(|list| list.split([',', ' ', ';']).filter(|key| !key.is_empty()).collect()).unwrap_or_default();
+        for key in &delete {
+            if keys::kind(key).is_none() {
+                return Err(Refusal::parameter("delete", format!("unknown option '{key}'")));
+            }
+            if set.contains_key(*key) {
+                return Err(Refusal::parameter("delete", format!("you can't use '-{key}' and -delete {key}' at the same time")));
+            }
+            if keys::root_only(key) {
+                return Err(Refusal::die(format!("only root can set '{key}' config")));
+            }
+        }
+        if set.is_empty() && delete.is_empty() && parameters.get("revert").is_none() {
+            return Err(Refusal::die("no options specified"));
+        }
+        self.must_exist(vmid)?;
+        self.check_disks(vmid, &set)?;
+        let _flock = self.flock(vmid, FLOCK_WAIT).await.map_err(Refusal::die)?;
+        let Some(vm) = self.store.read(|state| state.vms.get(&vmid).cloned()) else {
+            return Err(Refusal::die(super::node::no_config(vmid)));
+        };
+        if parameters.get("digest").is_some_and(|digest| !digest.is_empty() && digest != keys::digest(&vm.config, &vm.pending)) {
+            return Err(Refusal::die("checksum mismatch (file change by other user?)"));
+        }
+        Self::unlocked(&vm.config).map_err(Refusal::die)?;
+        let drives = delete.iter().filter(|key| keys::is_disk(key));
+        if let Some(drive) = drives.filter(|_| vm.config.get("protection").is_some_and(|flag| flag == "1")).next() {
+            return Err(Refusal::die(format!("can't remove drive '{drive}' - protection mode enabled")));
+        }
+        let running = self.guests.power(vmid).await;
+        let mut changed = vm;
+        for key in delete {
+            if running && !keys::is_live(key) {
+                changed.pending.insert(key.to_owned(), None);
+                continue;
+            }
+            let Some(value) = changed.config.remove(key) else { continue };
+            let Some((_, volume)) = keys::volume(&value).filter(|_| keys::is_disk(key)) else { continue };
+            if key.starts_with("unused") {
+                self.pool.destroy(volume).await.map_err(Refusal::die)?;
+            } else if let Some(free) = (0..256).map(|n| format!("unused{n}")).find(|free| !changed.config.contains_key(free)) {
+                changed.config.insert(free, value.split(',').next().unwrap_or_default().to_owned());
+            }
+        }
+        for (key, value) in set {
+            let value = if keys::is_disk(&key) { self.attach(vmid, &value).await.map_err(Refusal::die)? } else { value };
+            if running && !keys::is_live(&key) {
+                changed.pending.insert(key, Some(value));
+            } else if value.is_empty() {
+                changed.config.remove(&key);
+            } else {
+                changed.config.insert(key, value);
+            }
+        }
+        for key in parameters.get("revert").into_iter().flat_map(|list| list.split([',', ' ', ';'])) {
+            changed.pending.remove(key);
+        }
+        self.store.change(|state| state.vms.insert(vmid, changed));
+        Ok(Value::Null.into())
+    }
+}
+
+/// What waited for the next start.
+pub(super) fn apply(config: &mut VmConfig, pending: BTreeMap<String, Option<String>>) {
+    for (key, value) in pending {
+        match value {
+            Some(value) => config.insert(key, value),
+            None => config.remove(&key),
+        };
+    }
+}

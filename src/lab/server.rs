@@ -1,0 +1,253 @@
+//! HTTP as Proxmox speaks it: token, parameters from query and body, the message in the reason phrase, a connection that
+//! is closed after an error and after 5 idle seconds.
+
+use super::{
+    answer::{Answer, Refusal, Reply},
+    fault::{Call, Fault},
+    node::{NODE, Node, TOKEN_ID, lock},
+    parameters::{Kind, Parameters},
+};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::{
+    Method, Request, Response, StatusCode,
+    body::{Body, Incoming},
+    ext::ReasonPhrase,
+    header,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use percent_encoding::percent_decode_str;
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+use subtle::ConstantTimeEq;
+use tokio::net::TcpListener;
+
+/// Proxmox closes connections that are idle for so long.
+const IDLE: Duration = Duration::from_secs(5);
+const LARGEST_BODY: usize = 512 << 10;
+const JSON: &str = "application/json;charset=UTF-8";
+
+/// The connection is closed instead of an answer.
+#[derive(Debug, thiserror::Error)]
+#[error("closed without an answer")]
+struct Closed;
+
+/// Serves until it is dropped.
+pub(super) async fn serve(listener: TcpListener, node: Arc<Node>) {
+    loop {
+        // An error here is of one connection: the next may do.
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let node = node.clone();
+        tokio::spawn(async move {
+            let ended = node.shutdown.clone();
+            let service = service_fn(move |request| respond(node.clone(), request));
+            let connection = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(IDLE).serve_connection(TokioIo::new(stream), service);
+            tokio::select! {
+                // Broken connections are the caller's to notice.
+                _ = connection => {}
+                () = ended.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn respond(node: Arc<Node>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Closed> {
+    let changes = request.method() != Method::GET;
+    let path = request.uri().path().to_owned();
+    let segments: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned()).collect();
+    let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    let call = call(request.method(), parts.get(2..).unwrap_or_default());
+    let fault = node.faults.met(call);
+    let answer = match fault {
+        Some(Fault::Hang) => std::future::pending().await,
+        Some(Fault::Fail(status)) => Err(Refusal::Text(status, "injected failure".into())),
+        _ => answer(&node, request, &parts).await,
+    };
+    if changes {
+        // Nothing is said to be done that a killed lab would not remember.
+        node.store.settled().await;
+    }
+    if fault == Some(Fault::DropReply) {
+        return Err(Closed);
+    }
+    render(answer)
+}
+
+fn render(answer: Answer) -> Result<Response<Full<Bytes>>, Closed> {
+    let response = match answer {
+        Ok(Reply { data, total }) => {
+            let mut body = json!({ "data": data });
+            if let Some(total) = total {
+                body["total"] = total.into();
+            }
+            Response::builder().header(header::CONTENT_TYPE, JSON).body(Full::from(body.to_string()))
+        }
+        Err(refusal) => {
+            let (status, reason, kind, body) = refusal.render().ok_or(Closed)?;
+            let response = Response::builder().status(status).header(header::CONTENT_TYPE, kind).header(header::CONNECTION, "close");
+            let mut response = response.body(Full::from(body)).map_err(|_| Closed)?;
+            if let Ok(reason) = ReasonPhrase::try_from(reason.into_bytes()) {
+                response.extensions_mut().insert(reason);
+            }
+            Ok(response)
+        }
+    };
+    let mut response = response.map_err(|_| Closed)?;
+    for (name, value) in [(header::SERVER, "pve-api-daemon/3.0"), (header::CACHE_CONTROL, "max-age=0"), (header::PRAGMA, "no-cache")] {
+        response.headers_mut().insert(name, header::HeaderValue::from_static(value));
+    }
+    if response.status() == StatusCode::UNAUTHORIZED {
+        response.headers_mut().remove(header::CONTENT_TYPE);
+    }
+    Ok(response)
+}
+
+/// Which call a path is.
+fn call(method: &Method, parts: &[&str]) -> Call {
+    match (method.as_str(), parts) {
+        ("GET", ["version"]) => Call::Version,
+        ("GET", ["nodes"]) => Call::Nodes,
+        ("GET", ["cluster", "resources"]) => Call::Resources,
+        ("GET", ["cluster", "nextid"]) => Call::NextId,
+        ("GET", ["nodes", _, "qemu"]) => Call::List,
+        ("POST", ["nodes", _, "qemu"]) => Call::Create,
+        ("DELETE", ["nodes", _, "qemu", _]) => Call::Delete,
+        ("GET", ["nodes", _, "qemu", _, "config"]) => Call::Config,
+        ("PUT" | "POST", ["nodes", _, "qemu", _, "config"]) => Call::Configure,
+        ("GET", ["nodes", _, "qemu", _, "status", "current"]) => Call::Status,
+        ("POST", ["nodes", _, "qemu", _, "status", "start"]) => Call::Start,
+        ("POST", ["nodes", _, "qemu", _, "status", "stop"]) => Call::Stop,
+        ("POST", ["nodes", _, "qemu", _, "status", "shutdown"]) => Call::Shutdown,
+        ("POST", ["nodes", _, "qemu", _, "agent", "ping"]) => Call::AgentPing,
+        ("POST", ["nodes", _, "qemu", _, "agent", "exec"]) => Call::AgentExec,
+        ("GET", ["nodes", _, "qemu", _, "agent", "exec-status"]) => Call::AgentExecStatus,
+        ("POST", ["nodes", _, "qemu", _, "agent", "file-write"]) => Call::AgentWrite,
+        ("POST", ["nodes", _, "qemu", _, "agent", name]) if name.starts_with("fsfreeze-") => Call::AgentFreeze,
+        ("GET", ["nodes", _, "tasks"]) => Call::TaskList,
+        ("GET", ["nodes", _, "tasks", _, "status"]) => Call::TaskStatus,
+        ("GET", ["nodes", _, "tasks", _, "log"]) => Call::TaskLog,
+        ("GET", ["nodes", _, "storage"]) => Call::Storage,
+        ("GET", ["nodes", _, "storage", _, "content"]) => Call::Content,
+        _ => Call::Other,
+    }
+}
+
+async fn answer(node: &Arc<Node>, request: Request<Incoming>, parts: &[&str]) -> Answer {
+    let method = request.method().clone();
+    if !matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE") {
+        return Err(Refusal::Plain(501, format!("method '{method}' not available")));
+    }
+    let body_length = request.body().size_hint().exact();
+    if request.headers().contains_key(header::TRANSFER_ENCODING) {
+        return Err(Refusal::Plain(501, "chunked transfer encoding not supported".into()));
+    }
+    if matches!(method.as_str(), "GET" | "DELETE") && body_length.is_some_and(|length| length > 0) {
+        return Err(Refusal::Plain(501, format!("Unexpected content for method '{method}'")));
+    }
+    if body_length.is_some_and(|length| length > LARGEST_BODY as u64) {
+        return Err(Refusal::Plain(501, "for data too large".into()));
+    }
+    authenticate(node, request.headers().get(header::AUTHORIZATION)).await?;
+    let ["api2", "json", path @ ..] = parts else {
+        return Err(Refusal::Plain(501, format!("no such uri {}", request.uri().path())));
+    };
+    let parameters = parameters(request).await?;
+    route(node, &method, path, parameters).await
+}
+
+async fn authenticate(node: &Node, given: Option<&header::HeaderValue>) -> Result<(), Refusal> {
+    let token = given.and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("PVEAPIToken")).map(|rest| rest.trim_start_matches(['=', ' ']));
+    let secret = node.store.read(|state| state.secret.clone());
+    let reason = match token.and_then(|token| token.split_once('=')) {
+        Some((id, given)) if id == TOKEN_ID && bool::from(given.as_bytes().ct_eq(secret.as_bytes())) => return Ok(()),
+        _ if token.is_some() => "Authentication failed!",
+        _ => "No ticket",
+    };
+    let pause = *lock(&node.refusal);
+    node.clock.sleep(pause).await;
+    Err(Refusal::Empty(401, reason))
+}
+
+/// From query and body; what is in the query wins.
+async fn parameters(request: Request<Incoming>) -> Result<Parameters, Refusal> {
+    let mut parameters = Parameters::default();
+    let (head, body) = request.into_parts();
+    let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|_| Refusal::Lost)?.to_bytes();
+    if !body.is_empty() {
+        let kind = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/x-www-form-urlencoded");
+        let text = String::from_utf8_lossy(&body);
+        match kind.split(';').next().unwrap_or_default().trim() {
+            "application/x-www-form-urlencoded" => parameters.add_form(&text),
+            "application/json" => match serde_json::from_str(&text) {
+                Ok(Value::Object(object)) => parameters.add_json(&object),
+                _ => return Err(Refusal::Plain(500, "malformed JSON string".into())),
+            },
+            other => return Err(Refusal::Plain(506, format!("upload 'Content-Type '{other}' not implemented"))),
+        }
+    }
+    let mut query = Parameters::default();
+    query.add_form(head.uri.query().unwrap_or_default());
+    parameters.0.extend(query.0);
+    Ok(parameters)
+}
+
+/// A parameter of the path may be repeated, but not with another value.
+fn take_path_parameter(parameters: &mut Parameters, name: &str, value: &str) -> Result<(), Refusal> {
+    match parameters.0.remove(name) {
+        Some(values) if values.iter().any(|other| other != value) => Err(Refusal::parameter(name, "duplicate parameter (already defined in URI) with conflicting values!")),
+        _ => Ok(()),
+    }
+}
+
+async fn route(node: &Arc<Node>, method: &Method, path: &[&str], mut parameters: Parameters) -> Answer {
+    let unknown = || Err(Refusal::Text(501, format!("Method '{method} /{}' not implemented", path.join("/"))));
+    if matches!(call(method, path), Call::Other) && !matches!((method.as_str(), path), ("GET", ["nodes", _, "version"])) {
+        return unknown();
+    }
+    if let ["nodes", name, ..] = path {
+        take_path_parameter(&mut parameters, "node", name)?;
+        if *name != NODE && *name != "localhost" {
+            return Err(Refusal::die(format!("hostname lookup '{name}' failed - failed to get address info for: {name}: Name or service not known")));
+        }
+    }
+    if let ["nodes", _, "qemu", text, rest @ ..] = path {
+        Kind::Vmid.check(text).map_err(|reason| Refusal::parameter("vmid", reason))?;
+        take_path_parameter(&mut parameters, "vmid", text)?;
+        return guest(node, method, text.parse().unwrap_or_default(), rest, &parameters).await;
+    }
+    match (method.as_str(), path) {
+        ("GET", ["version"] | ["nodes", _, "version"]) => parameters.check(&[], |_| None).and_then(|()| Node::version()),
+        ("GET", ["nodes"]) => parameters.check(&[], |_| None).and_then(|()| node.nodes()),
+        ("GET", ["cluster", "resources"]) => node.resources(&parameters).await,
+        ("GET", ["cluster", "nextid"]) => node.next_id(&parameters),
+        ("GET", ["nodes", _, "qemu"]) => node.list(&parameters).await,
+        ("POST", ["nodes", _, "qemu"]) => node.create(&parameters),
+        ("GET", ["nodes", _, "tasks"]) => node.task_list(&parameters),
+        ("GET", ["nodes", _, "tasks", upid, "status"]) => parameters.check(&[], |_| None).and_then(|()| node.task_status(upid)),
+        ("GET", ["nodes", _, "tasks", upid, "log"]) => node.task_log(upid, &parameters),
+        ("GET", ["nodes", _, "storage"]) => Node::storages(&parameters),
+        ("GET", ["nodes", _, "storage", storage, "content"]) => node.content(storage, &parameters).await,
+        _ => unknown(),
+    }
+}
+
+async fn guest(node: &Arc<Node>, method: &Method, vmid: u32, rest: &[&str], parameters: &Parameters) -> Answer {
+    match (method.as_str(), rest) {
+        ("DELETE", []) => node.delete(vmid, parameters).await,
+        ("GET", ["config"]) => node.config(vmid, parameters),
+        ("PUT", ["config"]) => node.configure(vmid, parameters).await,
+        ("GET", ["status", "current"]) => {
+            parameters.check(&[], |_| None)?;
+            node.status(vmid).await
+        }
+        ("POST", ["status", "start"]) => node.start(vmid, parameters),
+        ("POST", ["status", "stop"]) => node.stop(vmid, parameters),
+        ("POST", ["status", "shutdown"]) => node.shut_down(vmid, parameters),
+        ("POST", ["agent", "exec"]) => node.agent_exec(vmid, parameters).await,
+        ("GET", ["agent", "exec-status"]) => node.agent_exec_status(vmid, parameters).await,
+        ("POST", ["agent", "file-write"]) => node.agent_write(vmid, parameters).await,
+        ("POST", ["agent", name @ ("ping" | "fsfreeze-status" | "fsfreeze-freeze" | "fsfreeze-thaw")]) => node.agent_simple(vmid, name, parameters).await,
+        _ => Err(Refusal::Text(501, format!("Method '{method} /nodes/{NODE}/qemu/{vmid}/{}' not implemented", rest.join("/")))),
+    }
+}

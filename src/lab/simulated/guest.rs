@@ -1,0 +1,105 @@
+//! A model guest: its record, and the guest agent's protocol.
+
+use super::{Guests, verb};
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+
+/// One launch of an agent, as the guest was told it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Launch {
+    pub(crate) number: u32,
+    pub(crate) environment: BTreeMap<String, String>,
+}
+
+/// A guest whose power is on.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Guest {
+    /// Dataset of its first disk.
+    pub(crate) disk: String,
+    /// Whether its system comes up.
+    pub(crate) boots: bool,
+    /// The agent that runs, or that ended and has not been able to say so yet.
+    pub(crate) agent: Option<Launch>,
+    #[serde(default)]
+    pub(crate) frozen: bool,
+}
+
+impl Guests {
+    /// The agent's answer; errors are the text of its own refusal.
+    pub(super) fn reply(&self, vmid: u32, command: &Value) -> Result<Value, String> {
+        let name = command["execute"].as_str().unwrap_or_default();
+        let arguments = &command["arguments"];
+        let frozen = self.store.read(|state| state.guests.get(&vmid).is_some_and(|guest| guest.frozen));
+        if frozen && !matches!(name, "guest-ping" | "guest-sync" | "guest-info" | "guest-fsfreeze-status" | "guest-fsfreeze-thaw") {
+            return Err(format!("Command {name} has been disabled: the agent is in frozen state"));
+        }
+        match name {
+            "guest-ping" => Ok(json!({})),
+            "guest-fsfreeze-status" => Ok(if frozen { "frozen" } else { "thawed" }.into()),
+            "guest-fsfreeze-freeze" | "guest-fsfreeze-thaw" => {
+                let freeze = name == "guest-fsfreeze-freeze";
+                self.store.change(|state| state.guests.get_mut(&vmid).map(|guest| guest.frozen = freeze));
+                Ok(u8::from(freeze != frozen).into())
+            }
+            "guest-exec" => self.exec(vmid, arguments),
+            "guest-exec-status" => {
+                let pid = arguments["pid"].as_u64().unwrap_or_default();
+                let ended = self.memory().get_mut(&vmid).and_then(|memory| memory.commands.ended.remove(&pid));
+                // Also when its end was read before: it is told once.
+                ended.map(verb::Ended::report).ok_or_else(|| "Invalid parameter 'pid'".to_owned())
+            }
+            "guest-file-open" => {
+                let path = arguments["path"].as_str().unwrap_or_default();
+                if !path.starts_with('/') || path.ends_with('/') {
+                    return Err(format!("failed to open file '{path}' (mode: 'wb'): No such file or directory"));
+                }
+                let mut memory = self.memory();
+                let files = memory.get_mut(&vmid).map(|memory| &mut memory.files).ok_or("no guest")?;
+                let handle = files.keys().last().copied().unwrap_or(999) + 1;
+                files.insert(handle, (path.to_owned(), 0));
+                Ok(handle.into())
+            }
+            "guest-file-write" => {
+                let bytes = STANDARD.decode(arguments["buf-b64"].as_str().unwrap_or_default()).map_err(|error| error.to_string())?;
+                let mut memory = self.memory();
+                let handle = arguments["handle"].as_i64().unwrap_or_default();
+                let file = memory.get_mut(&vmid).and_then(|memory| memory.files.get_mut(&handle)).ok_or_else(|| format!("handle '{handle}' has not been found"))?;
+                file.1 += bytes.len();
+                Ok(json!({ "count": bytes.len(), "eof": false }))
+            }
+            "guest-file-flush" => Ok(json!({})),
+            "guest-file-close" => {
+                let handle = arguments["handle"].as_i64().unwrap_or_default();
+                let closed = self.memory().get_mut(&vmid).and_then(|memory| memory.files.remove(&handle));
+                let (path, size) = closed.ok_or_else(|| format!("handle '{handle}' has not been found"))?;
+                self.on_disk(vmid, |disk| disk.files.insert(path, size));
+                Ok(json!({}))
+            }
+            _ => Err(format!("The command {name} has not been found")),
+        }
+    }
+
+    /// Changes what is on a guest's disk.
+    pub(super) fn on_disk<R>(&self, vmid: u32, change: impl FnOnce(&mut super::disk::Disk) -> R) -> Option<R> {
+        self.store.change(|state| {
+            let name = &state.guests.get(&vmid)?.disk;
+            state.pool.datasets.get_mut(name).map(|dataset| change(&mut dataset.disk))
+        })
+    }
+
+    fn exec(&self, vmid: u32, arguments: &Value) -> Result<Value, String> {
+        let words: Vec<&str> = arguments["arg"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+        let input = arguments["input-data"].as_str().map(|text| STANDARD.decode(text)).transpose().map_err(|error| error.to_string())?;
+        let input = String::from_utf8_lossy(&input.unwrap_or_default()).into_owned();
+        // `/bin/sh -c SCRIPT VERB args…`; the verb alone says what is meant.
+        let ended = match (arguments["path"].as_str(), &words[..]) {
+            (Some("/bin/sh"), ["-c", _script, verb, args @ ..]) => self.verb(vmid, verb, args, &input),
+            _ => verb::Ended::default(),
+        };
+        let mut memory = self.memory();
+        let commands = memory.get_mut(&vmid).map(|memory| &mut memory.commands).ok_or("no guest")?;
+        Ok(json!({ "pid": commands.add(ended) }))
+    }
+}

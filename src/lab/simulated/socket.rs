@@ -1,0 +1,90 @@
+//! The model's `zfs` program: one command a connection on a unix socket.
+
+use super::{open_datasets, zfs};
+use crate::lab::{
+    fault::{Call, Fault},
+    node::Node,
+};
+use serde::Deserialize;
+use serde_json::json;
+use std::{path::Path, sync::Arc};
+use tokio::{
+    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    net::{UnixListener, UnixStream},
+};
+
+const VERBS: &[&str] = &["get", "list", "snapshot", "hold", "release", "clone", "create", "rename", "promote", "rollback", "destroy", "set", "mount", "unmount", "inherit"];
+
+#[derive(Deserialize)]
+struct Request {
+    argv: Vec<String>,
+}
+
+/// Listens where a former lab's socket may still lie.
+pub(in crate::lab) fn bind(path: &Path) -> std::io::Result<UnixListener> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error),
+        _ => UnixListener::bind(path),
+    }
+}
+
+/// Answers until it is dropped.
+pub(in crate::lab) async fn serve(listener: UnixListener, node: Arc<Node>, volumes: std::path::PathBuf) {
+    loop {
+        // An error here is of one connection: the next may do.
+        let Ok((stream, _)) = listener.accept().await else { continue };
+        let (node, volumes) = (node.clone(), volumes.clone());
+        tokio::spawn(async move {
+            let ended = node.shutdown.clone();
+            tokio::select! {
+                // A caller that hangs up is its own affair.
+                _ = answer(stream, &node, &volumes) => {}
+                () = ended.cancelled() => {}
+            }
+        });
+    }
+}
+
+async fn answer(stream: UnixStream, node: &Node, volumes: &Path) -> std::io::Result<()> {
+    let mut stream = BufReader::new(stream);
+    let mut line = String::new();
+    stream.read_line(&mut line).await?;
+    let request: Request = serde_json::from_str(&line)?;
+    let verb = request.argv.first().and_then(|verb| VERBS.iter().find(|known| *known == verb)).copied().unwrap_or("other");
+    let fault = node.faults.met(Call::Zfs(verb));
+    let (status, stdout, stderr) = match fault {
+        Some(Fault::Fail(_)) => (1, String::new(), "internal error: injected failure\n".to_owned()),
+        Some(Fault::Hang) => return std::future::pending().await,
+        _ => match node.store.read(|state| zfs::look(&state.pool, &request.argv)) {
+            Some(answer) => answer,
+            None => {
+                let answer = node.store.change(|state| {
+                    let open = open_datasets(state);
+                    zfs::run(&mut state.pool, &request.argv, &open)
+                });
+                if verb == "create" && answer.0 == 0 {
+                    show_volume(node, request.argv.last(), volumes)?;
+                }
+                node.store.settled().await;
+                answer
+            }
+        },
+    };
+    if fault == Some(Fault::DropReply) {
+        return Ok(());
+    }
+    let answer = json!({ "status": status, "stdout": stdout, "stderr": stderr }).to_string();
+    stream.get_mut().write_all(answer.as_bytes()).await?;
+    stream.get_mut().shutdown().await
+}
+
+/// A new volume's device: a sparse file, which takes an image and is not looked at again.
+fn show_volume(node: &Node, name: Option<&String>, volumes: &Path) -> std::io::Result<()> {
+    let Some(name) = name else { return Ok(()) };
+    let Some(size) = node.store.read(|state| state.pool.datasets.get(name).and_then(|dataset| dataset.volume)) else { return Ok(()) };
+    let path = volumes.join(name);
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent)?;
+    }
+    std::fs::File::create(path)?.set_len(size)
+}

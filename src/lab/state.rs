@@ -1,0 +1,116 @@
+//! Everything that must outlive the lab's process, in `state.json`: written whole, to a new file, then renamed.
+//!
+//! Changes are made under one lock and written together by one task; an answer is sent after its change is on disk.
+
+use super::{Error, guests::VmConfig, simulated, task};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+use tokio::sync::{Notify, watch};
+
+/// One VM's config, and what waits in it for the next start.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub(super) struct Vm {
+    pub(super) config: VmConfig,
+    /// Set while it ran: `None` deletes the key.
+    #[serde(default)]
+    pub(super) pending: BTreeMap<String, Option<String>>,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct State {
+    /// The token's secret.
+    pub(super) secret: String,
+    pub(super) vms: BTreeMap<u32, Vm>,
+    /// Newest last.
+    pub(super) tasks: Vec<task::Record>,
+    pub(super) last_pid: u32,
+    /// The model pool and guests; unused by a real lab.
+    #[serde(default)]
+    pub(super) pool: simulated::pool::Pool,
+    #[serde(default)]
+    pub(super) guests: BTreeMap<u32, simulated::guest::Guest>,
+}
+
+struct Inner {
+    state: State,
+    generation: u64,
+}
+
+/// The state, and its way to disk.
+pub(super) struct Store {
+    inner: Mutex<Inner>,
+    path: PathBuf,
+    /// One writer at a time: the new file has one name.
+    writing: Mutex<()>,
+    dirty: Notify,
+    written: watch::Sender<u64>,
+}
+
+impl Store {
+    /// Reads what a former lab left. Errors: `State` when it is there and cannot be read.
+    pub(super) fn open(data: &Path) -> Result<Self, Error> {
+        let path = data.join("state.json");
+        let state = match fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| Error::State { path: path.clone(), reason: error.to_string() })?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
+            Err(source) => return Err(Error::Data { path, source }),
+        };
+        Ok(Self { inner: Mutex::new(Inner { state, generation: 0 }), path, writing: Mutex::new(()), dirty: Notify::new(), written: watch::channel(0).0 })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic elsewhere leaves whole values behind: each change is one call.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn read<R>(&self, read: impl FnOnce(&State) -> R) -> R {
+        read(&self.lock().state)
+    }
+
+    /// Changes the state; [`Self::settled`] tells when it is on disk.
+    pub(super) fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
+        let mut inner = self.lock();
+        inner.generation += 1;
+        let result = change(&mut inner.state);
+        drop(inner);
+        self.dirty.notify_one();
+        result
+    }
+
+    /// Returns when every change up to now is on disk.
+    pub(super) async fn settled(&self) {
+        let generation = self.lock().generation;
+        let mut written = self.written.subscribe();
+        // The writer lives as long as the store is used.
+        let _ = written.wait_for(|done| *done >= generation).await;
+    }
+
+    /// Writes changes until it is dropped.
+    pub(super) async fn write_changes(&self) {
+        loop {
+            self.dirty.notified().await;
+            self.write();
+        }
+    }
+
+    /// Writes the present state.
+    pub(super) fn write(&self) {
+        let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (bytes, generation) = {
+            let inner = self.lock();
+            (serde_json::to_vec(&inner.state), inner.generation)
+        };
+        let new = self.path.with_extension("new");
+        let written = bytes.map_err(io::Error::from).and_then(|bytes| fs::write(&new, bytes)).and_then(|()| fs::rename(&new, &self.path));
+        match written {
+            Ok(()) => drop(self.written.send_replace(generation)),
+            // Answers wait: what is not on disk was not done.
+            Err(error) => tracing::error!("the lab's state cannot be written to {}: {error}", self.path.display()),
+        }
+    }
+}

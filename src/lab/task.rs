@@ -1,0 +1,202 @@
+//! Workers and their UPIDs: everything found before the start is refused at once, everything later is in the task's end.
+
+use super::{
+    answer::{Answer, Refusal, Reply},
+    node::{NODE, Node, TOKEN_ID},
+    parameters::{Kind, Parameters},
+    state::Store,
+};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::{future::Future, sync::Arc};
+use tokio_util::sync::CancellationToken;
+
+/// Proxmox' index covers some minutes of a busy node; a journal it is not.
+const KEPT: usize = 400;
+
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(super) struct Record {
+    upid: String,
+    pid: u32,
+    pstart: u64,
+    kind: String,
+    id: String,
+    start: i64,
+    end: Option<i64>,
+    /// `OK`, `WARNINGS: n`, or the error's text; absent while it runs.
+    exit: Option<String>,
+    log: Vec<String>,
+    warnings: u32,
+}
+
+/// The log of one running task.
+#[derive(Clone)]
+pub(super) struct Log {
+    store: Arc<Store>,
+    upid: String,
+}
+
+impl Log {
+    fn change(&self, change: impl FnOnce(&mut Record)) {
+        self.store.change(|state| state.tasks.iter_mut().rev().find(|task| task.upid == self.upid).map(change));
+    }
+
+    pub(super) fn line(&self, text: impl Into<String>) {
+        let text = text.into();
+        self.change(|task| task.log.push(text));
+    }
+
+    pub(super) fn warn(&self, text: &str) {
+        self.change(|task| {
+            task.log.push(format!("WARN: {text}"));
+            task.warnings += 1;
+        });
+    }
+
+    fn end(&self, result: Result<(), String>, now: i64) {
+        self.change(|task| {
+            let (last, exit) = match result {
+                Ok(()) if task.warnings > 0 => (format!("TASK WARNINGS: {}", task.warnings), format!("WARNINGS: {}", task.warnings)),
+                Ok(()) => ("TASK OK".to_owned(), "OK".to_owned()),
+                Err(text) => (format!("TASK ERROR: {text}"), text.lines().next().unwrap_or_default().to_owned()),
+            };
+            task.log.push(last);
+            task.exit = Some(exit);
+            task.end = Some(now);
+        });
+    }
+}
+
+/// Tasks of a former lab ended with it, in whatever state.
+pub(super) fn bury(tasks: &mut [Record]) {
+    for task in tasks.iter_mut().filter(|task| task.exit.is_none()) {
+        task.exit = Some("unexpected status".to_owned());
+        task.end = Some(task.start);
+    }
+}
+
+impl Node {
+    /// Starts a worker and answers its UPID.
+    pub(super) fn spawn<F>(self: &Arc<Self>, kind: &str, id: impl ToString, work: impl FnOnce(Log) -> F) -> Answer
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+    {
+        let (id, start) = (id.to_string(), self.now());
+        let pstart = u64::try_from(self.started.elapsed().as_millis() / 10).unwrap_or_default();
+        let upid = self.store.change(|state| {
+            state.last_pid = state.last_pid.max(1000) + 1;
+            let pid = state.last_pid;
+            let upid = format!("UPID:{NODE}:{pid:08X}:{pstart:08X}:{start:08X}:{kind}:{id}:{TOKEN_ID}:");
+            state.tasks.push(Record { upid: upid.clone(), pid, pstart, kind: kind.to_owned(), id, start, end: None, exit: None, log: Vec::new(), warnings: 0 });
+            let surplus = state.tasks.len().saturating_sub(KEPT);
+            state.tasks.drain(..surplus);
+            upid
+        });
+        let log = Log { store: self.store.clone(), upid: upid.clone() };
+        let stop = CancellationToken::new();
+        self.workers().insert(upid.clone(), stop.clone());
+        let (node, work, ended) = (self.clone(), work(log.clone()), self.shutdown.clone());
+        tokio::spawn(async move {
+            tokio::select! {
+                result = work => log.end(result, node.now()),
+                () = stop.cancelled() => log.end(Err("received interrupt".into()), node.now()),
+                // The lab ends: the record stays without an end, as a killed worker's.
+                () = ended.cancelled() => {}
+            }
+            node.workers().remove(&log.upid);
+        });
+        Ok(Value::from(upid).into())
+    }
+
+    /// Stops running workers of a kind, as `overrule-shutdown` does.
+    pub(super) fn interrupt(&self, kind: &str, id: u32) {
+        let wanted = format!(":{kind}:{id}:");
+        self.workers().iter().filter(|(upid, _)| upid.contains(&wanted)).for_each(|(_, stop)| stop.cancel());
+    }
+
+    fn task(&self, upid: &str) -> Result<Option<Record>, Refusal> {
+        let parts: Vec<&str> = upid.split(':').collect();
+        if parts.len() != 9 || parts[0] != "UPID" || parts[2..5].iter().any(|part| u64::from_str_radix(part, 16).is_err()) {
+            return Err(Refusal::parameter("upid", "unable to parse worker upid"));
+        }
+        Ok(self.store.read(|state| state.tasks.iter().rev().find(|task| task.upid == upid).cloned()))
+    }
+
+    pub(super) fn task_status(&self, upid: &str) -> Answer {
+        let task = self.task(upid)?.ok_or_else(|| Refusal::parameter("upid", "no such task"))?;
+        let mut row = task.row();
+        row["status"] = if task.exit.is_some() { "stopped" } else { "running" }.into();
+        if let Some(exit) = task.exit {
+            row["exitstatus"] = exit.into();
+        }
+        Ok(row.into())
+    }
+
+    pub(super) fn task_log(&self, upid: &str, parameters: &Parameters) -> Answer {
+        parameters.check(&[("start", Kind::Integer(0, i64::MAX), false), ("limit", Kind::Integer(0, i64::MAX), false), ("download", Kind::Flag, false)], |_| None)?;
+        let lines = match self.task(upid)? {
+            None => vec!["unable to open file - No such file or directory".to_owned()],
+            Some(task) if task.log.is_empty() => vec!["no content".to_owned()],
+            Some(task) => task.log,
+        };
+        let start = parameters.number("start").unwrap_or(0_usize);
+        let limit = parameters.number("limit").filter(|limit| *limit > 0).unwrap_or(if parameters.get("limit").is_some() { usize::MAX } else { 50 });
+        let rows = lines.iter().enumerate().skip(start).take(limit).map(|(at, line)| json!({ "n": at + 1, "t": line }));
+        Ok(Reply { data: rows.collect(), total: Some(lines.len()) })
+    }
+
+    pub(super) fn task_list(&self, parameters: &Parameters) -> Answer {
+        const COUNT: Kind = Kind::Integer(0, i64::MAX);
+        let fields = [
+            ("errors", Kind::Flag, false),
+            ("limit", COUNT, false),
+            ("since", COUNT, false),
+            ("source", Kind::OneOf(&["archive", "active", "all"]), false),
+            ("start", COUNT, false),
+            ("statusfilter", Kind::Text(usize::MAX), false),
+            ("typefilter", Kind::Text(usize::MAX), false),
+            ("until", COUNT, false),
+            ("userfilter", Kind::Text(usize::MAX), false),
+            ("vmid", Kind::Vmid, false),
+        ];
+        parameters.check(&fields, |_| None)?;
+        let source = parameters.get("source").unwrap_or("archive");
+        let wanted = |task: &&Record| {
+            let good = task.exit.as_deref().is_some_and(|exit| exit == "OK" || exit.starts_with("WARNINGS"));
+            (source == "all" || (source == "active") == task.exit.is_none())
+                && parameters.get("vmid").is_none_or(|id| id == task.id)
+                && parameters.get("typefilter").is_none_or(|kind| kind == task.kind)
+                && parameters.get("userfilter").is_none_or(|user| TOKEN_ID.contains(user))
+                && parameters.number("since").is_none_or(|since: i64| task.start >= since)
+                && parameters.number("until").is_none_or(|until: i64| task.start <= until)
+                && !(parameters.flag("errors") && good)
+        };
+        let rows: Vec<Value> = self.store.read(|state| state.tasks.iter().rev().filter(wanted).map(Record::list_row).collect());
+        let (start, limit) = (parameters.number("start").unwrap_or(0), parameters.number("limit").unwrap_or(50));
+        Ok(Reply { total: Some(rows.len()), data: rows.into_iter().skip(start).take(limit).collect() })
+    }
+}
+
+impl Record {
+    fn row(&self) -> Value {
+        let (user, token) = TOKEN_ID.split_once('!').unwrap_or((TOKEN_ID, ""));
+        json!({ "upid": self.upid, "node": NODE, "pid": self.pid, "pstart": self.pstart, "starttime": self.start, "type": self.kind, "id": self.id, "user": user, "tokenid": token })
+    }
+
+    fn list_row(&self) -> Value {
+        let mut row = self.row();
+        match (&self.exit, self.end) {
+            (Some(exit), end) => {
+                row["status"] = exit.as_str().into();
+                row["endtime"] = end.into();
+            }
+            // A running one is shown as its active file has it.
+            (None, _) => {
+                row["status"] = "RUNNING".into();
+                row["saved"] = "0".into();
+                row["user"] = TOKEN_ID.into();
+            }
+        }
+        row
+    }
+}
