@@ -1,6 +1,7 @@
 //! The lab against the clients that speak to a real Proxmox and a real ZFS: what they see, what is refused, what a lost
 //! answer leaves behind, and what a restart finds again.
 
+mod agent;
 
 use autovibe::{
     clock::Clock,

@@ -24,8 +24,8 @@ pub(crate) struct Disk {
     pub(crate) workspace: Vec<String>,
     /// Answers that agents acted on, over all conversations of this disk.
     pub(crate) turns: u32,
-    /// The last launch that was started.
-    pub(crate) launch: u32,
+    /// Launches that this machine started on this disk, oldest first.
+    pub(crate) launches: Vec<u32>,
     pub(crate) exit: Option<Exit>,
     /// The agent's session files: which conversation, and its messages.
     pub(crate) session: String,

@@ -61,8 +61,12 @@ impl Guests {
         match verb {
             "autovibe-personalise" => {
                 self.on_disk(vmid, |disk| {
+                    // Another machine's launches, on the disk of a fork, are not this one's.
+                    if disk.machine_id.replace(arg(1)) != disk.machine_id {
+                        disk.launches.clear();
+                        disk.exit = None;
+                    }
                     disk.hostname = Some(arg(0));
-                    disk.machine_id = Some(arg(1));
                 });
                 Ended::default()
             }
@@ -85,38 +89,43 @@ impl Guests {
     }
 
     fn launch(&self, vmid: u32, number: &str, input: &str) -> Ended {
+        let failed = |code, err: String| Ended { code, out: String::new(), err };
         let Ok(number) = number.parse() else {
-            return Ended { code: 64, out: String::new(), err: format!("`{number}` is no launch number\n") };
+            return failed(64, format!("`{number}` is no launch number\n"));
         };
         let environment = prompt::exports(input);
-        let new = self.store.change(|state| {
-            let guest = state.guests.get_mut(&vmid)?;
-            let disk = &mut state.pool.datasets.get_mut(&guest.disk)?.disk;
-            // Told twice: it runs, or ran, already.
-            if guest.agent.as_ref().is_some_and(|agent| agent.number == number) {
-                return None;
+        let launched = self.store.change(|state| {
+            let guest = state.guests.get_mut(&vmid).ok_or(0_u32)?;
+            let disk = &mut state.pool.datasets.get_mut(&guest.disk).ok_or(0_u32)?.disk;
+            if disk.launches.contains(&number) {
+                return Ok(false);
             }
-            disk.launch = number;
+            if let Some(agent) = guest.agent.as_ref().filter(|_| disk.exit.is_none()) {
+                return Err(agent.number);
+            }
+            disk.launches.push(number);
             disk.exit = None;
             guest.agent = Some(Launch { number, environment });
-            Some(())
+            Ok(true)
         });
-        if new.is_some() {
-            self.play(vmid);
+        match launched {
+            Ok(true) => self.play(vmid),
+            Ok(false) => {}
+            Err(running) => return failed(75, format!("launch {running} still runs\n")),
         }
         Ended::default()
     }
 
     fn status(&self, vmid: u32) -> String {
         self.store.read(|state| {
-            let Some(guest) = state.guests.get(&vmid) else { return "state=none\n".to_owned() };
-            let exit = state.pool.datasets.get(&guest.disk).and_then(|dataset| dataset.disk.exit);
-            match (&guest.agent, exit) {
-                (Some(agent), Some(Exit { launch, code })) if agent.number == launch => format!("state=exited\nlaunch={launch}\nexit={code}\n"),
-                (Some(agent), _) => format!("state=running\nlaunch={}\n", agent.number),
-                // After a power cut: what the wrapper wrote is still on the disk.
-                (None, Some(Exit { launch, code })) => format!("state=exited\nlaunch={launch}\nexit={code}\n"),
-                (None, None) => "state=none\n".to_owned(),
+            let guest = state.guests.get(&vmid);
+            let disk = guest.and_then(|guest| state.pool.datasets.get(&guest.disk)).map(|dataset| &dataset.disk);
+            let Some(launch) = disk.and_then(|disk| disk.launches.last()) else { return "state=none\n".to_owned() };
+            match disk.and_then(|disk| disk.exit) {
+                Some(exit) => format!("state=exited\nlaunch={launch}\nexit={}\n", exit.code),
+                None if guest.is_some_and(|guest| guest.agent.is_some()) => format!("state=running\nlaunch={launch}\n"),
+                // The power was cut before it ended.
+                None => format!("state=exited\nlaunch={launch}\n"),
             }
         })
     }
@@ -147,5 +156,7 @@ impl Guests {
             disk.exit.get_or_insert(Exit { launch, code: TERMINATED });
             Some(())
         });
+        // The wrapper outlives the agent and tells its end.
+        self.play(vmid);
     }
 }
