@@ -194,11 +194,11 @@ pub fn strategic(target: &mut Value, patch: &Value) -> Result<(), PatchError> {
             (Value::Array(changes), Some(key)) => merge_list(fields.entry(name.clone()).or_insert(Value::Null), changes, key)?,
             (Value::Array(changes), None) if name == "finalizers" => {
                 let items = make_array(fields.entry(name.clone()).or_insert(Value::Null));
-                changes.iter().for_each(|change| {
+                for change in changes {
                     if !items.contains(change) {
                         items.push(change.clone());
                     }
-                });
+                }
             }
             _ => {
                 fields.insert(name.clone(), change.clone());

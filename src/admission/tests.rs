@@ -1,5 +1,7 @@
 //! Prune, default, validate: one line a case. Patches: Kubernetes' own differences from the RFCs.
 
+#![expect(clippy::needless_pass_by_value, reason = "a table of cases reads better without borrows")]
+
 use super::{default, named, patch, prune, resource, resources, validate};
 use crate::api::Machine;
 use serde_json::{Value, json};

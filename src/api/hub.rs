@@ -196,7 +196,7 @@ pub struct Defaults {
 fn default_limits() -> Limits {
     Limits {
         money: Some(Money { amount: NanoUsd(5_000_000_000), currency: Currency::USD }),
-        time: Some(GoDuration(std::time::Duration::from_secs(7200))),
+        time: Some(GoDuration(std::time::Duration::from_hours(2))),
         api_calls: Some(1000),
     }
 }

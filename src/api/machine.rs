@@ -114,7 +114,7 @@ pub struct Verify {
 }
 
 fn default_verify_timeout() -> GoDuration {
-    GoDuration(std::time::Duration::from_secs(600))
+    GoDuration(std::time::Duration::from_mins(10))
 }
 
 /// What to do when a Machine in `goal.after` failed.

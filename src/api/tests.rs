@@ -1,5 +1,7 @@
 //! Units read what users write and write what they read; each kind refuses what its schema cannot say.
 
+#![expect(clippy::needless_pass_by_value, reason = "a table of cases reads better without borrows")]
+
 use super::quantity::{Bytes, GoDuration, Millicores, NanoUsd};
 use super::{Budget, Checkpoint, Hub, Kind, Machine};
 use serde_json::{Value, json};

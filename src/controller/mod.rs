@@ -84,7 +84,6 @@ pub fn start_with(config: Config, machines: machine::Memory, objects: Objects, s
     spawn(&tasks, "Machine", &context, queues.machines, &shutdown, machine::reconcile);
     spawn(&tasks, "Checkpoint", &context, queues.checkpoints, &shutdown, checkpoint::reconcile);
     spawn(&tasks, "Retention", &context, queues.retention, &shutdown, checkpoint::retain);
-    tasks.spawn(context.objects.clone().keep_house(shutdown.clone()));
     tasks.close();
     Controllers { tasks }
 }

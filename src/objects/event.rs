@@ -1,21 +1,16 @@
-//! Kubernetes Events about objects, counted instead of repeated, gone after an hour; and the regular work of the store.
+//! Kubernetes Events about objects, counted instead of repeated, gone after an hour.
 
 use super::{DeleteOptions, Error, EventType, Objects, WriteOptions};
 use crate::admission::{self, Resource};
 use crate::api::{API_VERSION, Kind};
-use crate::store::{self, Revision};
+use crate::store;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::time::Duration;
-use tokio_util::sync::CancellationToken;
 
 /// How long an Event is kept. Source: kube-apiserver `--event-ttl`.
-const TTL: Duration = Duration::from_secs(3600);
-/// Between two looks for old Events.
-const SWEEP: Duration = Duration::from_secs(300);
-/// Between two looks at namespaces that are ending, while anything changes.
-const STEP: Duration = Duration::from_millis(500);
+const TTL: Duration = Duration::from_hours(1);
 /// Who reports, as `kubectl describe` shows it.
 const COMPONENT: &str = "autovibe";
 /// Source: events.k8s.io/v1 `note`.
@@ -73,7 +68,7 @@ impl Objects {
         self.create_document(events(), namespace, event, &WriteOptions::default()).await.map(drop)
     }
 
-    /// Removes Events that were last seen more than an hour ago; how many.
+    /// Removes Events that were last seen more than an hour ago; how many. The API server's background task calls it now and then.
     pub async fn expire_events(&self) -> Result<u64, Error> {
         let before = self.clock.now() - TTL;
         let page = self.store.list(&store::Query { resource: "events".into(), ..store::Query::default() }).await?;
@@ -90,37 +85,6 @@ impl Objects {
             }
         }
         Ok(gone)
-    }
-
-    /// Ends namespaces that are being deleted and removes old Events, until `shutdown`. While nothing changes it reads nothing
-    /// but, every five minutes, the Events.
-    pub async fn keep_house(self, shutdown: CancellationToken) {
-        let newest = self.store.revisions();
-        let (mut seen, mut swept) = (Revision(0), None);
-        loop {
-            let now = *newest.borrow();
-            if now > seen {
-                seen = now;
-                report(self.finish_namespaces().await);
-            }
-            if swept.is_none_or(|at| self.clock.now() - SWEEP >= at) {
-                swept = Some(self.clock.now());
-                report(self.expire_events().await);
-            }
-            tokio::select! {
-                () = shutdown.cancelled() => return,
-                () = self.clock.sleep(STEP) => {}
-            }
-            if newest.has_changed().is_err() {
-                return;
-            }
-        }
-    }
-}
-
-fn report<T>(result: Result<T, Error>) {
-    if let Err(error) = result {
-        tracing::warn!("housekeeping failed: {error}; it is tried again");
     }
 }
 

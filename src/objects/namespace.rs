@@ -8,6 +8,7 @@ use crate::admission::{self, Resource};
 use crate::api::{GROUP, SYSTEM_NAMESPACE, Scope};
 use crate::store::{self, Expect, Key, Object};
 use serde_json::{Value, json};
+use std::fmt::Write;
 
 /// Annotation on a namespace: `true` lets its Checkpoints go with it.
 pub const DELETE_CHECKPOINTS: &str = "autovibe.dev/delete-checkpoints";
@@ -75,7 +76,8 @@ impl Objects {
         Ok(())
     }
 
-    /// Empties namespaces that are being deleted, and removes those that are empty; see [`Objects::keep_house`].
+    /// Empties namespaces that are being deleted, and removes those that are empty; the API server's background
+    /// task calls it while there are any.
     pub async fn finish_namespaces(&self) -> Result<(), Error> {
         let page = self.store.list(&store::Query { resource: "namespaces".into(), ..store::Query::default() }).await?;
         for item in page.items {
@@ -154,7 +156,7 @@ impl Objects {
     async fn say_what_is_left(&self, namespace: &Object, name: &str, left: &[String], lets_go: bool) -> Result<(), Error> {
         let mut message = format!("Some resources are remaining: {}", left.join(", "));
         if !lets_go && left.iter().any(|text| text.ends_with("checkpoints.autovibe.dev")) {
-            message += &format!("; to let its Checkpoints go: kubectl annotate namespace {name} {DELETE_CHECKPOINTS}=true");
+            let _ = write!(message, "; to let its Checkpoints go: kubectl annotate namespace {name} {DELETE_CHECKPOINTS}=true");
         }
         let mut document = namespace.document.clone();
         let old = &document["status"]["conditions"][0];

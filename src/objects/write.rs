@@ -181,7 +181,7 @@ impl Objects {
             if !version.is_empty() && version != metadata::text(before, "resourceVersion") {
                 return Err(conflict(key, MODIFIED));
             }
-            let (next, warnings) = self.next(resource, part, before, wanted, options)?;
+            let (next, warnings) = next_document(resource, part, before, wanted, options)?;
             if next == *before || options.dry_run {
                 return Ok(Written { object: next, warnings });
             }
@@ -192,38 +192,6 @@ impl Objects {
             }
         }
         Err(conflict(key, MODIFIED))
-    }
-
-    /// What will stand in the store: the wanted part, the rest as before, admitted.
-    fn next(
-        &self,
-        resource: &Resource,
-        part: Part,
-        before: &Value,
-        wanted: Value,
-        options: &WriteOptions,
-    ) -> Result<(Value, Vec<String>), Error> {
-        let mut next = match part {
-            Part::Main => {
-                let mut next = wanted;
-                if resource.has_status {
-                    put(&mut next, "status", before.get("status").cloned());
-                }
-                next
-            }
-            Part::Status => {
-                let mut next = before.clone();
-                put(&mut next, "status", wanted.get("status").cloned());
-                next
-            }
-        };
-        let warnings = admit(resource, &mut next, options)?;
-        let mut errors = metadata::carry(before, &mut next);
-        namespace::complete(resource, &mut next, Some(before));
-        metadata::count_generation(before, &mut next);
-        errors.extend(admission::validate(resource, &next, Some(before)));
-        refuse(resource, metadata::text(before, "name"), errors)?;
-        Ok((next, warnings))
     }
 
     /// Stores it, or removes it when its deletion waited for nothing but this write.
@@ -300,6 +268,37 @@ impl Objects {
         let document = self.unseal(&key.resource, object.document)?;
         Ok(Object { document, ..object })
     }
+}
+
+/// What will stand in the store: the wanted part, the rest as before, admitted.
+fn next_document(
+    resource: &Resource,
+    part: Part,
+    before: &Value,
+    wanted: Value,
+    options: &WriteOptions,
+) -> Result<(Value, Vec<String>), Error> {
+    let mut next = match part {
+        Part::Main => {
+            let mut next = wanted;
+            if resource.has_status {
+                put(&mut next, "status", before.get("status").cloned());
+            }
+            next
+        }
+        Part::Status => {
+            let mut next = before.clone();
+            put(&mut next, "status", wanted.get("status").cloned());
+            next
+        }
+    };
+    let warnings = admit(resource, &mut next, options)?;
+    let mut errors = metadata::carry(before, &mut next);
+    namespace::complete(resource, &mut next, Some(before));
+    metadata::count_generation(before, &mut next);
+    errors.extend(admission::validate(resource, &next, Some(before)));
+    refuse(resource, metadata::text(before, "name"), errors)?;
+    Ok((next, warnings))
 }
 
 /// Refuses a document that is not of this resource or namespace, and fills in what the URL says.

@@ -24,7 +24,7 @@ pub struct History {
 impl Default for History {
     /// Longer than clients pause between two watches. Source: kubernetes-api facts: at least 15–30 min and 10,000 rows.
     fn default() -> Self {
-        Self { age: Duration::from_secs(30 * 60), changes: 10_000 }
+        Self { age: Duration::from_mins(30), changes: 10_000 }
     }
 }
 

@@ -56,6 +56,9 @@ impl Drop for Reader {
     }
 }
 
+/// Revision, change, namespace, name, document, previous document and its revision.
+type LogRow = (i64, String, String, String, String, Option<String>, Option<i64>);
+
 impl Store {
     /// A connection for reads, for the relational tables of this module.
     pub(super) async fn reader(&self) -> Result<Reader, Error> {
@@ -102,8 +105,7 @@ impl Store {
         let sql = "SELECT revision, change, namespace, name, document, previous, previous_revision FROM log \
                    WHERE resource = $1 AND revision > $2 ORDER BY revision LIMIT $3";
         let limit = if limit == 0 { -1 } else { i64::from(limit) };
-        let rows: Vec<(i64, String, String, String, String, Option<String>, Option<i64>)> =
-            sqlx::query_as(sql).bind(resource).bind(after.0).bind(limit).fetch_all(&mut *snapshot).await?;
+        let rows: Vec<LogRow> = sqlx::query_as(sql).bind(resource).bind(after.0).bind(limit).fetch_all(&mut *snapshot).await?;
         let full = i64::try_from(rows.len()).is_ok_and(|count| count == limit);
         let mut events = Vec::with_capacity(rows.len());
         for (revision, change, namespace, name, document, previous, previous_revision) in rows {

@@ -168,13 +168,17 @@ impl Writer {
                 if let Some(revision) = revision {
                     self.revisions.send_replace(revision);
                 }
-                finished.into_iter().for_each(|done| (done.tell)(Ok(())));
+                for done in finished {
+                    (done.tell)(Ok(()));
+                }
             }
             Err(error) => {
                 tracing::error!("a commit of {} writes failed: {error}", finished.len());
                 // Fails when SQLite has rolled back by itself, which is what is wanted.
                 let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
-                finished.into_iter().for_each(|done| (done.tell)(Err(Error::NotCommitted(error.to_string()))));
+                for done in finished {
+                    (done.tell)(Err(Error::NotCommitted(error.to_string())));
+                }
             }
         }
     }

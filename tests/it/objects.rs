@@ -1,7 +1,7 @@
 //! The one path to objects: metadata rules, patches, deletion, namespaces, Secrets at rest, Events, and the watch stream.
 
 use autovibe::admission::{self, Resource};
-use autovibe::api::machine::{Agent, AgentType, From, Goal, MachineSpec, MachineStatus, Phase};
+use autovibe::api::machine::{Agent, AgentType, BudgetUse, From, Goal, MachineSpec, MachineStatus, Phase};
 use autovibe::api::{Checkpoint, Hub, Kind, Machine};
 use autovibe::clock::Clock;
 use autovibe::objects::{
@@ -95,14 +95,14 @@ async fn spec_and_status_are_written_apart_and_only_spec_counts_the_generation()
     let home = home().await;
     let mut object = home.objects.create(&machine("a")).await.unwrap();
     object.status = Some(MachineStatus { phase: Phase::Running, ..MachineStatus::default() });
-    object.spec.budget = Some(Default::default());
+    object.spec.budget = Some(BudgetUse::default());
     let spoken = home.objects.update_status(&object).await.unwrap();
     assert_eq!(spoken.status.as_ref().unwrap().phase, Phase::Running);
     assert!(spoken.spec.budget.is_none(), "spec is not status' business");
     assert_eq!(spoken.generation(), 1);
     let mut object = spoken.clone();
     object.status = None;
-    object.spec.budget = Some(Default::default());
+    object.spec.budget = Some(BudgetUse::default());
     let updated = home.objects.update(&object).await.unwrap();
     assert_eq!(updated.status.as_ref().unwrap().phase, Phase::Running, "status is not the update's business");
     assert_eq!((updated.generation(), updated.uid()), (2, spoken.uid()));

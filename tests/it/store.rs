@@ -206,7 +206,7 @@ async fn history_beyond_its_window_expires_and_revisions_go_on() {
         revisions.push(put(&store, "a", value, expect).await.unwrap());
     }
     // Young history stays, however much there is.
-    let young = Options { history: History { age: Duration::from_secs(3600), changes: 3 }, ..options.clone() };
+    let young = Options { history: History { age: Duration::from_hours(1), changes: 3 }, ..options.clone() };
     assert_eq!(store.compact(&young).await.unwrap(), 0);
     assert_eq!(store.compact(&options).await.unwrap(), 7);
     let oldest = revisions[6];
