@@ -1,12 +1,9 @@
-//! The graph of checkpoints: what is a base of what, what retention may collect, and the tree that people see.
+//! The graph of checkpoints: what is a base of what, and what retention may collect.
 //!
 //! Pure: it judges the objects it is given and nothing else. Whoever destroys looks at the storage again first.
 
 #[cfg(test)]
 mod tests;
-mod tree;
-
-pub use tree::{Line, LineKind};
 
 use crate::api::checkpoint::{CheckpointPhase, Keep, Trigger};
 use crate::api::machine::Retention;

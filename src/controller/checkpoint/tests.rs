@@ -7,7 +7,7 @@ use super::status::status;
 use crate::api::checkpoint::{CheckpointPhase, CheckpointSpec, CheckpointStatus, FINALIZER, Import, Trigger, Volume};
 use crate::api::machine::{MachineSpec, MachineStatus, Phase, VmStatus};
 use crate::api::quantity::GoDuration;
-use crate::api::{Checkpoint, Kind, Machine};
+use crate::api::{Checkpoint, Machine};
 use crate::driver::{self, storage::Image};
 use crate::lineage::Use;
 use crate::proxmox::Vmid;
