@@ -13,4 +13,5 @@ mod objects;
 mod real;
 mod served;
 mod store;
+mod storage;
 mod vmids;
