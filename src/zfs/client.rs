@@ -12,6 +12,8 @@ use tracing::warn;
 const BUSY_TRIES: u32 = 6;
 const BUSY_PAUSE: Duration = Duration::from_millis(400);
 const COLUMNS: &str = "name,property,value,source";
+/// What is read where `all` is not all: that of zfs-fuse leaves the guid out. A mark that is not named here is not seen there.
+const NAMED: &str = "guid,origin,userrefs,referenced,autovibe:machine,autovibe:checkpoint,autovibe:image,autovibe:source";
 
 /// Runs `zfs`; cheap to clone.
 #[derive(Clone)]
@@ -193,7 +195,8 @@ impl Zfs {
     }
 
     async fn listing(&self, mut words: Vec<&str>, subject: &str) -> Result<String, Error> {
-        words.extend(["-s", "local,none", "-o", COLUMNS, "all", subject]);
+        let properties = if self.capabilities.list_parsable { "all" } else { NAMED };
+        words.extend(["-s", "local,none", "-o", COLUMNS, properties, subject]);
         checked(subject, run(&self.runner, argv(words)).await?)
     }
 
