@@ -1,14 +1,22 @@
 //! Real parts: the micro guest under QEMU, on a clone in a real pool. Skips aloud where this machine lacks them.
 
+use autovibe::agent::Launch;
+use autovibe::api::hub::VmidRange;
 use autovibe::cli::image::{self, ImageKind};
 use autovibe::clock::Clock;
+use autovibe::driver::guest::AgentState;
+use autovibe::driver::vm::{OwnedVm, Owner, VmSpec};
+use autovibe::driver::{Connection, Driver};
 use autovibe::lab::guests::VmConfig;
 use autovibe::lab::real::{Qemu, pool};
+use autovibe::proxmox::{self, Power, Vmid};
+use autovibe::wire::LabEndpoint;
+use autovibe::zfs::{Dataset, Runner, Snapshot};
 use base64::{Engine as _, engine::general_purpose::STANDARD as BASE64};
 use serde_json::{Value, json};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
@@ -41,10 +49,12 @@ struct Place {
     data: tempfile::TempDir,
     pool: String,
     vms: Vec<u32>,
+    lab: Option<Child>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        self.kill_lab();
         for vmid in &self.vms {
             let file = self.data.path().join(format!("vms/{vmid}/pid"));
             if let Ok(pid) = std::fs::read_to_string(&file) {
@@ -54,10 +64,80 @@ impl Drop for Place {
                 }
             }
         }
-        let gone = Command::new("zpool").args(["destroy", "-f", &self.pool]).output().unwrap();
-        if !gone.status.success() {
-            eprintln!("pool {} was left behind: {}", self.pool, String::from_utf8_lossy(&gone.stderr));
+        // zfs-fuse calls a pool busy for a moment after its last use.
+        let started = Instant::now();
+        loop {
+            let gone = Command::new("zpool").args(["destroy", "-f", &self.pool]).output().unwrap();
+            let words = String::from_utf8_lossy(&gone.stderr);
+            if gone.status.success() || words.contains("no such pool") {
+                break;
+            }
+            if started.elapsed() > Duration::from_secs(10) {
+                eprintln!("pool {} was left behind: {words}", self.pool);
+                break;
+            }
         }
+    }
+}
+
+impl Place {
+    /// Starts the lab as a process of its own, and returns when it serves.
+    async fn start_lab(&mut self, gateway: SocketAddr) -> LabEndpoint {
+        let file = self.data.path().join("endpoint.json");
+        std::fs::remove_file(&file).ok();
+        let program = env!("CARGO_BIN_EXE_autovibe");
+        let command = Command::new(program).arg("lab").arg("--data").arg(self.data.path()).arg("--gateway").arg(gateway.to_string()).spawn();
+        self.lab = Some(command.unwrap());
+        let started = Instant::now();
+        loop {
+            if let Ok(text) = std::fs::read(&file) {
+                return serde_json::from_slice(&text).unwrap();
+            }
+            assert!(self.lab.as_mut().unwrap().try_wait().unwrap().is_none(), "the lab ended");
+            assert!(started.elapsed() < PATIENCE, "the lab does not serve");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    fn kill_lab(&mut self) {
+        if let Some(mut lab) = self.lab.take() {
+            lab.kill().ok();
+            lab.wait().ok();
+        }
+    }
+}
+
+async fn connect(endpoint: LabEndpoint) -> Driver {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    Driver::open(Connection {
+        proxmox: proxmox::Config { endpoint: endpoint.endpoint, fingerprint: None, token_id: endpoint.token_id, secret: endpoint.secret.into() },
+        node: None,
+        storage: endpoint.storage,
+        dataset: Dataset(endpoint.dataset),
+        keep: Dataset(endpoint.keep),
+        runner: Runner::Local,
+        vmids: VmidRange { from: endpoint.vmid_from, to: endpoint.vmid_to },
+        bridge: endpoint.bridge,
+        gateway_url: endpoint.gateway_url,
+    })
+    .await
+    .unwrap()
+}
+
+async fn up(driver: &Driver, vmid: Vmid) {
+    let clock = Clock::system();
+    let started = Instant::now();
+    while !driver.guest(vmid, &clock).answers().await.unwrap_or(false) {
+        assert!(started.elapsed() < PATIENCE, "VM {vmid:?} does not come up");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    eprintln!("VM {} answers through the API after {:.1} s", vmid.0, started.elapsed().as_secs_f64());
+}
+
+async fn owned(driver: &Driver, vmid: Vmid, uid: &str) -> OwnedVm {
+    match driver.verify_owned(vmid, uid).await.unwrap() {
+        Owner::Ours(vm) => vm,
+        other => panic!("not ours: {other:?}"),
     }
 }
 
@@ -124,21 +204,21 @@ async fn gateway(requests: Arc<AtomicU32>) -> SocketAddr {
     address
 }
 
+/// The micro image, built once and then reused.
+async fn micro_image() -> PathBuf {
+    let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/images/micro.raw");
+    let built = file.clone();
+    tokio::task::spawn_blocking(move || image::build(ImageKind::Micro, &built, image::CLAUDE_CODE)).await.unwrap().unwrap();
+    file
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_on_a_clone_is_forked_while_it_runs() {
     if let Some(reason) = lacking() {
         eprintln!("SKIPPED a_guest_on_a_clone_is_forked_while_it_runs: {reason}");
         return;
     }
-    let image = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/images/micro.raw");
-    tokio::task::spawn_blocking({
-        let image = image.clone();
-        move || image::build(ImageKind::Micro, &image, image::CLAUDE_CODE)
-    })
-    .await
-    .unwrap()
-    .unwrap();
-
+    let image = micro_image().await;
     let data = tempfile::tempdir().unwrap();
     let name = pool::name(data.path());
     let pool = match pool::bring_up(data.path(), &name, 2 << 30, &Clock::system()).await {
@@ -149,7 +229,7 @@ async fn a_guest_on_a_clone_is_forked_while_it_runs() {
         }
         Err(error) => panic!("{error}"),
     };
-    let mut place = Place { data, pool: name.clone(), vms: vec![100, 101] };
+    let mut place = Place { data, pool: name.clone(), vms: vec![100, 101], lab: None };
     eprintln!("{}", pool.note());
     let disk = |dataset: &str| pool.mountpoint.join(dataset).join("disk.raw");
     zfs(&["create", &format!("{name}/base")]);
@@ -224,4 +304,97 @@ async fn a_guest_on_a_clone_is_forked_while_it_runs() {
     again.forget(100).await;
     assert!(!place.data.path().join("vms/100").exists());
     place.vms.clear();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
+    if let Some(reason) = lacking() {
+        eprintln!("SKIPPED a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed: {reason}");
+        return;
+    }
+    let image = micro_image().await;
+    let data = tempfile::tempdir().unwrap();
+    let pool = pool::name(data.path());
+    let (vmid, uid, clock) = (Vmid(90_000), "5f0c7d1e-1111-4222-8333-444455556666", Clock::system());
+    let mut place = Place { data, pool, vms: vec![vmid.0, vmid.0 + 1], lab: None };
+    let requests = Arc::new(AtomicU32::new(0));
+    let gateway = gateway(requests.clone()).await;
+    let driver = connect(place.start_lab(gateway).await).await;
+
+    let began = Instant::now();
+    let base = driver.import_image(&image, "micro").await.unwrap();
+    eprintln!("image imported in {:.1} s", began.elapsed().as_secs_f64());
+    let disk = driver.fork(&base.snapshot, &base.guid, uid, vmid, 0).await.unwrap();
+    let spec = VmSpec {
+        vmid,
+        machine_uid: uid.into(),
+        namespace: "default".into(),
+        name: "a".into(),
+        installation: "test".into(),
+        cores: 1,
+        memory_mebibytes: 256,
+        disks: 1,
+    };
+    driver.create_vm(&spec, &clock).await.unwrap();
+    driver.start_vm(vmid).await.unwrap();
+    up(&driver, vmid).await;
+    driver.guest(vmid, &clock).personalise("a", uid).await.unwrap();
+    let script = "echo one > file; wget -q -O - \"$AUTOVIBE_GATEWAY/\"; read wait < fifo; echo two >> file";
+    let launch = Launch {
+        number: 1,
+        environment: [("AUTOVIBE_GATEWAY", driver.connection().gateway_url.as_str()), ("AUTOVIBE_WORKSPACE", "/home/agent/work"), ("AUTOVIBE_TOKEN", "t")]
+            .map(|(key, value)| (key.to_owned(), value.to_owned()))
+            .into(),
+        argv: ["sh", "-c", &format!("mkfifo fifo; {script}")].map(str::to_owned).to_vec(),
+    };
+    driver.guest(vmid, &clock).launch(&launch).await.unwrap();
+    assert_eq!(driver.guest(vmid, &clock).status().await.unwrap(), AgentState::Running { launch: 1 });
+    let verify = |command: &str| ["sh", "-c", command].map(str::to_owned).to_vec();
+    let started = Instant::now();
+    while requests.load(Ordering::SeqCst) == 0 {
+        assert!(started.elapsed() < PATIENCE, "the agent does not call the gateway");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    // A checkpoint while it runs.
+    let began = Instant::now();
+    driver.guest(vmid, &clock).flush("", &[], Duration::from_secs(5)).await.unwrap();
+    let flushed = began.elapsed();
+    driver.capture(std::slice::from_ref(&disk), "c0000000-1111-4222-8333-444455556666", uid).await.unwrap();
+    eprintln!("checkpoint of the running machine: flush {} ms, capture {} ms", flushed.as_millis(), (began.elapsed() - flushed).as_millis());
+
+    // The lab dies; its guest does not notice, and the next lab has it.
+    drop(driver);
+    place.kill_lab();
+    let driver = connect(place.start_lab(gateway).await).await;
+    assert_eq!(driver.power(vmid).await.unwrap(), Some(Power::Running));
+    assert_eq!(driver.guest(vmid, &clock).status().await.unwrap(), AgentState::Running { launch: 1 });
+    assert!(driver.guest(vmid, &clock).verify(&verify("echo go > fifo"), "/home/agent/work", PATIENCE).await.unwrap().passed);
+    let started = Instant::now();
+    while driver.guest(vmid, &clock).status().await.unwrap() != (AgentState::Exited { launch: 1, code: Some(0) }) {
+        assert!(started.elapsed() < PATIENCE, "the agent does not end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+
+    // The end: final snapshot, disk out of Proxmox' sight, VM gone.
+    driver.shut_down(&owned(&driver, vmid, uid).await, PATIENCE, &clock).await.unwrap();
+    assert_eq!(driver.power(vmid).await.unwrap(), Some(Power::Stopped));
+    let last = driver.capture(std::slice::from_ref(&disk), "c1111111-1111-4222-8333-444455556666", uid).await.unwrap().remove(0);
+    let kept = driver.keep(uid, &[disk]).await.unwrap().remove(0);
+    driver.delete_vm(owned(&driver, vmid, uid).await, &clock).await.unwrap();
+    assert_eq!(driver.verify_owned(vmid, uid).await.unwrap(), Owner::Nobody);
+    assert!(driver.datasets_of(vmid).await.unwrap().is_empty());
+    assert!(!place.data.path().join(format!("vms/{}", vmid.0)).exists());
+
+    // The next one starts from there.
+    let (next, next_uid) = (Vmid(vmid.0 + 1), "6f0c7d1e-1111-4222-8333-444455556666");
+    driver.fork(&Snapshot { dataset: kept, name: last.snapshot }, &last.guid, next_uid, next, 0).await.unwrap();
+    driver.create_vm(&VmSpec { vmid: next, machine_uid: next_uid.into(), name: "b".into(), ..spec }, &clock).await.unwrap();
+    driver.start_vm(next).await.unwrap();
+    up(&driver, next).await;
+    driver.guest(next, &clock).personalise("b", next_uid).await.unwrap();
+    let content = driver.guest(next, &clock).verify(&verify("cat file; hostname"), "/home/agent/work", PATIENCE).await.unwrap();
+    assert_eq!(content.output, "one\ntwo\nb\n");
+    assert_eq!(driver.guest(next, &clock).status().await.unwrap(), AgentState::None);
+    driver.stop(&owned(&driver, next, next_uid).await, &clock).await.unwrap();
 }

@@ -36,10 +36,23 @@ pub(super) async fn launch(vmid: u32, directory: &Path, accelerator: Accelerator
 pub(super) fn running(directory: &Path) -> Option<u32> {
     let file = directory.join("pid");
     let pid = std::fs::read_to_string(&file).ok()?.trim().parse().ok()?;
-    // A dead process that nobody has waited for has an empty command line.
+    let name = name_of(pid)?;
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let marked = line.split(|byte| *byte == 0).any(|word| word == file.as_os_str().as_encoded_bytes());
-    marked.then_some(pid)
+    // One that is ending has no command line any more, but still has its disks open.
+    (marked || (line.is_empty() && QEMU.starts_with(&name))).then_some(pid)
+}
+
+/// The name of a process; `None` when there is none, or when it is dead to its last thread and only waits to be counted.
+fn name_of(pid: u32) -> Option<String> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // `pid (name) state …`, where a name may have anything in it.
+    let (before, after) = stat.rsplit_once(") ")?;
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.count();
+    if after.starts_with(['Z', 'X']) && threads <= 1 {
+        return None;
+    }
+    before.split_once('(').map(|(_, name)| name.to_owned())
 }
 
 /// Waits until the process has ended; `false` when it runs on after `timeout`.
