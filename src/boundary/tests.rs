@@ -26,7 +26,8 @@ fn a_boundary_is_a_prompt_or_a_set_of_results() {
     let user = |content| json!({"role": "user", "content": content});
     let at = |messages: &[Value]| boundary(&main_context(), messages);
     assert_eq!(at(&[user(json!("do it"))]), Some(Boundary::Prompt));
-    let results = json!([{"type": "tool_result", "tool_use_id": "a"}, {"type": "tool_result", "tool_use_id": "b"}, {"type": "text", "text": "x"}]);
+    let results =
+        json!([{"type": "tool_result", "tool_use_id": "a"}, {"type": "tool_result", "tool_use_id": "b"}, {"type": "text", "text": "x"}]);
     let note = json!({"role": "system", "content": "a reminder"});
     assert_eq!(at(&[user(results.clone()), note]), Some(Boundary::Results(vec!["a".into(), "b".into()])));
     assert_eq!(at(&[user(json!("do it")), json!({"role": "assistant", "content": "I"})]), None, "a prefilled answer goes on");

@@ -13,8 +13,13 @@ use crate::{
     api::{Kind, Machine, checkpoint::Session, quantity::NanoUsd},
     boundary::{Boundary, Context, Part},
     budget::{Demand, Refusal},
-    ledger::{Actual, RENEW},
-    llm::{self, Reply, anthropic, error_body, meter::{Caching, Meter, Metered}, prices, request::Request},
+    ledger::Actual,
+    llm::{
+        self, Reply, anthropic, error_body,
+        meter::{Caching, Meter, Metered},
+        prices,
+        request::Request,
+    },
     objects::EventType,
     store::{CallEnd, CallKind, CallState, NewCall},
 };
@@ -165,7 +170,10 @@ impl Call {
     /// Sends the request and passes the answer on as it comes. Its readers learn of the end in [`Call::settle`].
     async fn forward(&self, meter: &mut Meter) -> Ended {
         let Some(sent) = self.gateway.abort.run_until_cancelled(self.send()).await else {
-            return Ended::refused(Cause::Unknown, refusal(529, "overloaded_error", "autovibe: the gateway stops; try again", Again::After(5)));
+            return Ended::refused(
+                Cause::Unknown,
+                refusal(529, "overloaded_error", "autovibe: the gateway stops; try again", Again::After(5)),
+            );
         };
         let mut reply = match sent {
             Ok(reply) => reply,
@@ -254,10 +262,17 @@ impl Call {
         let provider = &self.route.provider;
         let (status, headers) = (reply.status, passed_on(&mut reply));
         let own = match status {
-            300..=399 => Some((502, "api_error", format!("provider {provider} answered with a redirect, which is not followed"), Again::Maybe)),
+            300..=399 => {
+                Some((502, "api_error", format!("provider {provider} answered with a redirect, which is not followed"), Again::Maybe))
+            }
             401 | 403 => {
                 tracing::error!(provider, status, "the provider refused the hub's key");
-                Some((403, "permission_error", format!("provider {provider} refused the hub's key ({status}). Put a valid one into its Secret"), Again::Never))
+                Some((
+                    403,
+                    "permission_error",
+                    format!("provider {provider} refused the hub's key ({status}). Put a valid one into its Secret"),
+                    Again::Never,
+                ))
             }
             200..=299 => Some((502, "api_error", format!("provider {provider} answered {status}, which is no answer"), Again::Maybe)),
             _ => None,

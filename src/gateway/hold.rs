@@ -212,6 +212,7 @@ fn is_of(checkpoint: &Checkpoint, machine: &Machine, session: &Session) -> bool 
     let annotations = checkpoint.metadata.annotations.as_ref();
     let theirs: Option<Session> = annotations.and_then(|a| serde_json::from_str(a.get(annotation::SESSION)?).ok());
     let same_uid = checkpoint.status.as_ref().and_then(|s| s.machine_uid.as_ref()).is_none_or(|uid| uid == machine.uid());
-    let not_older = checkpoint.metadata.creation_timestamp.as_ref().map(|t| t.0) >= machine.metadata.creation_timestamp.as_ref().map(|t| t.0);
+    let not_older =
+        checkpoint.metadata.creation_timestamp.as_ref().map(|t| t.0) >= machine.metadata.creation_timestamp.as_ref().map(|t| t.0);
     same_uid && not_older && theirs.is_some_and(|theirs| theirs.id == session.id && theirs.turn == session.turn)
 }

@@ -4,7 +4,7 @@ use super::{
     Gateway,
     answer::{Answer, End, Head, Reader},
     call::{Again, Call, refusal},
-    live::{Arrival, Due, Turn},
+    live::{Arrival, Turn},
     resolve::{self, Route, Unresolved, Upstream, token_hash},
 };
 use crate::{
@@ -59,8 +59,7 @@ async fn answer(gateway: Arc<Gateway>, id: String, beta: bool, headers: HeaderMa
     let live = gateway.live(machine.uid()).await.map_err(|error| store_failed(&error))?;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (session, agent) = (text(SESSION_HEADER), text(AGENT_HEADER));
-    let seen =
-        Seen { session: session.as_deref(), agent: agent.as_deref(), has_tools: request.has_tools(), messages: request.messages() };
+    let seen = Seen { session: session.as_deref(), agent: agent.as_deref(), has_tools: request.has_tools(), messages: request.messages() };
     let context = boundary::context(&seen);
     let boundary = boundary::boundary(&context, request.messages());
     let answer = Answer::new(id, request.hash(), request.stream);
@@ -134,7 +133,10 @@ async fn count(gateway: &Gateway, beta: bool, headers: &HeaderMap, body: Body) -
             let version = headers.get("anthropic-version").and_then(|value| value.to_str().ok());
             let betas = joined(headers, "anthropic-beta");
             let path = "/v1/messages/count_tokens";
-            gateway.client.send(anthropic::Call { endpoint, path, beta, key, version, betas: betas.as_deref(), body: request.bytes() }).await
+            gateway
+                .client
+                .send(anthropic::Call { endpoint, path, beta, key, version, betas: betas.as_deref(), body: request.bytes() })
+                .await
         }
     };
     let reply = reply.map_err(|error| said(refusal(529, "overloaded_error", &format!("autovibe: {error}"), Again::After(2))))?;
@@ -166,7 +168,8 @@ async fn report(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Re
     }
     let value = format!("{}:{}", report.launch, report.exit_code);
     for _ in 0..ATTEMPTS {
-        let read: Option<Machine> = gateway.objects.get(machine.namespace(), machine.name()).await.map_err(|error| objects_failed(&error))?;
+        let read: Option<Machine> =
+            gateway.objects.get(machine.namespace(), machine.name()).await.map_err(|error| objects_failed(&error))?;
         let Some(mut current) = read.filter(|current| current.uid() == machine.uid()) else { break };
         let annotations = current.metadata.annotations.get_or_insert_default();
         if annotations.insert(annotation::AGENT_EXIT.into(), value.clone()).as_ref() == Some(&value) {

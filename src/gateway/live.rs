@@ -55,7 +55,10 @@ pub(super) enum Due {
     /// This one, asked for before, is waited for.
     Asked(Gate),
     /// It is to be asked for; its outcome goes here.
-    Ask { outcome: watch::Sender<Option<Outcome>>, quiescent: bool },
+    Ask {
+        outcome: watch::Sender<Option<Outcome>>,
+        quiescent: bool,
+    },
 }
 
 /// What is asked of [`Live::turn`].

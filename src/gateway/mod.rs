@@ -214,9 +214,8 @@ impl Gateway {
         }
         let keys: Vec<String> = messages.iter().map(|message| message.key.clone()).collect();
         let (owner, now) = (uid.to_owned(), self.clock().now());
-        let work = self.store().write(move |transaction| {
-            Box::pin(async move { transaction.append_transcript(&owner, &messages, now).await })
-        });
+        let work =
+            self.store().write(move |transaction| Box::pin(async move { transaction.append_transcript(&owner, &messages, now).await }));
         match work.await as Result<(), store::Error> {
             Ok(()) => live.state().stored.extend(keys),
             Err(error) => tracing::warn!(object.uid = uid, "messages were not stored: {error}"),

@@ -66,9 +66,11 @@ impl Route {
 /// SHA-256 of the token that a request carries, hex, from `x-api-key` or `Authorization: Bearer`; other keys do not count.
 pub(super) fn token_hash(headers: &HeaderMap) -> Option<String> {
     let mut found: Option<&str> = None;
-    let bearer = headers.get_all("authorization").iter().filter_map(|value| value.to_str().ok()?.split_once(' ')).filter_map(
-        |(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()),
-    );
+    let bearer = headers
+        .get_all("authorization")
+        .iter()
+        .filter_map(|value| value.to_str().ok()?.split_once(' '))
+        .filter_map(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer").then_some(token.trim()));
     let keys = headers.get_all("x-api-key").iter().filter_map(|value| value.to_str().ok());
     for token in keys.chain(bearer).filter(|token| is_token(token)) {
         if found.is_some_and(|other| other != token) {
@@ -131,7 +133,8 @@ async fn upstream(directory: &Directory, provider: &Provider) -> Result<Upstream
         }
         ProviderType::Anthropic => {
             let secret = provider.api_key_secret_ref.as_ref().map(|reference| reference.name.as_str()).unwrap_or_default();
-            let missing = || Unresolved::Unavailable(format!("provider {} needs Secret autovibe-system/{secret} with key apiKey", provider.name));
+            let missing =
+                || Unresolved::Unavailable(format!("provider {} needs Secret autovibe-system/{secret} with key apiKey", provider.name));
             let key = directory.key(secret).await?.ok_or_else(missing)?;
             Ok(Upstream::Anthropic { endpoint: provider.endpoint.clone().unwrap_or_else(|| anthropic::ENDPOINT.into()), key })
         }
@@ -153,7 +156,10 @@ async fn accounts(directory: &Directory, machine: &Machine, hub: &Hub) -> Result
     let mut next = machine.spec.budget.as_ref().and_then(|budget| budget.name.clone());
     while let Some(name) = next {
         if chain.len() > DEPTH {
-            return Err(Unresolved::Unavailable(format!("the Budgets above Machine {namespace}/{} go in a circle at {name}", machine.name())));
+            return Err(Unresolved::Unavailable(format!(
+                "the Budgets above Machine {namespace}/{} go in a circle at {name}",
+                machine.name()
+            )));
         }
         let missing = || Unresolved::Unavailable(format!("Budget {namespace}/{name} does not exist"));
         let budget = directory.budget(namespace, &name).await?.ok_or_else(missing)?;

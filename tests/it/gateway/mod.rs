@@ -1,0 +1,206 @@
+//! The gateway against a provider with a bill of its own: what is charged, what passes, what is held.
+
+mod budget;
+mod checkpoints;
+mod claude;
+mod passage;
+mod replay;
+mod upstream;
+
+use autovibe::{
+    api::{
+        Budget, Hub, Kind, Machine,
+        budget::{BudgetLimits, BudgetSpec},
+        hub::{HubSpec, Provider, ProviderType, SecretRef},
+        machine::{Agent, AgentType, BudgetUse, From, Goal, Limits, MachineSpec, MachineStatus, Phase, Toggle},
+        quantity::{Currency, Money, NanoUsd},
+    },
+    clock::Clock,
+    gateway,
+    ledger::{Ledger, Usage},
+    objects::{Cipher, Objects, WriteOptions},
+    store::{CallState, CallSummary, Store, TranscriptEntry},
+};
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use std::{net::SocketAddr, time::Duration};
+use tokio_util::sync::CancellationToken;
+use upstream::Upstream;
+
+const KEY: &str = "sk-ant-the-real-key";
+const MODEL: &str = "claude-sonnet-4-5";
+
+/// A hub with its gateway, and a provider that is ours.
+struct Home {
+    dir: tempfile::TempDir,
+    objects: Objects,
+    gateway: SocketAddr,
+    shutdown: CancellationToken,
+    server: Option<gateway::Server>,
+    client: reqwest::Client,
+}
+
+/// A Machine and its token.
+struct Guest {
+    machine: Machine,
+    token: String,
+}
+
+impl Home {
+    async fn start(upstream: &Upstream) -> Self {
+        Self::start_with(upstream, Duration::from_secs(20)).await
+    }
+
+    async fn start_with(upstream: &Upstream, hold: Duration) -> Self {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(&dir.path().join("state.db")).await.unwrap();
+        let objects = Objects::new(store, Clock::system(), Cipher::load(&dir.path().join("key")).unwrap());
+        objects.ensure_presets().await.unwrap();
+        let anthropic = Provider {
+            name: "anthropic".into(),
+            r#type: ProviderType::Anthropic,
+            endpoint: Some(format!("http://{}", upstream.address)),
+            api_key_secret_ref: Some(SecretRef { name: "anthropic".into() }),
+            models: vec!["claude-sonnet-*".into(), "gpt-5".into()],
+            ..Provider::default()
+        };
+        let replay = Provider {
+            name: "replay".into(),
+            r#type: ProviderType::Replay,
+            replay: Some(autovibe::api::hub::Replay { file: dir.path().join("conversations.yaml").display().to_string() }),
+            models: vec!["claude-opus-*".into()],
+            ..Provider::default()
+        };
+        let infrastructure = serde_json::from_value(json!({"lab": {}})).unwrap();
+        let spec =
+            HubSpec { infrastructure, gateway: None, providers: vec![anthropic, replay], images: Vec::new(), defaults: Default::default() };
+        objects.create(&Hub::new("", "default", spec)).await.unwrap();
+        let mut home = Self {
+            dir,
+            objects,
+            gateway: ([127, 0, 0, 1], 0).into(),
+            shutdown: CancellationToken::new(),
+            server: None,
+            client: reqwest::Client::new(),
+        };
+        home.set_key(KEY).await;
+        home.serve(hold).await;
+        home
+    }
+
+    async fn serve(&mut self, hold: Duration) {
+        self.shutdown = CancellationToken::new();
+        let config = gateway::Config { hold, drain: Duration::from_millis(300), ..gateway::Config::default() };
+        let server = gateway::start(config, self.objects.clone(), self.shutdown.clone()).await.unwrap();
+        self.gateway = server.address;
+        self.server = Some(server);
+    }
+
+    async fn stop(&mut self) {
+        self.shutdown.cancel();
+        self.server.take().unwrap().stopped().await;
+    }
+
+    async fn set_key(&self, key: &str) {
+        let secrets = autovibe::admission::resources().iter().find(|r| r.plural == "secrets").unwrap();
+        let secret = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "anthropic", "namespace": "autovibe-system"}, "stringData": {"apiKey": key}});
+        let options = WriteOptions::default();
+        if self.objects.read(secrets, "autovibe-system", "anthropic").await.is_ok() {
+            let patch = autovibe::objects::Patch::Merge(json!({"stringData": {"apiKey": key}}));
+            let part = autovibe::objects::Part::Main;
+            self.objects.patch_document(secrets, "autovibe-system", "anthropic", part, &patch, &options).await.unwrap();
+        } else {
+            self.objects.create_document(secrets, "autovibe-system", secret, &options).await.unwrap();
+        }
+    }
+
+    /// A running Machine with checkpoints off.
+    async fn guest(&self, name: &str, change: impl FnOnce(&mut MachineSpec)) -> Guest {
+        let goal = Goal { prompt: "work".into(), workspace: "/w".into(), ..Goal::default() };
+        let from = Some(From { image: Some("micro".into()), ..From::default() });
+        let agent = Agent { r#type: AgentType::Command, command: vec!["true".into()], ..Agent::default() };
+        let mut spec = MachineSpec { from, goal, agent, ..MachineSpec::default() };
+        spec.checkpoints.between_messages = Toggle::Disabled;
+        change(&mut spec);
+        let mut machine = self.objects.create(&Machine::new("default", name, spec)).await.unwrap();
+        machine.status = Some(MachineStatus { phase: Phase::Running, ..MachineStatus::default() });
+        let machine = self.objects.update_status(&machine).await.unwrap();
+        let token = format!("av_{}", hex::encode(Sha256::digest(machine.uid())));
+        let (hash, uid, name) = (hex::encode(Sha256::digest(&token)), machine.uid().to_owned(), name.to_owned());
+        let stored: Result<(), autovibe::store::Error> =
+            self.objects.store().write(move |t| Box::pin(async move { t.put_token(&hash, &uid, "default", &name).await })).await;
+        stored.unwrap();
+        Guest { machine, token }
+    }
+
+    async fn budget(&self, name: &str, money: i64, parent: Option<&str>) -> Budget {
+        let limits = BudgetLimits { money: Some(usd(money)), api_calls: None };
+        let parent_ref = parent.map(|name| autovibe::api::budget::ParentRef { name: name.into() });
+        self.objects.create(&Budget::new("default", name, BudgetSpec { parent_ref, limits })).await.unwrap()
+    }
+
+    fn post(&self, path: &str, guest: &Guest, body: &Value) -> reqwest::RequestBuilder {
+        self.client.post(format!("http://{}{path}", self.gateway)).header("x-api-key", &guest.token).json(body)
+    }
+
+    async fn call(&self, guest: &Guest, body: &Value) -> (u16, String) {
+        let response = self.post("/v1/messages?beta=true", guest, body).send().await.unwrap();
+        (response.status().as_u16(), response.text().await.unwrap())
+    }
+
+    async fn usage(&self, account: &str) -> Usage {
+        Ledger::new(self.objects.store().clone(), Clock::system()).usage(account).await.unwrap()
+    }
+
+    /// What a Machine has spent, once nothing of it is reserved any more.
+    async fn settled(&self, guest: &Guest) -> Usage {
+        let account = format!("machine/{}", guest.machine.uid());
+        eventually("nothing is reserved", async || {
+            let usage = self.usage(&account).await;
+            (usage.reserved.0 == 0).then_some(usage)
+        })
+        .await
+    }
+
+    async fn last_call(&self, guest: &Guest) -> Option<CallSummary> {
+        self.objects.store().last_main_call(guest.machine.uid()).await.unwrap()
+    }
+
+    async fn until_last_call(&self, guest: &Guest, state: CallState) -> CallSummary {
+        eventually(&format!("the last call is {state:?}"), async || self.last_call(guest).await.filter(|call| call.state == state)).await
+    }
+
+    async fn transcript(&self, guest: &Guest) -> Vec<TranscriptEntry> {
+        self.objects.store().transcript(guest.machine.uid(), 0, 1000).await.unwrap()
+    }
+}
+
+impl Drop for Home {
+    fn drop(&mut self) {
+        self.shutdown.cancel();
+    }
+}
+
+/// Asks again until there is an answer.
+async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
+    for _ in 0..1000 {
+        if let Some(found) = ask().await {
+            return found;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("waited in vain until {what}");
+}
+
+fn usd(nano: i64) -> Money {
+    Money { amount: NanoUsd(nano), currency: Currency::USD }
+}
+
+fn limit(money: i64) -> impl FnOnce(&mut MachineSpec) {
+    move |spec| spec.budget = Some(BudgetUse { name: None, limits: Limits { money: Some(usd(money)), ..Limits::default() } })
+}
+
+fn request(text: &str) -> Value {
+    json!({"model": MODEL, "max_tokens": 1000, "stream": true, "messages": [{"role": "user", "content": text}]})
+}
