@@ -1,10 +1,9 @@
 //! The API as clients see it: discovery, errors, lists, watches, tables, writes; over TLS, against a real server.
 
 use crate::served::Served;
-use autovibe::store::{History, Options};
+use autovibe::store::Options;
 use reqwest::{Method, header};
 use serde_json::{Value, json};
-use std::time::Duration;
 
 const GROUP: &str = "/apis/autovibe.dev/v1alpha1";
 
@@ -322,107 +321,6 @@ async fn lists_page_one_state_and_select() {
 }
 
 #[tokio::test]
-async fn a_watch_replays_resumes_and_tells_deletions() {
-    let server = Served::shared();
-    server.namespace("watch").await;
-    let path = "/api/v1/namespaces/watch/configmaps";
-    let (_, a) = server.post(path, &config_map("a", &json!({"color": "red"}))).await;
-    let mut watch = server.watch(&format!("{path}?watch=1&timeoutSeconds=60")).await;
-    assert_eq!(watch.named().await, ("ADDED".into(), "a".into()));
-    server.post(path, &config_map("b", &json!({}))).await;
-    assert_eq!(watch.named().await, ("ADDED".into(), "b".into()));
-    server.patch(&format!("{path}/b"), "application/merge-patch+json", &json!({"data": {"k": "w"}})).await;
-    let (kind, changed) = watch.next().await.unwrap();
-    assert_eq!((kind.as_str(), &changed["data"]["k"], &changed["kind"]), ("MODIFIED", &json!("w"), &json!("ConfigMap")));
-    // A patch that changes nothing is told to no one.
-    server.patch(&format!("{path}/b"), "application/merge-patch+json", &json!({"data": {"k": "w"}})).await;
-    server.delete(&format!("{path}/b")).await;
-    let (kind, gone) = watch.next().await.unwrap();
-    assert_eq!(kind, "DELETED");
-    let number = |v: &Value| version(v).parse::<i64>().unwrap();
-    assert!(number(&gone) > number(&changed), "a deletion has a revision of its own");
-
-    let mut resumed = server.watch(&format!("{path}?watch=true&resourceVersion={}", version(&a))).await;
-    for expect in ["ADDED", "MODIFIED", "DELETED"] {
-        assert_eq!(resumed.named().await, (expect.into(), "b".into()));
-    }
-    let mut after = server.watch(&format!("{path}?watch=true&resourceVersion={}", version(&gone))).await;
-    server.post(path, &config_map("c", &json!({}))).await;
-    assert_eq!(after.named().await, ("ADDED".into(), "c".into()), "the deletion is not told again");
-}
-
-#[tokio::test]
-async fn objects_enter_and_leave_a_watch_as_their_labels_do() {
-    let server = Served::shared();
-    server.namespace("enter").await;
-    let path = "/api/v1/namespaces/enter/configmaps";
-    server.post(path, &config_map("a", &json!({"color": "red"}))).await;
-    let mut watch = server.watch(&format!("{path}?watch=1&labelSelector=color%3Dblue&resourceVersion=0")).await;
-    let relabel = async |color: &str| {
-        server.patch(&format!("{path}/a"), "application/merge-patch+json", &json!({"metadata": {"labels": {"color": color}}})).await.1
-    };
-    relabel("blue").await;
-    assert_eq!(watch.named().await.0, "ADDED");
-    let left = relabel("red").await;
-    let (kind, object) = watch.next().await.unwrap();
-    assert_eq!((kind.as_str(), &object["metadata"]["labels"]["color"]), ("DELETED", &json!("blue")), "leaving shows what it was");
-    assert_eq!(version(&object), version(&left), "with the revision of the change");
-    relabel("green").await;
-    relabel("blue").await;
-    assert_eq!(watch.named().await.0, "ADDED");
-    server.delete(&format!("{path}/a")).await;
-    assert_eq!(watch.named().await.0, "DELETED");
-}
-
-#[tokio::test]
-async fn a_watch_list_marks_the_end_of_the_initial_events_and_its_time_ends_it() {
-    let server = Served::shared();
-    server.namespace("marks").await;
-    let path = "/api/v1/namespaces/marks/configmaps";
-    server.post(path, &config_map("a", &json!({}))).await;
-    let query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true&timeoutSeconds=3";
-    let mut watch = server.watch(&format!("{path}?{query}")).await;
-    assert_eq!(watch.named().await, ("ADDED".into(), "a".into()));
-    let (kind, mark) = watch.next().await.unwrap();
-    assert_eq!((kind.as_str(), &mark["metadata"]["annotations"]["k8s.io/initial-events-end"]), ("BOOKMARK", &json!("true")));
-    // Shortly before the deadline comes a bookmark to resume from, and then a clean end.
-    let (kind, last) = watch.next().await.unwrap();
-    assert_eq!((kind.as_str(), &last["kind"]), ("BOOKMARK", &json!("ConfigMap")));
-    assert!(version(&last).parse::<i64>().unwrap() >= version(&mark).parse().unwrap());
-    assert_eq!(watch.next().await, None);
-    assert_eq!(server.get(&format!("{path}?watch=1&sendInitialEvents=true")).await.0, 422);
-}
-
-#[tokio::test]
-async fn a_revision_beyond_the_history_is_an_error_event_and_an_expired_list() {
-    let options = Options { history: History { age: Duration::ZERO, changes: 2 }, ..Options::default() };
-    let server = Served::start(options.clone()).await;
-    let path = "/api/v1/namespaces/default/configmaps";
-    let (_, first) = server.post(path, &config_map("a", &json!({}))).await;
-    server.post(path, &config_map("b", &json!({}))).await;
-    let (_, page) = server.get(&format!("{path}?limit=1")).await;
-    let token = page["metadata"]["continue"].as_str().unwrap().to_owned();
-    for n in 0..20 {
-        server.patch(&format!("{path}/a"), "application/merge-patch+json", &json!({"data": {"n": n.to_string()}})).await;
-    }
-    server.objects.store().compact(&options).await.unwrap();
-    let mut watch = server.watch(&format!("{path}?watch=1&resourceVersion={}", version(&first))).await;
-    let (kind, status) = watch.next().await.unwrap();
-    assert_eq!(
-        (kind.as_str(), &status["code"], &status["reason"], &status["kind"]),
-        ("ERROR", &json!(410), &json!("Expired"), &json!("Status"))
-    );
-    assert_eq!(watch.next().await, None);
-    let (code, status) = server.get(&format!("{path}?limit=1&continue={token}")).await;
-    assert_eq!((code, &status["reason"]), (410, &json!("Expired")));
-    // The refusal carries a token that goes on at the latest state.
-    let fresh = status["metadata"]["continue"].as_str().unwrap();
-    let (code, rest) = server.get(&format!("{path}?limit=1&continue={fresh}")).await;
-    assert_eq!((code, names(&rest)), (200, vec!["b"]));
-    server.stop().await;
-}
-
-#[tokio::test]
 async fn tables_have_the_columns_of_the_kind() {
     let server = Served::shared();
     server.namespace("tables").await;
@@ -571,17 +469,4 @@ async fn a_collection_is_deleted_by_selector() {
     assert_eq!((code, names(&deleted)), (200, vec!["a", "c"]));
     assert_eq!(names(&server.get(path).await.1), ["b"]);
     assert_eq!(server.delete("/api/v1/configmaps").await.0, 405);
-}
-
-#[tokio::test]
-async fn a_stop_ends_watches_cleanly() {
-    let server = Served::start(Options::default()).await;
-    let mut watch = server.watch("/api/v1/namespaces?watch=1&resourceVersion=0").await;
-    assert_eq!(watch.next().await.unwrap().0, "ADDED");
-    server.shutdown.cancel();
-    while let Some((kind, _)) = watch.next().await {
-        assert_eq!(kind, "ADDED", "an end is no error");
-    }
-    drop(watch);
-    server.stop().await;
 }

@@ -14,3 +14,4 @@ mod served;
 mod store;
 mod storage;
 mod vmids;
+mod watches;
