@@ -17,7 +17,7 @@ const SETTLE: Duration = Duration::from_millis(50);
 /// How long a Namespace waits after a failure.
 const RETRY: Duration = Duration::from_secs(5);
 /// How often old Events are looked for.
-const EXPIRE_EVERY: Duration = Duration::from_secs(60);
+const EXPIRE_EVERY: Duration = Duration::from_mins(1);
 
 /// Runs until `shutdown`.
 pub(super) fn start(objects: Objects, shutdown: CancellationToken) -> JoinHandle<()> {

@@ -62,14 +62,13 @@ fn bracket(text: &str) -> Option<(&str, &str)> {
     let (mut depth, mut quote) = (0_u32, None);
     for (at, c) in text.char_indices() {
         match (c, quote) {
-            (c, Some(open)) if c == open => quote = None,
-            (_, Some(_)) => {}
+            (c, Some(open)) => quote = (c != open).then_some(open),
             ('\'' | '"', None) => quote = Some(c),
             ('(' | '[', None) => depth += 1,
             (')', None) => depth = depth.checked_sub(1)?,
             (']', None) if depth == 0 => return Some((&text[..at], &text[at + 1..])),
             (']', None) => depth -= 1,
-            _ => {}
+            (_, None) => {}
         }
     }
     None

@@ -100,11 +100,13 @@ fn drop_empty(value: &mut Value) {
     });
 }
 
+#[expect(clippy::ref_option, reason = "serde hands the field itself")]
 fn whole_seconds<S: Serializer>(time: &Option<Time>, serializer: S) -> Result<S::Ok, S::Error> {
     let text = time.as_ref().and_then(|t| jiff::Timestamp::from_second(t.seconds?).ok()).map(|t| t.to_string());
     text.serialize(serializer)
 }
 
+#[expect(clippy::ref_option, reason = "serde hands the field itself")]
 fn micros<S: Serializer>(time: &Option<Time>, serializer: S) -> Result<S::Ok, S::Error> {
     let instant = time.as_ref().and_then(|t| jiff::Timestamp::new(t.seconds?, t.nanos.unwrap_or_default()).ok());
     instant.map(|t| format!("{t:.6}")).serialize(serializer)
@@ -114,6 +116,7 @@ fn base64_values<S: Serializer>(data: &BTreeMap<String, Vec<u8>>, serializer: S)
     serializer.collect_map(data.iter().map(|(key, value)| (key, STANDARD.encode(value))))
 }
 
+#[expect(clippy::ref_option, reason = "serde hands the field itself")]
 fn raw_json<S: Serializer>(fields: &Option<FieldsV1>, serializer: S) -> Result<S::Ok, S::Error> {
     let raw = fields.as_ref().and_then(|f| f.raw.as_deref()).unwrap_or_default();
     serde_json::from_slice::<Value>(raw).unwrap_or(Value::Object(Map::new())).serialize(serializer)

@@ -33,11 +33,11 @@ pub(super) async fn get(server: &Shared, target: &Target, name: &str, query: &Qu
         Source::Review(_) => return Err(Status::method_not_allowed()),
     };
     match target.subresource.as_deref() {
-        None => {}
         Some(part) if !target.entry.subresources.iter().any(|s| s.name == part) => return Err(Status::no_path()),
         Some("log") => return log(server, &document, query).await,
         Some("bundle") => return bundle(server, target, &document).await,
-        Some(_) => {}
+        // The object itself, or its status, which is shown with all of it.
+        _ => {}
     }
     let form = negotiate::object(accept)?;
     let value = match form.shape {
@@ -98,16 +98,15 @@ fn include(query: &Query) -> Result<Include, Status> {
 
 /// Source: apimachinery `ValidateListOptions`.
 fn list_request(query: &Query) -> Result<list::Request, Status> {
+    const MATCH: &str = "resourceVersionMatch";
+    const FORBIDDEN: &str = "FieldValueForbidden";
     let invalid = |field: &str, reason, body: &str| Err(Status::invalid_option("ListOptions", field, reason, body));
     let revision = query.revision()?;
     let token = query.get("continue").map(str::to_owned);
     if query.get("sendInitialEvents").is_some() {
         return invalid("sendInitialEvents", "FieldValueForbidden", "Forbidden: sendInitialEvents is forbidden for list");
     }
-    const MATCH: &str = "resourceVersionMatch";
-    const FORBIDDEN: &str = "FieldValueForbidden";
     let exact = match query.get(MATCH) {
-        None => false,
         Some(_) if token.is_some() => {
             return invalid(MATCH, FORBIDDEN, "Forbidden: resourceVersionMatch is forbidden when continue is provided");
         }
@@ -118,7 +117,7 @@ fn list_request(query: &Query) -> Result<list::Request, Status> {
             return invalid(MATCH, FORBIDDEN, "Forbidden: resourceVersionMatch \"Exact\" is forbidden for resourceVersion \"0\"");
         }
         Some("Exact") => true,
-        Some("NotOlderThan") => false,
+        None | Some("NotOlderThan") => false,
         Some(other) => {
             let body = format!("Unsupported value: {other:?}: supported values: \"Exact\", \"NotOlderThan\"");
             return invalid(MATCH, "FieldValueNotSupported", &body);

@@ -44,7 +44,7 @@ pub(super) enum Route {
 
 /// Reads a path, which may be percent-encoded.
 pub(super) fn parse(path: &str) -> Route {
-    let decode = |s: &str| percent_encoding::percent_decode_str(s).decode_utf8().ok().map(|s| s.into_owned());
+    let decode = |s: &str| percent_encoding::percent_decode_str(s).decode_utf8().ok().map(std::borrow::Cow::into_owned);
     let Some(parts) = path.split('/').filter(|p| !p.is_empty()).map(decode).collect::<Option<Vec<String>>>() else {
         return Route::Unknown;
     };

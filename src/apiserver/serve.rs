@@ -31,7 +31,7 @@ use tracing::Instrument;
 /// Source: apiserver `MaxRequestBodyBytes`.
 const MAX_BODY: usize = 3 * 1024 * 1024;
 /// Time for a request that is no watch. Source: apiserver `RequestTimeout`.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 const JSON: &str = "application/json";
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
@@ -107,7 +107,7 @@ async fn dispatch(server: &Shared, request: Request) -> Result<Response, Status>
         body: bytes,
     };
     let answer = match (&parts.method, &target.name) {
-        (&Method::POST, None) if matches!(target.entry.source, Source::Review(_)) => reviewed(&target, &user, request)?,
+        (&Method::POST, None) if matches!(target.entry.source, Source::Review(_)) => reviewed(&target, &user, &request)?,
         (&Method::POST, None) => request.create().await?,
         (&Method::PUT, Some(_)) => request.update().await?,
         (&Method::PATCH, Some(_)) => request.patch().await?,
@@ -120,7 +120,7 @@ async fn dispatch(server: &Shared, request: Request) -> Result<Response, Status>
     Ok(response)
 }
 
-fn reviewed(target: &Target, user: &User, request: write::Request<'_>) -> Result<write::Answer, Status> {
+fn reviewed(target: &Target, user: &User, request: &write::Request<'_>) -> Result<write::Answer, Status> {
     let Source::Review(review) = target.entry.source else {
         return Err(Status::method_not_allowed());
     };

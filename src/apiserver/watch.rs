@@ -26,7 +26,7 @@ const BATCH: u32 = 500;
 /// Batches that may wait for a slow client.
 const BUFFER: usize = 4;
 /// How often an idle client learns a revision that is safe to resume from.
-const BOOKMARK_EVERY: Duration = Duration::from_secs(60);
+const BOOKMARK_EVERY: Duration = Duration::from_mins(1);
 /// The last bookmark comes so long before the deadline.
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
 /// What marks the end of the initial events. Source: meta/v1 `InitialEventsAnnotationKey`.

@@ -7,6 +7,10 @@ use serde_json::{Value, json};
 
 const GROUP: &str = "/apis/autovibe.dev/v1alpha1";
 
+/// What kubectl asks for.
+const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,\
+    application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
+
 fn machines(namespace: &str) -> String {
     format!("{GROUP}/namespaces/{namespace}/machines")
 }
@@ -85,7 +89,6 @@ async fn a_restart_keeps_the_authority_and_the_token() {
 #[tokio::test]
 async fn discovery_is_aggregated_for_those_who_ask_and_has_a_tag() {
     let server = Served::shared();
-    const AGGREGATED: &str = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList,application/json;g=apidiscovery.k8s.io;v=v2beta1;as=APIGroupDiscoveryList,application/json";
     let response = server.request(Method::GET, "/apis").header(header::ACCEPT, AGGREGATED).send().await.unwrap();
     assert_eq!(response.headers()[header::CONTENT_TYPE], "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
     let tag = response.headers()[header::ETAG].clone();

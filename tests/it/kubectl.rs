@@ -39,12 +39,12 @@ impl Kubectl {
     }
 
     async fn run(&self, arguments: &str) -> Said {
-        said(self.command(arguments).stdin(Stdio::null()).output().await.expect("kubectl starts"))
+        said(&self.command(arguments).stdin(Stdio::null()).output().await.expect("kubectl starts"))
     }
 
     /// Runs with arguments that hold spaces.
     async fn run_with(&self, arguments: &str, more: &[&str]) -> Said {
-        said(self.command(arguments).args(more).stdin(Stdio::null()).output().await.expect("kubectl starts"))
+        said(&self.command(arguments).args(more).stdin(Stdio::null()).output().await.expect("kubectl starts"))
     }
 
     /// Runs on a file with `text`.
@@ -54,7 +54,7 @@ impl Kubectl {
     }
 }
 
-fn said(output: Output) -> Said {
+fn said(output: &Output) -> Said {
     let out = String::from_utf8_lossy(&output.stdout).into_owned();
     if output.status.success() { Ok(out) } else { Err(format!("{out}{}", String::from_utf8_lossy(&output.stderr))) }
 }
@@ -252,7 +252,7 @@ async fn replace_diff_and_edit_go_through() {
     assert!(diff.contains("+  operatingMode: Suspended"), "{diff}");
     assert_eq!(ok(kubectl.on_file("replace", &suspended).await).trim(), "machine.autovibe.dev/add-tests replaced");
     let mut edit = kubectl.command("edit machine add-tests");
-    let edited = said(edit.env("KUBE_EDITOR", "sed -i s/Suspended/Running/").stdin(Stdio::null()).output().await.expect("kubectl starts"));
+    let edited = said(&edit.env("KUBE_EDITOR", "sed -i s/Suspended/Running/").stdin(Stdio::null()).output().await.expect("kubectl starts"));
     assert_eq!(ok(edited).trim(), "machine.autovibe.dev/add-tests edited");
     assert_eq!(ok(kubectl.run("get machine add-tests -o jsonpath={.spec.operatingMode}").await), "Running");
     assert!(ok(kubectl.on_file("replace --force", MACHINE).await).contains("replaced"));

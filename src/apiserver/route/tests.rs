@@ -2,7 +2,10 @@
 
 use super::*;
 
-fn target(path: &str) -> Option<(String, Option<String>, Option<String>, Option<String>)> {
+/// Resource, namespace, name, subresource.
+type Parts = (String, Option<String>, Option<String>, Option<String>);
+
+fn target(path: &str) -> Option<Parts> {
     match parse(path) {
         Route::Object(t) => Some((t.entry.name(), t.namespace, t.name, t.subresource)),
         _ => None,
