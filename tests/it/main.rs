@@ -2,6 +2,7 @@
 
 mod api;
 mod bundles;
+mod checkpoints;
 mod crds;
 mod gateway;
 mod kubectl;

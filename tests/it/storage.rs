@@ -217,7 +217,8 @@ async fn a_fork_survives_a_kill_at_every_command() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_capture_survives_a_kill_at_every_command() {
-    survives(forked, |driver, _, _| boxed(async move { driver.capture(&[driver.disk(VMID, 0)], CHECKPOINT, MACHINE).await.map(drop) })).await;
+    survives(forked, |driver, _, _| boxed(async move { driver.capture(&[driver.disk(VMID, 0)], CHECKPOINT, MACHINE).await.map(drop) }))
+        .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
