@@ -1,7 +1,7 @@
 //! `Hub`: the place that runs Machines: its Proxmox, its ZFS, its model providers, its images.
 
 use super::machine::Limits;
-use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, object};
+use super::meta::{Column, FieldError, Kind, Problem, Scope, conditions_schema, object};
 use super::quantity::{Currency, GoDuration, Money, NanoUsd};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use schemars::JsonSchema;
@@ -293,6 +293,8 @@ impl Kind for Hub {
                 errors.push(FieldError::required(format!("{path}.models"), "list the models that may be used, for example [\"claude-*\"]"));
             }
         }
+        names(&mut errors, "spec.providers", self.spec.providers.iter().map(|provider| &provider.name));
+        names(&mut errors, "spec.images", self.spec.images.iter().map(|image| &image.name));
         for (index, image) in self.spec.images.iter().enumerate() {
             if image.file.is_some() == image.dataset.is_some() {
                 errors.push(FieldError::invalid(format!("spec.images[{index}]"), image, "exactly one of file and dataset must be given"));
@@ -302,6 +304,27 @@ impl Kind for Hub {
     }
 }
 
+/// Names within a list: each once, and fit to be part of a dataset's name.
+fn names<'a>(errors: &mut Vec<FieldError>, path: &str, names: impl Iterator<Item = &'a String>) {
+    let mut seen = Vec::new();
+    for (index, name) in names.enumerate() {
+        let field = format!("{path}[{index}].name");
+        let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
+        if seen.contains(&name) {
+            errors.push(FieldError { field, problem: Problem::Duplicate(name.clone().into()), detail: String::new() });
+        } else if name.len() > 63 || !name.chars().all(legal) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            errors.push(FieldError::invalid(field, name, "must be lower case letters, digits, `-` and `.`, at most 63, for example debian-agents"));
+        }
+        seen.push(name);
+    }
+}
+
+/// Whether ZFS takes it as the name of a dataset. Source: zfs(8), "ZFS File System Hierarchy".
+fn is_dataset(name: &str) -> bool {
+    let part = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(|c| c.is_ascii_alphanumeric() || "_-:.".contains(c));
+    name.len() <= 200 && name.split('/').all(part)
+}
+
 fn validate_infrastructure(proxmox: &Proxmox, zfs: &Zfs, errors: &mut Vec<FieldError>) {
     let path = "spec.infrastructure";
     if !proxmox.endpoint.starts_with("https://") {
@@ -309,6 +332,11 @@ fn validate_infrastructure(proxmox: &Proxmox, zfs: &Zfs, errors: &mut Vec<FieldE
     }
     if proxmox.vmids.from > proxmox.vmids.to {
         errors.push(FieldError::invalid(format!("{path}.proxmox.vmids"), proxmox.vmids, "`from` must not be above `to`"));
+    }
+    for (field, dataset) in [("dataset", &zfs.dataset), ("keep", &zfs.keep)] {
+        if !is_dataset(dataset) {
+            errors.push(FieldError::invalid(format!("{path}.zfs.{field}"), dataset, "must be the name of a dataset, for example rpool/data"));
+        }
     }
     let pool = |dataset: &str| dataset.split('/').next().unwrap_or_default().to_owned();
     if pool(&zfs.keep) != pool(&zfs.dataset) {

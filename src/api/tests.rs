@@ -128,6 +128,19 @@ fn hubs_name_their_infrastructure_providers_and_images() {
         &["spec.providers[0].models: Required value"],
     );
     check::<Hub>(json!({ "infrastructure": { "lab": {} }, "images": [{ "name": "a" }] }), &["spec.images[0]"]);
+    check::<Hub>(
+        pve("https://pve1:8006", "rpool/a b"),
+        &["spec.infrastructure.zfs.keep: Invalid value: \"rpool/a b\": must be the name of a dataset"],
+    );
+    let images = |names: &[&str]| {
+        let images: Vec<Value> = names.iter().map(|name| json!({ "name": name, "file": "disk.raw" })).collect();
+        json!({ "infrastructure": { "lab": {} }, "images": images })
+    };
+    check::<Hub>(images(&["micro", "debian-12.agents"]), &[]);
+    check::<Hub>(
+        images(&["a", "../b", "a", ""]),
+        &["spec.images[1].name: Invalid value", "spec.images[2].name: Duplicate value", "spec.images[3].name"],
+    );
 }
 
 #[test]
