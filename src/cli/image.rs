@@ -70,7 +70,8 @@ pub fn run(args: ImageArgs, data: &Path) -> anyhow::Result<()> {
         ImageCommand::Build { kind, file, claude_code, rebuild } => {
             let output = file.unwrap_or_else(|| data.join(format!("images/{}.raw", kind.name())));
             if rebuild {
-                fs::remove_file(recipe_file(&output)).or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
+                fs::remove_file(recipe_file(&output))
+                    .or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
             }
             build(kind, &output, &claude_code)?;
             println!("{}", output.display());

@@ -28,10 +28,13 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// What this machine lacks for real guests, if anything.
 fn lacking() -> Option<String> {
-    let found = |program: &str| Command::new("sh").args(["-c", &format!("command -v {program}")]).output().is_ok_and(|o| o.status.success());
+    let found =
+        |program: &str| Command::new("sh").args(["-c", &format!("command -v {program}")]).output().is_ok_and(|o| o.status.success());
     let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
-    let missing: Vec<&str> =
-        ["qemu-system-x86_64", "zpool", "zfs", "syslinux", "mcopy", "mkfs.fat", "mkfs.ext4", "busybox", "apt-get"].into_iter().filter(|p| !found(p)).collect();
+    let missing: Vec<&str> = ["qemu-system-x86_64", "zpool", "zfs", "syslinux", "mcopy", "mkfs.fat", "mkfs.ext4", "busybox", "apt-get"]
+        .into_iter()
+        .filter(|p| !found(p))
+        .collect();
     match (root, missing.is_empty()) {
         (false, _) => Some("it needs root".into()),
         (true, false) => Some(format!("missing here: {}", missing.join(" "))),
@@ -86,7 +89,8 @@ impl Place {
         let file = self.data.path().join("endpoint.json");
         std::fs::remove_file(&file).ok();
         let program = env!("CARGO_BIN_EXE_autovibe");
-        let command = Command::new(program).arg("lab").arg("--data").arg(self.data.path()).arg("--gateway").arg(gateway.to_string()).spawn();
+        let command =
+            Command::new(program).arg("lab").arg("--data").arg(self.data.path()).arg("--gateway").arg(gateway.to_string()).spawn();
         self.lab = Some(command.unwrap());
         let started = Instant::now();
         loop {
@@ -110,7 +114,12 @@ impl Place {
 async fn connect(endpoint: LabEndpoint) -> Driver {
     rustls::crypto::ring::default_provider().install_default().ok();
     Driver::open(Connection {
-        proxmox: proxmox::Config { endpoint: endpoint.endpoint, fingerprint: None, token_id: endpoint.token_id, secret: endpoint.secret.into() },
+        proxmox: proxmox::Config {
+            endpoint: endpoint.endpoint,
+            fingerprint: None,
+            token_id: endpoint.token_id,
+            secret: endpoint.secret.into(),
+        },
         node: None,
         storage: endpoint.storage,
         dataset: Dataset(endpoint.dataset),
@@ -158,7 +167,11 @@ impl Guest<'_> {
                 }
                 Err(error) => {
                     assert_eq!(error.to_string(), "QEMU guest agent is not running");
-                    assert!(started.elapsed() < PATIENCE, "no agent; console:\n{}", std::fs::read_to_string(self.qemu.console(self.vmid)).unwrap());
+                    assert!(
+                        started.elapsed() < PATIENCE,
+                        "no agent; console:\n{}",
+                        std::fs::read_to_string(self.qemu.console(self.vmid)).unwrap()
+                    );
                     tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
@@ -171,7 +184,8 @@ impl Guest<'_> {
         let pid = self.qemu.agent(self.vmid, &command).await.unwrap()["return"]["pid"].clone();
         let started = Instant::now();
         loop {
-            let status: Value = self.qemu.agent(self.vmid, &json!({"execute": "guest-exec-status", "arguments": {"pid": pid}})).await.unwrap();
+            let status: Value =
+                self.qemu.agent(self.vmid, &json!({"execute": "guest-exec-status", "arguments": {"pid": pid}})).await.unwrap();
             let status = &status["return"];
             if status["exited"] == true {
                 let text = |key: &str| String::from_utf8(BASE64.decode(status[key].as_str().unwrap_or_default()).unwrap()).unwrap();
@@ -342,9 +356,13 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
     let script = "echo one > file; wget -q -O - \"$AUTOVIBE_GATEWAY/\"; read wait < fifo; echo two >> file";
     let launch = Launch {
         number: 1,
-        environment: [("AUTOVIBE_GATEWAY", driver.connection().gateway_url.as_str()), ("AUTOVIBE_WORKSPACE", "/home/agent/work"), ("AUTOVIBE_TOKEN", "t")]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into(),
+        environment: [
+            ("AUTOVIBE_GATEWAY", driver.connection().gateway_url.as_str()),
+            ("AUTOVIBE_WORKSPACE", "/home/agent/work"),
+            ("AUTOVIBE_TOKEN", "t"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into(),
         argv: ["sh", "-c", &format!("mkfifo fifo; {script}")].map(str::to_owned).to_vec(),
     };
     driver.guest(vmid, &clock).launch(&launch).await.unwrap();
@@ -361,7 +379,11 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
     driver.guest(vmid, &clock).flush("", &[], Duration::from_secs(5)).await.unwrap();
     let flushed = began.elapsed();
     driver.capture(std::slice::from_ref(&disk), "c0000000-1111-4222-8333-444455556666", uid).await.unwrap();
-    eprintln!("checkpoint of the running machine: flush {} ms, capture {} ms", flushed.as_millis(), (began.elapsed() - flushed).as_millis());
+    eprintln!(
+        "checkpoint of the running machine: flush {} ms, capture {} ms",
+        flushed.as_millis(),
+        began.elapsed().saturating_sub(flushed).as_millis()
+    );
 
     // The lab dies; its guest does not notice, and the next lab has it.
     drop(driver);

@@ -55,7 +55,10 @@ pub(super) async fn choose(data: &Path, disks: &[PathBuf], clock: &Clock) -> Acc
     let verdict = if comes_up(data, disk, clock).await { Accelerator::Kvm } else { Accelerator::Tcg };
     info!(accelerator = verdict.name(), "tried KVM with {}", disk.display());
     if verdict == Accelerator::Tcg {
-        warn!("no guest came up under KVM within {UP:?}: guests run in software until {} is removed or this machine boots again", verdict_file.display());
+        warn!(
+            "no guest came up under KVM within {UP:?}: guests run in software until {} is removed or this machine boots again",
+            verdict_file.display()
+        );
     }
     if let Err(error) = std::fs::write(&verdict_file, format!("{} {}\n", boot.trim(), verdict.name())) {
         warn!("the accelerator's verdict cannot be kept in {}: {error}", verdict_file.display());
@@ -77,7 +80,14 @@ async fn comes_up(data: &Path, disk: &Path, clock: &Clock) -> bool {
         .args(["-m", "512", "-display", "none", "-nodefaults", "-no-user-config", "-no-reboot", "-net", "none"])
         .args(["-device", "virtio-scsi-pci", "-device", "scsi-hd,drive=disk", "-drive"])
         .arg(format!("if=none,id=disk,format=raw,snapshot=on,file={}", disk.display().to_string().replace(',', ",,")))
-        .args(["-chardev", "null,id=qga0", "-device", "virtio-serial", "-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0,id=port"])
+        .args([
+            "-chardev",
+            "null,id=qga0",
+            "-device",
+            "virtio-serial",
+            "-device",
+            "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0,id=port",
+        ])
         .arg("-qmp")
         .arg(format!("unix:{},server=on,wait=off", socket.display().to_string().replace(',', ",,")))
         .stdin(Stdio::null())
@@ -93,7 +103,10 @@ async fn comes_up(data: &Path, disk: &Path, clock: &Clock) -> bool {
             }
             let Ok(mut monitor) = monitor::Connection::open(0, &socket, 0).await else { continue };
             while let Ok(devices) = monitor.call(0, "query-chardev").await {
-                if devices.as_array().is_some_and(|list| list.iter().any(|device| device["label"] == "qga0" && device["frontend-open"] == true)) {
+                if devices
+                    .as_array()
+                    .is_some_and(|list| list.iter().any(|device| device["label"] == "qga0" && device["frontend-open"] == true))
+                {
                     return true;
                 }
                 clock.sleep(Duration::from_millis(50)).await;

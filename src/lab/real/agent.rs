@@ -13,7 +13,7 @@ const SYNC: Duration = Duration::from_secs(3);
 /// After an answer this recent it is not asked again whether it listens.
 const FRESH: Duration = Duration::from_secs(2);
 /// Commands that may rightly take long, as Proxmox gives them.
-const SLOW: Duration = Duration::from_secs(180);
+const SLOW: Duration = Duration::from_mins(3);
 
 /// An open line to an agent. QEMU serves one at a time. After any error it must be dropped: an answer may still be under way.
 #[derive(Debug)]

@@ -18,8 +18,34 @@ const SOCKET_PATH: usize = 107;
 
 /// Keys that say nothing to QEMU.
 const SILENT: &[&str] = &[
-    "name", "tags", "description", "protection", "onboot", "ostype", "digest", "meta", "vmgenid", "boot", "scsihw", "agent", "memory", "cores", "sockets",
-    "balloon", "cpu", "smbios1", "template", "lock", "numa", "kvm", "machine", "vga", "tablet", "startup", "hotplug", "rng0",
+    "name",
+    "tags",
+    "description",
+    "protection",
+    "onboot",
+    "ostype",
+    "digest",
+    "meta",
+    "vmgenid",
+    "boot",
+    "scsihw",
+    "agent",
+    "memory",
+    "cores",
+    "sockets",
+    "balloon",
+    "cpu",
+    "smbios1",
+    "template",
+    "lock",
+    "numa",
+    "kvm",
+    "machine",
+    "vga",
+    "tablet",
+    "startup",
+    "hotplug",
+    "rng0",
 ];
 
 /// The arguments for all but accelerator and pid file. `disks` are the files or volumes of `scsi0`, `scsi1`, … in this order.
@@ -31,7 +57,10 @@ pub(super) fn devices(vmid: u32, config: &VmConfig, disks: &[PathBuf], directory
     let mut add = |words: &[&str]| arguments.extend(words.iter().map(|word| (*word).to_owned()));
     let path = |name: &str| escape(&directory.join(name));
     if directory.join("serial0").as_os_str().len() > SOCKET_PATH {
-        return Err(Error::Config(format!("{} is too long a path for a socket: give the lab a shorter data directory", directory.display())));
+        return Err(Error::Config(format!(
+            "{} is too long a path for a socket: give the lab a shorter data directory",
+            directory.display()
+        )));
     }
 
     add(&["-name", &format!("{},debug-threads=on", get("name").map_or_else(|| format!("VM{vmid}"), |name| name.replace(',', ",,")))]);
@@ -43,21 +72,30 @@ pub(super) fn devices(vmid: u32, config: &VmConfig, disks: &[PathBuf], directory
     }
     let memory = get("memory").unwrap_or("512");
     add(&["-m", memory.strip_prefix("current=").unwrap_or(memory)]);
-    let count = |key: &str| get(key).unwrap_or("1").parse::<u32>().map_err(|_| Error::Config(format!("{key} is not a number: {}", get(key).unwrap_or_default())));
+    let count = |key: &str| {
+        get(key)
+            .unwrap_or("1")
+            .parse::<u32>()
+            .map_err(|_| Error::Config(format!("{key} is not a number: {}", get(key).unwrap_or_default())))
+    };
     add(&["-smp", &format!("{},sockets={}", count("cores")? * count("sockets")?, count("sockets")?)]);
     if let Some(uuid) = get("smbios1").and_then(|text| text.split(',').find_map(|part| part.strip_prefix("uuid="))) {
         add(&["-smbios", &format!("type=1,uuid={uuid}"), "-uuid", uuid]);
     }
     add(&["-rtc", "base=utc", "-qmp", &format!("unix:{},server=on,wait=off", path("qmp"))]);
     // The guest's console goes to a file, too, where its last words can be read.
-    add(&["-chardev", &format!("socket,id=serial0,path={},server=on,wait=off,logfile={},logappend=off", path("serial0"), path("console.log"))]);
+    add(&[
+        "-chardev",
+        &format!("socket,id=serial0,path={},server=on,wait=off,logfile={},logappend=off", path("serial0"), path("console.log")),
+    ]);
     add(&["-serial", "chardev:serial0"]);
     if get("agent").is_some_and(|agent| agent.split(',').any(|part| matches!(part, "1" | "enabled=1"))) {
         add(&["-chardev", &format!("socket,id=qga0,path={},server=on,wait=off", path("qga"))]);
         add(&["-device", "virtio-serial,id=qga0bus", "-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0"]);
     }
 
-    let order: Vec<&str> = get("boot").and_then(|boot| boot.strip_prefix("order=")).map(|order| order.split(';').collect()).unwrap_or_default();
+    let order: Vec<&str> =
+        get("boot").and_then(|boot| boot.strip_prefix("order=")).map(|order| order.split(';').collect()).unwrap_or_default();
     let single = get("scsihw").is_some_and(|hardware| hardware == "virtio-scsi-single");
     match get("scsihw") {
         None | Some("virtio-scsi-pci" | "virtio-scsi-single") => {}
@@ -69,15 +107,28 @@ pub(super) fn devices(vmid: u32, config: &VmConfig, disks: &[PathBuf], directory
         let numbered = !index.is_empty();
         match kind {
             "scsi" if numbered => {
-                let disk = index.parse::<usize>().ok().and_then(|index| disks.get(index)).ok_or_else(|| Error::Config(format!("{key} has no disk")))?;
+                let disk = index
+                    .parse::<usize>()
+                    .ok()
+                    .and_then(|index| disks.get(index))
+                    .ok_or_else(|| Error::Config(format!("{key} has no disk")))?;
                 let boot = order.iter().position(|name| name == key).map(|at| format!(",bootindex={}", at + 100)).unwrap_or_default();
-                add(&["-drive", &format!("if=none,id=drive-{key},file={},format=raw,cache=writeback,aio=threads,discard=unmap,detect-zeroes=unmap", escape(disk))]);
+                add(&[
+                    "-drive",
+                    &format!(
+                        "if=none,id=drive-{key},file={},format=raw,cache=writeback,aio=threads,discard=unmap,detect-zeroes=unmap",
+                        escape(disk)
+                    ),
+                ]);
                 let bus = if single { format!("virtioscsi{index}") } else { "scsihw0".to_owned() };
                 if single || !shared_controller {
                     add(&["-device", &format!("virtio-scsi-pci,id={bus}")]);
                     shared_controller = true;
                 }
-                add(&["-device", &format!("scsi-hd,bus={bus}.0,scsi-id={},drive=drive-{key},id={key}{boot}", if single { "0" } else { index })]);
+                add(&[
+                    "-device",
+                    &format!("scsi-hd,bus={bus}.0,scsi-id={},drive=drive-{key},id={key}{boot}", if single { "0" } else { index }),
+                ]);
             }
             "net" if numbered => add_network(&mut add, key, &config[key], forward),
             "serial" if index == "0" => {}

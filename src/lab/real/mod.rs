@@ -81,7 +81,12 @@ impl Qemu {
         let qemu = Self::over(data, gateway, program).await?;
         let pool = pool::bring_up(&qemu.0.data, &pool::name(&qemu.0.data), POOL_BYTES, &qemu.0.clock).await?;
         pool.ensure("data").await?;
-        let storage = Storage { dataset: format!("{}/data", pool.name), keep: format!("{}/autovibe", pool.name), mountpoint: pool.disk_files(), note: pool.note() };
+        let storage = Storage {
+            dataset: format!("{}/data", pool.name),
+            keep: format!("{}/autovibe", pool.name),
+            mountpoint: pool.disk_files(),
+            note: pool.note(),
+        };
         Ok((qemu, storage))
     }
 
@@ -142,6 +147,7 @@ impl Qemu {
     }
 
     /// Whether the guest runs: the process of its pid file is there, and is the QEMU that was started with that file.
+    #[expect(clippy::unused_async, reason = "as its model beside it, which looks into a store")]
     pub async fn power(&self, vmid: u32) -> bool {
         process::running(&self.directory(vmid)).is_some()
     }
@@ -151,7 +157,8 @@ impl Qemu {
         let guest = self.guest(vmid);
         let directory = self.directory(vmid);
         let Some(pid) = process::running(&directory) else { return true };
-        let asked = self.agent_without_answer(vmid, &serde_json::json!({"execute": "guest-shutdown", "arguments": {"mode": "powerdown"}})).await;
+        let asked =
+            self.agent_without_answer(vmid, &serde_json::json!({"execute": "guest-shutdown", "arguments": {"mode": "powerdown"}})).await;
         if let Err(error) = asked {
             warn!(vm.id = vmid, "guest agent cannot shut down, pressing the power button: {error}");
             if let Err(error) = self.monitor(vmid, "system_powerdown").await {

@@ -14,7 +14,7 @@ use tracing::{info, warn};
 /// How long the daemon may take to answer after its start.
 const DAEMON_UP: Duration = Duration::from_secs(15);
 /// How long one command may take before the pool counts as hung. The command itself goes on.
-const COMMAND: Duration = Duration::from_secs(60);
+const COMMAND: Duration = Duration::from_mins(1);
 /// The kernel module's device.
 const OPENZFS: &str = "/dev/zfs";
 /// Where zfs-fuse keeps the pools that it brings back at its start.
@@ -58,7 +58,7 @@ impl Pool {
         if String::from_utf8_lossy(&made.stderr).contains("dataset already exists") {
             return Ok(());
         }
-        must(made, &format!("{dataset} cannot be made")).map(|_| ())
+        must(&made, &format!("{dataset} cannot be made")).map(|_| ())
     }
 }
 
@@ -82,7 +82,10 @@ pub async fn bring_up(data: &Path, name: &str, size_bytes: u64, clock: &Clock) -
         Some(state) => check(name, &state, &image).await?,
         None if image.exists() => {
             unmount_dead(&mountpoint).await;
-            must(zpool(&["import", "-o", "cachefile=none", "-d", text(&data)?, name]).await?, &format!("pool {name} in {} cannot be imported", image.display()))?;
+            must(
+                &zpool(&["import", "-o", "cachefile=none", "-d", text(&data)?, name]).await?,
+                &format!("pool {name} in {} cannot be imported", image.display()),
+            )?;
             info!("imported pool {name} from {}", image.display());
         }
         None => create(name, zfs, &image, &mountpoint, size_bytes).await?,
@@ -93,12 +96,15 @@ pub async fn bring_up(data: &Path, name: &str, size_bytes: u64, clock: &Clock) -
 
 /// Mounts what should be mounted in this pool and is not: a lab or a driver may have ended between two commands.
 async fn mount(name: &str) -> Result<(), Error> {
-    let listed = must(run("zfs", &["list", "-H", "-r", "-t", "filesystem", "-o", "name,mounted,canmount,mountpoint", name]).await?, "the pool cannot be listed")?;
+    let listed = must(
+        &run("zfs", &["list", "-H", "-r", "-t", "filesystem", "-o", "name,mounted,canmount,mountpoint", name]).await?,
+        "the pool cannot be listed",
+    )?;
     for line in listed.lines() {
         if let [dataset, "no", "on", at] = line.split('\t').collect::<Vec<_>>()[..]
             && at.starts_with('/')
         {
-            must(run("zfs", &["mount", dataset]).await?, &format!("{dataset} cannot be mounted"))?;
+            must(&run("zfs", &["mount", dataset]).await?, &format!("{dataset} cannot be mounted"))?;
         }
     }
     Ok(())
@@ -129,10 +135,15 @@ async fn serve(image: &Path, clock: &Clock) -> Result<Zfs, Error> {
     }
     if daemon_runs() {
         let words = String::from_utf8_lossy(&listed.stderr);
-        return Err(Error::Failed(format!("zfs-fuse runs and does not answer ({}): see what it hangs on, then end it; nothing here does", words.trim())));
+        return Err(Error::Failed(format!(
+            "zfs-fuse runs and does not answer ({}): see what it hangs on, then end it; nothing here does",
+            words.trim()
+        )));
     }
     if !Path::new("/dev/fuse").exists() {
-        return Err(Error::Unavailable("zfs-fuse needs /dev/fuse, which this machine lacks: load the kernel module fuse, or give the container the device".into()));
+        return Err(Error::Unavailable(
+            "zfs-fuse needs /dev/fuse, which this machine lacks: load the kernel module fuse, or give the container the device".into(),
+        ));
     }
     remove_stale_cache(image);
     // Output goes nowhere: the daemon outlives us, and must not hold what we were started with.
@@ -189,14 +200,17 @@ pub(super) fn paths_in(cache: &[u8]) -> Vec<PathBuf> {
 
 /// The pool's health as ZFS calls it; `None` when there is no such pool.
 async fn health(name: &str) -> Result<Option<String>, Error> {
-    let pools = must(zpool(&["list", "-H", "-o", "name,health"]).await?, "the pools cannot be listed")?;
+    let pools = must(&zpool(&["list", "-H", "-o", "name,health"]).await?, "the pools cannot be listed")?;
     Ok(pools.lines().find_map(|line| line.split_once('\t').filter(|(pool, _)| *pool == name).map(|(_, state)| state.trim().to_owned())))
 }
 
 async fn check(name: &str, state: &str, image: &Path) -> Result<(), Error> {
-    let status = must(zpool(&["status", name]).await?, "the pool cannot be read")?;
+    let status = must(&zpool(&["status", name]).await?, "the pool cannot be read")?;
     if !status.split_whitespace().any(|word| Path::new(word) == image) {
-        return Err(Error::Failed(format!("there is a pool {name} already, and it is not on {}: give this lab another name", image.display())));
+        return Err(Error::Failed(format!(
+            "there is a pool {name} already, and it is not on {}: give this lab another name",
+            image.display()
+        )));
     }
     match state {
         "ONLINE" => Ok(()),
@@ -218,8 +232,10 @@ async fn create(name: &str, zfs: Zfs, image: &Path, mountpoint: &Path, size_byte
     std::fs::rename(&part, image).map_err(Error::io("cannot make", image))?;
     // The old compression of zfs-fuse costs a guest's first reads more than the room is worth.
     let compression = if zfs == Zfs::Fuse { "compression=off" } else { "compression=on" };
-    let made = zpool(&["create", "-o", "cachefile=none", "-O", "atime=off", "-O", compression, "-m", text(mountpoint)?, name, text(image)?]).await?;
-    if let Err(error) = must(made, &format!("pool {name} cannot be made")) {
+    let made =
+        zpool(&["create", "-o", "cachefile=none", "-O", "atime=off", "-O", compression, "-m", text(mountpoint)?, name, text(image)?])
+            .await?;
+    if let Err(error) = must(&made, &format!("pool {name} cannot be made")) {
         std::fs::remove_file(image).ok();
         return Err(error);
     }
@@ -230,7 +246,8 @@ async fn create(name: &str, zfs: Zfs, image: &Path, mountpoint: &Path, size_byte
 /// A daemon that died leaves its mounts behind, and nothing can be mounted over them.
 async fn unmount_dead(mountpoint: &Path) {
     let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    let mut dead: Vec<&str> = mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|at| Path::new(at).starts_with(mountpoint)).collect();
+    let mut dead: Vec<&str> =
+        mounts.lines().filter_map(|line| line.split(' ').nth(1)).filter(|at| Path::new(at).starts_with(mountpoint)).collect();
     // Deepest first.
     dead.sort_by_key(|at| std::cmp::Reverse(at.len()));
     for at in dead {
@@ -245,7 +262,7 @@ fn text(path: &Path) -> Result<&str, Error> {
     path.to_str().ok_or_else(|| Error::Config(format!("{} is not UTF-8", path.display())))
 }
 
-fn must(output: Output, what: &str) -> Result<String, Error> {
+fn must(output: &Output, what: &str) -> Result<String, Error> {
     if output.status.success() {
         return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
     }

@@ -10,7 +10,9 @@ use std::time::Duration;
 pub(super) async fn launch(vmid: u32, directory: &Path, accelerator: Accelerator, devices: &[String]) -> Result<(), Error> {
     for socket in ["qmp", "qga", "serial0", "pid"] {
         match std::fs::remove_file(directory.join(socket)) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(Error::io("cannot remove", &directory.join(socket))(error)),
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(Error::io("cannot remove", &directory.join(socket))(error));
+            }
             _ => {}
         }
     }
