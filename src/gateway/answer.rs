@@ -83,6 +83,17 @@ impl Answer {
         self.change(|state| state.end = Some(end));
     }
 
+    /// Ends it as cut, unless it has ended.
+    pub(super) fn abandon(&self) {
+        self.change(|state| {
+            if state.end.is_none() {
+                // Without a head the connection is closed before a status: agents try again.
+                state.head.get_or_insert(Head { status: 529, content_type: "application/json".into(), headers: Vec::new() });
+                state.end = Some(End::Cut("the call was abandoned".into()));
+            }
+        });
+    }
+
     /// A whole answer in one piece: what the gateway itself says.
     pub(super) fn say(&self, head: Head, body: Bytes) {
         self.change(|state| {

@@ -6,6 +6,7 @@ use super::{
     answer::{Answer, End, Head},
     hold::{Moment, Outcome},
     live::{Due, Live},
+    log,
     resolve::{Route, Upstream},
     transcript,
 };
@@ -32,7 +33,7 @@ const MAX_ANSWER: usize = 32 << 20;
 /// No error text is.
 const MAX_ERROR: usize = 64 << 10;
 /// How long a client may take to read the end of an answer until it counts as lost.
-const READ_OUT: Duration = Duration::from_secs(60);
+const READ_OUT: Duration = Duration::from_mins(1);
 
 /// A call to make.
 pub(super) struct Call {
@@ -67,7 +68,7 @@ impl Call {
             Ok(bounds) => bounds,
             Err((head, body)) => return self.answer.say(head, body),
         };
-        let open = Open::new(&self.live);
+        let open = Open::new(&self.live, &self.answer);
         self.ask_for_checkpoint();
         let told = self.store_request();
         let mut meter = Meter::default();
@@ -304,7 +305,7 @@ impl Call {
             Ended::Refused { cause: Cause::NothingDone, said: (head, body) } => {
                 let detail = String::from_utf8_lossy(&body[..body.len().min(500)]).into_owned();
                 let end = CallEnd { status: Some(head.status), detail: Some(detail), ..CallEnd::of(CallState::Failed) };
-                self.gateway.log(id, self.gateway.ledger.release(id, end).await);
+                log(id, self.gateway.ledger.release(id, end).await);
                 return self.answer.say(head, body);
             }
             Ended::Refused { cause: Cause::Unknown, said } => (Some("no answer came".to_owned()), Some(said)),
@@ -362,10 +363,10 @@ impl Call {
         let actual = Actual { cost, tokens_in: usage.total_input(), tokens_out: usage.output };
         if lost {
             let now = CallEnd { detail: Some("the agent hung up before it had the answer".into()), ..end.clone() };
-            self.gateway.log(id, self.gateway.ledger.settle(id, actual, now).await);
+            log(id, self.gateway.ledger.settle(id, actual, now).await);
             self.gateway.settle_when_delivered(self.answer.clone(), CallEnd { state: CallState::Settled, ..end });
         } else {
-            self.gateway.log(id, self.gateway.ledger.settle(id, actual, end).await);
+            log(id, self.gateway.ledger.settle(id, actual, end).await);
         }
         let content = meter.content();
         if self.context.part == Part::Main && !content.is_empty() {
@@ -408,23 +409,25 @@ enum Cause {
     Unknown,
 }
 
-/// Counts a call as open while it lives.
-struct Open(Arc<Live>);
+/// Counts a call as open while it lives, and ends its answer if nothing else did: nobody must wait for a task that died.
+struct Open(Arc<Live>, Arc<Answer>);
 
 impl Open {
-    fn new(live: &Arc<Live>) -> Self {
+    fn new(live: &Arc<Live>, answer: &Arc<Answer>) -> Self {
         live.open.send_modify(|count| *count += 1);
-        Self(live.clone())
+        Self(live.clone(), answer.clone())
     }
 }
 
 impl Drop for Open {
     fn drop(&mut self) {
+        self.1.abandon();
         self.0.open.send_modify(|count| *count -= 1);
     }
 }
 
 /// Whether an agent should try a refused request again.
+#[derive(Clone, Copy)]
 pub(super) enum Again {
     Never,
     /// As its program thinks right.

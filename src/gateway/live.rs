@@ -121,17 +121,14 @@ impl Live {
         let own = conversation.gate.clone().filter(|gate| gate.borrow().is_some() || is_pending(gate));
         // One snapshot serves all requests that are held.
         let asked = own.or_else(|| state.gate.clone().filter(is_pending));
-        let checkpoint = match asked {
-            Some(gate) => {
-                conversation.gate = Some(gate.clone());
-                Due::Asked(gate)
-            }
-            None => {
-                let (outcome, gate) = watch::channel(None);
-                conversation.gate = Some(gate.clone());
-                state.gate = Some(gate);
-                Due::Ask { outcome, quiescent: state.contexts.quiescent() }
-            }
+        let checkpoint = if let Some(gate) = asked {
+            conversation.gate = Some(gate.clone());
+            Due::Asked(gate)
+        } else {
+            let (outcome, gate) = watch::channel(None);
+            conversation.gate = Some(gate.clone());
+            state.gate = Some(gate);
+            Due::Ask { outcome, quiescent: state.contexts.quiescent() }
         };
         Turn::New { turn, checkpoint }
     }

@@ -87,9 +87,11 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
     let (tasks, machines) = (TaskTracker::new(), Arc::new(Mutex::new(HashMap::<String, Arc<Live>>::new())));
     let forget = machines.clone();
     let gone = move |uid: &str| drop(forget.lock().unwrap_or_else(PoisonError::into_inner).remove(uid));
+    // What follows objects ends last: running calls still need to see them.
+    let (followers, drained) = (TaskTracker::new(), CancellationToken::new());
     let gateway = Arc::new(Gateway {
-        directory: Directory::start(&objects, &tasks, &shutdown, gone),
-        checkpoints: Checkpoints::start(&objects, config.hold, &tasks, &shutdown),
+        directory: Directory::start(&objects, &followers, &drained, gone),
+        checkpoints: Checkpoints::start(&objects, config.hold, &followers, &drained),
         ledger,
         client: anthropic::Client::new()?,
         replays: Replays::new(objects.clock().clone()),
@@ -100,7 +102,12 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
         abort: CancellationToken::new(),
     });
     gateway.tasks.spawn_blocking(prices::load);
-    let serving = tokio::spawn(serve(gateway, listener, config.drain, shutdown));
+    let serving = tokio::spawn(async move {
+        serve(gateway, listener, config.drain, shutdown).await;
+        drained.cancel();
+        followers.close();
+        followers.wait().await;
+    });
     Ok(Server { address, serving })
 }
 
@@ -190,7 +197,7 @@ impl Gateway {
     /// Corrects the log when a repeat of the request gets the answer that was lost.
     fn settle_when_delivered(self: &Arc<Self>, answer: Arc<Answer>, end: CallEnd) {
         // Agents try again within seconds; a restored VM may take minutes.
-        const WINDOW: Duration = Duration::from_secs(900);
+        const WINDOW: Duration = Duration::from_mins(15);
         let gateway = self.clone();
         self.tasks.spawn(async move {
             let delivered = tokio::select! {
@@ -202,7 +209,7 @@ impl Gateway {
                 let (id, now) = (answer.id.clone(), gateway.clock().now());
                 let done: Result<(), store::Error> =
                     gateway.store().write(move |transaction| Box::pin(async move { transaction.end_call(&id, &end, now).await })).await;
-                gateway.log(&answer.id, done);
+                log(&answer.id, done);
             }
         });
     }
@@ -221,10 +228,11 @@ impl Gateway {
             Err(error) => tracing::warn!(object.uid = uid, "messages were not stored: {error}"),
         }
     }
+}
 
-    fn log(&self, id: &str, done: Result<(), store::Error>) {
-        if let Err(error) = done {
-            tracing::error!(call.id = id, "the end of the call was not stored, so its lease will be charged at its worst case: {error}");
-        }
+/// Says that a settle failed: nothing else can be done then.
+fn log(id: &str, done: Result<(), store::Error>) {
+    if let Err(error) = done {
+        tracing::error!(call.id = id, "the end of the call was not stored, so its lease will be charged at its worst case: {error}");
     }
 }

@@ -54,7 +54,7 @@ fn clean(mut value: Value) -> Value {
                 let end = (0..=MAX_TEXT).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
                 let cut = text.len() - end;
                 text.truncate(end);
-                text.push_str(&format!("… ({cut} bytes cut)"));
+                *text += &format!("… ({cut} bytes cut)");
             }
             value
         }

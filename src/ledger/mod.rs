@@ -16,7 +16,7 @@ use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
 /// A lease that is not renewed for this long is charged. Longer than any pause of a healthy process.
-pub const LEASE: Duration = Duration::from_secs(120);
+pub const LEASE: Duration = Duration::from_mins(2);
 /// How often a lease is renewed while its call runs.
 pub const RENEW: Duration = Duration::from_secs(30);
 /// Stale leases that one reservation closes in passing, so that it stays short.

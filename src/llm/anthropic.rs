@@ -12,7 +12,7 @@ pub const ENDPOINT: &str = "https://api.anthropic.com";
 /// The API version that is sent when an agent names none.
 const VERSION: &str = "2023-06-01";
 /// Agents give up after 300 s of silence; what is silent for twice as long is dead.
-const SILENCE: Duration = Duration::from_secs(600);
+const SILENCE: Duration = Duration::from_mins(10);
 const CONNECT: Duration = Duration::from_secs(10);
 
 /// One call.

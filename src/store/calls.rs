@@ -95,8 +95,7 @@ impl Store {
     /// The newest call of the agent's own conversation.
     pub async fn last_main_call(&self, machine_uid: &str) -> Result<Option<CallSummary>, Error> {
         let sql = "SELECT id, started_at_ms, state, stop_reason, status FROM calls WHERE machine_uid = $1 AND kind = 'Main' ORDER BY seq DESC LIMIT 1";
-        let row: Option<(String, i64, String, Option<String>, Option<u16>)> =
-            sqlx::query_as(sql).bind(machine_uid).fetch_optional(self.reader().await?.connection()).await?;
+        let row: Option<SummaryRow> = sqlx::query_as(sql).bind(machine_uid).fetch_optional(self.reader().await?.connection()).await?;
         let Some((id, started, state, stop_reason, status)) = row else { return Ok(None) };
         Ok(Some(CallSummary { id, started_at: instant(started)?, state: CallState::parse(&state)?, stop_reason, status }))
     }
@@ -190,6 +189,9 @@ impl CallKind {
         }
     }
 }
+
+/// id, start, state, stop reason, status
+type SummaryRow = (String, i64, String, Option<String>, Option<u16>);
 
 /// An instant from its stored milliseconds.
 pub(super) fn instant(milliseconds: i64) -> Result<Timestamp, Error> {

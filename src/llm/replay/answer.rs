@@ -63,7 +63,7 @@ impl Answer {
         })
     }
 
-    fn head(&self, request: &Request, content: &[Value], stop_reason: Value, output: u64) -> Value {
+    fn head(&self, request: &Request, content: &[Value], stop_reason: Option<&str>, output: u64) -> Value {
         json!({
             "id": format!("msg_replay_{}", self.id), "type": "message", "role": "assistant", "model": request.model,
             "content": content, "stop_reason": stop_reason, "stop_sequence": null, "usage": self.usage(request, output),
@@ -71,13 +71,13 @@ impl Answer {
     }
 
     pub(super) fn message(&self, request: &Request) -> Value {
-        self.head(request, &self.blocks, self.stop_reason().into(), self.output_tokens())
+        self.head(request, &self.blocks, Some(self.stop_reason()), self.output_tokens())
     }
 
     /// The events, each with the tokens that had to be generated for it.
     pub(super) fn events(&self, request: &Request) -> Vec<(u32, String)> {
         let mut events = vec![
-            (0, encode("message_start", &json!({ "type": "message_start", "message": self.head(request, &[], Value::Null, 1) }))),
+            (0, encode("message_start", &json!({ "type": "message_start", "message": self.head(request, &[], None, 1) }))),
             (0, encode("ping", &json!({ "type": "ping" }))),
         ];
         for (index, block) in self.blocks.iter().enumerate() {

@@ -164,8 +164,8 @@ impl File {
         let request_id = Some(format!("req_{}", answer.id));
         if !request.stream {
             let message = Bytes::from(answer.message(request).to_string());
-            let whole = Duration::from_secs_f64(think + answer.output_tokens() as f64 / f64::from(self.tokens_per_second.max(1)).max(1.0));
-            let wait = if self.tokens_per_second == 0 { Duration::from_secs_f64(think) } else { whole };
+            let written = Duration::from_secs(answer.output_tokens()).checked_div(self.tokens_per_second).unwrap_or_default();
+            let wait = Duration::from_secs_f64(think) + written;
             let body = stream::once(async move {
                 clock.sleep(wait).await;
                 Ok(message)
@@ -178,7 +178,7 @@ impl File {
             .events(request)
             .into_iter()
             .map(|(tokens, text)| {
-                let pace = if speed == 0 { Duration::ZERO } else { Duration::from_secs(u64::from(tokens)) / speed };
+                let pace = Duration::from_secs(u64::from(tokens)).checked_div(speed).unwrap_or_default();
                 (std::mem::take(&mut wait) + pace, Bytes::from(text))
             })
             .collect();
@@ -235,11 +235,12 @@ fn prompt(message: &Value) -> Option<String> {
         Value::Array(blocks) => blocks.iter().filter_map(|b| b["text"].as_str()).filter(own).collect::<Vec<_>>().join("\n"),
         _ => return None,
     };
-    (!text.trim().is_empty() && text.trim() != RESUMED).then_some(text)
+    (!text.trim().is_empty() && !text.trim_start().starts_with(RESUMED)).then_some(text)
 }
 
-/// What Claude Code writes into a conversation that it resumes after a break, from the user and from the assistant.
-const RESUMED: &str = "Continue from where you left off.";
+/// How a prompt begins that resumes a conversation after a break (Claude Code adds one, and our own begins alike), and what
+/// Claude Code lets the assistant say to it.
+const RESUMED: &str = "Continue from where you left off";
 const NOTHING: &str = "No response requested.";
 
 fn is_synthetic(message: &Value) -> bool {

@@ -34,49 +34,70 @@ conversations:
     )
 }
 
+const SESSION: &str = "5f3c8a52-6c1e-4b1e-9d55-0a8f3f1d2c3b";
+
+impl Home {
+    /// Makes workspace and conversation; `think` is said of the second turn.
+    fn prepare(&self, think: &str) -> PathBuf {
+        let workspace = self.dir.path().join("workspace");
+        [&self.dir.path().join("home"), &workspace].map(|dir| std::fs::create_dir(dir).unwrap());
+        let text = conversation(workspace.to_str().unwrap()).replace("- text: I change it.", &format!("- {think}text: I change it."));
+        std::fs::write(self.dir.path().join("conversations.yaml"), text).unwrap();
+        workspace
+    }
+
+    fn claude(&self, program: &PathBuf, guest: &Guest) -> tokio::process::Command {
+        let mut command = tokio::process::Command::new(program);
+        command
+            .args(["--output-format", "stream-json", "--verbose", "--dangerously-skip-permissions", "--model", "claude-opus-4-8"])
+            .env_clear()
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("HOME", self.dir.path().join("home"))
+            .env("IS_SANDBOX", "1")
+            .env("ANTHROPIC_BASE_URL", format!("http://{}", self.gateway))
+            .env("ANTHROPIC_API_KEY", &guest.token)
+            .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+            .env("CLAUDE_CODE_MAX_OUTPUT_TOKENS", "8000")
+            .current_dir(self.dir.path().join("workspace"))
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Plays the checkpoint controller while something runs.
+    async fn capturing<T>(&self, running: impl Future<Output = T>) -> T {
+        let controller = async {
+            loop {
+                for mut checkpoint in self.objects.list::<Checkpoint>(Some("default")).await.unwrap().0 {
+                    let status = checkpoint.status.get_or_insert_default();
+                    if status.phase == CheckpointPhase::Pending {
+                        status.phase = CheckpointPhase::Ready;
+                        let _ = self.objects.update_status(&checkpoint).await;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            output = tokio::time::timeout(Duration::from_secs(120), running) => output.expect("it ends"),
+            () = controller => unreachable!(),
+        }
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_real_program_works_checkpointed_turn_by_turn() {
     let Some(program) = installed().await else { return };
     let upstream = Upstream::start(|_| Script::HangUp).await;
     let home = Home::start(&upstream).await;
     let guest = home.guest("m", |spec| spec.checkpoints.between_messages = Toggle::Enabled).await;
-    let (user, workspace) = (home.dir.path().join("home"), home.dir.path().join("workspace"));
-    [&user, &workspace].map(|dir| std::fs::create_dir(dir).unwrap());
-    std::fs::write(home.dir.path().join("conversations.yaml"), conversation(workspace.to_str().unwrap())).unwrap();
+    let workspace = home.prepare("");
 
-    let session = "5f3c8a52-6c1e-4b1e-9d55-0a8f3f1d2c3b";
-    let mut command = tokio::process::Command::new(program);
-    command
-        .args(["-p", "Please write a small program", "--output-format", "stream-json", "--verbose", "--dangerously-skip-permissions"])
-        .args(["--session-id", session, "--model", "claude-opus-4-8"])
-        .env_clear()
-        .env("PATH", "/usr/local/bin:/usr/bin:/bin")
-        .env("HOME", &user)
-        .env("IS_SANDBOX", "1")
-        .env("ANTHROPIC_BASE_URL", format!("http://{}", home.gateway))
-        .env("ANTHROPIC_API_KEY", &guest.token)
-        .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
-        .env("CLAUDE_CODE_MAX_OUTPUT_TOKENS", "8000")
-        .current_dir(&workspace)
-        .stdin(Stdio::null())
-        .kill_on_drop(true);
-    let running = command.output();
-    let controller = async {
-        loop {
-            for mut checkpoint in home.objects.list::<Checkpoint>(Some("default")).await.unwrap().0 {
-                let status = checkpoint.status.get_or_insert_default();
-                if status.phase == CheckpointPhase::Pending {
-                    status.phase = CheckpointPhase::Ready;
-                    let _ = home.objects.update_status(&checkpoint).await;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let output = tokio::select! {
-        output = tokio::time::timeout(Duration::from_secs(120), running) => output.expect("it ends").unwrap(),
-        () = controller => unreachable!(),
-    };
+    let mut command = home.claude(&program, &guest);
+    command.args(["-p", "Please write a small program", "--session-id", SESSION]);
+    let output = home.capturing(command.output()).await.unwrap();
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(std::fs::read_to_string(workspace.join("hello.sh")).unwrap(), "echo goodbye\n", "{said}");
@@ -101,4 +122,61 @@ async fn the_real_program_works_checkpointed_turn_by_turn() {
     let transcript = home.transcript(&guest).await;
     let roles: Vec<&str> = transcript.iter().map(|entry| entry.role.as_str()).collect();
     assert_eq!(roles, ["user", "assistant", "user", "assistant", "user", "assistant", "user", "assistant"], "{transcript:#?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_program_stops_when_the_budget_is_exhausted() {
+    let Some(program) = installed().await else { return };
+    let upstream = Upstream::start(|_| Script::HangUp).await;
+    let home = Home::start(&upstream).await;
+    let guest = home.guest("m", limit(1_000_000)).await;
+    home.prepare("");
+    let started = std::time::Instant::now();
+    let mut command = home.claude(&program, &guest);
+    command.args(["-p", "Please write a small program", "--session-id", SESSION]);
+    let output = home.capturing(command.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    assert!(said.contains("autovibe: budget exhausted: money of Machine default/m"), "{said}");
+    assert!(started.elapsed() < Duration::from_secs(60), "it did not try again and again");
+    assert_eq!(home.last_call(&guest).await.unwrap().state, CallState::Refused);
+    assert_eq!(home.settled(&guest).await.money.0, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_program_goes_on_where_it_was_killed() {
+    let Some(program) = installed().await else { return };
+    let upstream = Upstream::start(|_| Script::HangUp).await;
+    let home = Home::start(&upstream).await;
+    let guest = home.guest("m", |spec| spec.checkpoints.between_messages = Toggle::Enabled).await;
+    let workspace = home.prepare("thinkSeconds: 3\n        ");
+    let mut command = home.claude(&program, &guest);
+    command.args(["-p", "Please write a small program", "--session-id", SESSION]);
+    let mut first = command.spawn().unwrap();
+    home.capturing(eventually("the second turn was asked for", async || {
+        home.objects.get::<Checkpoint>("default", "m-0002").await.unwrap().map(|_| ())
+    }))
+    .await;
+    // The transcript is on disk a moment later; that is what the flush before a snapshot waits for.
+    let projects = home.dir.path().join("home/.claude/projects");
+    eventually("the first result is in the transcript", async || {
+        let projects = std::fs::read_dir(&projects).ok()?.filter_map(Result::ok);
+        let texts: Vec<String> = projects.filter_map(|p| std::fs::read_to_string(p.path().join(format!("{SESSION}.jsonl"))).ok()).collect();
+        texts.iter().any(|text| text.contains("tool_result")).then_some(())
+    })
+    .await;
+    first.kill().await.unwrap();
+    // The provider's answer is read to its end, but nobody had it.
+    home.capturing(home.until_last_call(&guest, CallState::Cut)).await;
+
+    let mut command = home.claude(&program, &guest);
+    command.args(["-p", "Continue from where you left off: the connection was interrupted.", "--resume", SESSION]);
+    let output = home.capturing(command.output()).await.unwrap();
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{said}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(std::fs::read_to_string(workspace.join("out.txt")).unwrap(), "goodbye\n", "{said}");
+    let last = home.until_last_call(&guest, CallState::Settled).await;
+    assert_eq!(last.stop_reason.as_deref(), Some("end_turn"));
+    let usage = home.settled(&guest).await;
+    assert_eq!(usage.api_calls, 5, "two before the kill, three after it: {said}");
 }

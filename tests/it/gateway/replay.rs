@@ -2,7 +2,7 @@
 
 use super::{upstream::Script, *};
 
-const CONVERSATION: &str = r#"
+const CONVERSATION: &str = r"
 tokensPerSecond: 0
 thinkSeconds: 0
 conversations:
@@ -13,7 +13,7 @@ conversations:
         usage: {input: 10, cacheWrite: 1000, cacheRead: 0, output: 50}
       - text: The greeting is in.
         usage: {input: 10, cacheWrite: 100, cacheRead: 1000, output: 20}
-"#;
+";
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_written_conversation_is_played_metered_and_stored() {
