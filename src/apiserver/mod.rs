@@ -33,7 +33,11 @@ mod write;
 
 use crate::auth::TokenHash;
 use crate::objects::Objects;
-use axum_server::{Handle, tls_rustls::RustlsConfig};
+use axum_server::{
+    Handle,
+    accept::NoDelayAcceptor,
+    tls_rustls::{RustlsAcceptor, RustlsConfig},
+};
 use std::{net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -102,7 +106,9 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
     let shared = Arc::new(Shared { objects, admin, address, shutdown: shutdown.clone() });
 
     let handle = Handle::new();
-    let mut server = axum_server::from_tcp_rustls(listener, RustlsConfig::from_config(tls.server)).map_err(refused)?.handle(handle.clone());
+    // Without Nagle's delay: an event of a watch is a small packet that someone waits for.
+    let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls.server)).acceptor(NoDelayAcceptor::new());
+    let mut server = axum_server::from_tcp(listener).map_err(refused)?.acceptor(acceptor).handle(handle.clone());
     // Clients multiplex their watches over one connection; a dead one is noticed by pings.
     let mut http = server.http_builder().http2();
     http.timer(hyper_util::rt::TokioTimer::new())
