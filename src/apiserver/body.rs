@@ -1,6 +1,10 @@
 //! Request bodies: JSON (with a look for duplicate keys), YAML, and protobuf of the core kinds.
 
-use super::{catalog::Entry, protobuf, status::Status};
+use super::{
+    catalog::Entry,
+    protobuf,
+    status::{self, Status},
+};
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
@@ -80,7 +84,9 @@ pub(super) fn fit(value: &mut Value, entry: &Entry, namespace: Option<&str>, nam
                 )));
             }
             (_, given) => {
-                return Err(Status::bad_request(format!("the kind in the data ({given}) does not match the expected kind ({expect})")));
+                let name = value.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default();
+                let wrong = crate::api::FieldError::invalid("kind", given, format!("must be {expect}"));
+                return Err(status::invalid(entry.group, entry.kind, name, &[wrong]));
             }
         }
     }

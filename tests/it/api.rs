@@ -211,6 +211,10 @@ async fn bodies_that_are_not_objects_of_the_kind_are_refused() {
     assert_eq!(post("application/json", " ".repeat(3 * 1024 * 1024 + 1)).await.0, 413);
     let (code, status) = post("application/json", json!({"apiVersion": "autovibe.dev/v1", "kind": "Machine"}).to_string()).await;
     assert_eq!((code, &status["reason"]), (400, &json!("BadRequest")));
+    let mut other = machine("x");
+    other["kind"] = json!("Other");
+    let (code, status) = post("application/json", other.to_string()).await;
+    assert_eq!((code, &status["details"]["causes"][0]["field"]), (422, &json!("kind")), "{status}");
     let mut elsewhere = machine("x");
     elsewhere["metadata"]["namespace"] = json!("other");
     assert_eq!(post("application/json", elsewhere.to_string()).await.0, 400);
