@@ -22,8 +22,8 @@ pub(super) fn document(value: &Value, output: super::Output) -> anyhow::Result<S
 
 /// Columns aligned as kubectl aligns them: three spaces between, none at the end of a line.
 pub(super) fn columns(header: &[String], rows: &[Vec<String>]) -> String {
-    let mut widths: Vec<usize> = header.iter().map(|cell| cell.chars().count()).collect();
-    for row in rows {
+    let mut widths = vec![0; rows.iter().map(Vec::len).chain([header.len()]).max().unwrap_or(0)];
+    for row in std::iter::once(header).chain(rows.iter().map(Vec::as_slice)) {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }

@@ -3,8 +3,10 @@
 mod api;
 mod bundles;
 mod checkpoints;
+mod cli;
 mod crds;
 mod gateway;
+mod examples;
 mod kubectl;
 mod lab;
 mod layers;

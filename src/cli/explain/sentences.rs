@@ -25,7 +25,8 @@ pub(super) fn machine(machine: &Machine, last: Option<&Checkpoint>, budgets: &[B
     sentences.push(format!("Goal: {}", print::shorten(&machine.spec.goal.prompt, 160)));
 
     match status.message.as_deref().filter(|message| !message.is_empty()) {
-        Some(message) if status.phase == Phase::Waiting => sentences.push(format!("Waiting for: {message}")),
+        // The controllers say `for …`, so that it reads on from the phase.
+        Some(message) if status.phase == Phase::Waiting => sentences.push(format!("Waiting {message}")),
         Some(message) => sentences.push(format!("Now: {message}")),
         None if status.phase.is_finished() => {}
         None => sentences.push("Waiting for: nothing.".into()),

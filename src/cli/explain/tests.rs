@@ -46,13 +46,13 @@ fn a_waiting_machine_says_for_what_and_whose_limits_hold() {
     let machine = object(
         "a",
         &json!({ "from": { "image": "debian" }, "goal": { "prompt": "Do it.\nWell." } }),
-        &json!({ "phase": "Waiting", "message": "image debian of hub default; it is there when `autovibe image build` has made it" }),
+        &json!({ "phase": "Waiting", "message": "for image debian of hub default; it is there when `autovibe image build` has made it" }),
     );
     let text = sentences::machine(&machine, None, &[], None, now()).join("\n");
     let expect = "\
 Waiting.
 Goal: Do it.…
-Waiting for: image debian of hub default; it is there when `autovibe image build` has made it
+Waiting for image debian of hub default; it is there when `autovibe image build` has made it
 No checkpoint of it yet.
 Spent: $0.00, 0s, 0 calls. It names no budget: these limits are the defaults of its Hub.";
     assert_eq!(text, expect);
