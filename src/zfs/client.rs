@@ -1,19 +1,19 @@
 //! The commands that autovibe runs, one method each.
 
 use super::{
-    Capabilities, Dataset, DatasetInfo, Error, Properties, Runner, Snapshot, SnapshotInfo, listing, name,
+    Capabilities, Dataset, DatasetInfo, Error, Properties, Runner, Snapshot, SnapshotInfo,
+    listing::{self, Item},
+    name,
     run::{Output, run},
 };
 use crate::clock::Clock;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 use tracing::warn;
 
 /// A dataset that was just unmounted or closed stays busy for a moment.
 const BUSY_TRIES: u32 = 6;
 const BUSY_PAUSE: Duration = Duration::from_millis(400);
 const COLUMNS: &str = "name,property,value,source";
-/// What is read where `all` is not all: that of zfs-fuse leaves the guid out. A mark that is not named here is not seen there.
-const NAMED: &str = "guid,origin,userrefs,referenced,autovibe:machine,autovibe:checkpoint,autovibe:image,autovibe:source";
 
 /// Runs `zfs`; cheap to clone.
 #[derive(Clone)]
@@ -50,24 +50,23 @@ impl Zfs {
         if self.capabilities.list_parsable {
             words.extend(["-t", "filesystem,volume"]);
         }
-        let stdout = self.listing(words, name::dataset(root)?).await?;
-        let items = listing::read(&stdout)?;
+        let items = self.listing(words, name::dataset(root)?).await?;
         items.into_iter().filter(|(name, _)| !name.contains('@')).map(|(name, item)| item.into_dataset(&name)).collect()
     }
 
     /// One dataset; `None` only when ZFS says that it does not exist, and shows its pool.
     pub async fn dataset(&self, name: &Dataset) -> Result<Option<DatasetInfo>, Error> {
         let text = name::dataset(name)?;
-        let Some(stdout) = self.one(text, name).await? else { return Ok(None) };
-        let item = listing::read(&stdout)?.remove(text).ok_or_else(|| Error::Unknown(format!("{name} was not listed")))?;
+        let Some(mut items) = self.one(text, name).await? else { return Ok(None) };
+        let item = items.remove(text).ok_or_else(|| Error::Unknown(format!("{name} was not listed")))?;
         item.into_dataset(text).map(Some)
     }
 
     /// As [`Self::dataset`].
     pub async fn snapshot_info(&self, name: &Snapshot) -> Result<Option<SnapshotInfo>, Error> {
         let text = name::snapshot(name)?;
-        let Some(stdout) = self.one(&text, &name.dataset).await? else { return Ok(None) };
-        let item = listing::read(&stdout)?.remove(&text).ok_or_else(|| Error::Unknown(format!("{name} was not listed")))?;
+        let Some(mut items) = self.one(&text, &name.dataset).await? else { return Ok(None) };
+        let item = items.remove(&text).ok_or_else(|| Error::Unknown(format!("{name} was not listed")))?;
         item.into_snapshot(&text).map(Some)
     }
 
@@ -78,9 +77,8 @@ impl Zfs {
             words.extend(["-t", "snapshot"]);
         }
         let text = name::dataset(dataset)?;
-        let stdout = self.listing(words, text).await?;
+        let items = self.listing(words, text).await?;
         let of_it = |name: &str| name.strip_prefix(text).is_some_and(|rest| rest.starts_with('@'));
-        let items = listing::read(&stdout)?;
         items.into_iter().filter(|(name, _)| of_it(name)).map(|(name, item)| item.into_snapshot(&name)).collect()
     }
 
@@ -137,7 +135,7 @@ impl Zfs {
         if files {
             self.unmount(from).await?;
         }
-        let output = self.patiently(argv(["rename", from, to])).await?;
+        let output = self.patiently(from, argv(["rename", from, to])).await?;
         checked(if output.stderr.contains("already") { to } else { from }, output)?;
         if files {
             self.mount(to).await;
@@ -168,7 +166,7 @@ impl Zfs {
     /// Destroys one dataset without snapshots or children.
     pub async fn destroy_dataset(&self, dataset: &Dataset) -> Result<(), Error> {
         let text = name::dataset(dataset)?;
-        let output = self.patiently(argv(["destroy", text])).await?;
+        let output = self.patiently(text, argv(["destroy", text])).await?;
         checked(text, output).map(drop)
     }
 
@@ -187,23 +185,36 @@ impl Zfs {
     }
 
     pub(super) async fn unmount(&self, dataset: &str) -> Result<(), Error> {
-        let output = self.patiently(argv(["unmount", dataset])).await?;
+        let output = self.patiently(dataset, argv(["unmount", dataset])).await?;
         if output.stderr.contains("not currently mounted") {
             return Ok(());
         }
         checked(dataset, output).map(drop)
     }
 
-    async fn listing(&self, mut words: Vec<&str>, subject: &str) -> Result<String, Error> {
-        let properties = if self.capabilities.list_parsable { "all" } else { NAMED };
-        words.extend(["-s", "local,none", "-o", COLUMNS, properties, subject]);
-        checked(subject, run(&self.runner, argv(words)).await?)
+    async fn listing(&self, words: Vec<&str>, subject: &str) -> Result<BTreeMap<String, Item>, Error> {
+        let get = async |sources: &str, properties: &str| {
+            let words = words.iter().copied().chain(["-s", sources, "-o", COLUMNS, properties, subject]);
+            listing::read(&checked(subject, run(&self.runner, argv(words)).await?)?)
+        };
+        if self.capabilities.list_parsable {
+            return get("local,none", "all").await;
+        }
+        // `all` of zfs-fuse leaves out what is asked for here. Marks are set when a thing is made, so the later listing has
+        // those of all that the first one shows; what was made in between is not shown yet.
+        let mut items = get("none", "type,guid,origin,userrefs,referenced").await?;
+        for (name, marks) in get("local", "all").await? {
+            if let Some(item) = items.get_mut(&name) {
+                item.add(marks);
+            }
+        }
+        Ok(items)
     }
 
     /// Lists one dataset or snapshot. A pool that is not imported hides all of it, so the pool must be seen for `None`.
-    async fn one(&self, text: &str, dataset: &Dataset) -> Result<Option<String>, Error> {
+    async fn one(&self, text: &str, dataset: &Dataset) -> Result<Option<BTreeMap<String, Item>>, Error> {
         match self.listing(vec!["get", "-Hp"], text).await {
-            Ok(stdout) => Ok(Some(stdout)),
+            Ok(items) => Ok(Some(items)),
             Err(Error::NotFound(_)) => {
                 let pool = dataset.0.split('/').next().unwrap_or_default();
                 match self.act_quietly(argv(["get", "-Hp", "-o", "value", "guid", pool])).await {
@@ -234,7 +245,7 @@ impl Zfs {
     }
 
     /// Tries again a few times while the dataset is busy; what is still busy then is left to the caller.
-    async fn patiently(&self, argv: Vec<String>) -> Result<Output, Error> {
+    async fn patiently(&self, dataset: &str, argv: Vec<String>) -> Result<Output, Error> {
         let mut tries = 1;
         loop {
             let output = run(&self.runner, argv.clone()).await?;
@@ -243,6 +254,11 @@ impl Zfs {
             }
             tries += 1;
             Clock::system().sleep(BUSY_PAUSE).await;
+            if !self.capabilities.volumes && argv.first().is_some_and(|verb| verb != "unmount") {
+                // zfs-fuse sometimes keeps a dataset busy for good after an unmount, and lets it go after another one.
+                self.mount(dataset).await;
+                run(&self.runner, vec!["unmount".into(), dataset.into()]).await?;
+            }
         }
     }
 }

@@ -31,6 +31,12 @@ pub(super) fn read(stdout: &str) -> Result<BTreeMap<String, Item>, Error> {
 }
 
 impl Item {
+    /// Takes in what another listing says of the same thing.
+    pub(super) fn add(&mut self, other: Self) {
+        self.native.extend(other.native);
+        self.properties.extend(other.properties);
+    }
+
     fn guid(&self, name: &str) -> Result<String, Error> {
         let guid = self.native.get("guid").filter(|guid| guid.parse::<u64>().is_ok());
         guid.cloned().ok_or_else(|| Error::Unknown(format!("{name} was listed without a guid")))
