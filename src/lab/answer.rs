@@ -24,8 +24,8 @@ pub(super) enum Refusal {
     Text(u16, String),
     /// Refused before any handler: the text is the body, and no JSON.
     Plain(u16, String),
-    /// 401: the reason phrase is all there is.
-    Empty(u16, &'static str),
+    /// The reason phrase is all there is: 401, and unknown HTTP methods.
+    Empty(u16, String),
     /// The connection is closed without an answer.
     Lost,
 }
@@ -57,7 +57,7 @@ impl Refusal {
                 (status, reason, JSON, json!({ "data": null, "message": format!("{text}\n") }).to_string())
             }
             Self::Plain(status, text) => (status, text.clone(), "text/plain", text),
-            Self::Empty(status, reason) => (status, reason.to_owned(), "text/plain", String::new()),
+            Self::Empty(status, reason) => (status, reason, "text/plain", String::new()),
             Self::Lost => return None,
         })
     }

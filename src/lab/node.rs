@@ -231,7 +231,9 @@ impl Node {
             }
         }
         if wanted.is_none_or(|kind| kind == "node") {
-            rows.extend(self.nodes()?.data.as_array().cloned().unwrap_or_default());
+            let mut nodes = self.nodes()?.data.as_array().cloned().unwrap_or_default();
+            nodes.iter_mut().filter_map(Value::as_object_mut).for_each(|row| drop(row.remove("ssl_fingerprint")));
+            rows.extend(nodes);
         }
         if wanted.is_none_or(|kind| kind == "storage") {
             rows.push(json!({ "id": format!("storage/{NODE}/{STORAGE}"), "type": "storage", "storage": STORAGE, "node": NODE, "status": "available",

@@ -136,7 +136,7 @@ fn call(method: &Method, parts: &[&str]) -> Call {
 async fn answer(node: &Arc<Node>, request: Request<Incoming>, parts: &[&str]) -> Answer {
     let method = request.method().clone();
     if !matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE") {
-        return Err(Refusal::Plain(501, format!("method '{method}' not available")));
+        return Err(Refusal::Empty(501, format!("method '{method}' not available")));
     }
     let body_length = request.body().size_hint().exact();
     if request.headers().contains_key(header::TRANSFER_ENCODING) {
@@ -166,7 +166,7 @@ async fn authenticate(node: &Node, given: Option<&header::HeaderValue>) -> Resul
     };
     let pause = *lock(&node.refusal);
     node.clock.sleep(pause).await;
-    Err(Refusal::Empty(401, reason))
+    Err(Refusal::Empty(401, reason.to_owned()))
 }
 
 /// From query and body; what is in the query wins.

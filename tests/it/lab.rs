@@ -2,6 +2,8 @@
 //! answer leaves behind, and what a restart finds again.
 
 mod agent;
+mod recordings;
+mod storage;
 
 use autovibe::{
     clock::Clock,
