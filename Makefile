@@ -5,7 +5,6 @@ SHELL := /bin/bash
 .DEFAULT_GOAL := help
 CARGO ?= cargo
 DATA ?= .autovibe
-# Files whose changes make the guest images stale are known to `autovibe image build` itself.
 
 .PHONY: help deps build images test test-fast test-real lint fmt crds demo clean-demo
 
@@ -25,13 +24,11 @@ images: build deps ## builds the guests' disk images, unless they are there
 demo: deps build ## A --"Add authentication"--> B --"Add tests"--> C, with the real Claude Code in real VMs
 	target/debug/autovibe demo --data $(DATA)
 
-test-fast: build ## tests that need no guests
+test-fast: build ## cargo's tests; those with a micro guest skip aloud where it cannot run
 	$(CARGO) test --locked
 
-test-real: deps build ## real guests: boots the image, forks it, and runs the quickstart to its end
-	target/debug/autovibe image build micro --data $(DATA)
-	AUTOVIBE_TEST_REAL=1 $(CARGO) test --locked --test it -- --nocapture --test-threads=1 real::
-	target/debug/autovibe demo --data $(DATA)-test
+test-real: deps build ## the quickstart to its end, with real guests
+	target/debug/autovibe demo --replay --fresh --data target/quickstart
 
 test: deps ## all tests
 	$(MAKE) test-fast
