@@ -175,3 +175,41 @@ fn without_a_hub_it_says_how_to_get_one() {
     assert!(error.contains("autovibe up") && error.contains("kubeconfig"), "{error}");
     assert_eq!(autovibe(data.path(), &["get"]).status.code(), Some(2), "a wrong command line is another matter");
 }
+
+/// Ends the lab of a data directory, whatever becomes of the test.
+struct LabOf(PathBuf);
+
+impl Drop for LabOf {
+    fn drop(&mut self) {
+        autovibe(&self.0, &["lab", "stop"]);
+    }
+}
+
+#[test]
+fn the_lab_outlives_a_killed_hub_and_is_found_again() {
+    let data = tempfile::tempdir().unwrap();
+    let _lab = LabOf(data.path().into());
+    let arguments = ["--lab", "simulated", "--listen", "127.0.0.1:0", "--gateway-listen", "127.0.0.1:0"];
+    let ready = || said(data.path(), &["get", "hub", "default", "-o", "json"]).contains("proxmoxVersion");
+    let made = || autovibe(data.path(), &["get", "hub", "default"]).status.success();
+    let pid = || {
+        let endpoint: serde_json::Value = serde_json::from_slice(&std::fs::read(data.path().join("lab/endpoint.json")).unwrap()).unwrap();
+        endpoint["pid"].as_u64().unwrap()
+    };
+    let hub = Hub::start(data.path(), &arguments).serves();
+    wait("the Hub that drives the lab", made);
+    wait("an answer of the lab", ready);
+    let first = pid();
+    hub.kill();
+    assert!(Path::new(&format!("/proc/{first}")).exists(), "the lab went with the hub");
+
+    let hub = Hub::start(data.path(), &["--lab", "simulated"]).serves();
+    wait("an answer of the lab", ready);
+    assert_eq!(pid(), first, "a second lab was started");
+    hub.kill();
+    let text = said(data.path(), &["lab", "stop"]);
+    assert!(text.contains("ended, and 0 guests"), "{text}");
+    // Its parent is gone, so whoever reaps orphans may leave a zombie for a moment; it has no command line any more.
+    assert!(std::fs::read(format!("/proc/{first}/cmdline")).unwrap_or_default().is_empty());
+    assert!(said(data.path(), &["lab", "stop"]).starts_with("No lab runs in "));
+}
