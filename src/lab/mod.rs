@@ -281,7 +281,9 @@ impl Lab {
 
     /// Names of the VMs that have a config, by VMID.
     pub fn vms(&self) -> std::collections::BTreeMap<u32, String> {
-        self.node.store.read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.config.get("name").cloned().unwrap_or_default())).collect())
+        self.node
+            .store
+            .read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.config.get("name").cloned().unwrap_or_default())).collect())
     }
 
     /// Names of all datasets and snapshots of the model pool.

@@ -107,7 +107,9 @@ impl Node {
     /// The file lock of a VM. Errors: the text of a lock that was not had in time.
     pub(super) async fn flock(&self, vmid: u32, wait: Duration) -> Result<OwnedMutexGuard<()>, String> {
         let mutex = lock(&self.flocks).entry(vmid).or_default().clone();
-        tokio::time::timeout(wait, mutex.lock_owned()).await.map_err(|_| format!("can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout"))
+        tokio::time::timeout(wait, mutex.lock_owned())
+            .await
+            .map_err(|_| format!("can't lock file '/var/lock/qemu-server/lock-{vmid}.conf' - got timeout"))
     }
 
     /// A VM's present config.
@@ -148,7 +150,13 @@ impl Node {
     /// What `qm list` and the broadcasts know of a VM; read live.
     pub(super) async fn live_row(&self, vmid: u32, config: &VmConfig) -> Value {
         let running = self.guests.power(vmid).await;
-        let disk = config.iter().filter(|(key, _)| keys::is_disk(key)).filter_map(|(_, value)| value.split("size=").nth(1)).filter_map(parse_size).next().unwrap_or(0);
+        let disk = config
+            .iter()
+            .filter(|(key, _)| keys::is_disk(key))
+            .filter_map(|(_, value)| value.split("size=").nth(1))
+            .filter_map(parse_size)
+            .next()
+            .unwrap_or(0);
         let mut row = json!({
             "vmid": vmid, "status": if running { "running" } else { "stopped" }, "name": config.get("name").cloned().unwrap_or_else(|| format!("VM {vmid}")),
             "cpu": 0, "cpus": config.get("cores").and_then(|c| c.parse::<u32>().ok()).unwrap_or(1), "mem": 0, "memhost": 0,
@@ -206,7 +214,8 @@ impl Node {
             if lock(&self.lag).is_zero() {
                 self.broadcast().await;
             }
-            let vms: Vec<(u32, VmConfig)> = self.store.read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.config.clone())).collect());
+            let vms: Vec<(u32, VmConfig)> =
+                self.store.read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.config.clone())).collect());
             let broadcasts = lock(&self.broadcasts);
             for (vmid, config) in vms {
                 // Existence, lock and tags are read from the configs; the rest is as old as the last broadcast.
@@ -248,7 +257,10 @@ impl Node {
         let mut fresh = BTreeMap::new();
         for (vmid, config) in vms {
             let row = self.live_row(vmid, &config).await;
-            fresh.insert(vmid, Broadcast { name: row["name"].as_str().unwrap_or_default().to_owned(), running: row["status"] == "running", row });
+            fresh.insert(
+                vmid,
+                Broadcast { name: row["name"].as_str().unwrap_or_default().to_owned(), running: row["status"] == "running", row },
+            );
         }
         let mut broadcasts = lock(&self.broadcasts);
         // A deleted VM's values stay for a new one of its number, as they do in Proxmox, until the next turn.

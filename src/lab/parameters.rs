@@ -43,7 +43,11 @@ fn integer(text: &str, min: i64, max: i64) -> Result<(), String> {
 
 fn is_dns_name(text: &str) -> bool {
     let label = |label: &str| {
-        !label.is_empty() && label.len() <= 63 && !label.starts_with('-') && !label.ends_with('-') && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
     };
     text.split('.').all(label)
 }
@@ -72,13 +76,18 @@ impl Kind {
             Self::OneOf(values) => Err(format!("value '{text}' does not have a value in the enumeration '{}'", values.join(", "))),
             Self::Vmid => {
                 text.parse::<i64>().map_err(|_| format!("type check ('integer') failed - got '{text}'"))?;
-                if text.len() >= 3 && text.len() <= 9 && !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()) { Ok(()) } else { Err(NO_VMID.to_owned()) }
+                if text.len() >= 3 && text.len() <= 9 && !text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit()) {
+                    Ok(())
+                } else {
+                    Err(NO_VMID.to_owned())
+                }
             }
             Self::DnsName if is_dns_name(text) => Ok(()),
             Self::DnsName => Err("invalid format - value does not look like a valid DNS name\n".to_owned()),
             Self::Tags if split_tags(text).all(is_tag) => Ok(()),
             Self::Tags => Err("invalid format - invalid characters in tag\n".to_owned()),
-            Self::Memory => integer(text.trim_start_matches("current="), 16, i64::MAX).map_err(|why| format!("invalid format - format error\nmemory.current: {why}\n")),
+            Self::Memory => integer(text.trim_start_matches("current="), 16, i64::MAX)
+                .map_err(|why| format!("invalid format - format error\nmemory.current: {why}\n")),
             Self::RootOnly => Err("Only root may use this option.".to_owned()),
         }
     }

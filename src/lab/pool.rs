@@ -56,10 +56,14 @@ impl Pool {
         let prefix = format!("{}/", self.dataset());
         let names: Vec<String> = match self {
             Self::Model(store) => store.read(|state| state.pool.datasets.keys().cloned().collect()),
-            Self::Real { zfs, .. } => zfs.datasets(&Dataset(self.dataset().to_owned())).await.map_err(text)?.into_iter().map(|info| info.name.0).collect(),
+            Self::Real { zfs, .. } => {
+                zfs.datasets(&Dataset(self.dataset().to_owned())).await.map_err(text)?.into_iter().map(|info| info.name.0).collect()
+            }
         };
         let mut volumes = Vec::new();
-        for name in names.iter().filter_map(|name| name.strip_prefix(&prefix)).filter(|name| !name.contains('/') && keys::owner(name).is_some()) {
+        for name in
+            names.iter().filter_map(|name| name.strip_prefix(&prefix)).filter(|name| !name.contains('/') && keys::owner(name).is_some())
+        {
             if let Some(size) = self.size(name).await? {
                 volumes.push(Volume { name: name.to_owned(), size });
             }

@@ -19,7 +19,14 @@ const SHUTDOWN: u64 = 60;
 impl Node {
     pub(super) fn start(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
         parameters.check(
-            &[("timeout", SECONDS, false), ("machine", TEXT, false), ("force-cpu", TEXT, false), ("stateuri", TEXT, false), ("targetstorage", TEXT, false), ("skiplock", Kind::RootOnly, false)],
+            &[
+                ("timeout", SECONDS, false),
+                ("machine", TEXT, false),
+                ("force-cpu", TEXT, false),
+                ("stateuri", TEXT, false),
+                ("targetstorage", TEXT, false),
+                ("skiplock", Kind::RootOnly, false),
+            ],
             |_| None,
         )?;
         self.start_task(vmid)
@@ -71,7 +78,13 @@ impl Node {
 
     pub(super) fn stop(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
         parameters.check(
-            &[("timeout", SECONDS, false), ("keepActive", Kind::RootOnly, false), ("migratedfrom", TEXT, false), ("overrule-shutdown", Kind::Flag, false), ("skiplock", Kind::RootOnly, false)],
+            &[
+                ("timeout", SECONDS, false),
+                ("keepActive", Kind::RootOnly, false),
+                ("migratedfrom", TEXT, false),
+                ("overrule-shutdown", Kind::Flag, false),
+                ("skiplock", Kind::RootOnly, false),
+            ],
             |_| None,
         )?;
         let (node, overrule) = (self.clone(), parameters.flag("overrule-shutdown"));
@@ -91,7 +104,15 @@ impl Node {
     }
 
     pub(super) fn shut_down(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
-        parameters.check(&[("timeout", SECONDS, false), ("forceStop", Kind::Flag, false), ("keepActive", Kind::RootOnly, false), ("skiplock", Kind::RootOnly, false)], |_| None)?;
+        parameters.check(
+            &[
+                ("timeout", SECONDS, false),
+                ("forceStop", Kind::Flag, false),
+                ("keepActive", Kind::RootOnly, false),
+                ("skiplock", Kind::RootOnly, false),
+            ],
+            |_| None,
+        )?;
         let (node, force) = (self.clone(), parameters.flag("forceStop"));
         let timeout = Duration::from_secs(parameters.number("timeout").unwrap_or(SHUTDOWN));
         self.spawn("qmshutdown", vmid, move |log| async move {
@@ -115,7 +136,10 @@ impl Node {
     }
 
     pub(super) async fn delete(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
-        parameters.check(&[("purge", Kind::Flag, false), ("destroy-unreferenced-disks", Kind::Flag, false), ("skiplock", Kind::RootOnly, false)], |_| None)?;
+        parameters.check(
+            &[("purge", Kind::Flag, false), ("destroy-unreferenced-disks", Kind::Flag, false), ("skiplock", Kind::RootOnly, false)],
+            |_| None,
+        )?;
         self.deletable(vmid).await.map_err(Refusal::die)?;
         let (node, purge, sweep) = (self.clone(), parameters.flag("purge"), parameters.flag("destroy-unreferenced-disks"));
         self.spawn("qmdestroy", vmid, move |log| async move {
@@ -146,7 +170,8 @@ impl Node {
     /// Volumes that ZFS keeps are a warning: the config goes all the same, and they stay under the old number.
     async fn destroy(&self, vmid: u32, config: &VmConfig, sweep: bool, log: &Log) -> Result<(), String> {
         let of_it = |(storage, volume): (&str, &str)| (keys::owner(volume) == Some(vmid)).then(|| (storage.to_owned(), volume.to_owned()));
-        let mut volumes: Vec<(String, String)> = config.iter().filter(|(key, _)| keys::is_disk(key)).filter_map(|(_, value)| keys::volume(value)).filter_map(of_it).collect();
+        let mut volumes: Vec<(String, String)> =
+            config.iter().filter(|(key, _)| keys::is_disk(key)).filter_map(|(_, value)| keys::volume(value)).filter_map(of_it).collect();
         if sweep {
             let all = self.pool.list().await?;
             volumes.extend(all.iter().filter_map(|volume| of_it((super::node::STORAGE, &volume.name))));

@@ -156,7 +156,12 @@ impl Node {
             config.insert(key, value);
         }
         let uuid = || uuid::Uuid::new_v4().to_string();
-        let devices = config.keys().filter(|key| (keys::is_disk(key) && !key.starts_with("unused")) || keys::is_net(key)).cloned().collect::<Vec<_>>().join(";");
+        let devices = config
+            .keys()
+            .filter(|key| (keys::is_disk(key) && !key.starts_with("unused")) || keys::is_net(key))
+            .cloned()
+            .collect::<Vec<_>>()
+            .join(";");
         config.entry("boot".into()).or_insert_with(|| if devices.is_empty() { " ".into() } else { format!("order={devices}") });
         let smbios = config.entry("smbios1".into()).or_insert_with(|| format!("uuid={}", uuid()));
         if !smbios.contains("uuid=") {
@@ -191,7 +196,8 @@ impl Node {
     pub(super) async fn configure(&self, vmid: u32, parameters: &Parameters) -> Answer {
         parameters.check(UPDATE, keys::kind)?;
         let set = written(parameters, UPDATE)?;
-        let delete: Vec<&str> = parameters.get("delete").map(|list| list.split([',', ' ', ';']).filter(|key| !key.is_empty()).collect()).unwrap_or_default();
+        let delete: Vec<&str> =
+            parameters.get("delete").map(|list| list.split([',', ' ', ';']).filter(|key| !key.is_empty()).collect()).unwrap_or_default();
         for key in &delete {
             if keys::kind(key).is_none() {
                 return Err(Refusal::parameter("delete", format!("unknown option '{key}'")));

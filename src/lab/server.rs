@@ -42,7 +42,10 @@ pub(super) async fn serve(listener: TcpListener, node: Arc<Node>) {
         tokio::spawn(async move {
             let ended = node.shutdown.clone();
             let service = service_fn(move |request| respond(node.clone(), request));
-            let connection = hyper::server::conn::http1::Builder::new().timer(TokioTimer::new()).header_read_timeout(IDLE).serve_connection(TokioIo::new(stream), service);
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(IDLE)
+                .serve_connection(TokioIo::new(stream), service);
             tokio::select! {
                 // Broken connections are the caller's to notice.
                 _ = connection => {}
@@ -55,7 +58,8 @@ pub(super) async fn serve(listener: TcpListener, node: Arc<Node>) {
 async fn respond(node: Arc<Node>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Closed> {
     let changes = request.method() != Method::GET;
     let path = request.uri().path().to_owned();
-    let segments: Vec<String> = path.split('/').filter(|part| !part.is_empty()).map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned()).collect();
+    let segments: Vec<String> =
+        path.split('/').filter(|part| !part.is_empty()).map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned()).collect();
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
     let call = call(request.method(), parts.get(2..).unwrap_or_default());
     let fault = node.faults.met(call);
@@ -157,7 +161,10 @@ async fn answer(node: &Arc<Node>, request: Request<Incoming>, parts: &[&str]) ->
 }
 
 async fn authenticate(node: &Node, given: Option<&header::HeaderValue>) -> Result<(), Refusal> {
-    let token = given.and_then(|value| value.to_str().ok()).and_then(|value| value.strip_prefix("PVEAPIToken")).map(|rest| rest.trim_start_matches(['=', ' ']));
+    let token = given
+        .and_then(|value| value.to_str().ok())
+        .and_then(|value| value.strip_prefix("PVEAPIToken"))
+        .map(|rest| rest.trim_start_matches(['=', ' ']));
     let secret = node.store.read(|state| state.secret.clone());
     let reason = match token.and_then(|token| token.split_once('=')) {
         Some((id, given)) if id == TOKEN_ID && bool::from(given.as_bytes().ct_eq(secret.as_bytes())) => return Ok(()),
@@ -175,7 +182,8 @@ async fn parameters(request: Request<Incoming>) -> Result<Parameters, Refusal> {
     let (head, body) = request.into_parts();
     let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|_| Refusal::Lost)?.to_bytes();
     if !body.is_empty() {
-        let kind = head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/x-www-form-urlencoded");
+        let kind =
+            head.headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or("application/x-www-form-urlencoded");
         let text = String::from_utf8_lossy(&body);
         match kind.split(';').next().unwrap_or_default().trim() {
             "application/x-www-form-urlencoded" => parameters.add_form(&text),
@@ -195,7 +203,9 @@ async fn parameters(request: Request<Incoming>) -> Result<Parameters, Refusal> {
 /// A parameter of the path may be repeated, but not with another value.
 fn take_path_parameter(parameters: &mut Parameters, name: &str, value: &str) -> Result<(), Refusal> {
     match parameters.0.remove(name) {
-        Some(values) if values.iter().any(|other| other != value) => Err(Refusal::parameter(name, "duplicate parameter (already defined in URI) with conflicting values!")),
+        Some(values) if values.iter().any(|other| other != value) => {
+            Err(Refusal::parameter(name, "duplicate parameter (already defined in URI) with conflicting values!"))
+        }
         _ => Ok(()),
     }
 }
@@ -208,7 +218,9 @@ async fn route(node: &Arc<Node>, method: &Method, path: &[&str], mut parameters:
     if let ["nodes", name, ..] = path {
         take_path_parameter(&mut parameters, "node", name)?;
         if *name != NODE && *name != "localhost" {
-            return Err(Refusal::die(format!("hostname lookup '{name}' failed - failed to get address info for: {name}: Name or service not known")));
+            return Err(Refusal::die(format!(
+                "hostname lookup '{name}' failed - failed to get address info for: {name}: Name or service not known"
+            )));
         }
     }
     if let ["nodes", _, "qemu", text, rest @ ..] = path {
@@ -247,7 +259,9 @@ async fn guest(node: &Arc<Node>, method: &Method, vmid: u32, rest: &[&str], para
         ("POST", ["agent", "exec"]) => node.agent_exec(vmid, parameters).await,
         ("GET", ["agent", "exec-status"]) => node.agent_exec_status(vmid, parameters).await,
         ("POST", ["agent", "file-write"]) => node.agent_write(vmid, parameters).await,
-        ("POST", ["agent", name @ ("ping" | "fsfreeze-status" | "fsfreeze-freeze" | "fsfreeze-thaw")]) => node.agent_simple(vmid, name, parameters).await,
+        ("POST", ["agent", name @ ("ping" | "fsfreeze-status" | "fsfreeze-freeze" | "fsfreeze-thaw")]) => {
+            node.agent_simple(vmid, name, parameters).await
+        }
         _ => Err(Refusal::Text(501, format!("Method '{method} /nodes/{NODE}/qemu/{vmid}/{}' not implemented", rest.join("/")))),
     }
 }

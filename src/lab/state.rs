@@ -60,7 +60,13 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
             Err(source) => return Err(Error::Data { path, source }),
         };
-        Ok(Self { inner: Mutex::new(Inner { state, generation: 0 }), path, writing: Mutex::new(()), dirty: Notify::new(), written: watch::channel(0).0 })
+        Ok(Self {
+            inner: Mutex::new(Inner { state, generation: 0 }),
+            path,
+            writing: Mutex::new(()),
+            dirty: Notify::new(),
+            written: watch::channel(0).0,
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

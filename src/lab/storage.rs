@@ -13,12 +13,24 @@ const TOTAL: u64 = 1 << 38;
 
 impl Node {
     pub(super) fn storages(parameters: &Parameters) -> Answer {
-        parameters.check(&[("content", TEXT, false), ("enabled", Kind::Flag, false), ("format", Kind::Flag, false), ("storage", TEXT, false), ("target", TEXT, false)], |_| None)?;
+        parameters.check(
+            &[
+                ("content", TEXT, false),
+                ("enabled", Kind::Flag, false),
+                ("format", Kind::Flag, false),
+                ("storage", TEXT, false),
+                ("target", TEXT, false),
+            ],
+            |_| None,
+        )?;
         let content = parameters.get("content");
-        if let Some(content) = content.filter(|content| !["images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import"].contains(content)) {
+        if let Some(content) =
+            content.filter(|content| !["images", "rootdir", "iso", "vztmpl", "backup", "snippets", "import"].contains(content))
+        {
             return Err(Refusal::parameter("content", format!("invalid format - invalid content type '{content}'\n")));
         }
-        let wanted = content.is_none_or(|content| matches!(content, "images" | "rootdir")) && parameters.get("storage").is_none_or(|name| name == STORAGE);
+        let wanted = content.is_none_or(|content| matches!(content, "images" | "rootdir"))
+            && parameters.get("storage").is_none_or(|name| name == STORAGE);
         let row = json!({ "storage": STORAGE, "type": "zfspool", "content": "images,rootdir", "active": 1, "enabled": 1, "shared": 0,
             "total": TOTAL, "used": 0, "avail": TOTAL, "used_fraction": 0 });
         Ok(Value::from(if wanted { vec![row] } else { vec![] }).into())

@@ -87,7 +87,18 @@ impl Node {
             state.last_pid = state.last_pid.max(1000) + 1;
             let pid = state.last_pid;
             let upid = format!("UPID:{NODE}:{pid:08X}:{pstart:08X}:{start:08X}:{kind}:{id}:{TOKEN_ID}:");
-            state.tasks.push(Record { upid: upid.clone(), pid, pstart, kind: kind.to_owned(), id, start, end: None, exit: None, log: Vec::new(), warnings: 0 });
+            state.tasks.push(Record {
+                upid: upid.clone(),
+                pid,
+                pstart,
+                kind: kind.to_owned(),
+                id,
+                start,
+                end: None,
+                exit: None,
+                log: Vec::new(),
+                warnings: 0,
+            });
             let surplus = state.tasks.len().saturating_sub(KEPT);
             state.tasks.drain(..surplus);
             upid
@@ -133,14 +144,21 @@ impl Node {
     }
 
     pub(super) fn task_log(&self, upid: &str, parameters: &Parameters) -> Answer {
-        parameters.check(&[("start", Kind::Integer(0, i64::MAX), false), ("limit", Kind::Integer(0, i64::MAX), false), ("download", Kind::Flag, false)], |_| None)?;
+        parameters.check(
+            &[("start", Kind::Integer(0, i64::MAX), false), ("limit", Kind::Integer(0, i64::MAX), false), ("download", Kind::Flag, false)],
+            |_| None,
+        )?;
         let lines = match self.task(upid)? {
             None => vec!["unable to open file - No such file or directory".to_owned()],
             Some(task) if task.log.is_empty() => vec!["no content".to_owned()],
             Some(task) => task.log,
         };
         let start = parameters.number("start").unwrap_or(0_usize);
-        let limit = parameters.number("limit").filter(|limit| *limit > 0).unwrap_or(if parameters.get("limit").is_some() { usize::MAX } else { 50 });
+        let limit = parameters.number("limit").filter(|limit| *limit > 0).unwrap_or(if parameters.get("limit").is_some() {
+            usize::MAX
+        } else {
+            50
+        });
         let rows = lines.iter().enumerate().skip(start).take(limit).map(|(at, line)| json!({ "n": at + 1, "t": line }));
         Ok(Reply { data: rows.collect(), total: Some(lines.len()) })
     }

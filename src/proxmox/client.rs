@@ -88,7 +88,8 @@ impl Client {
     /// Live state of all VMs of a node: vmid and power.
     pub async fn node_vms(&self, node: &Node) -> Result<Vec<(Vmid, Power)>, Error> {
         let rows = rows(self.http.get(&format!("/nodes/{}/qemu", segment(&node.0)), &vec![]).await?, "/qemu")?;
-        let read = |row: &Value| vmid_of(row).zip(power_of(row)).ok_or_else(|| Error::Unknown(format!("a row of /qemu cannot be read: {row}")));
+        let read =
+            |row: &Value| vmid_of(row).zip(power_of(row)).ok_or_else(|| Error::Unknown(format!("a row of /qemu cannot be read: {row}")));
         rows.iter().map(read).collect()
     }
 
@@ -130,7 +131,14 @@ impl Client {
     }
 
     /// Changes keys, and removes those in `delete`, if the config is still at `digest`.
-    pub async fn configure(&self, node: &Node, vmid: Vmid, values: &BTreeMap<String, String>, delete: &[&str], digest: Option<&str>) -> Result<(), Error> {
+    pub async fn configure(
+        &self,
+        node: &Node,
+        vmid: Vmid,
+        values: &BTreeMap<String, String>,
+        delete: &[&str],
+        digest: Option<&str>,
+    ) -> Result<(), Error> {
         let mut parameters: Parameters<'_> = values.iter().map(|(key, value)| (key.as_str(), value.clone())).collect();
         if !delete.is_empty() {
             parameters.push(("delete", delete.join(",")));

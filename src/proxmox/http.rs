@@ -45,7 +45,8 @@ impl Http {
     pub(super) fn new(config: &Config) -> Result<Self, Error> {
         let unusable = |message: String| Error::Other { status: 0, message };
         let token = format!("PVEAPIToken={}={}", config.token_id, config.secret.expose_secret());
-        let mut authorization = header::HeaderValue::from_str(&token).map_err(|_| unusable("the token has characters that a header cannot carry".into()))?;
+        let mut authorization =
+            header::HeaderValue::from_str(&token).map_err(|_| unusable("the token has characters that a header cannot carry".into()))?;
         authorization.set_sensitive(true);
         let mut builder = reqwest::Client::builder()
             .http1_only()
@@ -56,7 +57,8 @@ impl Http {
             .timeout(TIMEOUT)
             .default_headers([(header::AUTHORIZATION, authorization)].into_iter().collect());
         if let Some(fingerprint) = &config.fingerprint {
-            let sha256 = tls::parse_fingerprint(fingerprint).ok_or_else(|| unusable(format!("`{fingerprint}` is not a SHA-256 fingerprint")))?;
+            let sha256 =
+                tls::parse_fingerprint(fingerprint).ok_or_else(|| unusable(format!("`{fingerprint}` is not a SHA-256 fingerprint")))?;
             let pinned = tls::pinned(sha256).map_err(|error| unusable(error.to_string()))?;
             builder = builder.tls_backend_preconfigured(pinned);
         }

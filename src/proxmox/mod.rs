@@ -94,7 +94,9 @@ pub enum Power {
 pub enum TaskStatus {
     Running,
     /// `OK`, or `WARNINGS: n` (then `warnings` is n and postconditions need a second look).
-    Done { warnings: u32 },
+    Done {
+        warnings: u32,
+    },
     /// The exit status as text.
     Failed(String),
 }

@@ -57,7 +57,8 @@ fn refused_parameters_keep_their_names() {
     let error = read(400, None, body).expect_err("a refusal");
     assert!(matches!(&error, Error::Parameters { errors, .. } if errors["foo"].starts_with("property is not defined")), "{error:?}");
     assert_eq!(error.retry(), Retry::Never);
-    let error = read(400, None, br#"{"errors":{"upid":"no such task"},"data":null,"message":"Parameter verification failed.\n"}"#).expect_err("a refusal");
+    let error = read(400, None, br#"{"errors":{"upid":"no such task"},"data":null,"message":"Parameter verification failed.\n"}"#)
+        .expect_err("a refusal");
     assert!(matches!(error, Error::NoSuchTask(_)), "{error:?}");
 }
 

@@ -178,7 +178,9 @@ impl Zfs {
     /// Mounts a dataset that has somewhere to be mounted; what keeps it from that is only logged.
     pub(super) async fn mount(&self, dataset: &str) {
         match run(&self.runner, argv(["mount", dataset])).await {
-            Ok(output) if output.status == 0 || ["no mountpoint", "legacy", "already mounted", "canmount"].iter().any(|text| output.stderr.contains(text)) => {}
+            Ok(output)
+                if output.status == 0
+                    || ["no mountpoint", "legacy", "already mounted", "canmount"].iter().any(|text| output.stderr.contains(text)) => {}
             Ok(output) => warn!(zfs.dataset = dataset, "not mounted: {}", output.stderr.trim()),
             Err(error) => warn!(zfs.dataset = dataset, "not mounted: {error}"),
         }

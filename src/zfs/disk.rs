@@ -73,7 +73,13 @@ impl Zfs {
 async fn copy(from: &Path, to: &Path, create: bool) -> Result<(), Error> {
     let (from, to) = (from.to_owned(), to.to_owned());
     let done = tokio::task::spawn_blocking(move || copy_sparse(&from, &to, create)).await;
-    let failed = |error: io::Error| if error.kind() == io::ErrorKind::StorageFull { Error::OutOfSpace(error.to_string()) } else { Error::Other(format!("the image was not copied: {error}")) };
+    let failed = |error: io::Error| {
+        if error.kind() == io::ErrorKind::StorageFull {
+            Error::OutOfSpace(error.to_string())
+        } else {
+            Error::Other(format!("the image was not copied: {error}"))
+        }
+    };
     done.map_err(|error| Error::Other(error.to_string()))?.map_err(failed)
 }
 

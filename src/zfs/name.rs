@@ -33,7 +33,10 @@ pub(super) fn options(properties: &Properties) -> Result<Vec<String>, Error> {
     let mut options = Vec::new();
     for (name, value) in properties {
         let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || ":-._".contains(c);
-        let name_legal = name.starts_with(|c: char| c.is_ascii_lowercase()) && name.contains(':') && name.len() <= LONGEST_PROPERTY && name.chars().all(allowed);
+        let name_legal = name.starts_with(|c: char| c.is_ascii_lowercase())
+            && name.contains(':')
+            && name.len() <= LONGEST_PROPERTY
+            && name.chars().all(allowed);
         // A tab or newline in a value would be read back as another column or line.
         if !name_legal || value.len() > LONGEST_VALUE || value.chars().any(char::is_control) {
             return Err(Error::BadName(format!("`{}={}`", name.escape_debug(), value.escape_debug())));

@@ -35,7 +35,23 @@ fn only_legal_names_reach_zfs() {
     for good in ["tank", "tank/data/vm-100-disk-0", "tank/a b", "tank/a:b_c.d"] {
         assert!(legal(good), "{good}");
     }
-    for bad in ["", "-r", "tank/-r", "tank/", "/tank", "tank//a", "tank/../x", "tank/a@b", "tank/a\nb", "tank/a;rm", "tank/'a'", "tank/a%b", "tank/ü", "1tank", &"a".repeat(256)] {
+    for bad in [
+        "",
+        "-r",
+        "tank/-r",
+        "tank/",
+        "/tank",
+        "tank//a",
+        "tank/../x",
+        "tank/a@b",
+        "tank/a\nb",
+        "tank/a;rm",
+        "tank/'a'",
+        "tank/a%b",
+        "tank/ü",
+        "1tank",
+        &"a".repeat(256),
+    ] {
         assert!(!legal(bad), "{bad}");
     }
     let snapshot = |text: &str| name::snapshot(&Snapshot { dataset: Dataset("tank/a".into()), name: text.into() }).is_ok();
@@ -45,7 +61,12 @@ fn only_legal_names_reach_zfs() {
     }
     let property = |name: &str, value: &str| name::options(&Properties::from([(name.into(), value.into())])).is_ok();
     assert!(property("autovibe:machine", "x=y; $(z) '"));
-    assert!(!property("mountpoint", "/") && !property("autovibe:m", "a\tb") && !property("Autovibe:m", "a") && !property("a:b", &"v".repeat(8192)));
+    assert!(
+        !property("mountpoint", "/")
+            && !property("autovibe:m", "a\tb")
+            && !property("Autovibe:m", "a")
+            && !property("a:b", &"v".repeat(8192))
+    );
 }
 
 #[test]
@@ -62,7 +83,8 @@ fn garbage_is_not_an_empty_list() {
     for text in ["what?\n", "tank/a\tguid\n", "\u{0}\u{1}\n"] {
         assert!(matches!(listing::read(text), Err(Error::Unknown(_))), "{text}");
     }
-    let held_unknown = listing::read("tank/a@b\tguid\t1\t-\n").expect("a listing").remove("tank/a@b").expect("listed").into_snapshot("tank/a@b");
+    let held_unknown =
+        listing::read("tank/a@b\tguid\t1\t-\n").expect("a listing").remove("tank/a@b").expect("listed").into_snapshot("tank/a@b");
     assert!(matches!(held_unknown, Err(Error::Unknown(_))), "a snapshot whose holds were not shown is not free");
 }
 

@@ -79,9 +79,15 @@ impl World {
     }
 
     fn values(vmid: u32, name: &str) -> BTreeMap<String, String> {
-        [("name", name), ("agent", "enabled=1"), ("tags", "AV;b;a"), ("scsi0", &format!("tank:vm-{vmid}-disk-0")), ("net0", "virtio,bridge=vmbr0")]
-            .map(|(key, value)| (key.to_owned(), value.to_owned()))
-            .into()
+        [
+            ("name", name),
+            ("agent", "enabled=1"),
+            ("tags", "AV;b;a"),
+            ("scsi0", &format!("tank:vm-{vmid}-disk-0")),
+            ("net0", "virtio,bridge=vmbr0"),
+        ]
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .into()
     }
 
     async fn ended(&self, upid: &Upid) -> TaskStatus {
@@ -142,7 +148,10 @@ async fn volumes_that_zfs_keeps_are_a_warning_and_stay() {
     let upid = client.delete(node, vmid).await.unwrap();
     assert_eq!(world.ended(&upid).await, TaskStatus::Done { warnings: 1 });
     let log = client.task_log(&upid, 50).await.unwrap();
-    assert!(log.iter().any(|line| line.starts_with("WARN: Could not remove disk 'tank:vm-1000-disk-0', check manually: zfs error:")), "{log:?}");
+    assert!(
+        log.iter().any(|line| line.starts_with("WARN: Could not remove disk 'tank:vm-1000-disk-0', check manually: zfs error:")),
+        "{log:?}"
+    );
     assert!(matches!(client.config(node, vmid).await, Err(Error::NoConfig(_))));
     assert_eq!(world.zfs.snapshot_info(&snapshot).await.unwrap().unwrap().holds, 1);
     // The number is free, the volume is not: a new VM of this number would be given it.
@@ -219,7 +228,12 @@ async fn a_lost_answer_is_unknown_and_the_deed_is_done() {
 #[tokio::test]
 async fn a_wrong_token_gets_an_empty_401() {
     let world = World::start().await;
-    let wrong = proxmox::Config { endpoint: world.lab.endpoint().endpoint.clone(), fingerprint: None, token_id: world.lab.endpoint().token_id.clone(), secret: "wrong".to_owned().into() };
+    let wrong = proxmox::Config {
+        endpoint: world.lab.endpoint().endpoint.clone(),
+        fingerprint: None,
+        token_id: world.lab.endpoint().token_id.clone(),
+        secret: "wrong".to_owned().into(),
+    };
     let refused = Client::new(wrong).unwrap().version().await;
     assert!(matches!(&refused, Err(Error::Unauthorized(text)) if text == "Authentication failed!"), "{refused:?}");
 }

@@ -68,7 +68,10 @@ impl Guests {
                 let bytes = STANDARD.decode(arguments["buf-b64"].as_str().unwrap_or_default()).map_err(|error| error.to_string())?;
                 let mut memory = self.memory();
                 let handle = arguments["handle"].as_i64().unwrap_or_default();
-                let file = memory.get_mut(&vmid).and_then(|memory| memory.files.get_mut(&handle)).ok_or_else(|| format!("handle '{handle}' has not been found"))?;
+                let file = memory
+                    .get_mut(&vmid)
+                    .and_then(|memory| memory.files.get_mut(&handle))
+                    .ok_or_else(|| format!("handle '{handle}' has not been found"))?;
                 file.1 += bytes.len();
                 Ok(json!({ "count": bytes.len(), "eof": false }))
             }

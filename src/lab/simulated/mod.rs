@@ -78,7 +78,8 @@ impl Guests {
     pub(super) fn new(store: Arc<Store>, shutdown: CancellationToken) -> Result<Self, String> {
         // The provider may have been installed already, by whoever started the process.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build().map_err(|error| error.to_string())?;
+        let http =
+            reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build().map_err(|error| error.to_string())?;
         Ok(Self { store, memory: Mutex::default(), http, shutdown })
     }
 
@@ -90,13 +91,18 @@ impl Guests {
     pub async fn start(&self, vmid: u32, config: &VmConfig, disks: &[PathBuf]) -> Result<(), String> {
         let disk = disks.first().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
         let name = config.get("name").cloned().unwrap_or_default();
-        self.store.change(|state| state.guests.insert(vmid, guest::Guest { disk, boots: !name.starts_with(NEVER_BOOTS), agent: None, frozen: false }));
+        self.store.change(|state| {
+            state.guests.insert(vmid, guest::Guest { disk, boots: !name.starts_with(NEVER_BOOTS), agent: None, frozen: false })
+        });
         self.power_on(vmid, Instant::now());
         Ok(())
     }
 
     fn power_on(&self, vmid: u32, since: Instant) {
-        self.memory().insert(vmid, Memory { since, files: BTreeMap::new(), commands: verb::Commands::default(), power: self.shutdown.child_token() });
+        self.memory().insert(
+            vmid,
+            Memory { since, files: BTreeMap::new(), commands: verb::Commands::default(), power: self.shutdown.child_token() },
+        );
     }
 
     /// Whether it is on.
@@ -145,7 +151,8 @@ impl Guests {
 
     /// Guests that ran go on: their agents too, from what is on their disks.
     pub async fn recover(&self) {
-        let running: Vec<(u32, bool)> = self.store.read(|state| state.guests.iter().map(|(vmid, guest)| (*vmid, guest.agent.is_some())).collect());
+        let running: Vec<(u32, bool)> =
+            self.store.read(|state| state.guests.iter().map(|(vmid, guest)| (*vmid, guest.agent.is_some())).collect());
         for (vmid, agent) in running {
             self.power_on(vmid, Instant::now());
             if agent {

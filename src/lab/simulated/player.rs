@@ -132,7 +132,10 @@ impl Player {
 
     /// One request and its whole answer.
     async fn ask(&self, messages: &[Value]) -> Result<Message, Broken> {
-        let base = [self.variable("AUTOVIBE_GATEWAY"), self.variable("ANTHROPIC_BASE_URL")].into_iter().find(|url| !url.is_empty()).unwrap_or_default();
+        let base = [self.variable("AUTOVIBE_GATEWAY"), self.variable("ANTHROPIC_BASE_URL")]
+            .into_iter()
+            .find(|url| !url.is_empty())
+            .unwrap_or_default();
         let url = format!("{}/v1/messages", base.trim_end_matches('/'));
         let body = self.body(messages);
         let mut wait = FIRST_WAIT;
@@ -195,7 +198,14 @@ impl Player {
         let url = format!("{}{EXIT_PATH}", self.variable("AUTOVIBE_GATEWAY").trim_end_matches('/'));
         let report = ExitReport { launch: self.launch.number, exit_code: code };
         loop {
-            let sent = self.http.post(&url).bearer_auth(self.variable("AUTOVIBE_TOKEN")).json(&report).timeout(Duration::from_secs(30)).send().await;
+            let sent = self
+                .http
+                .post(&url)
+                .bearer_auth(self.variable("AUTOVIBE_TOKEN"))
+                .json(&report)
+                .timeout(Duration::from_secs(30))
+                .send()
+                .await;
             if sent.is_ok_and(|response| response.status().is_success()) {
                 return;
             }

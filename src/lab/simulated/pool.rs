@@ -66,12 +66,18 @@ impl Pool {
 
     /// What is on a dataset or snapshot.
     pub(crate) fn disk(&self, name: &str) -> Option<&Disk> {
-        if name.contains('@') { self.snapshot_of(name).ok().map(|snapshot| &snapshot.disk) } else { self.datasets.get(name).map(|dataset| &dataset.disk) }
+        if name.contains('@') {
+            self.snapshot_of(name).ok().map(|snapshot| &snapshot.disk)
+        } else {
+            self.datasets.get(name).map(|dataset| &dataset.disk)
+        }
     }
 
     /// Names of all datasets and snapshots.
     pub(crate) fn names(&self) -> Vec<String> {
-        let own = |(name, dataset): (&String, &Dataset)| std::iter::once(name.clone()).chain(dataset.snapshots.iter().map(|s| format!("{name}@{}", s.name))).collect::<Vec<_>>();
+        let own = |(name, dataset): (&String, &Dataset)| {
+            std::iter::once(name.clone()).chain(dataset.snapshots.iter().map(|s| format!("{name}@{}", s.name))).collect::<Vec<_>>()
+        };
         self.datasets.iter().flat_map(own).collect()
     }
 
@@ -101,7 +107,13 @@ impl Pool {
         }
     }
 
-    pub(crate) fn create(&mut self, name: &str, volume: Option<u64>, properties: BTreeMap<String, String>, disk: Disk) -> Result<(), Refusal> {
+    pub(crate) fn create(
+        &mut self,
+        name: &str,
+        volume: Option<u64>,
+        properties: BTreeMap<String, String>,
+        disk: Disk,
+    ) -> Result<(), Refusal> {
         // The pool itself is the only dataset without a parent.
         if parent(name).is_some() || !self.datasets.is_empty() {
             self.room_for(name)?;
@@ -114,7 +126,9 @@ impl Pool {
     /// All or none.
     pub(crate) fn snapshot(&mut self, names: &[String], properties: &BTreeMap<String, String>) -> Result<(), Refusal> {
         for name in names {
-            let (dataset, short) = name.split_once('@').ok_or_else(|| format!("cannot create snapshot '{name}': empty component or misplaced '@' or '#' delimiter in name"))?;
+            let (dataset, short) = name
+                .split_once('@')
+                .ok_or_else(|| format!("cannot create snapshot '{name}': empty component or misplaced '@' or '#' delimiter in name"))?;
             if self.get(dataset)?.snapshots.iter().any(|s| s.name == short) {
                 return Err(format!("cannot create snapshot '{name}': dataset already exists\nno snapshots were created"));
             }
@@ -126,14 +140,26 @@ impl Pool {
             let Some((dataset, short)) = name.split_once('@') else { continue };
             if let Some(dataset) = self.datasets.get_mut(dataset) {
                 let disk = dataset.disk.clone();
-                dataset.snapshots.push(Snapshot { name: short.to_owned(), guid, createtxg, holds: BTreeSet::new(), properties: properties.clone(), disk, deferred: false });
+                dataset.snapshots.push(Snapshot {
+                    name: short.to_owned(),
+                    guid,
+                    createtxg,
+                    holds: BTreeSet::new(),
+                    properties: properties.clone(),
+                    disk,
+                    deferred: false,
+                });
             }
         }
         Ok(())
     }
 
     pub(super) fn hold(&mut self, tag: &str, name: &str) -> Result<(), Refusal> {
-        if self.snapshot_mut(name)?.holds.insert(tag.to_owned()) { Ok(()) } else { Err(format!("cannot hold snapshot '{name}': tag already exists on this dataset")) }
+        if self.snapshot_mut(name)?.holds.insert(tag.to_owned()) {
+            Ok(())
+        } else {
+            Err(format!("cannot hold snapshot '{name}': tag already exists on this dataset"))
+        }
     }
 
     pub(super) fn release(&mut self, tag: &str, name: &str) -> Result<(), Refusal> {
@@ -155,7 +181,10 @@ impl Pool {
         }
         self.room_for(to)?;
         let (guid, createtxg) = self.next();
-        self.datasets.insert(to.to_owned(), Dataset { volume, guid, createtxg, origin: Some(snapshot.guid), properties, snapshots: Vec::new(), disk: snapshot.disk });
+        self.datasets.insert(
+            to.to_owned(),
+            Dataset { volume, guid, createtxg, origin: Some(snapshot.guid), properties, snapshots: Vec::new(), disk: snapshot.disk },
+        );
         Ok(())
     }
 
@@ -205,7 +234,9 @@ impl Pool {
         let (dataset, _) = name.split_once('@').ok_or_else(|| absent(name))?;
         let Some(dataset) = self.datasets.get_mut(dataset) else { return Err(absent(name)) };
         if dataset.snapshots.last().is_some_and(|last| last.guid != snapshot.guid) {
-            return Err(format!("cannot rollback to '{name}': more recent snapshots or bookmarks exist\nuse '-r' to force deletion of the following snapshots and bookmarks:"));
+            return Err(format!(
+                "cannot rollback to '{name}': more recent snapshots or bookmarks exist\nuse '-r' to force deletion of the following snapshots and bookmarks:"
+            ));
         }
         dataset.disk = snapshot.disk;
         Ok(())
@@ -222,7 +253,9 @@ impl Pool {
             return Ok(());
         }
         if !clones.is_empty() {
-            return Err(format!("cannot destroy '{name}': snapshot has dependent clones\nuse '-R' to destroy the following datasets:\n{clones}"));
+            return Err(format!(
+                "cannot destroy '{name}': snapshot has dependent clones\nuse '-R' to destroy the following datasets:\n{clones}"
+            ));
         }
         if held {
             return Err(format!("cannot destroy snapshot {name}: it's being held. Run 'zfs holds -r {name}' to see holders."));
@@ -238,15 +271,21 @@ impl Pool {
         let kind = if self.get(name)?.volume.is_some() { "volume" } else { "filesystem" };
         let below = format!("{name}/");
         let all: Vec<String> = self.datasets.keys().filter(|other| *other == name || other.starts_with(&below)).cloned().collect();
-        let snapshots: Vec<(String, u64, bool)> =
-            all.iter().flat_map(|d| self.datasets[d].snapshots.iter().map(move |s| (format!("{d}@{}", s.name), s.guid, !s.holds.is_empty()))).collect();
+        let snapshots: Vec<(String, u64, bool)> = all
+            .iter()
+            .flat_map(|d| self.datasets[d].snapshots.iter().map(move |s| (format!("{d}@{}", s.name), s.guid, !s.holds.is_empty())))
+            .collect();
         if !recursive && (all.len() > 1 || !snapshots.is_empty()) {
             let list = all.iter().skip(1).cloned().chain(snapshots.iter().map(|(name, ..)| name.clone())).collect::<Vec<_>>().join("\n");
             return Err(format!("cannot destroy '{name}': {kind} has children\nuse '-r' to destroy the following datasets:\n{list}"));
         }
-        let clones: Vec<&str> = snapshots.iter().flat_map(|(_, guid, _)| self.clones(*guid)).filter(|clone| !all.iter().any(|own| own == clone)).collect();
+        let clones: Vec<&str> =
+            snapshots.iter().flat_map(|(_, guid, _)| self.clones(*guid)).filter(|clone| !all.iter().any(|own| own == clone)).collect();
         if !clones.is_empty() {
-            return Err(format!("cannot destroy '{name}': {kind} has dependent clones\nuse '-R' to destroy the following datasets:\n{}", clones.join("\n")));
+            return Err(format!(
+                "cannot destroy '{name}': {kind} has dependent clones\nuse '-R' to destroy the following datasets:\n{}",
+                clones.join("\n")
+            ));
         }
         if let Some((held, ..)) = snapshots.iter().find(|(.., held)| *held) {
             return Err(format!("cannot destroy snapshot {held}: it's being held. Run 'zfs holds -r {held}' to see holders."));

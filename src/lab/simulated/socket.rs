@@ -13,7 +13,10 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-const VERBS: &[&str] = &["get", "list", "snapshot", "hold", "release", "clone", "create", "rename", "promote", "rollback", "destroy", "set", "mount", "unmount", "inherit"];
+const VERBS: &[&str] = &[
+    "get", "list", "snapshot", "hold", "release", "clone", "create", "rename", "promote", "rollback", "destroy", "set", "mount", "unmount",
+    "inherit",
+];
 
 #[derive(Deserialize)]
 struct Request {

@@ -68,6 +68,10 @@ impl Message {
     /// Id, name and input of each tool that is to be run.
     pub(super) fn tools(&self) -> Vec<(String, String, Value)> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        self.content.iter().filter(|block| block["type"] == "tool_use").map(|block| (text(&block["id"]), text(&block["name"]), block["input"].clone())).collect()
+        self.content
+            .iter()
+            .filter(|block| block["type"] == "tool_use")
+            .map(|block| (text(&block["id"]), text(&block["name"]), block["input"].clone()))
+            .collect()
     }
 }

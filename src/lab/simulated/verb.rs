@@ -138,7 +138,9 @@ impl Guests {
                 i32::from(least.parse::<u32>().is_ok_and(|least| turns < least))
             }
             [.., "false"] => 1,
-            [.., text] => text.split("exit ").nth(1).and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).unwrap_or(0),
+            [.., text] => {
+                text.split("exit ").nth(1).and_then(|rest| rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()).unwrap_or(0)
+            }
             [] => 0,
         };
         Ended { code, out: format!("verified with code {code}\n"), err: String::new() }

@@ -47,7 +47,12 @@ impl Words {
     }
 
     fn properties(&self) -> BTreeMap<String, String> {
-        self.valued.iter().filter(|(l, _)| *l == 'o').filter_map(|(_, text)| text.split_once('=')).map(|(k, v)| (k.to_owned(), v.to_owned())).collect()
+        self.valued
+            .iter()
+            .filter(|(l, _)| *l == 'o')
+            .filter_map(|(_, text)| text.split_once('='))
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .collect()
     }
 
     fn operand(&self, at: usize) -> &str {
@@ -82,7 +87,11 @@ pub(crate) fn run(pool: &mut Pool, argv: &[String], open: &BTreeSet<String>) -> 
         "rollback" => split(rest, "", "").map(|w| done(pool.rollback(w.operand(0)))),
         "destroy" => split(rest, "rd", "").map(|w| {
             let name = w.operand(0);
-            done(if name.contains('@') { pool.destroy_snapshot(name, w.flags.contains(&'d')) } else { pool.destroy(name, w.flags.contains(&'r'), open) })
+            done(if name.contains('@') {
+                pool.destroy_snapshot(name, w.flags.contains(&'d'))
+            } else {
+                pool.destroy(name, w.flags.contains(&'r'), open)
+            })
         }),
         "set" => split(rest, "", "").map(|w| done(set(pool, w.operand(0), w.operand(1)))),
         _ => Err((2, String::new(), format!("unrecognized command '{verb}'\n"))),
@@ -137,7 +146,11 @@ impl Shown<'_> {
     fn native(&self, pool: &Pool) -> Vec<(&'static str, String)> {
         match self {
             Self::Dataset(_, dataset) => {
-                let mut rows = vec![("type", self.kind().to_owned()), ("guid", dataset.guid.to_string()), ("createtxg", dataset.createtxg.to_string())];
+                let mut rows = vec![
+                    ("type", self.kind().to_owned()),
+                    ("guid", dataset.guid.to_string()),
+                    ("createtxg", dataset.createtxg.to_string()),
+                ];
                 rows.extend([("used", "65536".to_owned()), ("referenced", "65536".to_owned())]);
                 rows.extend(dataset.origin.and_then(|guid| pool.snapshot_name(guid)).map(|name| ("origin", name)));
                 rows.extend(dataset.volume.map(|size| ("volsize", size.to_string())));
@@ -185,11 +198,13 @@ fn shown<'a>(pool: &'a Pool, words: &Words, target: &str, default_types: &str) -
     };
     if let Some((dataset, short)) = target.split_once('@') {
         pool.snapshot_of(target)?;
-        let (name, dataset) = pool.datasets.get_key_value(dataset).ok_or_else(|| format!("cannot open '{target}': dataset does not exist"))?;
+        let (name, dataset) =
+            pool.datasets.get_key_value(dataset).ok_or_else(|| format!("cannot open '{target}': dataset does not exist"))?;
         return Ok(dataset.snapshots.iter().filter(|s| s.name == short).map(|s| Shown::Snapshot(name, s)).collect());
     }
     pool.get(target)?;
-    let types = words.value('t').unwrap_or(if depth > 0 && default_types.is_empty() { "filesystem,volume,snapshot" } else { "filesystem,volume" });
+    let types =
+        words.value('t').unwrap_or(if depth > 0 && default_types.is_empty() { "filesystem,volume,snapshot" } else { "filesystem,volume" });
     let wanted = |shown: &Shown<'_>| types.split(',').any(|t| t == shown.kind() || t == "all");
     let below = format!("{target}/");
     let mut rows = Vec::new();
@@ -259,7 +274,9 @@ fn list(pool: &Pool, argv: &[String]) -> Result<Answer, Answer> {
             let set = row.set(pool);
             let cell = |column: &&str| match *column {
                 "name" => row.name(),
-                column => native.get(column).cloned().or_else(|| set.get(column).map(|(value, _)| value.clone())).unwrap_or_else(|| "-".into()),
+                column => {
+                    native.get(column).cloned().or_else(|| set.get(column).map(|(value, _)| value.clone())).unwrap_or_else(|| "-".into())
+                }
             };
             out.push_str(&columns.iter().map(cell).collect::<Vec<_>>().join("\t"));
             out.push('\n');

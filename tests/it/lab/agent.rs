@@ -52,13 +52,21 @@ async fn messages(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Json(
         out += &event(&json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "text", "text": "" } }));
         out += &event(&json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "text_delta", "text": "done" } }));
     } else {
-        out += &event(&json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "tool_use", "id": format!("toolu_{turn}"), "name": "Bash", "input": {} } }));
-        out += &event(&json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "input_json_delta", "partial_json": "{\"command\":" } }));
-        out += &event(&json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "input_json_delta", "partial_json": "\"ls\"}" } }));
+        out += &event(
+            &json!({ "type": "content_block_start", "index": 0, "content_block": { "type": "tool_use", "id": format!("toolu_{turn}"), "name": "Bash", "input": {} } }),
+        );
+        out += &event(
+            &json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "input_json_delta", "partial_json": "{\"command\":" } }),
+        );
+        out += &event(
+            &json!({ "type": "content_block_delta", "index": 0, "delta": { "type": "input_json_delta", "partial_json": "\"ls\"}" } }),
+        );
     }
     if play != Play::Cut {
         out += &event(&json!({ "type": "content_block_stop", "index": 0 }));
-        out += &event(&json!({ "type": "message_delta", "delta": { "stop_reason": if play == Play::End { "end_turn" } else { "tool_use" } } }));
+        out += &event(
+            &json!({ "type": "message_delta", "delta": { "stop_reason": if play == Play::End { "end_turn" } else { "tool_use" } } }),
+        );
         out += &event(&json!({ "type": "message_stop" }));
     }
     ([("content-type", "text/event-stream")], out).into_response()

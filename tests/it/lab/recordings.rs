@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 const RECORDINGS: &str = include_str!("../recordings/proxmox-9.2.json");
 /// Keys that the client reads: where Proxmox shows them, the lab must.
-const READ: &[&str] = &["vmid", "node", "status", "name", "tags", "lock", "digest", "release", "upid", "exitstatus", "result", "pid", "exited", "exitcode"];
+const READ: &[&str] =
+    &["vmid", "node", "status", "name", "tags", "lock", "digest", "release", "upid", "exitstatus", "result", "pid", "exited", "exitcode"];
 
 /// The recorded node is `pve`.
 fn ours(text: &str) -> String {
@@ -51,7 +52,10 @@ impl World {
             (false, true) => {
                 self.ok(self.client.start(&self.node, vm).await).await;
                 let booting = async {
-                    while config.get("name").is_none_or(|name| name != "never-boots") && config.contains_key("agent") && self.client.agent_ping(&self.node, vm).await.is_err() {
+                    while config.get("name").is_none_or(|name| name != "never-boots")
+                        && config.contains_key("agent")
+                        && self.client.agent_ping(&self.node, vm).await.is_err()
+                    {
                         autovibe::clock::Clock::system().sleep(std::time::Duration::from_millis(5)).await;
                     }
                 };
@@ -147,7 +151,10 @@ async fn recorded_calls_are_answered_as_proxmox_answered_them() {
     for record in &records {
         world.given(&record["given"]).await;
         if let Err(difference) = world.replay(&http, record).await {
-            differences.push(format!("{} {} {} {} ({}): {difference}\n    Proxmox: {} {}", record["from"], record["method"], record["path"], record["params"], record["what"], record["reason"], record["body"]));
+            differences.push(format!(
+                "{} {} {} {} ({}): {difference}\n    Proxmox: {} {}",
+                record["from"], record["method"], record["path"], record["params"], record["what"], record["reason"], record["body"]
+            ));
         }
     }
     assert!(records.len() > 100, "{} recordings", records.len());
