@@ -77,19 +77,16 @@ impl<'a> Lineage<'a> {
         let mut wants = BTreeSet::new();
         let machines = &self.machines;
         let find = |name: &Option<String>| name.as_deref().and_then(|name| self.checkpoints.get_key_value(name)).map(|(name, _)| *name);
-        match &machine.spec.from {
-            Some(from) => {
-                wants.extend(find(&from.checkpoint));
-                let source = from.machine.as_ref().and_then(|source| machines.get(source.name.as_str()));
-                let status = source.and_then(|source| source.status.as_ref());
-                wants.extend(status.and_then(|status| find(&status.last_checkpoint)));
-                wants.extend(status.and_then(|status| find(&status.final_checkpoint)));
-            }
-            None => {
-                let source = machine.spec.goal.after.last().and_then(|name| machines.get(name.as_str()));
-                let status = source.and_then(|source| source.status.as_ref());
-                wants.extend(status.and_then(|status| find(&status.final_checkpoint)));
-            }
+        if let Some(from) = &machine.spec.from {
+            wants.extend(find(&from.checkpoint));
+            let source = from.machine.as_ref().and_then(|source| machines.get(source.name.as_str()));
+            let status = source.and_then(|source| source.status.as_ref());
+            wants.extend(status.and_then(|status| find(&status.last_checkpoint)));
+            wants.extend(status.and_then(|status| find(&status.final_checkpoint)));
+        } else {
+            let source = machine.spec.goal.after.last().and_then(|name| machines.get(name.as_str()));
+            let status = source.and_then(|source| source.status.as_ref());
+            wants.extend(status.and_then(|status| find(&status.final_checkpoint)));
         }
         wants
     }

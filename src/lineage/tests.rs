@@ -195,7 +195,7 @@ impl Dice {
 
 fn random_world(dice: &mut Dice) -> (Vec<Checkpoint>, Vec<Machine>) {
     let (mut checkpoints, mut machines): (Vec<Checkpoint>, Vec<Machine>) = (vec![import("base")], Vec::new());
-    for number in 0..dice.roll(8) + 1 {
+    for number in 0..=dice.roll(8) {
         let name = format!("m{number}");
         let origin = checkpoints[usize::try_from(dice.roll(checkpoints.len() as u64)).unwrap()].name().to_owned();
         let phase = [Phase::Running, Phase::Succeeded, Phase::Waiting, Phase::Failed][usize::try_from(dice.roll(4)).unwrap()];

@@ -100,9 +100,9 @@ impl<T> Seen<T> {
 /// First wait after a failed reconcile; doubles with each that follows.
 const BACKOFF_MIN: Duration = Duration::from_millis(500);
 /// Longest wait between two tries.
-const BACKOFF_MAX: Duration = Duration::from_secs(60);
+const BACKOFF_MAX: Duration = Duration::from_mins(1);
 /// Longest time from now that a key is put off: a requeue beyond it looks again in between.
-const FAR: Duration = Duration::from_secs(7 * 24 * 3600);
+const FAR: Duration = Duration::from_hours(7 * 24);
 
 /// The wait after `failures` failures in a row: doubled each time, between a half and the whole of it by `jitter` in 0–1.
 fn backoff(failures: u32, jitter: f64) -> Duration {

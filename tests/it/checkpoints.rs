@@ -17,7 +17,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 /// Nothing here takes long; a loaded machine may.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_mins(1);
 const NAMESPACE: &str = "shop";
 
 struct Bench {
@@ -48,7 +48,7 @@ async fn bench() -> Bench {
     objects.create_document(namespace, "", document, &Default::default()).await.unwrap();
     let shutdown = CancellationToken::new();
     let config =
-        controller::Config { lab: Some(lab.endpoint().clone()), concurrency: 8, source_roots: Vec::new(), resync: Duration::from_secs(60) };
+        controller::Config { lab: Some(lab.endpoint().clone()), concurrency: 8, source_roots: Vec::new(), resync: Duration::from_mins(1) };
     let controllers = controller::start(config, objects.clone(), shutdown.clone());
     Bench { objects, lab, controllers, shutdown, _dir: dir }
 }

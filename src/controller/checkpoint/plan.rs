@@ -13,7 +13,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 
 /// How soon it is looked at again while it waits; what it waits for wakes it before.
-const WAITING: Duration = Duration::from_secs(60);
+const WAITING: Duration = Duration::from_mins(1);
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]

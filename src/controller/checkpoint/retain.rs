@@ -23,7 +23,8 @@ pub async fn retain(key: Key, context: Arc<Context>) -> Result<Requeue, Error> {
         tracing::info!(object.name = checkpoint.name(), "retention lets checkpoint {} go", checkpoint.name());
         match context.objects.delete::<Checkpoint>(checkpoint.namespace(), checkpoint.name(), Some(checkpoint.uid())).await {
             Ok(()) => {
-                context.objects.record(checkpoint, EventType::Normal, "Retention", "newer checkpoints of its machine take its place").await
+                let why = "newer checkpoints of its machine take its place";
+                context.objects.record(checkpoint, EventType::Normal, "Retention", why).await;
             }
             // Gone, or another of the same name: nothing to let go.
             Err(objects::Error::NotFound { .. } | objects::Error::Conflict { .. }) => {}

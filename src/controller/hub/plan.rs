@@ -11,7 +11,7 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 /// How soon a Hub is tried again whose Proxmox, ZFS, Secret or image was not there.
 const AGAIN: Duration = Duration::from_secs(5);
 /// How soon one is tried again that a person must repair: Proxmox and ZFS do not tell when they are.
-const SETTLED: Duration = Duration::from_secs(60);
+const SETTLED: Duration = Duration::from_mins(1);
 
 /// What is to be done, and how the Hub stands.
 #[derive(Debug, PartialEq, Eq)]

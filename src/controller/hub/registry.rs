@@ -24,7 +24,10 @@ pub struct HubHandle {
 
 /// Every Hub that was seen, with its handle or why it has none; cheap to clone.
 #[derive(Clone, Default)]
-pub struct Hubs(Arc<RwLock<BTreeMap<String, Result<Arc<HubHandle>, Waiting>>>>);
+pub struct Hubs(Arc<RwLock<BTreeMap<String, Known>>>);
+
+/// A Hub's handle, or why it has none.
+type Known = Result<Arc<HubHandle>, Waiting>;
 
 impl Hubs {
     /// The Hub of that name, or what must happen before it can be used.

@@ -11,7 +11,7 @@ use crate::wire::LabEndpoint;
 use crate::zfs::{Dataset, Snapshot};
 use std::time::Duration;
 
-const RESYNC: Duration = Duration::from_secs(300);
+const RESYNC: Duration = Duration::from_mins(5);
 
 fn hub() -> Hub {
     let image = |name: &str, file: Option<&str>, dataset: Option<&str>| ImageSpec {
@@ -67,7 +67,7 @@ fn check(observed: &Observed, expect: &Expect) {
 
 #[test]
 fn a_hub_says_how_it_stands() {
-    let (soon, minute) = (Duration::from_secs(5), Duration::from_secs(60));
+    let (soon, minute) = (Duration::from_secs(5), Duration::from_mins(1));
     let version = || Seen::Present("9.2".to_owned());
     let there = |dataset: &str| Seen::Present(image(dataset, false));
     check(

@@ -53,10 +53,10 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
     tasks.spawn(async move {
         let mut index = Index::default();
         let mut changes = futures::stream::select_all([
-            objects.watch::<Hub>().map(Any::Hub).boxed(),
-            objects.watch::<Budget>().map(Any::Budget).boxed(),
-            objects.watch::<Machine>().map(Any::Machine).boxed(),
-            objects.watch::<Checkpoint>().map(Any::Checkpoint).boxed(),
+            objects.watch::<Hub>().map(|event| Any::Hub(Box::new(event))).boxed(),
+            objects.watch::<Budget>().map(|event| Any::Budget(Box::new(event))).boxed(),
+            objects.watch::<Machine>().map(|event| Any::Machine(Box::new(event))).boxed(),
+            objects.watch::<Checkpoint>().map(|event| Any::Checkpoint(Box::new(event))).boxed(),
         ]);
         while let Some(Some(change)) = shutdown.run_until_cancelled(changes.next()).await {
             let wakes = index.apply(change);
@@ -85,10 +85,10 @@ fn channel() -> (mpsc::UnboundedSender<Key>, Keys) {
 
 /// A change of any kind that wakes something.
 pub(super) enum Any {
-    Hub(Event<Hub>),
-    Budget(Event<Budget>),
-    Machine(Event<Machine>),
-    Checkpoint(Event<Checkpoint>),
+    Hub(Box<Event<Hub>>),
+    Budget(Box<Event<Budget>>),
+    Machine(Box<Event<Machine>>),
+    Checkpoint(Box<Event<Checkpoint>>),
 }
 
 /// What is known of a Machine that others may wake.

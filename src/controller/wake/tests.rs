@@ -8,8 +8,8 @@ use crate::api::machine::{BudgetUse, MachineSpec, MachineStatus, Phase, VmStatus
 use crate::store::Revision;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
-fn event<K>(change: Change, object: K) -> Event<K> {
-    Event { change, object, revision: Revision(1) }
+fn boxed<K>(change: Change, object: K) -> Box<Event<K>> {
+    Box::new(Event { change, object, revision: Revision(1) })
 }
 
 fn machine(name: &str, phase: Phase, change: impl FnOnce(&mut MachineSpec, &mut MachineStatus)) -> Machine {
@@ -24,7 +24,7 @@ fn machine(name: &str, phase: Phase, change: impl FnOnce(&mut MachineSpec, &mut 
 fn checkpoint(name: &str, machine: &str, phase: CheckpointPhase, parent: Option<&str>, deleting: bool) -> Checkpoint {
     let mut checkpoint = Checkpoint::new("shop", name, CheckpointSpec { machine: Some(machine.into()), ..Default::default() });
     checkpoint.status = Some(CheckpointStatus { phase, parent: parent.map(Into::into), ..Default::default() });
-    checkpoint.metadata.deletion_timestamp = deleting.then(|| Time(jiff::Timestamp::UNIX_EPOCH));
+    checkpoint.metadata.deletion_timestamp = deleting.then_some(Time(jiff::Timestamp::UNIX_EPOCH));
     checkpoint
 }
 
@@ -61,10 +61,10 @@ impl Index {
         all
     }
     fn machine_is(&mut self, machine: Machine) -> Vec<String> {
-        self.takes(Any::Machine(event(Change::Modified, machine)))
+        self.takes(Any::Machine(boxed(Change::Modified, machine)))
     }
     fn checkpoint_is(&mut self, checkpoint: Checkpoint) -> Vec<String> {
-        self.takes(Any::Checkpoint(event(Change::Modified, checkpoint)))
+        self.takes(Any::Checkpoint(boxed(Change::Modified, checkpoint)))
     }
 }
 
@@ -104,11 +104,11 @@ fn a_checkpoint_wakes_what_is_to_be_spawned_from_it_and_the_base_that_waits_to_g
     index.checkpoint_is(checkpoint("a-1", "a", CheckpointPhase::Deleting, None, true));
     let child = || checkpoint("b-1", "b", CheckpointPhase::Ready, Some("a-1"), false);
     index.checkpoint_is(child());
-    let gone = index.takes(Any::Checkpoint(event(Change::Deleted, child())));
+    let gone = index.takes(Any::Checkpoint(boxed(Change::Deleted, child())));
     assert_eq!(gone, ["machine b", "checkpoint a-1", "checkpoint b-1", "retention in shop"]);
     let spawned = machine("b", Phase::Running, |_, status| status.spawned_from = Some("a-1".into()));
     index.machine_is(spawned.clone());
-    let gone = index.takes(Any::Machine(event(Change::Deleted, spawned)));
+    let gone = index.takes(Any::Machine(boxed(Change::Deleted, spawned)));
     assert_eq!(gone, ["machine b", "checkpoint a-1", "retention in shop"]);
 }
 
@@ -119,7 +119,7 @@ fn a_hub_wakes_its_machines_when_something_of_it_changed() {
     index.machine_is(machine("done", Phase::Failed, |_, _| {}));
     index.machine_is(machine("other", Phase::Running, |spec, _| spec.hub = Some("other".into())));
     index.checkpoint_is(checkpoint("a-1", "a", CheckpointPhase::Pending, None, false));
-    let hub_is = |index: &mut Index, images| index.takes(Any::Hub(event(Change::Modified, hub(images))));
+    let hub_is = |index: &mut Index, images| index.takes(Any::Hub(boxed(Change::Modified, hub(images))));
     assert_eq!(hub_is(&mut index, 0), ["hub default", "machine a", "checkpoint a-1"]);
     assert_eq!(hub_is(&mut index, 0), ["hub default"]);
     assert_eq!(hub_is(&mut index, 1), ["hub default", "machine a", "checkpoint a-1"]);
@@ -129,7 +129,7 @@ fn a_hub_wakes_its_machines_when_something_of_it_changed() {
 fn spending_goes_up_the_tree_and_limits_go_down() {
     let mut index = Index::default();
     let of = |name: &str| Some(BudgetUse { name: Some(name.into()), ..Default::default() });
-    let is = |index: &mut Index, budget| index.takes(Any::Budget(event(Change::Modified, budget)));
+    let is = |index: &mut Index, budget| index.takes(Any::Budget(boxed(Change::Modified, budget)));
     is(&mut index, budget("company", None, "$0", 1));
     is(&mut index, budget("team", Some("company"), "$0", 1));
     let wakes = index.machine_is(machine("a", Phase::Running, |spec, _| spec.budget = of("team")));
