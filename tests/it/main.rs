@@ -11,6 +11,7 @@ mod kubectl;
 mod lab;
 mod layers;
 mod ledger;
+mod machine;
 mod objects;
 mod real;
 mod served;

@@ -1,0 +1,7 @@
+//! Whole lives of Machines: the real store, gateway and controllers in this process, against a simulated lab.
+//!
+//! The agents that the lab's guests play are directed by a line `#sim …` in the prompt; with `turns=0` they end at once.
+
+mod crashes;
+mod lives;
+mod stage;

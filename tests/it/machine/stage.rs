@@ -1,0 +1,236 @@
+//! A hub in this process, beside a lab that outlives it.
+
+use autovibe::{
+    api::{Checkpoint, Hub, Kind, Machine, checkpoint::CheckpointPhase, machine::Phase},
+    clock::Clock,
+    controller::{
+        self, Controllers,
+        machine::{AfterStep, Memory, Timing},
+    },
+    gateway,
+    lab::{self, Lab, Mode},
+    objects::{Cipher, Objects},
+    store::Store,
+};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use tokio_util::sync::CancellationToken;
+
+pub(crate) const NAMESPACE: &str = "default";
+/// How long a condition may take to come true.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What the model says: each goal takes two answers, the first with a tool call.
+const CONVERSATION: &str = "\
+tokensPerSecond: 100000
+thinkSeconds: 0
+conversations:
+  - name: any
+    match: work
+    turns:
+      - text: I look around.
+        tools:
+          - name: Bash
+            input: {command: ls}
+      - text: Done.
+";
+
+/// The hub's part: ended and started again on the same store.
+struct HubSide {
+    objects: Objects,
+    store: Store,
+    controllers: Controllers,
+    gateway: gateway::Server,
+    shutdown: CancellationToken,
+}
+
+pub(crate) struct Stage {
+    pub(crate) lab: Lab,
+    hub: Option<HubSide>,
+    gateway: SocketAddr,
+    directory: tempfile::TempDir,
+}
+
+impl Stage {
+    pub(crate) async fn new() -> Self {
+        Self::with(None).await
+    }
+
+    pub(crate) async fn with(after_step: Option<AfterStep>) -> Self {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::write(directory.path().join("conversation.yaml"), CONVERSATION).unwrap();
+        // A port that is free now and stays the gateway's over restarts.
+        let gateway = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let lab = lab::start(lab::Config {
+            mode: Mode::Simulated,
+            data: directory.path().join("lab"),
+            listen: "127.0.0.1:0".parse().unwrap(),
+            gateway,
+            lag: Duration::ZERO,
+            refusal: Duration::from_millis(10),
+        })
+        .await
+        .unwrap();
+        let mut stage = Self { lab, hub: None, gateway, directory };
+        stage.start(after_step).await;
+        stage.create_hub().await;
+        stage
+    }
+
+    pub(crate) fn source_root(&self) -> PathBuf {
+        self.directory.path().join("sources")
+    }
+
+    /// Starts store, gateway and controllers on what is there.
+    pub(crate) async fn start(&mut self, after_step: Option<AfterStep>) {
+        let store = Store::open(&self.directory.path().join("state.db")).await.unwrap();
+        let objects = Objects::new(store.clone(), Clock::system(), Cipher::ephemeral());
+        objects.ensure_presets().await.unwrap();
+        let shutdown = CancellationToken::new();
+        let config = gateway::Config { listen: self.gateway, hold: Duration::from_secs(10), drain: Duration::from_millis(100) };
+        let gateway = gateway::start(config, objects.clone(), shutdown.clone()).await.unwrap();
+        let timing = Timing { boot: Duration::from_millis(500), shutdown: Duration::from_secs(1) };
+        let config = controller::Config {
+            lab: Some(self.lab.endpoint().clone()),
+            concurrency: 16,
+            source_roots: vec![self.source_root()],
+            resync: Duration::from_secs(2),
+        };
+        let controllers = controller::start_with(config, Memory::with(timing, after_step), objects.clone(), shutdown.clone());
+        self.hub = Some(HubSide { objects, store, controllers, gateway, shutdown });
+    }
+
+    /// Ends the hub; lab and guests go on.
+    pub(crate) async fn stop(&mut self) {
+        let Some(hub) = self.hub.take() else { return };
+        hub.shutdown.cancel();
+        hub.controllers.stopped().await;
+        hub.gateway.stopped().await;
+        hub.store.close().await;
+    }
+
+    pub(crate) fn objects(&self) -> &Objects {
+        &self.hub.as_ref().unwrap().objects
+    }
+    pub(crate) fn store(&self) -> &Store {
+        &self.hub.as_ref().unwrap().store
+    }
+
+    async fn create_hub(&self) {
+        let file = self.directory.path().join("conversation.yaml");
+        let hub: Hub = serde_json::from_value(json!({
+            "metadata": { "name": "default" },
+            "spec": {
+                "infrastructure": { "lab": {} },
+                "images": [{ "name": "micro", "dataset": "tank/images/micro@base" }],
+                "providers": [{ "name": "replay", "type": "Replay", "models": ["claude-*"], "replay": { "file": file } }],
+            },
+        }))
+        .unwrap();
+        self.objects().create(&hub).await.unwrap();
+    }
+
+    /// Creates a Machine of `spec`; what is left out is: from image micro, a Command agent that ends at once.
+    pub(crate) async fn create(&self, name: &str, spec: Value) -> Machine {
+        let mut whole = json!({ "from": { "image": "micro" }, "goal": { "prompt": "#sim turns=0" }, "agent": { "type": "Command", "command": ["true"] } });
+        for (key, value) in spec.as_object().unwrap() {
+            match value {
+                Value::Null => drop(whole.as_object_mut().unwrap().remove(key)),
+                value => whole[key] = value.clone(),
+            }
+        }
+        let machine: Machine = serde_json::from_value(json!({ "metadata": { "namespace": NAMESPACE, "name": name }, "spec": whole })).unwrap();
+        self.objects().create(&machine).await.unwrap()
+    }
+
+    pub(crate) async fn get(&self, name: &str) -> Machine {
+        self.objects().get::<Machine>(NAMESPACE, name).await.unwrap().unwrap()
+    }
+
+    pub(crate) async fn change(&self, name: &str, change: impl Fn(&mut Machine)) {
+        loop {
+            let mut machine = self.get(name).await;
+            change(&mut machine);
+            match self.objects().update(&machine).await {
+                Ok(_) => return,
+                Err(autovibe::objects::Error::Conflict { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    /// Waits until the Machine is as `wanted` says.
+    pub(crate) async fn until(&self, name: &str, what: &str, wanted: impl Fn(&Machine) -> bool) -> Machine {
+        let mut last = None;
+        let mut changes = self.objects().watch::<Machine>();
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while let Some(event) = changes.next().await {
+                if event.object.name() == name && event.change != autovibe::store::Change::Deleted {
+                    if wanted(&event.object) {
+                        return Some(event.object);
+                    }
+                    last = Some(event.object);
+                }
+            }
+            None
+        })
+        .await;
+        match waited {
+            Ok(Some(machine)) => machine,
+            _ => panic!("waited in vain for {name} to be {what}; it is {}", serde_json::to_string_pretty(&last.map(|m| m.status)).unwrap()),
+        }
+    }
+
+    pub(crate) async fn until_phase(&self, name: &str, phase: Phase) -> Machine {
+        self.until(name, &format!("{phase:?}"), |machine| status(machine).phase == phase).await
+    }
+
+    pub(crate) async fn until_finished(&self, name: &str) -> Machine {
+        self.until(name, "finished", |machine| status(machine).phase.is_finished()).await
+    }
+
+    pub(crate) async fn until_gone(&self, name: &str) {
+        let mut changes = self.objects().watch::<Machine>();
+        if self.objects().get::<Machine>(NAMESPACE, name).await.unwrap().is_none() {
+            return;
+        }
+        let gone = tokio::time::timeout(PATIENCE, async {
+            while let Some(event) = changes.next().await {
+                if event.object.name() == name && event.change == autovibe::store::Change::Deleted {
+                    return;
+                }
+            }
+        })
+        .await;
+        assert!(gone.is_ok(), "{name} is still there: {:?}", self.get(name).await.status);
+    }
+
+    pub(crate) async fn checkpoint(&self, name: &str) -> Option<Checkpoint> {
+        self.objects().get::<Checkpoint>(NAMESPACE, name).await.unwrap()
+    }
+
+    /// The final checkpoint of a Machine is Ready, its snapshot is where it says or kept, and nothing else of it is left.
+    pub(crate) async fn assert_ended_well(&self, machine: &Machine) {
+        let state = status(machine);
+        let name = state.final_checkpoint.clone().unwrap_or_else(|| panic!("{} has no final checkpoint: {state:?}", machine.name()));
+        let checkpoint = self.checkpoint(&name).await.unwrap();
+        let taken = checkpoint.status.clone().unwrap();
+        assert_eq!((taken.phase, taken.machine_uid.as_deref(), taken.volumes.len()), (CheckpointPhase::Ready, Some(machine.uid()), 1));
+        let snapshot = format!("tank/autovibe/m-{}-disk-0@{}", machine.uid(), taken.volumes[0].snapshot);
+        assert!(self.lab.datasets().contains(&snapshot), "{snapshot} is not there: {:?}", self.lab.datasets());
+        self.assert_no_vm(machine).await;
+    }
+
+    /// No VM, no disk under a VMID, no lease, no token.
+    pub(crate) async fn assert_no_vm(&self, machine: &Machine) {
+        assert!(!self.lab.vms().values().any(|name| name == machine.name()), "a VM is left: {:?}", self.lab.vms());
+        let leases = self.store().vmid_leases("default").await.unwrap();
+        assert!(!leases.iter().any(|lease| lease.machine_uid == machine.uid()), "{leases:?}");
+        assert!(status(machine).vm.is_none());
+    }
+}
+
+pub(crate) fn status(machine: &Machine) -> autovibe::api::machine::MachineStatus {
+    machine.status.clone().unwrap_or_default()
+}
