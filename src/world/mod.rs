@@ -8,7 +8,7 @@
 mod tests;
 
 use crate::proxmox::{Client, Node, Power, Vmid};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -49,6 +49,8 @@ pub struct World {
 #[derive(Default)]
 struct Latest {
     view: Option<Arc<View>>,
+    /// Every VMID that the cluster lists, which costs one call, and when it was asked for.
+    listed: Option<(Instant, Arc<BTreeSet<Vmid>>)>,
     /// The last try that failed, and when: asking again at once would only add to an outage.
     failed: Option<(Instant, Unknown)>,
 }
@@ -80,8 +82,27 @@ impl World {
             }
         };
         let view = Arc::new(View { asked_at, vms });
-        *latest = Latest { view: Some(Arc::clone(&view)), failed: None };
+        latest.view = Some(Arc::clone(&view));
+        latest.failed = None;
         Ok(view)
+    }
+
+    /// Every VMID that is in use, as the cluster showed it at or after `instant`: one call, shared like a view.
+    pub async fn listed_since(&self, instant: Instant) -> Result<Arc<BTreeSet<Vmid>>, Unknown> {
+        let mut latest = self.latest.lock().await;
+        if let Some((_, listed)) = latest.listed.as_ref().filter(|(asked_at, _)| *asked_at >= instant) {
+            return Ok(Arc::clone(listed));
+        }
+        let asked_at = Instant::now();
+        let mut listed = self.resources().await?;
+        if listed.is_empty() {
+            // Nothing at all: the canary must be asked.
+            listed = merge(listed, &self.powers().await?, &self.node)?;
+        }
+        let listed: BTreeSet<Vmid> = listed.into_keys().collect();
+        let listed = Arc::new(listed);
+        latest.listed = Some((asked_at, Arc::clone(&listed)));
+        Ok(listed)
     }
 
     /// A view that is at most so old.
@@ -91,13 +112,19 @@ impl World {
     }
 
     async fn look(&self) -> Result<BTreeMap<Vmid, VmSeen>, Unknown> {
+        let listed = self.resources().await?;
+        merge(listed, &self.powers().await?, &self.node)
+    }
+
+    async fn powers(&self) -> Result<Vec<(Vmid, Power)>, Unknown> {
+        let powers = self.proxmox.node_vms(&self.node).await;
+        powers.map_err(|error| Unknown(format!("node {} does not list its VMs: {error}", self.node)))
+    }
+
+    async fn resources(&self) -> Result<BTreeMap<Vmid, VmSeen>, Unknown> {
         let resources = self.proxmox.resources().await.map_err(|error| Unknown(format!("Proxmox does not list its VMs: {error}")))?;
-        let powers = self.proxmox.node_vms(&self.node).await.map_err(|error| Unknown(format!("node {} does not list its VMs: {error}", self.node)))?;
-        let listed = resources
-            .into_iter()
-            .map(|vm| (vm.vmid, VmSeen { node: vm.node, tags: vm.tags, power: None, lock: vm.lock }))
-            .collect();
-        merge(listed, &powers, &self.node)
+        let seen = |vm: crate::proxmox::ResourceVm| (vm.vmid, VmSeen { node: vm.node, tags: vm.tags, power: None, lock: vm.lock });
+        Ok(resources.into_iter().map(seen).collect())
     }
 }
 

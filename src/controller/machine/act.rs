@@ -68,16 +68,13 @@ pub(super) enum Problem {
     NoVmid(String),
     #[error("{0}")]
     Unseen(String),
-    /// The process ends here; for tests.
-    #[error("stopped after a step")]
-    Stopped,
 }
 
 impl Problem {
     fn retry(&self) -> Retry {
         match self {
             Self::Driver(error) => error.retry(),
-            Self::Objects(_) | Self::Store(_) | Self::Unseen(_) | Self::Stopped => Retry::Soon,
+            Self::Objects(_) | Self::Store(_) | Self::Unseen(_) => Retry::Soon,
             Self::Source(error) if error.is_transient() => Retry::Soon,
             Self::Source(_) => Retry::Never,
             Self::NoVmid(_) => Retry::After(Duration::from_secs(30)),
@@ -93,7 +90,7 @@ impl Problem {
             Self::Driver(driver::Error::Missing(_)) => "Missing",
             Self::Driver(driver::Error::Guest(_)) => "GuestRefused",
             Self::Driver(_) => "InfrastructureFailed",
-            Self::Objects(_) | Self::Store(_) | Self::Stopped => "StoreFailed",
+            Self::Objects(_) | Self::Store(_) => "StoreFailed",
             Self::Source(_) => "SourceFailed",
             Self::NoVmid(_) => "NoVmid",
             Self::Unseen(_) => "Unseen",
@@ -120,6 +117,9 @@ pub(super) async fn act(machine: &Machine, plan: &Plan, seeing: &Seeing, context
     let act = Act { machine, seeing, context };
     let mut outcome = Outcome::default();
     for step in &plan.steps {
+        if context.machines.is_stopped() {
+            break;
+        }
         info!("{}: {}", machine.name(), step.name());
         let done = act.step(step).await;
         context.machines.update(machine.uid(), |known| known.acted_at = Some(Instant::now()));
@@ -152,7 +152,7 @@ pub(super) async fn act(machine: &Machine, plan: &Plan, seeing: &Seeing, context
             }
         }
         if !context.machines.goes_on_after(step) {
-            return Outcome { problem: Some(Problem::Stopped), ..Outcome::default() };
+            break;
         }
     }
     outcome

@@ -3,6 +3,7 @@
 use super::plan::{Step, Vm};
 use crate::runtime::Seen;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::time::Instant;
@@ -22,7 +23,8 @@ impl Default for Timing {
     }
 }
 
-/// Called after each step with its name; `false` ends the pass there, as if the process had died. For tests.
+/// Called after each step with its name; after `false` this controller does and writes nothing more, as if the
+/// process had died there. For tests.
 pub type AfterStep = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
 /// One process' memory of all Machines.
@@ -31,6 +33,7 @@ pub struct Memory {
     pub timing: Timing,
     pub after_step: Option<AfterStep>,
     machines: Mutex<BTreeMap<String, Known>>,
+    stopped: AtomicBool,
 }
 
 /// What is known of one Machine.
@@ -73,7 +76,15 @@ impl Memory {
     }
     /// Whether the pass may go on.
     pub(super) fn goes_on_after(&self, step: &Step) -> bool {
-        self.after_step.as_ref().is_none_or(|after| after(step.name()))
+        let goes_on = self.after_step.as_ref().is_none_or(|after| after(step.name()));
+        if !goes_on {
+            self.stopped.store(true, Ordering::SeqCst);
+        }
+        goes_on
+    }
+    /// Whether the hook has ended this process' part.
+    pub(super) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::SeqCst)
     }
 }
 

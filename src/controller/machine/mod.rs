@@ -28,6 +28,9 @@ const MACHINE_UID: &str = "autovibe.dev/machine-uid";
 pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error> {
     let Some(mut machine) = context.objects.get::<Machine>(&key.namespace, &key.name).await? else { return Ok(Requeue::Never) };
     tracing::Span::current().record("object.uid", machine.uid());
+    if context.machines.is_stopped() {
+        return Err(Error::Waiting("this controller was stopped".into()));
+    }
     let seeing = observe::observe(&machine, &context).await?;
     let (clock, resync) = (context.objects.clock().clone(), context.config.resync);
     let plan = plan::plan(&machine, &seeing.observed, clock.now(), resync);
@@ -41,6 +44,9 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
         return Ok(plan.requeue);
     }
     let outcome = act::act(&machine, &plan, &seeing, &context).await;
+    if context.machines.is_stopped() {
+        return Err(Error::Waiting("this controller was stopped".into()));
+    }
     if outcome.is_gone {
         context.machines.forget(machine.uid());
         return Ok(Requeue::Never);

@@ -1,7 +1,7 @@
 //! Reads everything that a plan needs and changes nothing. What could not be seen is `Unknown`, never absent.
 
 use super::plan::{Base, Checkpoints, Observed, Predecessor, Vm};
-use super::{Memory, final_names, is_own, suspend_name};
+use super::{Memory, final_names, is_own};
 use crate::agent::LastCall;
 use crate::api::checkpoint::{CheckpointPhase, Trigger, Volume};
 use crate::api::machine::{From, Limits, Machine, MachineStatus, Phase};
@@ -42,8 +42,8 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         Err(waiting) => (None, Err(waiting.to_string())),
     };
     let store = context.objects.store();
-    let lease = match status.phase {
-        Phase::Running => status.vm.as_ref().map(|vm| Vmid(vm.vmid)),
+    let lease = match (status.phase, &status.vm) {
+        (Phase::Running, Some(vm)) => Some(Vmid(vm.vmid)),
         _ => store.vmid_leases(hub_name(machine)).await?.into_iter().find(|lease| lease.machine_uid == machine.uid()).map(|lease| Vmid(lease.vmid)),
     };
     let waiting = matches!(status.phase, Phase::Pending | Phase::Waiting);
@@ -58,7 +58,7 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         }
         _ => (None, false),
     };
-    let base = if waiting || (status.phase == Phase::Spawning && !matches!(vm, Seen::Present(_))) {
+    let base = if waiting || (status.phase == Phase::Spawning && (status.vm.is_none() || !matches!(vm, Seen::Present(_)))) {
         base(machine, &status, hub.as_deref(), context).await?
     } else {
         Ok(Base::default())
@@ -85,6 +85,10 @@ async fn vm(machine: &Machine, status: &MachineStatus, vmid: Vmid, hub: &HubHand
     let known = memory.known(machine.uid());
     if status.phase == Phase::Running {
         let now = Instant::now();
+        let acted_lately = known.acted_at.is_some_and(|at| now.duration_since(at) < QUIET);
+        if acted_lately && known.vm == Some(Seen::Present(Vm::Ours(Power::Running))) {
+            return Seen::Present(Vm::Ours(Power::Running));
+        }
         let since = known.acted_at.into_iter().chain(now.checked_sub(QUIET)).max().unwrap_or(now);
         match hub.world.fresher_than(since).await {
             Ok(view) if view.vms.get(&vmid).is_some_and(|vm| vm.power == Some(Power::Running)) => {
@@ -115,11 +119,16 @@ pub(super) async fn look(uid: &str, vmid: Vmid, hub: &HubHandle) -> Seen<Vm> {
             (None, Ok(None)) => Seen::unknown(format!("VM {vmid} vanished while it was looked at")),
             (None, Err(error)) => Seen::unknown(error),
         },
-        Ok(Owner::Nobody) => match hub.world.fresher_than(Instant::now()).await {
-            Ok(view) if view.vms.contains_key(&vmid) => Seen::unknown(format!("VM {vmid} has no config, but the cluster still lists it")),
-            Ok(_) => Seen::Absent,
-            Err(unknown) => Seen::unknown(unknown),
-        },
+        Ok(Owner::Nobody) => without_config(vmid, hub).await,
+    }
+}
+
+/// What the cluster's list, asked for now, says of a VM whose config is gone.
+pub(super) async fn without_config(vmid: Vmid, hub: &HubHandle) -> Seen<Vm> {
+    match hub.world.listed_since(Instant::now()).await {
+        Ok(listed) if listed.contains(&vmid) => Seen::unknown(format!("VM {vmid} has no config, but the cluster still lists it")),
+        Ok(_) => Seen::Absent,
+        Err(unknown) => Seen::unknown(unknown),
     }
 }
 
@@ -258,7 +267,6 @@ fn last_call(call: Option<CallSummary>, status: &MachineStatus) -> LastCall {
 async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Context) -> Result<Checkpoints, Error> {
     let (all, _) = context.objects.list::<Checkpoint>(Some(machine.namespace())).await?;
     let finals = final_names(machine);
-    let suspend = suspend_name(machine.name(), status);
     let mut found = Checkpoints::default();
     let (mut newest, mut turns, mut others) = (None, 0, 0);
     for checkpoint in all.iter().filter(|checkpoint| is_own(checkpoint, machine)) {
@@ -271,11 +279,10 @@ async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Contex
             Trigger::BetweenMessages => turns = turns.max(taken.session.as_ref().map_or(1, |session| session.turn)),
             Trigger::Final => {
                 others += 1;
-                found.is_final_ready |= finals.iter().any(|known| known == name);
+                found.last_of_all = finals.iter().find(|known| *known == name).cloned().or(found.last_of_all);
             }
             _ => others += 1,
         }
-        found.is_suspend_ready |= name == suspend;
         let order = (
             checkpoint.spec.trigger == Trigger::Final,
             taken.captured_at.map(|at| at.0),

@@ -77,10 +77,8 @@ pub(super) struct Checkpoints {
     /// Name of the newest Ready one.
     pub last: Option<String>,
     pub taken: u64,
-    /// Whether the final one is Ready.
-    pub is_final_ready: bool,
-    /// Whether the one of this suspension is Ready.
-    pub is_suspend_ready: bool,
+    /// Name of the final one, once it is Ready.
+    pub last_of_all: Option<String>,
 }
 
 /// One thing to do.
@@ -271,6 +269,14 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
             let disks = u32::try_from(base.volumes.len()).unwrap_or(u32::MAX);
             return Plan::of(next).steps([Step::Lease, Step::Fork(base), Step::CreateVm { disks }]);
         }
+        // Created, but the record of it was lost: repeated, the step finds its own.
+        Seen::Present(Vm::Ours(_)) if next.vm.is_none() => {
+            let disks = match &observed.base {
+                Ok(base) => u32::try_from(base.volumes.len()).unwrap_or(u32::MAX),
+                Err(why) => return Plan::of(next).wait("BaseNotReady", why.clone(), Requeue::After(SOON)),
+            };
+            return Plan::of(next).steps([Step::CreateVm { disks }]);
+        }
         Seen::Present(Vm::Ours(power)) => *power,
     };
     next.started_at.get_or_insert_with(|| api_time(now));
@@ -422,6 +428,10 @@ fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
             return Plan::of(next).steps([Step::RemoveFinalizer]);
         }
         next.phase = if next.termination_reason == Some(TerminationReason::Completed) { Phase::Succeeded } else { Phase::Failed };
+        if next.phase == Phase::Succeeded && machine.spec.goal.verify.is_none() {
+            // What was done on the way is over.
+            next.message = None;
+        }
         next.finished_at.get_or_insert_with(|| api_time(now));
         next.vm = None;
         let mut plan = Plan::of(next);
@@ -432,7 +442,7 @@ fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
     if discard {
         plan.steps.push(Step::DestroyDisks);
     } else {
-        if !observed.checkpoints.is_final_ready {
+        if observed.checkpoints.last_of_all.is_none() {
             plan.steps.push(Step::Capture(Ending::Final));
         }
         plan.steps.push(Step::KeepDisks);

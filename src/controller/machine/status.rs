@@ -18,6 +18,9 @@ pub(super) fn status(machine: &Machine, observed: &Observed, plan: &Plan, outcom
     if checkpoints.last.is_some() {
         next.last_checkpoint.clone_from(&checkpoints.last);
     }
+    if checkpoints.last_of_all.is_some() {
+        next.final_checkpoint.clone_from(&checkpoints.last_of_all);
+    }
     next.checkpoints = next.checkpoints.max(checkpoints.taken);
     for fact in outcome.iter().flat_map(|outcome| &outcome.facts) {
         reach(&mut next, fact, now);
@@ -39,11 +42,12 @@ pub(super) fn status(machine: &Machine, observed: &Observed, plan: &Plan, outcom
     );
     let problem = outcome.and_then(|outcome| outcome.problem.as_ref());
     let waiting = problem.map(|problem| Waiting { reason: problem.reason(), message: problem.to_string() }).or_else(|| plan.waiting.clone());
-    if let Some(waiting) = &waiting {
+    let is_ending = matches!(next.phase, Phase::Finishing | Phase::Terminating);
+    if let Some(waiting) = waiting.as_ref().filter(|_| !is_ending) {
         next.message = Some(waiting.message.clone());
     } else if let Some(message) = doing(&next, plan, outcome.is_some()) {
         next.message = Some(message);
-    } else if !next.phase.is_finished() && !matches!(next.phase, Phase::Finishing | Phase::Terminating) {
+    } else if !next.phase.is_finished() && !is_ending {
         next.message = None;
     }
     let stalled = problem.is_some_and(super::act::Problem::is_stalled);

@@ -149,6 +149,10 @@ fn spawning_goes_on_from_what_is_there() {
     check(&spawning, Observed { vm: Seen::Absent, ..seen() }, SPAWN);
     check(&spawning, Observed { vm: Seen::Absent, base: Err("gone".into()), ..seen() }, "Spawning (BaseNotReady)");
     check(&spawning, Observed { vm: Seen::Present(Vm::Foreign("x".into())), ..seen() }, "Spawning DestroyDisks,EndLease");
+    // Created, but not recorded: adopted, not made a second time.
+    spawning.status.as_mut().unwrap().vm = None;
+    check(&spawning, Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() }, "Spawning CreateVm");
+    let mut spawning = machine(Phase::Spawning);
     spawning.spec.source = Some(Source::default());
     check(&spawning, seen(), "Spawning AwaitGuest,Personalise,PutSource,Launch");
 }
@@ -223,7 +227,7 @@ fn an_end_is_the_same_from_wherever_it_was_left() {
     check(&done, seen(), "Finishing/Completed StopAgent,KeepBundle,Flush,ShutDown");
     check(&finishing(GuestLost), seen(), "Finishing/GuestLost ShutDown");
     check(&done, stopped(), "Finishing/Completed CaptureFinal,KeepDisks,DeleteVm,EndLease");
-    let captured = || Checkpoints { is_final_ready: true, ..Checkpoints::default() };
+    let captured = || Checkpoints { last_of_all: Some("b-final".into()), ..Checkpoints::default() };
     check(&done, Observed { checkpoints: captured(), ..stopped() }, "Finishing/Completed KeepDisks,DeleteVm,EndLease");
     check(&done, Observed { checkpoints: captured(), vm: Seen::Absent, ..seen() }, "Finishing/Completed KeepDisks,EndLease");
     check(&done, Observed { vm: unseen(), ..seen() }, "Finishing/Completed (VmUnknown)");

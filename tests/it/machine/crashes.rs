@@ -20,7 +20,6 @@ async fn assert_same_end(stage: &Stage, what: &str) {
     let state = status(&machine);
     assert_eq!((state.phase, state.termination_reason), (Phase::Succeeded, Some(TerminationReason::Completed)), "{what}: {state:?}");
     stage.assert_ended_well(&machine).await;
-    assert_eq!(stage.lab.count(Call::Delete), 1.max(stage.lab.count(Call::Delete).min(2)), "{what}");
     let disks: Vec<String> = stage.lab.datasets().into_iter().filter(|name| name.contains("-disk-") && !name.contains('@')).collect();
     assert_eq!(disks, [format!("tank/autovibe/m-{}-disk-0", machine.uid())], "{what}: one disk, kept");
     // What the agent paid is what its Machine was charged: each call once.
@@ -39,15 +38,11 @@ async fn a_hub_that_dies_after_any_step_comes_to_the_same_end() {
         let tell = Arc::clone(&died);
         // After step number `step` the hub does nothing more.
         let hook = move |_: &str| {
-            let before = counted.load(Ordering::SeqCst);
-            if before == u32::MAX {
-                return false;
-            }
-            counted.store(before.wrapping_sub(1), Ordering::SeqCst);
-            if before == 0 {
+            let goes_on = counted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            if !goes_on {
                 tell.notify_one();
             }
-            before != 0
+            goes_on
         };
         let mut stage = Stage::with(Some(Arc::new(hook))).await;
         stage.create("a", spec()).await;

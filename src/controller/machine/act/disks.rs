@@ -1,6 +1,6 @@
 //! VMID, disks and VM: made at the spawn, put away at the end.
 
-use super::super::observe::look;
+use super::super::observe::{look, without_config};
 use super::super::plan::{Base, Vm};
 use super::{Act, Done, Problem};
 use crate::api::Kind;
@@ -76,7 +76,11 @@ impl Act<'_> {
             }
             Err(error) => return Err(error.into()),
         }
-        self.remember_power(Power::Stopped);
+        if self.seeing.observed.vm.is_absent() {
+            self.remember_power(Power::Stopped);
+        } else {
+            self.context.machines.update(self.uid(), |known| known.vm = None);
+        }
         let disks = (0..disks).map(|index| driver.disk(vmid, index).0).collect();
         let vm = VmStatus { node: driver.node().0.clone(), vmid: vmid.0, disks };
         Ok(Done::Reached(super::Fact::Created(vm)))
@@ -115,10 +119,13 @@ impl Act<'_> {
         match driver.verify_owned(vmid, self.uid()).await? {
             Owner::Ours(vm) => driver.delete_vm(vm, self.clock()).await?,
             Owner::Nobody => {}
-            Owner::Other(why) => warn!(vm.id = %vmid, "{}: not deleted: {why}", self.machine.name()),
+            Owner::Other(why) => {
+                warn!(vm.id = %vmid, "{}: not deleted: {why}", self.machine.name());
+                self.remember_vm(Seen::Present(Vm::Foreign(why)));
+                return Ok(Done::Next);
+            }
         }
-        // That it is gone is for the next step to see.
-        self.context.machines.update(self.uid(), |known| known.vm = None);
+        self.remember_vm(Seen::Absent);
         Ok(Done::Next)
     }
 
@@ -126,7 +133,12 @@ impl Act<'_> {
     pub(super) async fn end_lease(&self) -> Result<Done, Problem> {
         let (hub, vmid) = (self.hub()?, self.vmid().await?);
         let again = Ok(Done::Later(Duration::from_secs(1)));
-        let theirs = match look(self.uid(), vmid, hub).await {
+        let seen = match self.context.machines.known(self.uid()).vm {
+            // Its config was seen to be gone a moment ago.
+            Some(Seen::Absent) => without_config(vmid, hub).await,
+            _ => look(self.uid(), vmid, hub).await,
+        };
+        let theirs = match seen {
             Seen::Absent => false,
             Seen::Present(Vm::Foreign(_)) => true,
             Seen::Present(Vm::Ours(_)) => return again,
