@@ -160,14 +160,16 @@ impl Driver {
             Ok(_) | Err(proxmox::Error::NoConfig(_) | proxmox::Error::Unknown(_)) => {}
             Err(error) => return Err(error.into()),
         }
-        let mut wait = Wait::new();
+        // Its task takes a moment: an earlier look would only be one more call.
+        let mut wait = Wait { next: Duration::from_millis(150), spent: Duration::ZERO };
         loop {
+            wait.pause(clock).await;
             match self.proxmox.config(self.node(), vm.vmid).await {
                 Err(proxmox::Error::NoConfig(_)) => return Ok(()),
                 Ok(_) => {}
                 Err(error) => return Err(error.into()),
             }
-            if !wait.again(TASK, clock).await {
+            if wait.spent >= TASK {
                 return Err(Error::Unknown(format!("VM {} was deleted, but its config is still there", vm.vmid)));
             }
         }
