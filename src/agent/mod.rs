@@ -36,12 +36,16 @@ pub enum LastCall {
     None,
     Open,
     /// Answered to its end.
-    Settled { stop_reason: Option<String> },
+    Settled {
+        stop_reason: Option<String>,
+    },
     /// Over the budget.
     Refused,
     /// The stream broke on our side or upstream.
     Cut,
-    Failed { status: Option<u16> },
+    Failed {
+        status: Option<u16>,
+    },
 }
 
 /// What the end of an agent process means.
@@ -111,7 +115,9 @@ pub fn session(machine_uid: &str) -> String {
 ///
 /// Names are legal by admission; one that is not is left out, a value loses its NUL bytes: no environment can carry them.
 pub fn exports(environment: &BTreeMap<String, String>) -> String {
-    let legal = |name: &str| !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let legal = |name: &str| {
+        !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    };
     environment.iter().filter(|(name, _)| legal(name)).map(|(name, value)| format!("export {name}={}\n", quote(value))).collect()
 }
 

@@ -69,10 +69,11 @@ impl Guest {
         self.ok(scripts::STATUS, &[], "")
     }
     fn launch(&self, number: u32, gateway: &str, argv: &[&str]) {
-        let environment = [("AUTOVIBE_GATEWAY", gateway), ("AUTOVIBE_TOKEN", "av_1"), ("AUTOVIBE_WORKSPACE", &self.workspace()), ("HOME", "/")]
-            .into_iter()
-            .map(|(k, v)| (k.to_owned(), v.to_owned()))
-            .collect();
+        let environment =
+            [("AUTOVIBE_GATEWAY", gateway), ("AUTOVIBE_TOKEN", "av_1"), ("AUTOVIBE_WORKSPACE", &self.workspace()), ("HOME", "/")]
+                .into_iter()
+                .map(|(k, v)| (k.to_owned(), v.to_owned()))
+                .collect();
         let number = number.to_string();
         let args: Vec<&str> = std::iter::once(number.as_str()).chain(argv.iter().copied()).collect();
         self.ok(scripts::LAUNCH, &args, &exports(&environment));
@@ -169,7 +170,10 @@ fn the_exit_is_reported_until_it_is_accepted() {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let gateway = format!("http://{}", listener.local_addr().unwrap());
         guest.launch(3, &gateway, &["/bin/sh", "-c", "exit 5"]);
-        for answer in ["HTTP/1.1 503 Later\r\nContent-Length: 0\r\nConnection: close\r\n\r\n", "HTTP/1.1 204 Fine\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"] {
+        for answer in [
+            "HTTP/1.1 503 Later\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+            "HTTP/1.1 204 Fine\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        ] {
             let (mut stream, _) = listener.accept().unwrap();
             stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
             let mut text = String::new();
@@ -212,7 +216,8 @@ fn verify_gives_the_commands_code_and_the_end_of_its_output() {
     for guest in guests() {
         std::fs::create_dir_all(guest.workspace()).unwrap();
         std::fs::create_dir_all(guest.state()).unwrap();
-        let output = guest.run(scripts::VERIFY, &["20", &guest.workspace(), "/bin/sh", "-c", "pwd; echo \"$1\" >&2; exit 3", "x", "a b"], "");
+        let output =
+            guest.run(scripts::VERIFY, &["20", &guest.workspace(), "/bin/sh", "-c", "pwd; echo \"$1\" >&2; exit 3", "x", "a b"], "");
         assert_eq!(output.status.code(), Some(3));
         assert_eq!(String::from_utf8_lossy(&output.stdout), format!("{}\na b\n", guest.workspace()));
         let start = Instant::now();
@@ -235,7 +240,11 @@ fn commands_run_as_the_agents_user_where_there_is_one() {
         open(guest.root.path());
         std::fs::create_dir_all(guest.workspace()).unwrap();
         std::fs::create_dir_all(guest.state()).unwrap();
-        let output = guest.ok(scripts::VERIFY, &["20", &guest.workspace(), "/bin/sh", "-c", "id -un; printf '<%s>' \"$@\"", "x", "-c", "it's", "a b"], "");
+        let output = guest.ok(
+            scripts::VERIFY,
+            &["20", &guest.workspace(), "/bin/sh", "-c", "id -un; printf '<%s>' \"$@\"", "x", "-c", "it's", "a b"],
+            "",
+        );
         assert_eq!(output, "nobody\n<-c><it's><a b>");
         guest.launch(1, "", &["/bin/sh", "-c", "id -un; printf '%s' \"$AUTOVIBE_TOKEN\"; exit 4"]);
         guest.await_status("state=exited\nlaunch=1\nexit=4\n");
@@ -362,7 +371,10 @@ fn the_user_cannot_change_how_the_agent_reaches_its_hub() {
         .collect();
     let environment = launch(&machine, &Start { number: 2, gateway_url: "http://gw", token: "av_x" }).environment;
     let value = |name: &str| environment[name].as_str();
-    assert_eq!((value("ANTHROPIC_BASE_URL"), value("CLAUDE_CODE_MAX_OUTPUT_TOKENS"), value("NODE_ENV"), value("AUTOVIBE_LAUNCH")), ("http://gw", "1", "test", "2"));
+    assert_eq!(
+        (value("ANTHROPIC_BASE_URL"), value("CLAUDE_CODE_MAX_OUTPUT_TOKENS"), value("NODE_ENV"), value("AUTOVIBE_LAUNCH")),
+        ("http://gw", "1", "test", "2")
+    );
 }
 
 #[test]

@@ -71,10 +71,22 @@ impl Kind for Budget {
     const SHORT_NAMES: &'static [&'static str] = &[];
     const SCOPE: Scope = Scope::Namespaced;
     const COLUMNS: &'static [Column] = &[
-        Column { name: "Spent", r#type: "string", json_path: ".status.spent", priority: 0, description: "Money paid to providers, of its limit" },
+        Column {
+            name: "Spent",
+            r#type: "string",
+            json_path: ".status.spent",
+            priority: 0,
+            description: "Money paid to providers, of its limit",
+        },
         Column { name: "Calls", r#type: "integer", json_path: ".status.usage.apiCalls", priority: 0, description: "Calls to providers" },
         Column { name: "Parent", r#type: "string", json_path: ".spec.parentRef.name", priority: 0, description: "The Budget above it" },
-        Column { name: "Age", r#type: "date", json_path: ".metadata.creationTimestamp", priority: 0, description: "Time since it was created" },
+        Column {
+            name: "Age",
+            r#type: "date",
+            json_path: ".metadata.creationTimestamp",
+            priority: 0,
+            description: "Time since it was created",
+        },
     ];
 
     fn metadata(&self) -> &ObjectMeta {

@@ -168,9 +168,21 @@ impl Kind for Checkpoint {
         Column { name: "Machine", r#type: "string", json_path: ".spec.machine", priority: 0, description: "Whose state it is" },
         Column { name: "Trigger", r#type: "string", json_path: ".spec.trigger", priority: 0, description: "What caused it" },
         Column { name: "Parent", r#type: "string", json_path: ".status.parent", priority: 0, description: "The checkpoint before it" },
-        Column { name: "Quiescent", r#type: "boolean", json_path: ".status.quiescent", priority: 1, description: "Whether nothing could write meanwhile" },
+        Column {
+            name: "Quiescent",
+            r#type: "boolean",
+            json_path: ".status.quiescent",
+            priority: 1,
+            description: "Whether nothing could write meanwhile",
+        },
         Column { name: "Took", r#type: "string", json_path: ".status.took", priority: 1, description: "Duration of the capture" },
-        Column { name: "Age", r#type: "date", json_path: ".metadata.creationTimestamp", priority: 0, description: "Time since it was created" },
+        Column {
+            name: "Age",
+            r#type: "date",
+            json_path: ".metadata.creationTimestamp",
+            priority: 0,
+            description: "Time since it was created",
+        },
     ];
 
     fn metadata(&self) -> &ObjectMeta {

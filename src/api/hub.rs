@@ -251,11 +251,35 @@ impl Kind for Hub {
     const SHORT_NAMES: &'static [&'static str] = &[];
     const SCOPE: Scope = Scope::Cluster;
     const COLUMNS: &'static [Column] = &[
-        Column { name: "Ready", r#type: "string", json_path: ".status.conditions[?(@.type==\"Ready\")].status", priority: 0, description: "Whether Proxmox and ZFS answer" },
-        Column { name: "Endpoint", r#type: "string", json_path: ".spec.infrastructure.proxmox.endpoint", priority: 0, description: "Its Proxmox" },
-        Column { name: "Version", r#type: "string", json_path: ".status.proxmoxVersion", priority: 0, description: "Version of the Proxmox VE" },
+        Column {
+            name: "Ready",
+            r#type: "string",
+            json_path: ".status.conditions[?(@.type==\"Ready\")].status",
+            priority: 0,
+            description: "Whether Proxmox and ZFS answer",
+        },
+        Column {
+            name: "Endpoint",
+            r#type: "string",
+            json_path: ".spec.infrastructure.proxmox.endpoint",
+            priority: 0,
+            description: "Its Proxmox",
+        },
+        Column {
+            name: "Version",
+            r#type: "string",
+            json_path: ".status.proxmoxVersion",
+            priority: 0,
+            description: "Version of the Proxmox VE",
+        },
         Column { name: "Message", r#type: "string", json_path: ".status.message", priority: 1, description: "What it waits for" },
-        Column { name: "Age", r#type: "date", json_path: ".metadata.creationTimestamp", priority: 0, description: "Time since it was created" },
+        Column {
+            name: "Age",
+            r#type: "date",
+            json_path: ".metadata.creationTimestamp",
+            priority: 0,
+            description: "Time since it was created",
+        },
     ];
 
     fn metadata(&self) -> &ObjectMeta {
@@ -313,7 +337,11 @@ fn names<'a>(errors: &mut Vec<FieldError>, path: &str, names: impl Iterator<Item
         if seen.contains(&name) {
             errors.push(FieldError { field, problem: Problem::Duplicate(name.clone().into()), detail: String::new() });
         } else if name.len() > 63 || !name.chars().all(legal) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
-            errors.push(FieldError::invalid(field, name, "must be lower case letters, digits, `-` and `.`, at most 63, for example debian-agents"));
+            errors.push(FieldError::invalid(
+                field,
+                name,
+                "must be lower case letters, digits, `-` and `.`, at most 63, for example debian-agents",
+            ));
         }
         seen.push(name);
     }
@@ -321,28 +349,46 @@ fn names<'a>(errors: &mut Vec<FieldError>, path: &str, names: impl Iterator<Item
 
 /// Whether ZFS takes it as the name of a dataset. Source: zfs(8), "ZFS File System Hierarchy".
 fn is_dataset(name: &str) -> bool {
-    let part = |part: &str| part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(|c| c.is_ascii_alphanumeric() || "_-:.".contains(c));
+    let part = |part: &str| {
+        part.starts_with(|c: char| c.is_ascii_alphanumeric()) && part.chars().all(|c| c.is_ascii_alphanumeric() || "_-:.".contains(c))
+    };
     name.len() <= 200 && name.split('/').all(part)
 }
 
 fn validate_infrastructure(proxmox: &Proxmox, zfs: &Zfs, errors: &mut Vec<FieldError>) {
     let path = "spec.infrastructure";
     if !proxmox.endpoint.starts_with("https://") {
-        errors.push(FieldError::invalid(format!("{path}.proxmox.endpoint"), &proxmox.endpoint, "must be an https URL, for example https://pve1.example:8006"));
+        errors.push(FieldError::invalid(
+            format!("{path}.proxmox.endpoint"),
+            &proxmox.endpoint,
+            "must be an https URL, for example https://pve1.example:8006",
+        ));
     }
     if proxmox.vmids.from > proxmox.vmids.to {
         errors.push(FieldError::invalid(format!("{path}.proxmox.vmids"), proxmox.vmids, "`from` must not be above `to`"));
     }
     for (field, dataset) in [("dataset", &zfs.dataset), ("keep", &zfs.keep)] {
         if !is_dataset(dataset) {
-            errors.push(FieldError::invalid(format!("{path}.zfs.{field}"), dataset, "must be the name of a dataset, for example rpool/data"));
+            errors.push(FieldError::invalid(
+                format!("{path}.zfs.{field}"),
+                dataset,
+                "must be the name of a dataset, for example rpool/data",
+            ));
         }
     }
     let pool = |dataset: &str| dataset.split('/').next().unwrap_or_default().to_owned();
     if pool(&zfs.keep) != pool(&zfs.dataset) {
-        errors.push(FieldError::invalid(format!("{path}.zfs.keep"), &zfs.keep, format!("must be in the pool of `dataset`: {}", pool(&zfs.dataset))));
+        errors.push(FieldError::invalid(
+            format!("{path}.zfs.keep"),
+            &zfs.keep,
+            format!("must be in the pool of `dataset`: {}", pool(&zfs.dataset)),
+        ));
     }
     if zfs.keep == zfs.dataset || zfs.keep.starts_with(&format!("{}/", zfs.dataset)) {
-        errors.push(FieldError::invalid(format!("{path}.zfs.keep"), &zfs.keep, "must be outside `dataset`, or Proxmox would list the checkpoints as disks"));
+        errors.push(FieldError::invalid(
+            format!("{path}.zfs.keep"),
+            &zfs.keep,
+            "must be outside `dataset`, or Proxmox would list the checkpoints as disks",
+        ));
     }
 }

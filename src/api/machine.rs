@@ -446,12 +446,24 @@ impl Kind for Machine {
         Column { name: "Phase", r#type: "string", json_path: ".status.phase", priority: 0, description: "Summary of its state" },
         Column { name: "Agent", r#type: "string", json_path: ".spec.agent.type", priority: 0, description: "Agent program" },
         Column { name: "Goal", r#type: "string", json_path: ".spec.goal.prompt", priority: 0, description: "What it is to do" },
-        Column { name: "Spent", r#type: "string", json_path: ".status.spent", priority: 0, description: "Money paid to providers, of its limit" },
+        Column {
+            name: "Spent",
+            r#type: "string",
+            json_path: ".status.spent",
+            priority: 0,
+            description: "Money paid to providers, of its limit",
+        },
         Column { name: "Checkpoints", r#type: "integer", json_path: ".status.checkpoints", priority: 0, description: "Checkpoints taken" },
         Column { name: "Node", r#type: "string", json_path: ".status.vm.node", priority: 0, description: "Proxmox node" },
         Column { name: "VMID", r#type: "integer", json_path: ".status.vm.vmid", priority: 1, description: "Id of the VM" },
         Column { name: "Message", r#type: "string", json_path: ".status.message", priority: 1, description: "What it waits for or does" },
-        Column { name: "Age", r#type: "date", json_path: ".metadata.creationTimestamp", priority: 0, description: "Time since it was created" },
+        Column {
+            name: "Age",
+            r#type: "date",
+            json_path: ".metadata.creationTimestamp",
+            priority: 0,
+            description: "Time since it was created",
+        },
     ];
 
     fn metadata(&self) -> &ObjectMeta {
@@ -491,7 +503,11 @@ impl Kind for Machine {
                 errors.push(FieldError::invalid(format!("spec.goal.after[{index}]"), name, "a Machine cannot wait for itself"));
             }
             if goal.after[..index].contains(name) {
-                errors.push(FieldError { field: format!("spec.goal.after[{index}]"), problem: super::Problem::Duplicate(name.clone().into()), detail: String::new() });
+                errors.push(FieldError {
+                    field: format!("spec.goal.after[{index}]"),
+                    problem: super::Problem::Duplicate(name.clone().into()),
+                    detail: String::new(),
+                });
             }
         }
         let agent = &spec.agent;
@@ -506,14 +522,23 @@ impl Kind for Machine {
             }
             AgentType::ClaudeCode => {
                 if !agent.command.is_empty() {
-                    errors.push(FieldError::forbidden("spec.agent.command", "only type Command takes one; use spec.agent.args for further arguments"));
+                    errors.push(FieldError::forbidden(
+                        "spec.agent.command",
+                        "only type Command takes one; use spec.agent.args for further arguments",
+                    ));
                 }
             }
         }
         for name in agent.env.keys() {
-            let legal = !name.is_empty() && !name.starts_with(|c: char| c.is_ascii_digit()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+            let legal = !name.is_empty()
+                && !name.starts_with(|c: char| c.is_ascii_digit())
+                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
             if !legal {
-                errors.push(FieldError::invalid(format!("spec.agent.env[{name}]"), name, "must be letters, digits and `_`, not starting with a digit"));
+                errors.push(FieldError::invalid(
+                    format!("spec.agent.env[{name}]"),
+                    name,
+                    "must be letters, digits and `_`, not starting with a digit",
+                ));
             }
         }
         if spec.resources.memory.0 < 64 * Bytes::MIB {

@@ -67,7 +67,10 @@ pub enum Problem {
     /// The value as JSON, shown in the message.
     Invalid(serde_json::Value),
     Forbidden,
-    NotSupported { value: serde_json::Value, supported: Vec<String> },
+    NotSupported {
+        value: serde_json::Value,
+        supported: Vec<String>,
+    },
     Duplicate(serde_json::Value),
     TypeInvalid(serde_json::Value),
 }

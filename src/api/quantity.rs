@@ -152,7 +152,8 @@ impl NanoUsd {
 impl FromStr for NanoUsd {
     type Err = ParseError;
     fn from_str(text: &str) -> Result<Self, ParseError> {
-        let wrong = || ParseError(format!("`{text}` is not an amount of money; write a decimal with at most 9 places, for example \"1.50\""));
+        let wrong =
+            || ParseError(format!("`{text}` is not an amount of money; write a decimal with at most 9 places, for example \"1.50\""));
         let (whole, fraction) = text.split_once('.').unwrap_or((text, ""));
         let digits = |s: &str| s.bytes().all(|b| b.is_ascii_digit());
         if whole.is_empty() || fraction.len() > 9 || !digits(whole) || !digits(fraction) {
@@ -192,11 +193,12 @@ impl FromStr for GoDuration {
         while !rest.is_empty() {
             let split = rest.find(|c: char| !c.is_ascii_digit() && c != '.').ok_or_else(wrong)?;
             let (number, tail) = rest.split_at(split);
-            let (nanos, length) = [("ns", 1_u128), ("us", 1000), ("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000), ("h", 3_600_000_000_000)]
-                .into_iter()
-                .find(|(unit, _)| tail.strip_prefix(unit).is_some_and(|next| !next.starts_with(|c: char| c.is_ascii_alphabetic())))
-                .map(|(unit, nanos)| (nanos, unit.len()))
-                .ok_or_else(wrong)?;
+            let (nanos, length) =
+                [("ns", 1_u128), ("us", 1000), ("ms", 1_000_000), ("s", 1_000_000_000), ("m", 60_000_000_000), ("h", 3_600_000_000_000)]
+                    .into_iter()
+                    .find(|(unit, _)| tail.strip_prefix(unit).is_some_and(|next| !next.starts_with(|c: char| c.is_ascii_alphabetic())))
+                    .map(|(unit, nanos)| (nanos, unit.len()))
+                    .ok_or_else(wrong)?;
             let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
             if whole.is_empty() || fraction.len() > 9 || whole.len() > 12 {
                 return Err(wrong());

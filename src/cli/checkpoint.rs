@@ -55,7 +55,9 @@ impl Take {
             let checkpoint: Checkpoint = serde_json::from_value(made.clone())?;
             let status = checkpoint.status.clone().unwrap_or_default();
             match status.phase {
-                CheckpointPhase::Failed => bail!("checkpoint/{} failed: {}", checkpoint.name(), status.message.unwrap_or_else(|| "no reason was given".into())),
+                CheckpointPhase::Failed => {
+                    bail!("checkpoint/{} failed: {}", checkpoint.name(), status.message.unwrap_or_else(|| "no reason was given".into()))
+                }
                 CheckpointPhase::Pending if !self.no_wait => {}
                 _ => break checkpoint,
             }

@@ -79,14 +79,24 @@ impl Client {
 
         let server = cluster["server"].as_str().with_context(|| format!("{shown} names no server"))?.trim_end_matches('/').to_owned();
         // The hub is spoken to directly: a proxy for the outside world has nothing to do with it.
-        let mut http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(10)).user_agent(concat!("autovibe/", env!("CARGO_PKG_VERSION")));
+        let mut http = reqwest::Client::builder()
+            .no_proxy()
+            .connect_timeout(Duration::from_secs(10))
+            .user_agent(concat!("autovibe/", env!("CARGO_PKG_VERSION")));
         let authority = match (cluster["certificate-authority-data"].as_str(), cluster["certificate-authority"].as_str()) {
-            (Some(data), _) => Some(base64::engine::general_purpose::STANDARD.decode(data).with_context(|| format!("certificate-authority-data in {shown} is not base64"))?),
+            (Some(data), _) => Some(
+                base64::engine::general_purpose::STANDARD
+                    .decode(data)
+                    .with_context(|| format!("certificate-authority-data in {shown} is not base64"))?,
+            ),
             (None, Some(path)) => Some(std::fs::read(path).with_context(|| format!("{path}, named in {shown}, cannot be read"))?),
             (None, None) => None,
         };
         if let Some(pem) = authority {
-            http = http.tls_certs_only(reqwest::Certificate::from_pem_bundle(&pem).with_context(|| format!("the certificate authority in {shown} cannot be read"))?);
+            http = http.tls_certs_only(
+                reqwest::Certificate::from_pem_bundle(&pem)
+                    .with_context(|| format!("the certificate authority in {shown} cannot be read"))?,
+            );
         }
         let namespace = namespace.or(context["namespace"].as_str()).unwrap_or("default").to_owned();
         let token = user["token"].as_str().map(str::to_owned);
@@ -117,7 +127,9 @@ impl Client {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> anyhow::Error {
-        let cause = std::iter::successors(std::error::Error::source(error), |cause| cause.source()).last().map_or_else(|| error.to_string(), ToString::to_string);
+        let cause = std::iter::successors(std::error::Error::source(error), |cause| cause.source())
+            .last()
+            .map_or_else(|| error.to_string(), ToString::to_string);
         anyhow!("the hub at {} does not answer: {cause}. Is it running? Start it with `autovibe up`", self.server)
     }
 
@@ -147,7 +159,12 @@ impl Client {
     pub(super) async fn list<K: serde::de::DeserializeOwned>(&self, path: &str) -> anyhow::Result<Vec<K>> {
         let list = self.get(path).await?;
         let Some(Value::Array(items)) = list.get("items").cloned() else { bail!("the answer of {}{path} is not a list", self.server) };
-        items.into_iter().map(|item| serde_json::from_value(item).with_context(|| format!("an object of {path} has a form that this version does not know"))).collect()
+        items
+            .into_iter()
+            .map(|item| {
+                serde_json::from_value(item).with_context(|| format!("an object of {path} has a form that this version does not know"))
+            })
+            .collect()
     }
 
     /// The body as bytes.
@@ -171,7 +188,11 @@ impl Client {
     }
 
     /// Lines of a watch; ends when the server ends it.
-    pub(super) async fn lines(&self, path: &str, accept: &str) -> anyhow::Result<impl Stream<Item = anyhow::Result<Value>> + Unpin + use<>> {
+    pub(super) async fn lines(
+        &self,
+        path: &str,
+        accept: &str,
+    ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Value>> + Unpin + use<>> {
         let response = self.send(self.request(Method::GET, path).header(header::ACCEPT, accept)).await?;
         let state = (response.bytes_stream().boxed(), Vec::new());
         Ok(futures::stream::unfold(state, |(mut body, mut buffer)| async move {
@@ -197,7 +218,9 @@ fn refusal(status: StatusCode, body: &[u8]) -> Refused {
     let causes = document["details"]["causes"].as_array().into_iter().flatten();
     let message = match text(&document["message"]) {
         empty if empty.is_empty() => format!("the hub answered {status}"),
-        message if status == StatusCode::UNAUTHORIZED => format!("the hub does not accept the token of the kubeconfig ({message}); use the kubeconfig in its data directory"),
+        message if status == StatusCode::UNAUTHORIZED => {
+            format!("the hub does not accept the token of the kubeconfig ({message}); use the kubeconfig in its data directory")
+        }
         message => message,
     };
     Refused {

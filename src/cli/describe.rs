@@ -21,7 +21,13 @@ impl Describe {
         let namespace = object["metadata"]["namespace"].as_str().unwrap_or("default");
         let events = client.get(&format!("/api/v1/namespaces/{namespace}/events")).await?;
         let uid = object["metadata"]["uid"].as_str();
-        let about: Vec<Value> = events["items"].as_array().into_iter().flatten().filter(|event| event["involvedObject"]["uid"].as_str() == uid).cloned().collect();
+        let about: Vec<Value> = events["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter(|event| event["involvedObject"]["uid"].as_str() == uid)
+            .cloned()
+            .collect();
         if let Some(output @ (super::Output::Json | super::Output::Yaml)) = context.options.output {
             let whole = serde_json::json!({ "object": object, "events": about });
             print::out(&print::document(&whole, output)?)?;
@@ -45,7 +51,18 @@ fn text(object: &Value, mut events: Vec<Value>) -> anyhow::Result<String> {
     }
     let metadata = object["metadata"].as_object().cloned().unwrap_or_default();
     let mut head = Map::new();
-    for key in ["name", "namespace", "uid", "creationTimestamp", "deletionTimestamp", "generation", "labels", "annotations", "finalizers", "ownerReferences"] {
+    for key in [
+        "name",
+        "namespace",
+        "uid",
+        "creationTimestamp",
+        "deletionTimestamp",
+        "generation",
+        "labels",
+        "annotations",
+        "finalizers",
+        "ownerReferences",
+    ] {
         if let Some(value) = metadata.get(key).filter(|value| !value.is_null()) {
             head.insert(key.into(), value.clone());
         }
@@ -67,11 +84,13 @@ fn text(object: &Value, mut events: Vec<Value>) -> anyhow::Result<String> {
     }
     if let Some(Value::Array(conditions)) = conditions {
         let cell = |c: &Value, name: &str| c[name].as_str().unwrap_or_default().to_owned();
-        let rows: Vec<Vec<String>> = conditions.iter().map(|c| ["type", "status", "reason", "message"].iter().map(|name| cell(c, name)).collect()).collect();
+        let rows: Vec<Vec<String>> =
+            conditions.iter().map(|c| ["type", "status", "reason", "message"].iter().map(|name| cell(c, name)).collect()).collect();
         text += "conditions:\n";
         text += &indented(&print::columns(&["TYPE", "STATUS", "REASON", "MESSAGE"].map(String::from), &rows));
     }
-    let last = |event: &Value| ["lastTimestamp", "eventTime"].iter().find_map(|name| event[*name].as_str().map(str::to_owned)).unwrap_or_default();
+    let last =
+        |event: &Value| ["lastTimestamp", "eventTime"].iter().find_map(|name| event[*name].as_str().map(str::to_owned)).unwrap_or_default();
     events.sort_by_key(last);
     if events.is_empty() {
         text += "events: none\n";

@@ -44,7 +44,11 @@ pub(super) async fn between(client: &Client, from: &str, to: &str, detail: Detai
     }
     // Oldest first, each commit once: a chain's own order is kept, so each bundle finds what it builds on.
     let mut seen = HashSet::new();
-    let bundles = chains.into_iter().flat_map(|chain| chain.into_iter().rev()).filter(|(commit, _)| seen.insert(commit.clone())).map(|(_, bytes)| bytes);
+    let bundles = chains
+        .into_iter()
+        .flat_map(|chain| chain.into_iter().rev())
+        .filter(|(commit, _)| seen.insert(commit.clone()))
+        .map(|(_, bytes)| bytes);
     let comparison = Comparison { bundles: bundles.collect(), from: base, to: target };
     if comparison.from.is_none() {
         eprintln!("checkpoint/{} has no workspace yet: every file of {to} is shown as new.", first.name());

@@ -74,11 +74,25 @@ fn examine(path: &[std::path::PathBuf], root: &Path) -> Vec<Finding> {
             note,
         })
         .collect();
-    let mut device = |part, what: &str, present, required, note| findings.push(Finding { part, what: what.into(), present, required, package: None, note });
+    let mut device = |part, what: &str, present, required, note| {
+        findings.push(Finding { part, what: what.into(), present, required, package: None, note })
+    };
     device("real lab", "root", rustix::process::geteuid().is_root(), true, "pools and images can be made only as root; run it with sudo");
-    device("real lab", "/dev/kvm", root.join("dev/kvm").exists(), false, "makes guests fast where it really works, which is tried; without it QEMU emulates");
+    device(
+        "real lab",
+        "/dev/kvm",
+        root.join("dev/kvm").exists(),
+        false,
+        "makes guests fast where it really works, which is tried; without it QEMU emulates",
+    );
     if !root.join("dev/zfs").exists() {
-        device("real lab", "/dev/fuse", root.join("dev/fuse").exists(), true, "zfs-fuse needs it: load the kernel module fuse, or give the container the device");
+        device(
+            "real lab",
+            "/dev/fuse",
+            root.join("dev/fuse").exists(),
+            true,
+            "zfs-fuse needs it: load the kernel module fuse, or give the container the device",
+        );
     }
     findings
 }
@@ -126,6 +140,9 @@ mod tests {
         let missing: Vec<&str> = findings.iter().filter(|f| !f.present).map(|f| f.what.as_str()).filter(|what| *what != "root").collect();
         assert_eq!(missing, ["kubectl", "mcopy", "/dev/kvm", "/dev/fuse"]);
         let text = text(&findings);
-        assert!(text.contains("apt-get install mtools ") && text.contains("image building: something is missing") && text.contains("hub: fine"), "{text}");
+        assert!(
+            text.contains("apt-get install mtools ") && text.contains("image building: something is missing") && text.contains("hub: fine"),
+            "{text}"
+        );
     }
 }

@@ -49,7 +49,11 @@ impl Get {
                 let answer = client.get_table(&path).await?;
                 let (header, rows) = table(&answer, wide == Some(Output::Wide), self.all_namespaces && kind.scope == Scope::Namespaced);
                 if rows.is_empty() {
-                    let place = if self.all_namespaces || kind.scope == Scope::Cluster { String::new() } else { format!(" in namespace {}", client.namespace) };
+                    let place = if self.all_namespaces || kind.scope == Scope::Cluster {
+                        String::new()
+                    } else {
+                        format!(" in namespace {}", client.namespace)
+                    };
                     eprintln!("No {}{place}.", kind.plural);
                 } else {
                     print::out(&print::columns(&header, &rows))?;
@@ -70,10 +74,13 @@ pub(super) fn table(answer: &Value, wide: bool, with_namespace: bool) -> (Vec<St
     let definitions = answer["columnDefinitions"].as_array().cloned().unwrap_or_default();
     let shown: Vec<bool> = definitions.iter().map(|d| wide || d["priority"].as_i64().unwrap_or(0) == 0).collect();
     let mut header: Vec<String> = with_namespace.then(|| "NAMESPACE".to_owned()).into_iter().collect();
-    header.extend(definitions.iter().zip(&shown).filter(|(_, shown)| **shown).map(|(d, _)| d["name"].as_str().unwrap_or_default().to_uppercase()));
+    header.extend(
+        definitions.iter().zip(&shown).filter(|(_, shown)| **shown).map(|(d, _)| d["name"].as_str().unwrap_or_default().to_uppercase()),
+    );
     let rows = answer["rows"].as_array().into_iter().flatten().map(|row| {
         let namespace = with_namespace.then(|| print::cell(&row["object"]["metadata"]["namespace"]));
-        let cells = row["cells"].as_array().into_iter().flatten().zip(&shown).filter(|(_, shown)| **shown).map(|(cell, _)| print::cell(cell));
+        let cells =
+            row["cells"].as_array().into_iter().flatten().zip(&shown).filter(|(_, shown)| **shown).map(|(cell, _)| print::cell(cell));
         namespace.into_iter().chain(cells).collect()
     });
     (header, rows.collect())

@@ -80,7 +80,9 @@ pub(super) fn render(entry: &Value, full: bool, color: bool) -> String {
             Some("text") => printable(block["text"].as_str().unwrap_or_default()),
             Some("thinking") => format!("(thinks) {}", printable(block["thinking"].as_str().unwrap_or_default())),
             Some("tool_use") => format!("→ {} {}", printable(block["name"].as_str().unwrap_or("tool")), input(&block["input"], full)),
-            Some("tool_result") => format!("{} {}", if block["is_error"] == true { "← error:" } else { "←" }, result(&block["content"], full)),
+            Some("tool_result") => {
+                format!("{} {}", if block["is_error"] == true { "← error:" } else { "←" }, result(&block["content"], full))
+            }
             Some(other) => format!("({})", printable(other)),
             None => print::shorten(&printable(&block.to_string()), 200),
         };

@@ -8,7 +8,8 @@ use anyhow::{bail, ensure};
 pub(super) fn find(word: &str) -> anyhow::Result<&'static Resource> {
     let wanted = word.to_lowercase();
     let wanted = wanted.strip_suffix(&format!(".{}", crate::api::GROUP)).unwrap_or(&wanted);
-    let named = |r: &&Resource| r.plural == wanted || r.singular == wanted || r.kind.to_lowercase() == wanted || r.short_names.contains(&wanted);
+    let named =
+        |r: &&Resource| r.plural == wanted || r.singular == wanted || r.kind.to_lowercase() == wanted || r.short_names.contains(&wanted);
     if let Some(found) = resources().iter().find(named) {
         return Ok(found);
     }
@@ -49,7 +50,11 @@ pub(super) fn named(kind: &str, name: Option<&str>) -> anyhow::Result<(&'static 
 
 /// Path of the collection; of all namespaces when none is given.
 pub(super) fn collection(resource: &Resource, namespace: Option<&str>) -> String {
-    let base = if resource.group.is_empty() { format!("/api/{}", resource.version) } else { format!("/apis/{}/{}", resource.group, resource.version) };
+    let base = if resource.group.is_empty() {
+        format!("/api/{}", resource.version)
+    } else {
+        format!("/apis/{}/{}", resource.group, resource.version)
+    };
     match namespace {
         Some(namespace) if resource.scope == Scope::Namespaced => format!("{base}/namespaces/{}/{}", encoded(namespace), resource.plural),
         _ => format!("{base}/{}", resource.plural),
@@ -86,5 +91,9 @@ pub(super) fn our<K: crate::api::Kind>(namespace: Option<&str>, name: Option<&st
 
 /// A name as one segment of a path, whatever a person typed.
 fn encoded(segment: &str) -> String {
-    percent_encoding::utf8_percent_encode(segment, percent_encoding::NON_ALPHANUMERIC).to_string().replace("%2D", "-").replace("%2E", ".").replace("%5F", "_")
+    percent_encoding::utf8_percent_encode(segment, percent_encoding::NON_ALPHANUMERIC)
+        .to_string()
+        .replace("%2D", "-")
+        .replace("%2E", ".")
+        .replace("%5F", "_")
 }

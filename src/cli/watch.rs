@@ -52,7 +52,9 @@ impl Watch {
                             }
                             Some(change) => {
                                 let object = &event["object"];
-                                let revision = object["metadata"]["resourceVersion"].as_str().or(object["rows"][0]["object"]["metadata"]["resourceVersion"].as_str());
+                                let revision = object["metadata"]["resourceVersion"]
+                                    .as_str()
+                                    .or(object["rows"][0]["object"]["metadata"]["resourceVersion"].as_str());
                                 since = revision.map(str::to_owned).or(since);
                                 if change != "BOOKMARK" {
                                     printer.show(Some(change), if documents { &event } else { object })?;
@@ -117,7 +119,8 @@ impl Printer {
             }
         }
         // Widths differ from event to event; padding to a fixed grid keeps the columns readable.
-        let grid = |cells: &[String]| cells.iter().map(|cell| format!("{cell:<14}")).collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n";
+        let grid =
+            |cells: &[String]| cells.iter().map(|cell| format!("{cell:<14}")).collect::<Vec<_>>().join("  ").trim_end().to_owned() + "\n";
         let mut text = String::new();
         if !self.headed && !header.is_empty() {
             self.headed = true;

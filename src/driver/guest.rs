@@ -210,7 +210,8 @@ fn bundle_commits(bytes: &[u8]) -> Option<(String, Option<String>)> {
     if !header.starts_with("# v2 git bundle") && !header.starts_with("# v3 git bundle") {
         return None;
     }
-    let oid = |text: &str| text.split(' ').next().filter(|id| id.len() >= 40 && id.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned);
+    let oid =
+        |text: &str| text.split(' ').next().filter(|id| id.len() >= 40 && id.bytes().all(|b| b.is_ascii_hexdigit())).map(str::to_owned);
     let lines = || header.lines().skip(1).filter(|line| !line.starts_with('@'));
     let commit = lines().filter(|line| !line.starts_with('-')).find_map(oid)?;
     Some((commit, lines().find_map(|line| line.strip_prefix('-').and_then(oid))))

@@ -38,7 +38,8 @@ pub async fn compare(comparison: &Comparison, detail: Detail, color: bool) -> Re
         git.run(None, ["bundle", "unbundle"], [file.as_os_str()]).await?;
     }
     let from = comparison.from.as_deref().unwrap_or(EMPTY_TREE);
-    let mut options = vec!["diff", "--no-ext-diff", "--no-textconv", "--find-renames", if color { "--color=always" } else { "--color=never" }];
+    let mut options =
+        vec!["diff", "--no-ext-diff", "--no-textconv", "--find-renames", if color { "--color=always" } else { "--color=never" }];
     if detail == Detail::Stat {
         options.push("--stat=120");
     }

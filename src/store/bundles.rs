@@ -41,11 +41,16 @@ impl Store {
         let mut reader = self.reader().await?;
         let mut chain = vec![newest];
         while let Some(base) = chain.last().and_then(|row| row.base_commit.clone()) {
-            let sql = "SELECT commit_id, base_commit, bytes FROM bundles WHERE commit_id = $1 AND base_commit IS NOT $1 ORDER BY rowid LIMIT 1";
+            let sql =
+                "SELECT commit_id, base_commit, bytes FROM bundles WHERE commit_id = $1 AND base_commit IS NOT $1 ORDER BY rowid LIMIT 1";
             let row: Option<Row> = sqlx::query_as(sql).bind(&base).fetch_optional(reader.connection()).await?;
             match row {
                 Some(row) if chain.len() < MAX_CHAIN => chain.push(row.into()),
-                _ => return Err(Error::Corrupt(format!("the bundle of checkpoint {checkpoint_uid} builds on commit {base}, which is not stored"))),
+                _ => {
+                    return Err(Error::Corrupt(format!(
+                        "the bundle of checkpoint {checkpoint_uid} builds on commit {base}, which is not stored"
+                    )));
+                }
             }
         }
         chain.reverse();

@@ -3,7 +3,8 @@
 use autovibe::store::{Error, Store};
 
 async fn put(store: &Store, uid: &'static str, commit: &'static str, base: Option<&'static str>) {
-    let written: Result<(), Error> = store.write(move |t| Box::pin(async move { t.put_bundle(uid, commit, base, commit.as_bytes()).await })).await;
+    let written: Result<(), Error> =
+        store.write(move |t| Box::pin(async move { t.put_bundle(uid, commit, base, commit.as_bytes()).await })).await;
     written.unwrap();
 }
 

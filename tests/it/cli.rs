@@ -144,7 +144,12 @@ fn a_malformed_manifest_applies_nothing_and_is_named_by_file_document_and_field(
     ] {
         let file = write(&data.path().join("m.yaml"), &format!("{BUDGET}{machine}{wrong}"));
         let error = refused(data.path(), &["apply", "-f", &file]);
-        assert!(error.contains("nothing was applied") && error.contains(&format!("{file}, document 2 (Machine default/m)")) && error.contains(field), "{error}");
+        assert!(
+            error.contains("nothing was applied")
+                && error.contains(&format!("{file}, document 2 (Machine default/m)"))
+                && error.contains(field),
+            "{error}"
+        );
         let listed = said(data.path(), &["get", "budgets", "-o", "name"]);
         assert_eq!(listed, "", "the good document was applied too");
     }
@@ -159,7 +164,9 @@ fn people_get_tables_programs_get_documents() {
     assert!(table.lines().next().unwrap().starts_with("NAME ") && table.contains("add-tests"), "{table}");
     let list: serde_json::Value = serde_json::from_str(&said(data.path(), &["get", "machines", "-A", "-o", "json"])).unwrap();
     assert_eq!(list["items"].as_array().unwrap().len(), 2);
-    wait("a status", || said(data.path(), &["explain", "machine/add-tests", "-n", "todo"]).contains("Waiting for machine add-authentication"));
+    wait("a status", || {
+        said(data.path(), &["explain", "machine/add-tests", "-n", "todo"]).contains("Waiting for machine add-authentication")
+    });
     let lineage = said(data.path(), &["lineage", "-n", "todo"]);
     let order: Vec<Option<usize>> = ["todo-a", "└─ add-authentication", "   └─ add-tests"].iter().map(|what| lineage.find(what)).collect();
     assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{lineage}");

@@ -31,7 +31,8 @@ fn files(below: &Path) -> Vec<PathBuf> {
 
 fn documents(file: &Path) -> Vec<Value> {
     let text = std::fs::read_to_string(file).unwrap();
-    let parse = |part| serde_json::to_value(serde_yaml::Value::deserialize(part).unwrap_or_else(|e| panic!("{}: {e}", file.display()))).unwrap();
+    let parse =
+        |part| serde_json::to_value(serde_yaml::Value::deserialize(part).unwrap_or_else(|e| panic!("{}: {e}", file.display()))).unwrap();
     serde_yaml::Deserializer::from_str(&text).map(parse).filter(|document| !document.is_null()).collect()
 }
 
@@ -55,8 +56,15 @@ async fn every_manifest_is_admitted() {
         assert!(!documents.is_empty(), "{} holds nothing", file.display());
         for document in documents {
             let (kind, name) = (document["kind"].as_str().unwrap().to_owned(), document["metadata"]["name"].clone());
-            let resource = resources().iter().find(|r| r.kind == kind && r.api_version() == document["apiVersion"]).unwrap_or_else(|| panic!("{kind} is not served"));
-            let namespace = if resource.scope == Scope::Cluster { "" } else { document["metadata"]["namespace"].as_str().expect("the examples name their namespace") };
+            let resource = resources()
+                .iter()
+                .find(|r| r.kind == kind && r.api_version() == document["apiVersion"])
+                .unwrap_or_else(|| panic!("{kind} is not served"));
+            let namespace = if resource.scope == Scope::Cluster {
+                ""
+            } else {
+                document["metadata"]["namespace"].as_str().expect("the examples name their namespace")
+            };
             let result = objects.create_document(resource, namespace, document.clone(), &options).await;
             match result {
                 // Several directories may bring the same Hub.
@@ -116,7 +124,9 @@ fn the_conversation_fits_the_project() {
         std::fs::create_dir_all(target.parent().unwrap()).unwrap();
         std::fs::copy(&file, target).unwrap();
     }
-    let shell = |script: &str| Command::new("bash").args(["-c", script]).current_dir(&workspace).env("PYTHONDONTWRITEBYTECODE", "1").output().unwrap();
+    let shell = |script: &str| {
+        Command::new("bash").args(["-c", script]).current_dir(&workspace).env("PYTHONDONTWRITEBYTECODE", "1").output().unwrap()
+    };
     assert!(shell("git init -q . && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm source").status.success());
 
     let mut outputs = String::new();

@@ -106,6 +106,7 @@ fn api_imports_nothing_from_the_crate() {
 
 #[test]
 fn the_reader_of_use_lines_sees_nested_lists() {
-    let seen: Vec<String> = uses("use crate::{api::{Machine, Hub}, store};\nlet x = crate::zfs::y();").into_iter().map(|(_, m)| m).collect();
+    let seen: Vec<String> =
+        uses("use crate::{api::{Machine, Hub}, store};\nlet x = crate::zfs::y();").into_iter().map(|(_, m)| m).collect();
     assert_eq!(seen, ["api", "store", "zfs"]);
 }

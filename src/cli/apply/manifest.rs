@@ -114,9 +114,12 @@ pub(super) fn read(files: &[PathBuf], namespace: &str) -> anyhow::Result<Vec<Doc
 
 fn document(file: &str, index: usize, mut value: Value, namespace: &str) -> anyhow::Result<Document> {
     let word = |path: &[&str]| path.iter().try_fold(&value, |value, key| value.get(key)).and_then(Value::as_str).map(str::to_owned);
-    let api_version = word(&["apiVersion"]).ok_or_else(|| anyhow!("apiVersion: Required value: write apiVersion: {}", crate::api::API_VERSION))?;
+    let api_version =
+        word(&["apiVersion"]).ok_or_else(|| anyhow!("apiVersion: Required value: write apiVersion: {}", crate::api::API_VERSION))?;
     let kind = word(&["kind"]).ok_or_else(|| anyhow!("kind: Required value: write for example kind: Machine"))?;
-    let name = word(&["metadata", "name"]).filter(|name| !name.is_empty()).ok_or_else(|| anyhow!("metadata.name: Required value: give the {kind} a name"))?;
+    let name = word(&["metadata", "name"])
+        .filter(|name| !name.is_empty())
+        .ok_or_else(|| anyhow!("metadata.name: Required value: give the {kind} a name"))?;
     let resource = resource::of(&api_version, &kind)?;
     let namespace = match resource.scope {
         Scope::Cluster => String::new(),

@@ -6,7 +6,8 @@ use serde_json::{Map, Value};
 /// What turns `current` into what `wanted` says: its fields are set, and fields that the last `apply` set and `wanted` no
 /// longer names are removed. Anything else, such as defaults and what other clients wrote, stays.
 pub(super) fn three_way(current: &Value, wanted: &Value) -> Value {
-    let last = current["metadata"]["annotations"][LAST_APPLIED].as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
+    let last =
+        current["metadata"]["annotations"][LAST_APPLIED].as_str().and_then(|text| serde_json::from_str(text).ok()).unwrap_or(Value::Null);
     let mut patch = difference(current, wanted);
     remove(&mut patch, &last, wanted, current);
     Value::Object(patch)

@@ -98,7 +98,10 @@ async fn dry_run(client: &Client, document: &Document, all: &[Document]) -> anyh
     if brings_namespace && client.find(&format!("/api/v1/namespaces/{}", document.namespace)).await?.is_none() {
         document.move_to("default");
     }
-    match client.create(&format!("{}?{query}", resource::collection(document.resource, Some(&document.namespace))), &document.to_apply()).await {
+    match client
+        .create(&format!("{}?{query}", resource::collection(document.resource, Some(&document.namespace))), &document.to_apply())
+        .await
+    {
         Err(error) if client::refused(&error, "AlreadyExists") => Ok(()),
         other => other.map(drop),
     }

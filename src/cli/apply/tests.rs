@@ -29,8 +29,14 @@ fn fields_that_are_no_longer_written_go_and_others_stay() {
     let last = json!({ "spec": { "a": 1, "b": { "c": 1, "d": 2 }, "list": [1, 2] } });
     let current = stored(&last, json!({ "spec": { "a": 1, "b": { "c": 1, "d": 2, "default": true }, "list": [1, 2], "other": "kept" } }));
     for (wanted, expect) in [
-        (json!({ "spec": { "a": 1, "b": { "c": 1, "d": 2 }, "list": [1, 2] } }), json!({ "a": 1, "b": { "c": 1, "d": 2, "default": true }, "list": [1, 2], "other": "kept" })),
-        (json!({ "spec": { "a": 2, "b": { "c": 1 }, "list": [2] } }), json!({ "a": 2, "b": { "c": 1, "default": true }, "list": [2], "other": "kept" })),
+        (
+            json!({ "spec": { "a": 1, "b": { "c": 1, "d": 2 }, "list": [1, 2] } }),
+            json!({ "a": 1, "b": { "c": 1, "d": 2, "default": true }, "list": [1, 2], "other": "kept" }),
+        ),
+        (
+            json!({ "spec": { "a": 2, "b": { "c": 1 }, "list": [2] } }),
+            json!({ "a": 2, "b": { "c": 1, "default": true }, "list": [2], "other": "kept" }),
+        ),
         (json!({ "spec": { "new": { "x": 1 } } }), json!({ "new": { "x": 1 }, "other": "kept" })),
         (json!({ "spec": { "a": null, "b": "text" } }), json!({ "b": "text", "other": "kept" })),
     ] {
@@ -52,7 +58,8 @@ fn read(text: &str) -> Result<Vec<String>, String> {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("m.yaml");
     std::fs::write(&file, text).unwrap();
-    let documents = manifest::read(&[PathBuf::from(&file)], "here").map_err(|error| format!("{error:#}").replace(&file.display().to_string(), "m.yaml"))?;
+    let documents = manifest::read(&[PathBuf::from(&file)], "here")
+        .map_err(|error| format!("{error:#}").replace(&file.display().to_string(), "m.yaml"))?;
     Ok(documents.iter().map(|d| format!("{} {} {}", d.kind(), d.namespace, d.name)).collect())
 }
 
@@ -74,7 +81,10 @@ fn wrong_manifests_are_named_by_file_document_and_field() {
         ("apiVersion: autovibe.dev/v1alpha1\nkind: Pod\nmetadata: {name: b}\n", "kind: `Pod` is not known; write one of"),
         ("apiVersion: [\n", "m.yaml, document 2: "),
         ("apiVersion: autovibe.dev/v1alpha1\nkind: Machine\nmetadata: {name: b, name: c}\n", "m.yaml, document 2: "),
-        ("apiVersion: autovibe.dev/v1alpha1\nkind: Machine\nmetadata: {name: a}\n", "m.yaml, document 2 (Machine here/a): is written twice"),
+        (
+            "apiVersion: autovibe.dev/v1alpha1\nkind: Machine\nmetadata: {name: a}\n",
+            "m.yaml, document 2 (Machine here/a): is written twice",
+        ),
     ] {
         let error = read(&format!("{good}{bad}")).unwrap_err();
         assert!(error.starts_with("nothing was applied: ") && error.contains(expect), "{bad}: {error}");

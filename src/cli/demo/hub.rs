@@ -33,7 +33,9 @@ impl Hub {
         std::fs::create_dir_all(data).with_context(|| format!("{} cannot be made", data.display()))?;
         if mode == lab::process::Mode::Simulated {
             let image = super::simulated_image(&data.join("images/debian.raw"));
-            std::fs::create_dir_all(data.join("images")).and_then(|()| std::fs::write(&image, vec![0; 1 << 20])).with_context(|| format!("{} cannot be written", image.display()))?;
+            std::fs::create_dir_all(data.join("images"))
+                .and_then(|()| std::fs::write(&image, vec![0; 1 << 20]))
+                .with_context(|| format!("{} cannot be written", image.display()))?;
         }
         let log = data.join("hub.log");
         let file = std::fs::File::create(&log).with_context(|| format!("{} cannot be written", log.display()))?;
@@ -61,7 +63,9 @@ impl Hub {
                 clock.sleep(LOOK).await;
             }
         };
-        tokio::time::timeout(READY, ready).await.with_context(|| format!("the hub was not ready after {} s; its log is {}", READY.as_secs(), log.display()))??;
+        tokio::time::timeout(READY, ready)
+            .await
+            .with_context(|| format!("the hub was not ready after {} s; its log is {}", READY.as_secs(), log.display()))??;
         say(&format!("The hub runs (autovibe up --data {}); its log is {}", data.display(), log.display()))?;
         Ok(Self { child: Some(child), data: data.to_owned() })
     }

@@ -39,7 +39,9 @@ impl Demo {
     pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
         let data = std::path::absolute(context.data())?;
         let examples = self.examples.canonicalize();
-        let examples = examples.with_context(|| format!("{} is not here; run this in autovibe's own directory, or name it with --examples", self.examples.display()))?;
+        let examples = examples.with_context(|| {
+            format!("{} is not here; run this in autovibe's own directory, or name it with --examples", self.examples.display())
+        })?;
         let image = data.join("images/debian.raw");
         if self.lab == lab::process::Mode::Real {
             say(&format!("The guests' image: {} (built once, in a few minutes)", image.display()))?;
@@ -64,7 +66,8 @@ impl Demo {
         let key = context.environment.anthropic_api_key.as_ref().filter(|_| !self.replay);
         let files: Vec<PathBuf> = ["hub.yaml", "budget.yaml", "machines.yaml"].iter().map(|name| examples.join(name)).collect();
         let mut documents = apply::read(&files, "default")?;
-        let project = documents.iter().find(|d| d.kind() == "Namespace").map(|d| d.name.clone()).context("the quickstart has no namespace")?;
+        let project =
+            documents.iter().find(|d| d.kind() == "Namespace").map(|d| d.name.clone()).context("the quickstart has no namespace")?;
         let namespace = self.namespace(&client, &project).await?;
         for document in &mut documents {
             adapt(document, &project, &namespace, examples, image, self.lab, key.is_some());
@@ -108,7 +111,11 @@ impl Demo {
             let message = machine.status.as_ref().and_then(|status| status.message.clone()).unwrap_or_default();
             say(&format!("\nmachine/{} did not achieve its goal: {message}", machine.name()))?;
         }
-        say(&format!("\nAll of it is kept. To see it again: autovibe up --data {}  and then  autovibe lineage -n {namespace} --data {}", data.display(), data.display()))?;
+        say(&format!(
+            "\nAll of it is kept. To see it again: autovibe up --data {}  and then  autovibe lineage -n {namespace} --data {}",
+            data.display(),
+            data.display()
+        ))?;
         Ok(achieved)
     }
 
@@ -148,7 +155,15 @@ fn phase(machine: &Machine) -> Phase {
 
 /// Makes a document of the quickstart fit here: paths absolute, so that the hub may be started anywhere; the namespace; the
 /// provider.
-fn adapt(document: &mut Document, project: &str, namespace: &str, examples: &Path, image: &Path, mode: lab::process::Mode, real_provider: bool) {
+fn adapt(
+    document: &mut Document,
+    project: &str,
+    namespace: &str,
+    examples: &Path,
+    image: &Path,
+    mode: lab::process::Mode,
+    real_provider: bool,
+) {
     if document.kind() == "Namespace" && document.name == project {
         namespace.clone_into(&mut document.name);
         document.value["metadata"]["name"] = namespace.into();
@@ -169,7 +184,8 @@ fn adapt(document: &mut Document, project: &str, namespace: &str, examples: &Pat
         return;
     }
     if real_provider {
-        document.value["spec"]["providers"] = json!([{ "name": "anthropic", "type": "Anthropic", "apiKeySecretRef": { "name": "anthropic" }, "models": ["claude-*"] }]);
+        document.value["spec"]["providers"] =
+            json!([{ "name": "anthropic", "type": "Anthropic", "apiKeySecretRef": { "name": "anthropic" }, "models": ["claude-*"] }]);
     }
     let mut provider = 0;
     while document.value.pointer(&format!("/spec/providers/{provider}")).is_some() {

@@ -19,7 +19,13 @@ struct Shown {
 }
 
 /// Follows the Machines until all have ended, and returns them.
-pub(super) async fn follow(client: &Client, namespace: &str, names: &[String], terminal: bool, clock: &Clock) -> anyhow::Result<Vec<Machine>> {
+pub(super) async fn follow(
+    client: &Client,
+    namespace: &str,
+    names: &[String],
+    terminal: bool,
+    clock: &Clock,
+) -> anyhow::Result<Vec<Machine>> {
     let mut shown: BTreeMap<String, Shown> = BTreeMap::new();
     let mut screen = Screen { terminal, below: 0 };
     let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
@@ -55,7 +61,11 @@ pub(super) async fn follow(client: &Client, namespace: &str, names: &[String], t
 /// What changes seldom enough to be worth a line.
 fn state(machine: &Machine) -> String {
     let status = machine.status.clone().unwrap_or_default();
-    let message = status.message.filter(|message| !message.is_empty()).map(|message| format!(": {}", print::shorten(&message, 110))).unwrap_or_default();
+    let message = status
+        .message
+        .filter(|message| !message.is_empty())
+        .map(|message| format!(": {}", print::shorten(&message, 110)))
+        .unwrap_or_default();
     format!("{:?}{message}", status.phase)
 }
 
@@ -78,7 +88,8 @@ fn words(entry: &Value) -> Vec<String> {
         "text" => Some(format!("“{}”", print::shorten(block["text"].as_str()?, 110))),
         "tool_use" => {
             let input = &block["input"];
-            let telling = ["description", "file_path", "command", "pattern"].iter().find_map(|name| input[*name].as_str()).unwrap_or_default();
+            let telling =
+                ["description", "file_path", "command", "pattern"].iter().find_map(|name| input[*name].as_str()).unwrap_or_default();
             Some(format!("→ {} {}", block["name"].as_str()?, print::shorten(telling, 100)))
         }
         _ => None,

@@ -33,7 +33,8 @@ impl Explain {
         };
         match context.options.output {
             Some(output @ (Output::Json | Output::Yaml)) => {
-                let whole = json!({ "kind": kind.kind, "name": name, "namespace": object["metadata"]["namespace"], "sentences": sentences });
+                let whole =
+                    json!({ "kind": kind.kind, "name": name, "namespace": object["metadata"]["namespace"], "sentences": sentences });
                 print::out(&print::document(&whole, output)?)?;
             }
             _ => print::out(&(sentences.join("\n") + "\n"))?,

@@ -62,11 +62,8 @@ fn spending(machine: &Machine, hub: Option<&Hub>) -> String {
     let status = machine.status.clone().unwrap_or_default();
     let own = machine.spec.budget.clone().unwrap_or_default().limits;
     let default = hub.map(|hub| hub.spec.defaults.limits.clone()).unwrap_or_default();
-    let limits = Limits {
-        money: own.money.or(default.money),
-        time: own.time.or(default.time),
-        api_calls: own.api_calls.or(default.api_calls),
-    };
+    let limits =
+        Limits { money: own.money.or(default.money), time: own.time.or(default.time), api_calls: own.api_calls.or(default.api_calls) };
     let money = match limits.money {
         Some(money) => format!("{} of {}", status.usage.money.dollars(), money.amount.dollars()),
         None => status.usage.money.dollars(),
@@ -79,7 +76,11 @@ fn spending(machine: &Machine, hub: Option<&Hub>) -> String {
         Some(limit) => format!("{} of {limit} calls", status.usage.api_calls),
         None => format!("{} calls", status.usage.api_calls),
     };
-    let reserved = if status.usage.reserved.0 > 0 { format!(" ({} more is held for calls under way)", status.usage.reserved.dollars()) } else { String::new() };
+    let reserved = if status.usage.reserved.0 > 0 {
+        format!(" ({} more is held for calls under way)", status.usage.reserved.dollars())
+    } else {
+        String::new()
+    };
     let origin = match (&machine.spec.budget, own == Limits::default()) {
         (None, _) => " It names no budget: these limits are the defaults of its Hub.",
         (Some(_), true) => " Its own limits are the defaults of its Hub.",
@@ -125,7 +126,11 @@ fn troubles(conditions: &[Condition]) -> impl Iterator<Item = String> {
         "BudgetAvailable" | "CheckpointCurrent" | "GoalAchieved" => c.status == "False",
         _ => false,
     };
-    conditions.iter().filter(bad).filter(|c| !c.message.is_empty()).map(|c| format!("{} is {} ({}): {}", c.type_, c.status, c.reason, c.message))
+    conditions
+        .iter()
+        .filter(bad)
+        .filter(|c| !c.message.is_empty())
+        .map(|c| format!("{} is {} ({}): {}", c.type_, c.status, c.reason, c.message))
 }
 
 /// What a Checkpoint is and where it came from.
@@ -141,7 +146,10 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint, now: Timestamp) -> Vec<String>
         sentences.push(format!("Note: {note}"));
     }
     match &status.parent {
-        Some(parent) => sentences.push(format!("It came from checkpoint {parent}{}.", status.goal.as_ref().map(|goal| format!(" by the goal “{}”", print::shorten(goal, 100))).unwrap_or_default())),
+        Some(parent) => sentences.push(format!(
+            "It came from checkpoint {parent}{}.",
+            status.goal.as_ref().map(|goal| format!(" by the goal “{}”", print::shorten(goal, 100))).unwrap_or_default()
+        )),
         None => sentences.push("Nothing comes before it.".into()),
     }
     if let Some(session) = &status.session {
@@ -159,7 +167,14 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint, now: Timestamp) -> Vec<String>
 /// What a Budget spent.
 pub(super) fn budget(budget: &Budget) -> Vec<String> {
     let mut sentences = vec![budget_line(budget)];
-    sentences.extend(budget.status.iter().flat_map(|status| status.conditions.iter()).filter(|c| !c.message.is_empty()).map(|c| format!("{} is {}: {}", c.type_, c.status, c.message)));
+    sentences.extend(
+        budget
+            .status
+            .iter()
+            .flat_map(|status| status.conditions.iter())
+            .filter(|c| !c.message.is_empty())
+            .map(|c| format!("{} is {}: {}", c.type_, c.status, c.message)),
+    );
     sentences
 }
 

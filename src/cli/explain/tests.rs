@@ -27,7 +27,8 @@ fn a_running_machine() {
         &json!({ "machine": "add-tests", "trigger": "BetweenMessages" }),
         &json!({ "phase": "Ready", "capturedAt": "2026-01-01T00:59:48Z", "quiescent": true, "took": "31ms" }),
     );
-    let budget = object("shop", &json!({ "limits": { "money": { "amount": "200", "currency": "USD" } } }), &json!({ "usage": { "money": "61.2" } }));
+    let budget =
+        object("shop", &json!({ "limits": { "money": { "amount": "200", "currency": "USD" } } }), &json!({ "usage": { "money": "61.2" } }));
     let hub = object("default", &json!({ "infrastructure": { "lab": {} } }), &json!({}));
     let expect = "\
 Running on pve2 as VM 20017, from checkpoint add-authentication-final.
@@ -72,7 +73,11 @@ Note: release 1
 It came from checkpoint x-0007 by the goal “Ship it.”.
 Disk: rpool/keep/m-1-disk-0@av-1 on n, 1.5 GiB.";
     assert_eq!(sentences::checkpoint(&checkpoint, now()).join("\n"), expect);
-    let budget = object("team", &json!({ "parentRef": { "name": "company" }, "limits": { "apiCalls": 10 } }), &json!({ "usage": { "money": "1", "apiCalls": 3 } }));
+    let budget = object(
+        "team",
+        &json!({ "parentRef": { "name": "company" }, "limits": { "apiCalls": 10 } }),
+        &json!({ "usage": { "money": "1", "apiCalls": 3 } }),
+    );
     assert_eq!(sentences::budget(&budget).join("\n"), "Budget team: $1.00, without a limit spent, 3 of 10 calls; part of budget company.");
     let hub = object(
         "default",

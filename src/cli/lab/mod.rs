@@ -67,7 +67,9 @@ impl Lab {
                 let directory = if named.join("endpoint.json").exists() { named } else { directory(&named) };
                 match process::stop(&directory, &Clock::system()).await? {
                     Stopped::NoneRan => print::out(&format!("No lab runs in {}.\n", directory.display()))?,
-                    Stopped::Ended { guests } => print::out(&format!("The lab in {} ended, and {guests} guests with it.\n", directory.display()))?,
+                    Stopped::Ended { guests } => {
+                        print::out(&format!("The lab in {} ended, and {guests} guests with it.\n", directory.display()))?
+                    }
                 }
             }
             None => self.serve(context).await?,

@@ -98,7 +98,10 @@ pub(crate) async fn ensure(directory: &Path, mode: Mode, gateway: SocketAddr, cl
     if let Some(endpoint) = find(directory).await {
         if endpoint.mode != mode.name() {
             let (there, wanted) = (&endpoint.mode, mode.name());
-            bail!("a {there} lab runs in {}, not a {wanted} one; end it with `autovibe lab stop`, or use --lab {there}", directory.display());
+            bail!(
+                "a {there} lab runs in {}, not a {wanted} one; end it with `autovibe lab stop`, or use --lab {there}",
+                directory.display()
+            );
         }
         if endpoint.gateway == gateway {
             return Ok(Running { endpoint, directory: directory.to_owned(), child: None });
@@ -114,10 +117,13 @@ pub(crate) async fn ensure(directory: &Path, mode: Mode, gateway: SocketAddr, cl
 async fn start(directory: &Path, mode: Mode, gateway: SocketAddr, clock: &Clock) -> anyhow::Result<Running> {
     std::fs::create_dir_all(directory).with_context(|| format!("{} cannot be made", directory.display()))?;
     // The address of the lab before, so that what still speaks to it finds it again.
-    let listen = read(directory).and_then(|endpoint| endpoint.endpoint.split("//").nth(1)?.parse().ok()).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
+    let listen = read(directory)
+        .and_then(|endpoint| endpoint.endpoint.split("//").nth(1)?.parse().ok())
+        .unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 0)));
     let listen = if std::net::TcpListener::bind(listen).is_ok() { listen } else { SocketAddr::from(([127, 0, 0, 1], 0)) };
     let log = log_file(directory);
-    let file = std::fs::File::options().create(true).append(true).open(&log).with_context(|| format!("{} cannot be written", log.display()))?;
+    let file =
+        std::fs::File::options().create(true).append(true).open(&log).with_context(|| format!("{} cannot be written", log.display()))?;
     let before = file.metadata().map_or(0, |metadata| metadata.len());
     let mut child = Command::new(std::env::current_exe().context("our own executable cannot be found")?)
         .args(["lab", "--detached", "--mode", mode.name(), "--listen", &listen.to_string(), "--gateway", &gateway.to_string(), "--data"])
@@ -132,7 +138,12 @@ async fn start(directory: &Path, mode: Mode, gateway: SocketAddr, clock: &Clock)
     let ready = async {
         loop {
             if let Some(status) = child.try_wait()? {
-                bail!("the {} lab ended at once ({status}): {}. Its log is {}; `autovibe doctor` says what is missing", mode.name(), last_words(&log, before), log.display());
+                bail!(
+                    "the {} lab ended at once ({status}): {}. Its log is {}; `autovibe doctor` says what is missing",
+                    mode.name(),
+                    last_words(&log, before),
+                    log.display()
+                );
             }
             match find(directory).await {
                 Some(endpoint) if endpoint.pid == started => return Ok(endpoint),
@@ -166,7 +177,9 @@ fn last_words(log: &Path, from: u64) -> String {
 pub(crate) enum Stopped {
     NoneRan,
     /// And so many guests with it.
-    Ended { guests: usize },
+    Ended {
+        guests: usize,
+    },
 }
 
 /// Powers the lab's guests off and ends it. Disks and checkpoints stay.

@@ -1,8 +1,8 @@
 //! `autovibe lineage`: which checkpoint led to which, and by what goal.
 
-mod tree;
 #[cfg(test)]
 mod tests;
+mod tree;
 
 use super::{Context, Output, client::Client, print, resource};
 use crate::api::{Checkpoint, Machine};
@@ -24,7 +24,9 @@ impl Show {
         let forest = tree::forest(&machines, &checkpoints, print::now());
         match context.options.output {
             Some(output @ (Output::Json | Output::Yaml)) => print::out(&print::document(&serde_json::to_value(&forest)?, output)?)?,
-            _ if forest.is_empty() => eprintln!("No checkpoints or Machines{}.", namespace.map(|n| format!(" in namespace {n}")).unwrap_or_default()),
+            _ if forest.is_empty() => {
+                eprintln!("No checkpoints or Machines{}.", namespace.map(|n| format!(" in namespace {n}")).unwrap_or_default())
+            }
             _ => print::out(&tree::render(&forest))?,
         }
         Ok(ExitCode::SUCCESS)

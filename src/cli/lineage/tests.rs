@@ -28,14 +28,34 @@ fn shop() -> (Vec<Machine>, Vec<Checkpoint>) {
             json!({ "goal": { "after": ["add-authentication"], "prompt": "Add end-to-end tests." } }),
             json!({ "phase": "Running", "message": "the agent works", "spawnedFrom": "add-authentication-final", "checkpoints": 4, "usage": { "money": "0.22" }, "startedAt": "2026-01-01T00:57:00Z" }),
         ),
-        machine("later", json!({ "goal": { "after": ["add-tests"], "prompt": "Deploy." } }), json!({ "phase": "Waiting", "message": "waits for machine add-tests" })),
-        machine("try", json!({ "from": { "machine": { "name": "add-authentication" } }, "goal": { "prompt": "Try it." } }), json!({ "spawnedFrom": "add-authentication-0003", "phase": "Failed", "terminationReason": "Timeout" })),
+        machine(
+            "later",
+            json!({ "goal": { "after": ["add-tests"], "prompt": "Deploy." } }),
+            json!({ "phase": "Waiting", "message": "waits for machine add-tests" }),
+        ),
+        machine(
+            "try",
+            json!({ "from": { "machine": { "name": "add-authentication" } }, "goal": { "prompt": "Try it." } }),
+            json!({ "spawnedFrom": "add-authentication-0003", "phase": "Failed", "terminationReason": "Timeout" }),
+        ),
     ];
     let checkpoints = vec![
-        checkpoint("shop-a", json!({ "import": { "image": "debian" } }), json!({ "phase": "Ready", "volumes": [{ "node": "n", "dataset": "d", "snapshot": "s", "guid": "1", "referenced": 13_314_398_618_u64 }] })),
+        checkpoint(
+            "shop-a",
+            json!({ "import": { "image": "debian" } }),
+            json!({ "phase": "Ready", "volumes": [{ "node": "n", "dataset": "d", "snapshot": "s", "guid": "1", "referenced": 13_314_398_618_u64 }] }),
+        ),
         checkpoint("add-authentication-0003", json!({ "machine": "add-authentication" }), json!({ "parent": "shop-a" })),
-        checkpoint("add-authentication-final", json!({ "machine": "add-authentication", "trigger": "Final" }), json!({ "parent": "add-authentication-0003" })),
-        checkpoint("gone-final", json!({ "machine": "gone", "trigger": "Final" }), json!({ "parent": "add-authentication-final", "goal": "An old idea." })),
+        checkpoint(
+            "add-authentication-final",
+            json!({ "machine": "add-authentication", "trigger": "Final" }),
+            json!({ "parent": "add-authentication-0003" }),
+        ),
+        checkpoint(
+            "gone-final",
+            json!({ "machine": "gone", "trigger": "Final" }),
+            json!({ "parent": "add-authentication-final", "goal": "An old idea." }),
+        ),
     ];
     (machines, checkpoints)
 }
@@ -60,7 +80,8 @@ shop-a                    import                                    image debian
          “Try it.”
          spawned from checkpoint add-authentication-0003
 ";
-    let squeeze = |text: &str| text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join("\n");
+    let squeeze =
+        |text: &str| text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect::<Vec<_>>().join("\n");
     assert_eq!(squeeze(&text), squeeze(expect), "\n{text}");
     let rows: Vec<usize> = text.lines().filter_map(|line| line.find(" checkpoints  ").map(|at| line[..at].chars().count())).collect();
     assert!(rows.windows(2).all(|pair| pair[0] == pair[1]), "columns are aligned:\n{text}");
@@ -75,7 +96,9 @@ fn nothing_is_lost_when_parents_are_gone_or_form_a_ring() {
         assert_eq!(text.matches(&format!(" {} ", machine.metadata.name.as_deref().unwrap())).count(), 1, "\n{text}");
     }
     assert!(text.contains("shop-a") && text.contains("gone"));
-    let ring: Vec<Machine> = [("a", "b"), ("b", "a")].map(|(name, after)| machine(name, json!({ "goal": { "after": [after], "prompt": "x" } }), json!({}))).into();
+    let ring: Vec<Machine> = [("a", "b"), ("b", "a")]
+        .map(|(name, after)| machine(name, json!({ "goal": { "after": [after], "prompt": "x" } }), json!({})))
+        .into();
     let text = render(&forest(&ring, &[], now));
     assert!(text.starts_with("a") && text.contains("└─ b"), "\n{text}");
 }

@@ -56,14 +56,22 @@ pub(super) fn forest(machines: &[Machine], checkpoints: &[Checkpoint], now: Time
             None => {
                 let size: u64 = status.volumes.iter().filter_map(|volume| volume.referenced).sum();
                 let image = checkpoint.spec.import.as_ref().map(|import| format!("image {}", import.image));
-                let note = image.into_iter().chain((size > 0).then(|| print::bytes(size))).chain(status.message).collect::<Vec<_>>().join(", ");
-                let node = Node { name: checkpoint.name().into(), namespace: namespace.into(), state: "import".into(), note, ..Node::default() };
+                let note =
+                    image.into_iter().chain((size > 0).then(|| print::bytes(size))).chain(status.message).collect::<Vec<_>>().join(", ");
+                let node =
+                    Node { name: checkpoint.name().into(), namespace: namespace.into(), state: "import".into(), note, ..Node::default() };
                 nodes.insert((namespace.into(), format!("checkpoint/{}", checkpoint.name())), (node, None));
             }
             Some(machine) if !alive.contains(&(namespace, machine.as_str())) => {
                 let id = (namespace.to_owned(), format!("machine/{machine}"));
                 let parent = status.parent.as_deref().map(|parent| home(namespace, parent)).filter(|parent| *parent != id);
-                let empty = Node { name: machine.clone(), namespace: namespace.into(), state: "deleted".into(), checkpoints: Some(0), ..Node::default() };
+                let empty = Node {
+                    name: machine.clone(),
+                    namespace: namespace.into(),
+                    state: "deleted".into(),
+                    checkpoints: Some(0),
+                    ..Node::default()
+                };
                 let entry = nodes.entry(id).or_insert((empty, None));
                 entry.0.checkpoints = entry.0.checkpoints.map(|count| count + 1);
                 entry.0.goal = entry.0.goal.take().or_else(|| status.goal.clone());
@@ -187,7 +195,13 @@ enum Line {
 
 fn draw(node: &Node, lead: &str, below: &str, lines: &mut Vec<Line>) {
     let count = node.checkpoints.map(|n| format!("{n} checkpoint{}", if n == 1 { "" } else { "s" })).unwrap_or_default();
-    let cells = [format!("{lead}{}", node.name), node.state.clone(), node.duration.clone().unwrap_or_default(), node.spent.clone().unwrap_or_default(), count];
+    let cells = [
+        format!("{lead}{}", node.name),
+        node.state.clone(),
+        node.duration.clone().unwrap_or_default(),
+        node.spent.clone().unwrap_or_default(),
+        count,
+    ];
     lines.push(Line::Node(cells, node.note.clone()));
     let stem = if node.children.is_empty() { "   " } else { "│  " };
     if let Some(goal) = &node.goal {

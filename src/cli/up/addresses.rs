@@ -31,7 +31,9 @@ impl Addresses {
 
     pub(super) fn write(&self, data: &Path) -> anyhow::Result<()> {
         let (path, part) = (data.join("addresses.json"), data.join("addresses.json.part"));
-        std::fs::write(&part, serde_json::to_vec(self)?).and_then(|()| std::fs::rename(&part, &path)).with_context(|| format!("{} cannot be written", path.display()))
+        std::fs::write(&part, serde_json::to_vec(self)?)
+            .and_then(|()| std::fs::rename(&part, &path))
+            .with_context(|| format!("{} cannot be written", path.display()))
     }
 
     pub(super) fn api(&self, asked: Option<SocketAddr>) -> Wanted {

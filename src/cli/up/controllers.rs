@@ -1,7 +1,7 @@
 //! The controllers, with the lab that they drive: started when it answers, and again when it had to be started anew.
 
-use crate::cli::lab::process::{self, Mode};
 use crate::api::{DEFAULT_HUB, Hub, hub};
+use crate::cli::lab::process::{self, Mode};
 use crate::controller;
 use crate::objects::Objects;
 use crate::wire::LabEndpoint;
@@ -74,7 +74,8 @@ pub(super) async fn run(lab: Option<Beside>, objects: Objects, source_roots: Vec
 /// A hub with a lab can be used at once: the Hub `default` drives it, when nobody said otherwise.
 async fn make_default_hub(objects: &Objects) {
     let infrastructure = hub::Infrastructure { lab: Some(hub::Lab {}), ..hub::Infrastructure::default() };
-    let spec = hub::HubSpec { infrastructure, gateway: None, providers: Vec::new(), images: Vec::new(), defaults: hub::Defaults::default() };
+    let spec =
+        hub::HubSpec { infrastructure, gateway: None, providers: Vec::new(), images: Vec::new(), defaults: hub::Defaults::default() };
     let made = match objects.list::<Hub>(None).await {
         Ok((hubs, _)) if !hubs.is_empty() => return,
         Ok(_) => objects.create(&Hub::new("", DEFAULT_HUB, spec)).await.map(drop),

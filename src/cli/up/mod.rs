@@ -63,19 +63,24 @@ impl Up {
         make_private(&data)?;
         let clock = Clock::system();
         let store = Store::open(&data.join("autovibe.db")).await?;
-        let cipher = Cipher::load(&data.join("secrets.key")).with_context(|| format!("the key of the Secrets in {} cannot be used", data.display()))?;
+        let cipher = Cipher::load(&data.join("secrets.key"))
+            .with_context(|| format!("the key of the Secrets in {} cannot be used", data.display()))?;
         let objects = Objects::new(store.clone(), clock.clone(), cipher);
 
         let (api_stop, gateway_stop, controllers_stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let remembered = Addresses::read(&data);
         let (api_address, gateway_address) = (remembered.api(self.listen), remembered.gateway(self.gateway_listen));
-        let gateway = loop_free(&gateway_address, |listen| gateway::start(gateway::Config { listen, ..gateway::Config::default() }, objects.clone(), gateway_stop.clone()), |error| {
-            matches!(error, gateway::Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
-        })
+        let gateway = loop_free(
+            &gateway_address,
+            |listen| gateway::start(gateway::Config { listen, ..gateway::Config::default() }, objects.clone(), gateway_stop.clone()),
+            |error| matches!(error, gateway::Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse),
+        )
         .await?;
-        let api = loop_free(&api_address, |listen| apiserver::start(apiserver::Config { listen, data: data.clone() }, objects.clone(), api_stop.clone()), |error| {
-            matches!(error, apiserver::Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse)
-        })
+        let api = loop_free(
+            &api_address,
+            |listen| apiserver::start(apiserver::Config { listen, data: data.clone() }, objects.clone(), api_stop.clone()),
+            |error| matches!(error, apiserver::Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse),
+        )
         .await?;
         Addresses { api: Some(api.address), gateway: Some(gateway.address) }.write(&data)?;
 
@@ -133,7 +138,8 @@ fn make_private(data: &std::path::Path) -> anyhow::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
     made.with_context(|| format!("the data directory {} cannot be made", data.display()))?;
-    std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700)).with_context(|| format!("the data directory {} is not ours", data.display()))
+    std::fs::set_permissions(data, std::fs::Permissions::from_mode(0o700))
+        .with_context(|| format!("the data directory {} is not ours", data.display()))
 }
 
 /// Returns at SIGTERM or SIGINT.

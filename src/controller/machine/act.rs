@@ -37,10 +37,19 @@ pub(super) struct Outcome {
 pub(super) enum Fact {
     Created(VmStatus),
     Launched,
-    Verified { passed: bool, message: String },
-    Captured { ending: Ending, name: String },
+    Verified {
+        passed: bool,
+        message: String,
+    },
+    Captured {
+        ending: Ending,
+        name: String,
+    },
     /// It cannot go on: to the end.
-    Ended { reason: TerminationReason, message: String },
+    Ended {
+        reason: TerminationReason,
+        message: String,
+    },
 }
 
 /// What a step led to.

@@ -44,7 +44,12 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
     let store = context.objects.store();
     let lease = match (status.phase, &status.vm) {
         (Phase::Running, Some(vm)) => Some(Vmid(vm.vmid)),
-        _ => store.vmid_leases(hub_name(machine)).await?.into_iter().find(|lease| lease.machine_uid == machine.uid()).map(|lease| Vmid(lease.vmid)),
+        _ => store
+            .vmid_leases(hub_name(machine))
+            .await?
+            .into_iter()
+            .find(|lease| lease.machine_uid == machine.uid())
+            .map(|lease| Vmid(lease.vmid)),
     };
     let waiting = matches!(status.phase, Phase::Pending | Phase::Waiting);
     let vm = match (lease, &hub) {
@@ -133,9 +138,16 @@ pub(super) async fn without_config(vmid: Vmid, hub: &HubHandle) -> Seen<Vm> {
 }
 
 /// Looks for the agent when its guest said that it ended, and once after a start of the hub.
-async fn agent(machine: &Machine, status: &MachineStatus, vmid: Vmid, hub: &HubHandle, context: &Context) -> (Option<Seen<AgentState>>, bool) {
+async fn agent(
+    machine: &Machine,
+    status: &MachineStatus,
+    vmid: Vmid,
+    hub: &HubHandle,
+    context: &Context,
+) -> (Option<Seen<AgentState>>, bool) {
     let launches = status.agent.as_ref().map_or(0, |agent| agent.launches);
-    let hint = machine.metadata.annotations.as_ref().and_then(|all| all.get(annotation::AGENT_EXIT)?.split(':').next()?.parse::<u32>().ok());
+    let hint =
+        machine.metadata.annotations.as_ref().and_then(|all| all.get(annotation::AGENT_EXIT)?.split(':').next()?.parse::<u32>().ok());
     let told = hint.is_some_and(|launch| launch >= launches);
     let looked = context.machines.known(machine.uid()).looked;
     if looked && !told {
@@ -160,7 +172,9 @@ async fn predecessors(machine: &Machine, context: &Context) -> Result<Vec<(Strin
                 let status = found.status.unwrap_or_default();
                 match status.phase {
                     Phase::Succeeded => Predecessor::Succeeded,
-                    Phase::Failed => Predecessor::Failed { reason: status.termination_reason, has_final: status.final_checkpoint.is_some() },
+                    Phase::Failed => {
+                        Predecessor::Failed { reason: status.termination_reason, has_final: status.final_checkpoint.is_some() }
+                    }
                     phase => Predecessor::Unfinished(phase),
                 }
             }
@@ -171,7 +185,12 @@ async fn predecessors(machine: &Machine, context: &Context) -> Result<Vec<(Strin
 }
 
 /// What the disks are cloned from: what was decided when it was spawned, or what `from` and `after` lead to now.
-async fn base(machine: &Machine, status: &MachineStatus, hub: Option<&HubHandle>, context: &Context) -> Result<Result<Base, String>, Error> {
+async fn base(
+    machine: &Machine,
+    status: &MachineStatus,
+    hub: Option<&HubHandle>,
+    context: &Context,
+) -> Result<Result<Base, String>, Error> {
     let from = machine.spec.from.clone().unwrap_or_default();
     if status.phase == Phase::Spawning
         && let Some(name) = &status.spawned_from
@@ -209,7 +228,9 @@ async fn base(machine: &Machine, status: &MachineStatus, hub: Option<&HubHandle>
             let last = context.objects.get::<Machine>(machine.namespace(), last).await?;
             match last.and_then(|last| last.status?.final_checkpoint) {
                 Some(name) => checkpoint_base(machine, &name, context).await,
-                None => Ok(Err(format!("for the final checkpoint of machine {}", machine.spec.goal.after.last().map_or("", String::as_str)))),
+                None => {
+                    Ok(Err(format!("for the final checkpoint of machine {}", machine.spec.goal.after.last().map_or("", String::as_str))))
+                }
             }
         }
     }

@@ -4,10 +4,10 @@
 //! from there to the next decision. Steps are safe to repeat, so a pass that was cut off is planned again.
 
 use crate::agent::{LastCall, Verdict, verdict};
+use crate::api::checkpoint::Volume;
 use crate::api::machine::{
     AfterFailure, AgentStatus, Limits, Machine, MachineStatus, OnTerminate, OperatingMode, Phase, TerminationReason,
 };
-use crate::api::checkpoint::Volume;
 use crate::api::{Kind, quantity::GoDuration};
 use crate::driver::guest::AgentState;
 use crate::proxmox::{Power, Vmid};
@@ -90,12 +90,16 @@ pub(super) enum Step {
     DeleteSelf,
     Lease,
     Fork(Base),
-    CreateVm { disks: u32 },
+    CreateVm {
+        disks: u32,
+    },
     Start,
     AwaitGuest,
     Personalise,
     PutSource,
-    Launch { number: u32 },
+    Launch {
+        number: u32,
+    },
     StopAgent,
     Verify,
     KeepBundle,
@@ -216,13 +220,20 @@ fn wait(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Ti
                 return plan;
             }
             (Predecessor::Failed { reason, has_final: false }, AfterFailure::Continue) => {
-                return blocked(next, "PredecessorFailed", format!("for machine {name}, which failed{} without a final checkpoint", why(*reason)));
+                return blocked(
+                    next,
+                    "PredecessorFailed",
+                    format!("for machine {name}, which failed{} without a final checkpoint", why(*reason)),
+                );
             }
             (Predecessor::Failed { reason, .. }, AfterFailure::Wait) => {
                 return blocked(
                     next,
                     "PredecessorFailed",
-                    format!("for machine {name}, which failed{}; delete it and create it anew, or set afterFailure in a new machine", why(*reason)),
+                    format!(
+                        "for machine {name}, which failed{}; delete it and create it anew, or set afterFailure in a new machine",
+                        why(*reason)
+                    ),
                 );
             }
         }

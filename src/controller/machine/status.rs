@@ -41,7 +41,8 @@ pub(super) fn status(machine: &Machine, observed: &Observed, plan: &Plan, outcom
         |limit| Some(format!("{} of {}", next.usage.money.dollars(), limit.amount.dollars())),
     );
     let problem = outcome.and_then(|outcome| outcome.problem.as_ref());
-    let waiting = problem.map(|problem| Waiting { reason: problem.reason(), message: problem.to_string() }).or_else(|| plan.waiting.clone());
+    let waiting =
+        problem.map(|problem| Waiting { reason: problem.reason(), message: problem.to_string() }).or_else(|| plan.waiting.clone());
     let is_ending = matches!(next.phase, Phase::Finishing | Phase::Terminating);
     if let Some(waiting) = waiting.as_ref().filter(|_| !is_ending) {
         next.message = Some(waiting.message.clone());
@@ -121,7 +122,9 @@ fn conditions(next: &mut MachineStatus, observed: &Observed, waiting: Option<&Wa
     let exhausted = next.termination_reason == Some(TerminationReason::BudgetExhausted);
     let budget = match &observed.budget {
         Err(why) => ("False", "BudgetMissing", why.clone()),
-        Ok(()) if exhausted => ("False", "Exhausted", format!("{spent}; raise the limit in a new machine that starts from its final checkpoint")),
+        Ok(()) if exhausted => {
+            ("False", "Exhausted", format!("{spent}; raise the limit in a new machine that starts from its final checkpoint"))
+        }
         Ok(()) => ("True", "WithinLimits", String::new()),
     };
     put_condition(all, generation, &now, ("BudgetAvailable", budget.0, budget.1, &budget.2));

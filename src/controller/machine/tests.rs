@@ -40,7 +40,8 @@ fn machine(phase: Phase) -> Machine {
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 fn base() -> Base {
-    let volume = Volume { node: "pve".into(), dataset: "tank/keep/m-a-disk-0".into(), snapshot: "av-c".into(), guid: "1".into(), referenced: None };
+    let volume =
+        Volume { node: "pve".into(), dataset: "tank/keep/m-a-disk-0".into(), snapshot: "av-c".into(), guid: "1".into(), referenced: None };
     Base { checkpoint: Some("a-final".into()), machine_uid: Some("a".into()), volumes: vec![volume] }
 }
 
@@ -50,7 +51,11 @@ fn seen() -> Observed {
         after: Vec::new(),
         base: Ok(base()),
         budget: Ok(()),
-        limits: Limits { money: Some(Money { amount: NanoUsd(5_000_000_000), currency: Currency::USD }), time: Some(GoDuration(Duration::from_secs(7200))), api_calls: None },
+        limits: Limits {
+            money: Some(Money { amount: NanoUsd(5_000_000_000), currency: Currency::USD }),
+            time: Some(GoDuration(Duration::from_secs(7200))),
+            api_calls: None,
+        },
         lease: Some(Vmid(20001)),
         vm: Seen::Present(Vm::Ours(Power::Running)),
         agent: None,
@@ -167,7 +172,8 @@ fn running_is_quiet_until_something_is_seen() {
     check(&running, Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() }, "Spawning Start,AwaitGuest,Personalise,Launch");
     check(&running, Observed { agent: Some(Seen::unknown("no answer")), ..seen() }, "Running (AgentUnknown)");
     check(&running, Observed { agent: Some(Seen::Present(AgentState::Running { launch: 1 })), ..seen() }, "Running");
-    let limit = |seconds| Observed { limits: Limits { time: Some(GoDuration(Duration::from_secs(seconds))), ..Limits::default() }, ..seen() };
+    let limit =
+        |seconds| Observed { limits: Limits { time: Some(GoDuration(Duration::from_secs(seconds))), ..Limits::default() }, ..seen() };
     assert_eq!(check(&running, limit(130), "Running").requeue, Requeue::After(Duration::from_secs(30)));
     let plan = check(&running, limit(100), "Finishing/Timeout");
     assert_eq!(plan.next.agent.unwrap().ran_before.0, Duration::from_secs(100));
@@ -210,7 +216,11 @@ fn a_goal_with_a_verify_command_is_not_done_before_it_passed() {
     };
     check(&verified, exited, "Finishing StopAgent,Verify");
     verified.status.as_mut().unwrap().phase = Phase::Finishing;
-    check(&verified, Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() }, "Finishing/VerifyFailed CaptureFinal,KeepDisks,DeleteVm,EndLease");
+    check(
+        &verified,
+        Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() },
+        "Finishing/VerifyFailed CaptureFinal,KeepDisks,DeleteVm,EndLease",
+    );
 }
 
 fn finishing(reason: TerminationReason) -> Machine {
@@ -302,7 +312,16 @@ fn ttl_deletes_when_it_is_over() {
 
 #[test]
 fn nothing_is_destroyed_that_is_not_seen() {
-    for phase in [Phase::Pending, Phase::Waiting, Phase::Spawning, Phase::Running, Phase::Suspending, Phase::Suspended, Phase::Finishing, Phase::Terminating] {
+    for phase in [
+        Phase::Pending,
+        Phase::Waiting,
+        Phase::Spawning,
+        Phase::Running,
+        Phase::Suspending,
+        Phase::Suspended,
+        Phase::Finishing,
+        Phase::Terminating,
+    ] {
         for deleting in [false, true] {
             let mut machine = machine(phase);
             machine.metadata.deletion_timestamp = deleting.then(|| Time(now()));

@@ -46,8 +46,16 @@ async fn every_end_has_a_reason_a_final_checkpoint_and_no_vm() {
         ("done", json!({}), TerminationReason::Completed),
         ("fails", json!({ "goal": { "prompt": "#sim turns=0 exit=1" } }), TerminationReason::AgentFailed),
         ("never-boots", json!({}), TerminationReason::GuestLost),
-        ("hangs", json!({ "goal": { "prompt": "#sim turns=0 hang=true" }, "budget": { "limits": { "time": "1s" } } }), TerminationReason::Timeout),
-        ("unverified", json!({ "goal": { "prompt": "#sim turns=0", "verify": { "command": ["false"] } } }), TerminationReason::VerifyFailed),
+        (
+            "hangs",
+            json!({ "goal": { "prompt": "#sim turns=0 hang=true" }, "budget": { "limits": { "time": "1s" } } }),
+            TerminationReason::Timeout,
+        ),
+        (
+            "unverified",
+            json!({ "goal": { "prompt": "#sim turns=0", "verify": { "command": ["false"] } } }),
+            TerminationReason::VerifyFailed,
+        ),
         ("verified", json!({ "goal": { "prompt": "#sim turns=0", "verify": { "command": ["true"] } } }), TerminationReason::Completed),
     ];
     for (name, spec, _) in &ends {
@@ -73,7 +81,8 @@ async fn a_suspended_machine_keeps_its_vm_and_goes_on() {
     assert_eq!(status(&suspended).last_checkpoint.as_deref(), Some("a-suspend-1"));
     assert!(stage.lab.vms().contains_key(&vm.vmid));
     stage.change("a", |machine| machine.spec.operating_mode = OperatingMode::Running).await;
-    let again = stage.until("a", "running again", |m| status(m).phase == Phase::Running && status(m).agent.is_some_and(|a| a.launches == 2)).await;
+    let again =
+        stage.until("a", "running again", |m| status(m).phase == Phase::Running && status(m).agent.is_some_and(|a| a.launches == 2)).await;
     assert_eq!((status(&again).vm, status(&again).agent.unwrap().session), (Some(vm), status(&running).agent.unwrap().session));
     stage.stop().await;
 }

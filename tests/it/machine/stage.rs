@@ -140,7 +140,8 @@ impl Stage {
                 value => whole[key] = value.clone(),
             }
         }
-        let machine: Machine = serde_json::from_value(json!({ "metadata": { "namespace": NAMESPACE, "name": name }, "spec": whole })).unwrap();
+        let machine: Machine =
+            serde_json::from_value(json!({ "metadata": { "namespace": NAMESPACE, "name": name }, "spec": whole })).unwrap();
         self.objects().create(&machine).await.unwrap()
     }
 

@@ -29,7 +29,8 @@ impl Act<'_> {
         let view = if refused { world.fresher_than(Instant::now()).await } else { world.at_most(TAKEN).await };
         let view = view.map_err(|unknown| Problem::Unseen(unknown.to_string()))?;
         let datasets = hub.driver.zfs.datasets(&hub.driver.connection().dataset).await.map_err(driver::Error::from)?;
-        let taken: Vec<u32> = view.vms.keys().map(|vmid| vmid.0).chain(datasets.iter().filter_map(|d| vmid_of(&d.name)).map(|vmid| vmid.0)).collect();
+        let taken: Vec<u32> =
+            view.vms.keys().map(|vmid| vmid.0).chain(datasets.iter().filter_map(|d| vmid_of(&d.name)).map(|vmid| vmid.0)).collect();
         let range = hub.driver.connection().vmids;
         let (hub_name, uid) = (hub_name(self.machine).to_owned(), self.uid().to_owned());
         let leased: Option<u32> = self
@@ -97,7 +98,9 @@ impl Act<'_> {
         let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
         match driver.keep(self.uid(), &self.disks(vmid)?).await {
             Ok(_) => Ok(Done::Next),
-            Err(driver::Error::Missing(why) | driver::Error::Conflict(why)) if !matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_))) => {
+            Err(driver::Error::Missing(why) | driver::Error::Conflict(why))
+                if !matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_))) =>
+            {
                 warn!(vm.id = %vmid, "{}: nothing to keep: {why}", self.machine.name());
                 Ok(Done::Next)
             }

@@ -29,10 +29,8 @@ const ANCESTORS: usize = 200;
 impl Act<'_> {
     /// Goes on without a step in a guest that does not answer, or has refused it often enough.
     fn best_effort(&self, what: &str, error: Problem) -> Result<Done, Problem> {
-        let silent = matches!(
-            &error,
-            Problem::Driver(driver::Error::Proxmox(proxmox::Error::AgentNotRunning(_) | proxmox::Error::NotRunning(_)))
-        );
+        let silent =
+            matches!(&error, Problem::Driver(driver::Error::Proxmox(proxmox::Error::AgentNotRunning(_) | proxmox::Error::NotRunning(_))));
         if silent || self.context.machines.known(self.uid()).refusals + 1 >= PATIENCE {
             warn!("{}: {what} was left out: {error}", self.machine.name());
             return Ok(Done::Next);
@@ -90,7 +88,8 @@ impl Act<'_> {
         let workspace = &self.machine.spec.goal.workspace;
         let mut bundle = guest.bundle(workspace, checkpoint.name(), base.as_ref().map(|(name, _)| name.as_str())).await?;
         // A base that we do not have by that commit would make the bundle unreadable.
-        let unknown = |found: &driver::guest::WorkspaceBundle| found.base.is_some() && found.base.as_ref() != base.as_ref().map(|(_, commit)| commit);
+        let unknown =
+            |found: &driver::guest::WorkspaceBundle| found.base.is_some() && found.base.as_ref() != base.as_ref().map(|(_, commit)| commit);
         if bundle.as_ref().is_some_and(unknown) {
             bundle = guest.bundle(workspace, checkpoint.name(), None).await?;
         }
@@ -134,7 +133,8 @@ impl Act<'_> {
         match driver.verify_owned(vmid, self.uid()).await? {
             Owner::Ours(vm) => {
                 // A guest that never answered does not hear the request either.
-                let lost = self.machine.status.as_ref().is_some_and(|status| status.termination_reason == Some(TerminationReason::GuestLost));
+                let lost =
+                    self.machine.status.as_ref().is_some_and(|status| status.termination_reason == Some(TerminationReason::GuestLost));
                 if lost {
                     driver.stop(&vm, self.clock()).await?;
                 } else {
