@@ -64,14 +64,11 @@ impl Take {
             clock.sleep(LOOK).await;
             made = client.get(&resource::checkpoint(&client.namespace, wanted.name())).await?;
         };
-        match context.options.output {
-            Some(output @ (Output::Json | Output::Yaml)) => print::out(&print::document(&made, output)?)?,
-            _ => {
-                let status = taken.status.clone().unwrap_or_default();
-                let took = status.took.map(|took| format!(" in {}", print::short_span(took.0))).unwrap_or_default();
-                let word = if status.phase == CheckpointPhase::Ready { "taken" } else { "asked for" };
-                print::out(&format!("checkpoint/{} {word}{took}\n", taken.name()))?;
-            }
+        if let Some(output @ (Output::Json | Output::Yaml)) = context.options.output { print::out(&print::document(&made, output)?)? } else {
+            let status = taken.status.clone().unwrap_or_default();
+            let took = status.took.map(|took| format!(" in {}", print::short_span(took.0))).unwrap_or_default();
+            let word = if status.phase == CheckpointPhase::Ready { "taken" } else { "asked for" };
+            print::out(&format!("checkpoint/{} {word}{took}\n", taken.name()))?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -13,7 +13,7 @@ use std::{path::Path, time::Duration};
 pub(super) const TABLE: &str = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json";
 
 /// How long an answer that is no stream may take.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 
 /// Speaks to one hub.
 #[derive(Clone)]

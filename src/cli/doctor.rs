@@ -75,7 +75,7 @@ fn examine(path: &[std::path::PathBuf], root: &Path) -> Vec<Finding> {
         })
         .collect();
     let mut device = |part, what: &str, present, required, note| {
-        findings.push(Finding { part, what: what.into(), present, required, package: None, note })
+        findings.push(Finding { part, what: what.into(), present, required, package: None, note });
     };
     device("real lab", "root", rustix::process::geteuid().is_root(), true, "pools and images can be made only as root; run it with sudo");
     device(

@@ -25,15 +25,12 @@ impl Get {
     pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
         let (kind, name) = resource::object(&self.kind, self.name.as_deref())?;
         let client = context.client()?;
-        let path = match &name {
-            Some(name) => resource::path(kind, &client.namespace, name),
-            None => {
-                let namespace = (!self.all_namespaces).then_some(client.namespace.as_str());
-                let query = self.selector.as_ref().map(|selector| {
-                    format!("?labelSelector={}", percent_encoding::utf8_percent_encode(selector, percent_encoding::NON_ALPHANUMERIC))
-                });
-                resource::collection(kind, namespace) + &query.unwrap_or_default()
-            }
+        let path = if let Some(name) = &name { resource::path(kind, &client.namespace, name) } else {
+            let namespace = (!self.all_namespaces).then_some(client.namespace.as_str());
+            let query = self.selector.as_ref().map(|selector| {
+                format!("?labelSelector={}", percent_encoding::utf8_percent_encode(selector, percent_encoding::NON_ALPHANUMERIC))
+            });
+            resource::collection(kind, namespace) + &query.unwrap_or_default()
         };
         match context.options.output {
             Some(output @ (Output::Json | Output::Yaml)) => print::out(&print::document(&client.get(&path).await?, output)?)?,

@@ -95,18 +95,15 @@ struct Printer {
 
 impl Printer {
     fn show(&mut self, change: Option<&str>, what: &Value) -> anyhow::Result<()> {
-        match self.output {
-            Some(output @ (Output::Json | Output::Yaml)) => {
-                if self.name.is_some() && what["object"]["metadata"]["name"].as_str() != self.name.as_deref() {
-                    return Ok(());
-                }
-                // One line per event in JSON, so that programs can read while it runs.
-                return match output {
-                    Output::Yaml => print::out(&format!("---\n{}", serde_yaml::to_string(what)?)),
-                    _ => print::out(&(serde_json::to_string(what)? + "\n")),
-                };
+        if let Some(output @ (Output::Json | Output::Yaml)) = self.output {
+            if self.name.is_some() && what["object"]["metadata"]["name"].as_str() != self.name.as_deref() {
+                return Ok(());
             }
-            _ => {}
+            // One line per event in JSON, so that programs can read while it runs.
+            return match output {
+                Output::Yaml => print::out(&format!("---\n{}", serde_yaml::to_string(what)?)),
+                _ => print::out(&(serde_json::to_string(what)? + "\n")),
+            };
         }
         let (header, mut rows) = get::table(what, self.output == Some(Output::Wide), self.with_namespace);
         if let Some(name) = &self.name {

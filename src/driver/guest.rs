@@ -59,9 +59,9 @@ const INPUT_MAX: usize = 64 << 10;
 /// Largest piece of a file, bytes. Source: PVE API, `content` of agent/file-write is at most 60 KiB.
 const PIECE: usize = 60 << 10;
 /// Longest wait for a command that only looks or starts something. Software-emulated guests are slow.
-const SHORT: Duration = Duration::from_secs(60);
+const SHORT: Duration = Duration::from_mins(1);
 /// Longest wait for a command that moves the workspace.
-const LONG: Duration = Duration::from_secs(600);
+const LONG: Duration = Duration::from_mins(10);
 
 impl Driver {
     pub fn guest<'a>(&'a self, vmid: Vmid, clock: &'a Clock) -> Guest<'a> {

@@ -55,7 +55,7 @@ pub enum Owner {
 }
 
 /// Longest wait for a task that creates or deletes; what it did is looked at then.
-const TASK: Duration = Duration::from_secs(120);
+const TASK: Duration = Duration::from_mins(2);
 /// Longest time between two looks at a task.
 const POLL_MAX: Duration = Duration::from_secs(2);
 

@@ -5,7 +5,7 @@ use std::{ffi::OsStr, path::Path, path::PathBuf, process::Stdio, time::Duration}
 use tokio::process::Command;
 
 /// A clone of a large repository over a slow line; beyond it the source is better made smaller.
-const TIMEOUT: Duration = Duration::from_secs(600);
+const TIMEOUT: Duration = Duration::from_mins(10);
 
 /// One repository of ours, and the name of what is read into it, for messages.
 pub(super) struct Git {

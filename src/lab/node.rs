@@ -153,9 +153,7 @@ impl Node {
         let disk = config
             .iter()
             .filter(|(key, _)| keys::is_disk(key))
-            .filter_map(|(_, value)| value.split("size=").nth(1))
-            .filter_map(parse_size)
-            .next()
+            .filter_map(|(_, value)| value.split("size=").nth(1)).find_map(parse_size)
             .unwrap_or(0);
         let mut row = json!({
             "vmid": vmid, "status": if running { "running" } else { "stopped" }, "name": config.get("name").cloned().unwrap_or_else(|| format!("VM {vmid}")),
@@ -273,7 +271,7 @@ impl Node {
             self.broadcast().await;
             let lag = *lock(&self.lag);
             tokio::select! {
-                () = self.clock.sleep(if lag.is_zero() { Duration::from_secs(3600) } else { lag }) => {}
+                () = self.clock.sleep(if lag.is_zero() { Duration::from_hours(1) } else { lag }) => {}
                 () = self.relag.notified() => {}
             }
         }

@@ -87,16 +87,12 @@ impl Node {
     /// Attaches or makes the volume of a disk's value and returns the value to store.
     async fn attach(&self, vmid: u32, value: &str) -> Result<String, String> {
         let Some((storage, volume)) = keys::volume(value) else { return Ok(value.to_owned()) };
-        let (name, size) = match volume.parse::<f64>() {
-            #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "GiB, positive as checked before")]
-            Ok(gib) => {
-                let size = (gib * f64::from(1 << 30)) as u64;
-                (self.pool.allocate(vmid, size)?, size)
-            }
-            Err(_) => {
-                let found = self.pool.size(volume).await?;
-                (volume.to_owned(), found.ok_or_else(|| format!("volume '{storage}:{volume}' does not exist"))?)
-            }
+        let (name, size) = if let Ok(gib) = volume.parse::<f64>() {
+            let size = (gib * f64::from(1 << 30)) as u64;
+            (self.pool.allocate(vmid, size)?, size)
+        } else {
+            let found = self.pool.size(volume).await?;
+            (volume.to_owned(), found.ok_or_else(|| format!("volume '{storage}:{volume}' does not exist"))?)
         };
         let options = value.split(',').skip(1).filter(|option| !option.starts_with("size="));
         let mut options: Vec<String> = options.map(str::to_owned).collect();

@@ -107,7 +107,7 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             // Rights and tokens are changed by people; each wrong try costs the server 3 s.
-            Self::Forbidden(_) | Self::Unauthorized(_) => Retry::After(Duration::from_secs(60)),
+            Self::Forbidden(_) | Self::Unauthorized(_) => Retry::After(Duration::from_mins(1)),
             Self::Locked(_) => Retry::After(Duration::from_secs(5)),
             Self::Parameters { .. } | Self::Protected(_) | Self::AgentUnconfigured(_) => Retry::Never,
             _ => Retry::Soon,

@@ -75,7 +75,7 @@ impl Error {
         match self {
             Self::BadName(_) => Retry::Never,
             // Room is made by people or by garbage collection, both slow.
-            Self::OutOfSpace(_) => Retry::After(Duration::from_secs(60)),
+            Self::OutOfSpace(_) => Retry::After(Duration::from_mins(1)),
             _ => Retry::Soon,
         }
     }

@@ -11,7 +11,7 @@ use tokio::{
 };
 
 /// A pool under heavy writing needs seconds for one transaction group; minutes mean that it hangs.
-const DEADLINE: Duration = Duration::from_secs(120);
+const DEADLINE: Duration = Duration::from_mins(2);
 
 /// What a command printed, and its exit status.
 #[derive(Debug, Deserialize)]

@@ -241,7 +241,7 @@ async fn a_wrong_token_gets_an_empty_401() {
 #[tokio::test]
 async fn names_and_states_lag_in_resources() {
     let world = World::start().await;
-    world.lab.set_lag(Duration::from_secs(3600));
+    world.lab.set_lag(Duration::from_hours(1));
     world.clone_image(1000).await;
     world.ok(world.client.create(&world.node, Vmid(1000), &World::values(1000, "late")).await).await;
     let row = world.client.resources().await.unwrap().remove(0);

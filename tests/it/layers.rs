@@ -32,7 +32,7 @@ fn uses(text: &str) -> Vec<(usize, String)> {
     for (start, _) in text.match_indices("crate::") {
         let line = text[..start].matches('\n').count() + 1;
         let line_text = text.lines().nth(line - 1).unwrap_or_default().trim_start();
-        if line_text.starts_with("//") || text[..start].ends_with("$") {
+        if line_text.starts_with("//") || text[..start].ends_with('$') {
             continue;
         }
         let rest = &text[start + "crate::".len()..];

@@ -13,9 +13,9 @@ use std::{
 use tokio::process::{Child, Command};
 
 /// A hub serves in a second; a busy machine may take longer.
-const READY: Duration = Duration::from_secs(60);
+const READY: Duration = Duration::from_mins(1);
 /// Longer than all that a hub waits for at its end.
-const END: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_mins(1);
 const LOOK: Duration = Duration::from_millis(100);
 
 pub(super) struct Hub {

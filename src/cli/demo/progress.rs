@@ -28,7 +28,7 @@ pub(super) async fn follow(
 ) -> anyhow::Result<Vec<Machine>> {
     let mut shown: BTreeMap<String, Shown> = BTreeMap::new();
     let mut screen = Screen { terminal, below: 0 };
-    let width = names.iter().map(|name| name.len()).max().unwrap_or(0);
+    let width = names.iter().map(std::string::String::len).max().unwrap_or(0);
     loop {
         let mut machines: Vec<Machine> = client.list(&resource::our::<Machine>(Some(namespace), None)).await?;
         machines.retain(|machine| names.iter().any(|name| name == machine.name()));

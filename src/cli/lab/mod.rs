@@ -68,7 +68,7 @@ impl Lab {
                 match process::stop(&directory, &Clock::system()).await? {
                     Stopped::NoneRan => print::out(&format!("No lab runs in {}.\n", directory.display()))?,
                     Stopped::Ended { guests } => {
-                        print::out(&format!("The lab in {} ended, and {guests} guests with it.\n", directory.display()))?
+                        print::out(&format!("The lab in {} ended, and {guests} guests with it.\n", directory.display()))?;
                     }
                 }
             }

@@ -16,11 +16,11 @@ use std::{
 use tokio::process::{Child, Command};
 
 /// A lab brings up a pool and tries accelerators before it serves.
-const READY: Duration = Duration::from_secs(300);
+const READY: Duration = Duration::from_mins(5);
 /// How often a process or a guest is looked at that is to start or end.
 const LOOK: Duration = Duration::from_millis(100);
 /// How long a lab has to end by itself, and its guests.
-const END: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_mins(1);
 
 /// What stands behind the lab's API.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -152,12 +152,9 @@ async fn start(directory: &Path, mode: Mode, gateway: SocketAddr, clock: &Clock)
         }
     };
     let found = tokio::time::timeout(READY, ready).await;
-    match found {
-        Ok(endpoint) => Ok(Running { endpoint: endpoint?, directory: directory.to_owned(), child: Some(child) }),
-        Err(_) => {
-            child.start_kill().ok();
-            bail!("the {} lab was not ready after {} s; its log is {}", mode.name(), READY.as_secs(), log.display())
-        }
+    if let Ok(endpoint) = found { Ok(Running { endpoint: endpoint?, directory: directory.to_owned(), child: Some(child) }) } else {
+        child.start_kill().ok();
+        bail!("the {} lab was not ready after {} s; its log is {}", mode.name(), READY.as_secs(), log.display())
     }
 }
 

@@ -25,7 +25,7 @@ impl Show {
         match context.options.output {
             Some(output @ (Output::Json | Output::Yaml)) => print::out(&print::document(&serde_json::to_value(&forest)?, output)?)?,
             _ if forest.is_empty() => {
-                eprintln!("No checkpoints or Machines{}.", namespace.map(|n| format!(" in namespace {n}")).unwrap_or_default())
+                eprintln!("No checkpoints or Machines{}.", namespace.map(|n| format!(" in namespace {n}")).unwrap_or_default());
             }
             _ => print::out(&tree::render(&forest))?,
         }

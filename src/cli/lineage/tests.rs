@@ -100,5 +100,5 @@ fn nothing_is_lost_when_parents_are_gone_or_form_a_ring() {
         .map(|(name, after)| machine(name, json!({ "goal": { "after": [after], "prompt": "x" } }), json!({})))
         .into();
     let text = render(&forest(&ring, &[], now));
-    assert!(text.starts_with("a") && text.contains("└─ b"), "\n{text}");
+    assert!(text.starts_with('a') && text.contains("└─ b"), "\n{text}");
 }

@@ -12,7 +12,7 @@ use tracing::{info, warn};
 /// How many objects of a kind are reconciled at once: far below what a hub's file descriptors and a node's ZFS bear.
 const CONCURRENCY: usize = 32;
 /// How often what is quiet is looked at all the same.
-const RESYNC: Duration = Duration::from_secs(300);
+const RESYNC: Duration = Duration::from_mins(5);
 /// How long after a lab that could not be started it is tried again.
 const AGAIN: Duration = Duration::from_secs(15);
 

@@ -19,7 +19,7 @@ pub struct Timing {
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { boot: Duration::from_secs(240), shutdown: Duration::from_secs(60) }
+        Self { boot: Duration::from_mins(4), shutdown: Duration::from_mins(1) }
     }
 }
 

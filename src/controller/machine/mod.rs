@@ -74,12 +74,12 @@ async fn write(machine: &Machine, status: MachineStatus, context: &Context) -> R
         Err(error) => return Err(error.into()),
     };
     let after = written.status.clone().unwrap_or_default();
-    if before.phase != after.phase {
+    if before.phase == after.phase {
+        kstatus::record_change(&context.objects, &written, &before.conditions, &after.conditions).await;
+    } else {
         let reason = format!("{:?}", after.phase);
         let kind = if after.phase == crate::api::machine::Phase::Failed { EventType::Warning } else { EventType::Normal };
         context.objects.record(&written, kind, &reason, after.message.as_deref().unwrap_or(&reason)).await;
-    } else {
-        kstatus::record_change(&context.objects, &written, &before.conditions, &after.conditions).await;
     }
     Ok(Some(written))
 }

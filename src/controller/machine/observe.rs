@@ -20,7 +20,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 /// How old the shared view of VMs may be for a Machine that runs quietly.
-const QUIET: Duration = Duration::from_secs(60);
+const QUIET: Duration = Duration::from_mins(1);
 
 /// What was read, and the Hub to act on.
 pub(super) struct Seeing {

@@ -13,7 +13,7 @@ use crate::runtime::{Requeue, Seen};
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
 
-const RESYNC: Duration = Duration::from_secs(60);
+const RESYNC: Duration = Duration::from_mins(1);
 
 fn now() -> Timestamp {
     "2026-11-22T12:00:00Z".parse().unwrap()
@@ -53,7 +53,7 @@ fn seen() -> Observed {
         budget: Ok(()),
         limits: Limits {
             money: Some(Money { amount: NanoUsd(5_000_000_000), currency: Currency::USD }),
-            time: Some(GoDuration(Duration::from_secs(7200))),
+            time: Some(GoDuration(Duration::from_hours(2))),
             api_calls: None,
         },
         lease: Some(Vmid(20001)),
@@ -303,7 +303,7 @@ fn suspension_and_back() {
 #[test]
 fn ttl_deletes_when_it_is_over() {
     let mut ended = machine(Phase::Succeeded);
-    ended.spec.ttl_after_finished = Some(GoDuration(Duration::from_secs(60)));
+    ended.spec.ttl_after_finished = Some(GoDuration(Duration::from_mins(1)));
     ended.status.as_mut().unwrap().finished_at = Some(Time(now() - SignedDuration::from_secs(20)));
     assert_eq!(check(&ended, seen(), "Succeeded").requeue, Requeue::After(Duration::from_secs(40)));
     ended.status.as_mut().unwrap().finished_at = Some(Time(now() - SignedDuration::from_secs(61)));

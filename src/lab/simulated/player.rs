@@ -215,7 +215,7 @@ impl Player {
 }
 
 fn worth_retrying(response: &reqwest::Response) -> bool {
-    match response.headers().get("x-should-retry").map(|value| value.as_bytes()) {
+    match response.headers().get("x-should-retry").map(reqwest::header::HeaderValue::as_bytes) {
         Some(b"true") => true,
         Some(b"false") => false,
         _ => response.status().is_server_error() || matches!(response.status().as_u16(), 408 | 409 | 429),

@@ -14,7 +14,7 @@ async fn a_hundred_at_once_on_room_for_three() {
     let guest = home
         .guest("m", |spec| {
             spec.budget =
-                Some(BudgetUse { name: Some("team".into()), limits: Limits { money: Some(usd(1_000_000_000)), ..Limits::default() } })
+                Some(BudgetUse { name: Some("team".into()), limits: Limits { money: Some(usd(1_000_000_000)), ..Limits::default() } });
         })
         .await;
     let account = format!("budget/{}", budget.uid());

@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use tracing::warn;
 
 /// How old the list of taken VMIDs may be: Proxmox itself refuses one that is taken.
-const TAKEN: Duration = Duration::from_secs(3600);
+const TAKEN: Duration = Duration::from_hours(1);
 
 impl Act<'_> {
     pub(super) async fn lease(&self) -> Result<Done, Problem> {
