@@ -64,7 +64,9 @@ impl Take {
             clock.sleep(LOOK).await;
             made = client.get(&resource::checkpoint(&client.namespace, wanted.name())).await?;
         };
-        if let Some(output @ (Output::Json | Output::Yaml)) = context.options.output { print::out(&print::document(&made, output)?)? } else {
+        if let Some(output @ (Output::Json | Output::Yaml)) = context.options.output {
+            print::out(&print::document(&made, output)?)?;
+        } else {
             let status = taken.status.clone().unwrap_or_default();
             let took = status.took.map(|took| format!(" in {}", print::short_span(took.0))).unwrap_or_default();
             let word = if status.phase == CheckpointPhase::Ready { "taken" } else { "asked for" };

@@ -25,7 +25,9 @@ impl Get {
     pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
         let (kind, name) = resource::object(&self.kind, self.name.as_deref())?;
         let client = context.client()?;
-        let path = if let Some(name) = &name { resource::path(kind, &client.namespace, name) } else {
+        let path = if let Some(name) = &name {
+            resource::path(kind, &client.namespace, name)
+        } else {
             let namespace = (!self.all_namespaces).then_some(client.namespace.as_str());
             let query = self.selector.as_ref().map(|selector| {
                 format!("?labelSelector={}", percent_encoding::utf8_percent_encode(selector, percent_encoding::NON_ALPHANUMERIC))

@@ -153,7 +153,8 @@ impl Node {
         let disk = config
             .iter()
             .filter(|(key, _)| keys::is_disk(key))
-            .filter_map(|(_, value)| value.split("size=").nth(1)).find_map(parse_size)
+            .filter_map(|(_, value)| value.split("size=").nth(1))
+            .find_map(parse_size)
             .unwrap_or(0);
         let mut row = json!({
             "vmid": vmid, "status": if running { "running" } else { "stopped" }, "name": config.get("name").cloned().unwrap_or_else(|| format!("VM {vmid}")),

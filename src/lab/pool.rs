@@ -77,7 +77,8 @@ impl Pool {
             return Err("this lab attaches volumes and makes none".into());
         };
         store.change(|state| {
-            let free = (0..).map(|n| format!("vm-{vmid}-disk-{n}")).find(|name| !state.pool.datasets.contains_key(&self.full(name)));
+            let free =
+                (0..u32::MAX).map(|n| format!("vm-{vmid}-disk-{n}")).find(|name| !state.pool.datasets.contains_key(&self.full(name)));
             let name = free.ok_or("no free disk number")?;
             state.pool.create(&self.full(&name), Some(size), Default::default(), Default::default())?;
             Ok(name)

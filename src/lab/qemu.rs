@@ -88,6 +88,11 @@ impl Node {
     async fn attach(&self, vmid: u32, value: &str) -> Result<String, String> {
         let Some((storage, volume)) = keys::volume(value) else { return Ok(value.to_owned()) };
         let (name, size) = if let Ok(gib) = volume.parse::<f64>() {
+            #[expect(
+                clippy::cast_possible_truncation,
+                clippy::cast_sign_loss,
+                reason = "a negative or huge size saturates, and is refused"
+            )]
             let size = (gib * f64::from(1 << 30)) as u64;
             (self.pool.allocate(vmid, size)?, size)
         } else {
@@ -218,8 +223,8 @@ impl Node {
             return Err(Refusal::die("checksum mismatch (file change by other user?)"));
         }
         Self::unlocked(&vm.config).map_err(Refusal::die)?;
-        let drives = delete.iter().filter(|key| keys::is_disk(key));
-        if let Some(drive) = drives.filter(|_| vm.config.get("protection").is_some_and(|flag| flag == "1")).next() {
+        let mut drives = delete.iter().filter(|key| keys::is_disk(key));
+        if let Some(drive) = drives.find(|_| vm.config.get("protection").is_some_and(|flag| flag == "1")) {
             return Err(Refusal::die(format!("can't remove drive '{drive}' - protection mode enabled")));
         }
         let running = self.guests.power(vmid).await;

@@ -33,8 +33,11 @@ pub enum Error {
     Other(String),
 }
 
+/// A text of zfs, and the error it means.
+type Meaning = (&'static str, fn(String) -> Error);
+
 /// Known phrases of OpenZFS 2.x and zfs-fuse 0.7, first match wins, and what each means for the command's subject.
-const TEXTS: &[(&str, fn(String) -> Error)] = &[
+const TEXTS: &[Meaning] = &[
     ("being held", Error::Held),
     ("dependent clones", Error::HasClones),
     ("snapshot is cloned", Error::HasClones),
@@ -48,7 +51,7 @@ const TEXTS: &[(&str, fn(String) -> Error)] = &[
 ];
 
 /// Phrases that are about the machinery and not about the subject; they keep the whole text.
-const STATES: &[(&str, fn(String) -> Error)] = &[
+const STATES: &[Meaning] = &[
     ("modules are not loaded", Error::Unavailable),
     ("zfs-fuse daemon is running", Error::Unavailable),
     ("failed to initialize ZFS library", Error::Unavailable),

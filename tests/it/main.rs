@@ -1,5 +1,7 @@
 //! The one integration binary; each module tests one boundary.
 
+#![allow(clippy::unwrap_used, reason = "the whole binary is tests, helpers included")]
+
 mod api;
 mod bundles;
 mod checkpoints;

@@ -311,14 +311,14 @@ async fn what_is_not_ours_is_left_alone() {
     // Another Machine's disk under the same VMID.
     assert!(matches!(driver.fork(&image, &guid, OTHER, VMID, 0).await, Err(Error::Conflict(_))));
     assert!(matches!(driver.keep(OTHER, std::slice::from_ref(&disk)).await, Err(Error::Conflict(_))));
-    assert_eq!(driver.destroy_disks(OTHER, VMID).await.unwrap().foreign, [disk.clone()]);
+    assert_eq!(driver.destroy_disks(OTHER, VMID).await.unwrap().foreign, std::slice::from_ref(&disk));
     // A source that is another snapshot of the same name.
     assert!(matches!(driver.fork(&image, "1", MACHINE, Vmid(1001), 0).await, Err(Error::Missing(_))));
     // A snapshot of our name that someone else took.
     let foreign = Snapshot { dataset: disk.clone(), name: storage::snapshot_name(CHECKPOINT) };
     driver.zfs.snapshot(std::slice::from_ref(&foreign), &Properties::new()).await.unwrap();
     assert!(matches!(driver.capture(std::slice::from_ref(&disk), CHECKPOINT, MACHINE).await, Err(Error::Conflict(_))));
-    assert_eq!(bench.snapshots(&disk).await, [foreign.name.clone()]);
+    assert_eq!(bench.snapshots(&disk).await, std::slice::from_ref(&foreign.name));
     let info = driver.zfs.snapshot_info(&foreign).await.unwrap().unwrap();
     assert_eq!(info.holds, 0, "a stranger's snapshot is not held");
     let volume = Volume { dataset: disk.0.clone(), snapshot: foreign.name, guid: info.guid, ..Volume::default() };

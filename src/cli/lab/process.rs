@@ -152,7 +152,9 @@ async fn start(directory: &Path, mode: Mode, gateway: SocketAddr, clock: &Clock)
         }
     };
     let found = tokio::time::timeout(READY, ready).await;
-    if let Ok(endpoint) = found { Ok(Running { endpoint: endpoint?, directory: directory.to_owned(), child: Some(child) }) } else {
+    if let Ok(endpoint) = found {
+        Ok(Running { endpoint: endpoint?, directory: directory.to_owned(), child: Some(child) })
+    } else {
         child.start_kill().ok();
         bail!("the {} lab was not ready after {} s; its log is {}", mode.name(), READY.as_secs(), log.display())
     }

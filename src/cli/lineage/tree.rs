@@ -177,8 +177,8 @@ pub(super) fn render(forest: &[Node]) -> String {
         let line = match line {
             Line::Node(cells, note) => {
                 let [name, state, duration, spent, count] = cells;
-                let [a, b, c, d, e] = widths;
-                format!("{name:<a$}  {state:<b$}  {duration:>c$}  {spent:>d$}  {count:>e$}  {note}")
+                let [named, stated, lasted, paid, counted] = widths;
+                format!("{name:<named$}  {state:<stated$}  {duration:>lasted$}  {spent:>paid$}  {count:>counted$}  {note}")
             }
             Line::Text(text) => text,
         };

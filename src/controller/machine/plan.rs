@@ -252,7 +252,7 @@ fn wait(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Ti
         return Plan::of(next).wait("Suspended", "for spec.operatingMode to be Running", Requeue::Never);
     }
     next.phase = Phase::Spawning;
-    next.spawned_from = base.checkpoint.clone();
+    next.spawned_from.clone_from(&base.checkpoint);
     let mut agent = next.agent.take().unwrap_or_default();
     agent.session = Some(crate::agent::session(machine.uid()));
     agent.launches = 1;

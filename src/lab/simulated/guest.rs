@@ -39,7 +39,7 @@ impl Guests {
             return Err(format!("Command {name} has been disabled: the agent is in frozen state"));
         }
         match name {
-            "guest-ping" => Ok(json!({})),
+            "guest-ping" | "guest-file-flush" => Ok(json!({})),
             "guest-fsfreeze-status" => Ok(if frozen { "frozen" } else { "thawed" }.into()),
             "guest-fsfreeze-freeze" | "guest-fsfreeze-thaw" => {
                 let freeze = name == "guest-fsfreeze-freeze";
@@ -75,7 +75,6 @@ impl Guests {
                 file.1 += bytes.len();
                 Ok(json!({ "count": bytes.len(), "eof": false }))
             }
-            "guest-file-flush" => Ok(json!({})),
             "guest-file-close" => {
                 let handle = arguments["handle"].as_i64().unwrap_or_default();
                 let closed = self.memory().get_mut(&vmid).and_then(|memory| memory.files.remove(&handle));

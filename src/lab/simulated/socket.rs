@@ -58,17 +58,21 @@ async fn answer(stream: UnixStream, node: &Node, volumes: &Path) -> std::io::Res
     let (status, stdout, stderr) = match fault {
         Some(Fault::Fail(_)) => (1, String::new(), "internal error: injected failure\n".to_owned()),
         Some(Fault::Hang) => return std::future::pending().await,
-        _ => if let Some(answer) = node.store.read(|state| zfs::look(&state.pool, &request.argv)) { answer } else {
-            let answer = node.store.change(|state| {
-                let open = open_datasets(state);
-                zfs::run(&mut state.pool, &request.argv, &open)
-            });
-            if verb == "create" && answer.0 == 0 {
-                show_volume(node, request.argv.last(), volumes)?;
+        _ => {
+            if let Some(answer) = node.store.read(|state| zfs::look(&state.pool, &request.argv)) {
+                answer
+            } else {
+                let answer = node.store.change(|state| {
+                    let open = open_datasets(state);
+                    zfs::run(&mut state.pool, &request.argv, &open)
+                });
+                if verb == "create" && answer.0 == 0 {
+                    show_volume(node, request.argv.last(), volumes)?;
+                }
+                node.store.settled().await;
+                answer
             }
-            node.store.settled().await;
-            answer
-        },
+        }
     };
     if fault == Some(Fault::DropReply) {
         return Ok(());

@@ -19,7 +19,7 @@ fn any_cut_gives_the_same_events() {
 fn an_endless_line_costs_no_memory_and_the_next_event_is_read() {
     let mut parser = Parser::default();
     for _ in 0..64 {
-        assert!(parser.push(&[b'x'; 1 << 16]).is_empty());
+        assert!(parser.push(&vec![b'x'; 1 << 16]).is_empty());
         assert!(parser.line.capacity() <= 2 * MAX_LINE);
     }
     assert_eq!(parser.push(b"\ndata: {\"n\":1}\n\n"), vec![json!({"n": 1})]);

@@ -40,7 +40,9 @@ impl Home {
     /// Makes workspace and conversation; `think` is said of the second turn.
     fn prepare(&self, think: &str) -> PathBuf {
         let workspace = self.dir.path().join("workspace");
-        [&self.dir.path().join("home"), &workspace].map(|dir| std::fs::create_dir(dir).unwrap());
+        for dir in [&self.dir.path().join("home"), &workspace] {
+            std::fs::create_dir(dir).unwrap();
+        }
         let text = conversation(workspace.to_str().unwrap()).replace("- text: I change it.", &format!("- {think}text: I change it."));
         std::fs::write(self.dir.path().join("conversations.yaml"), text).unwrap();
         workspace

@@ -248,8 +248,8 @@ async fn files_exit_statuses_and_freezes_are_as_a_real_agents() {
     let (client, node) = (&world.client, &world.node);
     client.agent_write(node, VM, "/var/lib/autovibe/source.bundle", "bündle ☃".as_bytes()).await.unwrap();
     assert_eq!(world.disk(1000)["files"]["/var/lib/autovibe/source.bundle"], "bündle ☃".len());
-    client.agent_write(node, VM, "/big", &[b'x'; 60 << 10]).await.unwrap();
-    let large = client.agent_write(node, VM, "/big", &[b'x'; (60 << 10) + 1]).await;
+    client.agent_write(node, VM, "/big", &vec![b'x'; 60 << 10]).await.unwrap();
+    let large = client.agent_write(node, VM, "/big", &vec![b'x'; (60 << 10) + 1]).await;
     assert!(matches!(large, Err(Error::Parameters { .. })), "{large:?}");
     let pid = client.agent_exec(node, VM, &["/bin/true"], None).await.unwrap();
     client.agent_exec_status(node, VM, pid).await.unwrap();

@@ -50,9 +50,8 @@ impl Act<'_> {
                     self.context.machines.update(self.uid(), |known| known.boot = None);
                     return Ok(Done::Next);
                 }
-                Ok(false) => {}
-                // Start was accepted, but its task has not got there yet; or it failed, which the look below shows.
-                Err(driver::Error::Proxmox(crate::proxmox::Error::NotRunning(_))) => {}
+                // NotRunning: start was accepted, but its task has not got there yet; or it failed, which the look below shows.
+                Ok(false) | Err(driver::Error::Proxmox(crate::proxmox::Error::NotRunning(_))) => {}
                 Err(error) => return Err(error.into()),
             }
             self.clock().sleep(wait).await;
