@@ -14,7 +14,12 @@ use autovibe::{
 };
 use futures::StreamExt;
 use serde_json::{Value, json};
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+    sync::atomic::{AtomicU16, Ordering},
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const NAMESPACE: &str = "default";
@@ -34,6 +39,14 @@ conversations:
             input: {command: ls}
       - text: Done.
 ";
+
+/// A loopback address that no other stage of this or another test process uses.
+fn own_loopback() -> Ipv4Addr {
+    static STAGES: AtomicU16 = AtomicU16::new(1);
+    let [high, low] = STAGES.fetch_add(1, Ordering::Relaxed).to_be_bytes();
+    let process = u8::try_from(std::process::id() % 250).expect("below 250");
+    Ipv4Addr::new(127, process + 2, high, low)
+}
 
 /// The hub's part: ended and started again on the same store.
 struct HubSide {
@@ -60,8 +73,8 @@ impl Stage {
         rustls::crypto::ring::default_provider().install_default().ok();
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("conversation.yaml"), CONVERSATION).unwrap();
-        // A port that is free now and stays the gateway's over restarts.
-        let gateway = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        // A port that is free now and stays the gateway's over restarts, as nothing else uses this address.
+        let gateway = std::net::TcpListener::bind((own_loopback(), 0)).unwrap().local_addr().unwrap();
         let lab = lab::start(lab::Config {
             mode: Mode::Simulated,
             data: directory.path().join("lab"),
