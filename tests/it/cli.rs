@@ -1,89 +1,8 @@
 //! The executable as people use it: `up` and its restarts, and what the commands say.
 
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use crate::process::{ANY_PORTS, Hub, LabOf, autovibe, refused, said, wait, write};
+use std::path::Path;
 use std::time::{Duration, Instant};
-
-/// Far longer than anything here takes on a busy machine.
-const PATIENCE: Duration = Duration::from_mins(1);
-
-fn autovibe(data: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_autovibe"));
-    command.arg("--data").arg(data).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.env_remove("KUBECONFIG").env_remove("AUTOVIBE_DATA").env_remove("RUST_LOG").stdin(Stdio::null()).output().unwrap()
-}
-
-/// Standard output of a command that must succeed.
-fn said(data: &Path, arguments: &[&str]) -> String {
-    let output = autovibe(data, arguments);
-    assert!(output.status.success(), "autovibe {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-/// Standard error of a command that must fail with exit code 1.
-fn refused(data: &Path, arguments: &[&str]) -> String {
-    let output = autovibe(data, arguments);
-    assert_eq!(output.status.code(), Some(1), "autovibe {arguments:?} printed {}", String::from_utf8_lossy(&output.stdout));
-    String::from_utf8(output.stderr).unwrap()
-}
-
-fn wait(what: &str, mut holds: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !holds() {
-        assert!(started.elapsed() < PATIENCE, "{what} did not happen");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// A hub process; killed when dropped.
-struct Hub {
-    child: Child,
-    data: PathBuf,
-}
-
-impl Hub {
-    fn start(data: &Path, arguments: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_autovibe"));
-        command.arg("up").arg("--data").arg(data).args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
-        let child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        Self { child, data: data.to_owned() }
-    }
-
-    fn serves(self) -> Self {
-        wait("serving", || autovibe(&self.data, &["get", "hubs"]).status.success());
-        self
-    }
-
-    /// Ends it as `kill -9` does.
-    fn kill(mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
-    }
-
-    /// Ends it by SIGTERM; returns its exit code and all that it printed.
-    fn terminate(mut self) -> (Option<i32>, String) {
-        assert!(Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status().unwrap().success());
-        let status = self.child.wait().unwrap();
-        let mut text = String::new();
-        self.child.stdout.take().unwrap().read_to_string(&mut text).unwrap();
-        (status.code(), text)
-    }
-}
-
-impl Drop for Hub {
-    fn drop(&mut self) {
-        self.child.kill().ok();
-        self.child.wait().ok();
-    }
-}
-
-const ANY_PORTS: [&str; 6] = ["--lab", "off", "--listen", "127.0.0.1:0", "--gateway-listen", "127.0.0.1:0"];
-
-fn write(path: &Path, text: &str) -> String {
-    std::fs::write(path, text).unwrap();
-    path.display().to_string()
-}
 
 const BUDGET: &str = "apiVersion: autovibe.dev/v1alpha1\nkind: Budget\nmetadata: {name: team, namespace: default}\nspec: {limits: {money: {amount: \"5\"}}}\n";
 
@@ -181,15 +100,6 @@ fn without_a_hub_it_says_how_to_get_one() {
     let error = refused(data.path(), &["get", "machines"]);
     assert!(error.contains("autovibe up") && error.contains("kubeconfig"), "{error}");
     assert_eq!(autovibe(data.path(), &["get"]).status.code(), Some(2), "a wrong command line is another matter");
-}
-
-/// Ends the lab of a data directory, whatever becomes of the test.
-struct LabOf(PathBuf);
-
-impl Drop for LabOf {
-    fn drop(&mut self) {
-        autovibe(&self.0, &["lab", "stop"]);
-    }
 }
 
 #[test]

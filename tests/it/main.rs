@@ -15,6 +15,7 @@ mod layers;
 mod ledger;
 mod machine;
 mod objects;
+mod process;
 mod real;
 mod served;
 mod storage;

@@ -26,7 +26,7 @@ pub(crate) const NAMESPACE: &str = "default";
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_mins(1);
 /// What the model says: each goal takes two answers, the first with a tool call.
-const CONVERSATION: &str = "\
+pub(crate) const CONVERSATION: &str = "\
 tokensPerSecond: 100000
 thinkSeconds: 0
 conversations:
