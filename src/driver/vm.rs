@@ -57,7 +57,7 @@ pub enum Owner {
 /// Longest wait for a task that creates or deletes; what it did is looked at then.
 const TASK: Duration = Duration::from_mins(2);
 /// Longest time between two looks at a task.
-const POLL_MAX: Duration = Duration::from_secs(2);
+const POLL_MAX: Duration = Duration::from_secs(4);
 
 impl Driver {
     /// Whose VM has this VMID: one call, made right before each destructive one.
@@ -161,7 +161,7 @@ impl Driver {
             Err(error) => return Err(error.into()),
         }
         // Its task takes a moment: an earlier look would only be one more call.
-        let mut wait = Wait { next: Duration::from_millis(150), spent: Duration::ZERO };
+        let mut wait = Wait::task(Duration::from_millis(150));
         loop {
             wait.pause(clock).await;
             match self.proxmox.config(self.node(), vm.vmid).await {
@@ -177,7 +177,7 @@ impl Driver {
 
     /// How a task ended; `Running` when it has not by the deadline. Errors: `Unknown` when it cannot be seen.
     async fn settled(&self, upid: &Upid, deadline: Duration, clock: &Clock) -> Result<TaskStatus, Error> {
-        let mut wait = Wait::new();
+        let mut wait = Wait::task(Duration::from_millis(100));
         loop {
             wait.pause(clock).await;
             match self.proxmox.task(upid).await {
@@ -197,18 +197,25 @@ impl Driver {
 /// Growing waits between looks.
 pub(super) struct Wait {
     next: Duration,
+    factor: f64,
     pub(super) spent: Duration,
 }
 
 impl Wait {
-    pub(super) fn new() -> Self {
-        Self { next: Duration::from_millis(50), spent: Duration::ZERO }
+    /// For a task: each look is a call that every other VM's calls wait behind, and a guest that takes ten seconds to power off
+    /// costs five.
+    fn task(first: Duration) -> Self {
+        Self { next: first, factor: 2.5, spent: Duration::ZERO }
     }
-    /// Waits, a bit longer each time.
-    pub(super) async fn pause(&mut self, clock: &Clock) {
+    /// For a command in a guest: an agent may be waiting for it.
+    pub(super) fn guest() -> Self {
+        Self { next: Duration::from_millis(20), factor: 1.5, spent: Duration::ZERO }
+    }
+    /// Waits, longer each time.
+    async fn pause(&mut self, clock: &Clock) {
         clock.sleep(self.next).await;
         self.spent += self.next;
-        self.next = self.next.mul_f64(1.7).min(POLL_MAX);
+        self.next = self.next.mul_f64(self.factor).min(POLL_MAX);
     }
     /// Waits, unless that would pass `deadline`; says whether it waited.
     pub(super) async fn again(&mut self, deadline: Duration, clock: &Clock) -> bool {

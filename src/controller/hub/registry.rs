@@ -6,8 +6,13 @@ use crate::api::{Hub, Kind, hub::HubSpec};
 use crate::driver::Driver;
 use crate::driver::storage::Image;
 use crate::world::World;
+use futures::{StreamExt, stream::BoxStream};
 use std::{collections::BTreeMap, sync::Arc};
-use tokio::sync::RwLock;
+use tokio::sync::{RwLock, broadcast};
+use tokio_stream::wrappers::BroadcastStream;
+
+/// More Hubs than connect at once.
+const CONNECTED: usize = 256;
 
 /// A Hub that can be used; replaced as a whole when its spec or its images change.
 pub struct HubHandle {
@@ -23,8 +28,17 @@ pub struct HubHandle {
 }
 
 /// Every Hub that was seen, with its handle or why it has none; cheap to clone.
-#[derive(Clone, Default)]
-pub struct Hubs(Arc<RwLock<BTreeMap<String, Known>>>);
+#[derive(Clone)]
+pub struct Hubs {
+    known: Arc<RwLock<BTreeMap<String, Known>>>,
+    connected: broadcast::Sender<String>,
+}
+
+impl Default for Hubs {
+    fn default() -> Self {
+        Self { known: Arc::default(), connected: broadcast::channel(CONNECTED).0 }
+    }
+}
 
 /// A Hub's handle, or why it has none.
 type Known = Result<Arc<HubHandle>, Waiting>;
@@ -32,7 +46,7 @@ type Known = Result<Arc<HubHandle>, Waiting>;
 impl Hubs {
     /// The Hub of that name, or what must happen before it can be used.
     pub async fn get(&self, name: &str) -> Result<Arc<HubHandle>, Waiting> {
-        match self.0.read().await.get(name) {
+        match self.known.read().await.get(name) {
             Some(known) => known.clone(),
             None => Err(Waiting(format!("hub {name} does not exist; create it, or name another in spec.hub"))),
         }
@@ -40,15 +54,21 @@ impl Hubs {
 
     /// Every Hub that can be used now, and the names of those that cannot.
     pub async fn all(&self) -> (Vec<Arc<HubHandle>>, Vec<String>) {
-        let known = self.0.read().await;
+        let known = self.known.read().await;
         let handles = known.values().filter_map(|known| known.as_ref().ok().cloned()).collect();
         let waiting = known.iter().filter(|(_, known)| known.is_err()).map(|(name, _)| name.clone()).collect();
         (handles, waiting)
     }
 
+    /// Names of Hubs that can be used from now on. Their objects do not tell: after a restart nothing in them changes.
+    pub(in crate::controller) fn connected(&self) -> BoxStream<'static, String> {
+        // One that was missed is found by the next resync.
+        BroadcastStream::new(self.connected.subscribe()).filter_map(|name| async { name.ok() }).boxed()
+    }
+
     /// The driver and world that are in use for this connection, if they are still the same ones.
     pub(super) async fn driver(&self, name: &str, identity: &str) -> Option<(Driver, World)> {
-        let known = self.0.read().await;
+        let known = self.known.read().await;
         let handle = known.get(name)?.as_ref().ok()?;
         (handle.identity == identity).then(|| (handle.driver.clone(), handle.world.clone()))
     }
@@ -65,10 +85,16 @@ impl Hubs {
             })),
             None => Err(Waiting(format!("hub {}: {why_not}", hub.name()))),
         };
-        self.0.write().await.insert(hub.name().to_owned(), entry);
+        let identity = |known: &Known| known.as_ref().ok().map(|handle| handle.identity.clone());
+        let now = identity(&entry);
+        let before = self.known.write().await.insert(hub.name().to_owned(), entry);
+        if now.is_some() && before.as_ref().and_then(identity) != now {
+            // Without a receiver nobody is there to be told.
+            self.connected.send(hub.name().to_owned()).ok();
+        }
     }
 
     pub(super) async fn remove(&self, name: &str) {
-        self.0.write().await.remove(name);
+        self.known.write().await.remove(name);
     }
 }

@@ -50,6 +50,7 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
     let (retention, retention_keys) = channel();
     let objects = context.objects.clone();
     let shutdown = shutdown.clone();
+    let connected = context.hubs.connected();
     tasks.spawn(async move {
         let mut index = Index::default();
         let mut changes = futures::stream::select_all([
@@ -57,6 +58,7 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
             objects.watch::<Budget>().map(|event| Any::Budget(Box::new(event))).boxed(),
             objects.watch::<Machine>().map(|event| Any::Machine(Box::new(event))).boxed(),
             objects.watch::<Checkpoint>().map(|event| Any::Checkpoint(Box::new(event))).boxed(),
+            connected.map(Any::Connected).boxed(),
         ]);
         while let Some(Some(change)) = shutdown.run_until_cancelled(changes.next()).await {
             let wakes = index.apply(change);
@@ -89,6 +91,8 @@ pub(super) enum Any {
     Budget(Box<Event<Budget>>),
     Machine(Box<Event<Machine>>),
     Checkpoint(Box<Event<Checkpoint>>),
+    /// The Hub of this name can be used from now on.
+    Connected(String),
 }
 
 /// What is known of a Machine that others may wake.
@@ -153,6 +157,7 @@ impl Index {
             Any::Budget(event) => self.budget(&event, &mut wakes),
             Any::Machine(event) => self.machine(&event, &mut wakes),
             Any::Checkpoint(event) => self.checkpoint(&event, &mut wakes),
+            Any::Connected(hub) => self.hub_changed(&hub, &mut wakes),
         }
         wakes
     }
@@ -165,7 +170,11 @@ impl Index {
         if !remember(&mut self.hubs, &key, event.change, facts) {
             return;
         }
-        let concerned = self.machines.iter().filter(|(_, machine)| !machine.finished && machine.hub == key.name);
+        self.hub_changed(&key.name, wakes);
+    }
+
+    fn hub_changed(&self, hub: &str, wakes: &mut Wakes) {
+        let concerned = self.machines.iter().filter(|(_, machine)| !machine.finished && machine.hub == hub);
         wakes.machines.extend(concerned.map(|(machine, _)| machine.clone()));
         wakes.checkpoints.extend(self.waiting.iter().cloned());
     }

@@ -123,6 +123,8 @@ fn a_hub_wakes_its_machines_when_something_of_it_changed() {
     assert_eq!(hub_is(&mut index, 0), ["hub default", "machine a", "checkpoint a-1"]);
     assert_eq!(hub_is(&mut index, 0), ["hub default"]);
     assert_eq!(hub_is(&mut index, 1), ["hub default", "machine a", "checkpoint a-1"]);
+    // After a restart its object is as before: that it can be used is told apart.
+    assert_eq!(index.takes(Any::Connected("default".into())), ["machine a", "checkpoint a-1"]);
 }
 
 #[test]

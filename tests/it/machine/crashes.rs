@@ -20,7 +20,7 @@ async fn assert_same_end(stage: &Stage, what: &str) {
     let state = status(&machine);
     assert_eq!((state.phase, state.termination_reason), (Phase::Succeeded, Some(TerminationReason::Completed)), "{what}: {state:?}");
     stage.assert_ended_well(&machine).await;
-    let disks: Vec<String> = stage.lab.datasets().into_iter().filter(|name| name.contains("-disk-") && !name.contains('@')).collect();
+    let disks: Vec<String> = stage.datasets().into_iter().filter(|name| name.contains("-disk-") && !name.contains('@')).collect();
     assert_eq!(disks, [format!("tank/autovibe/m-{}-disk-0", machine.uid())], "{what}: one disk, kept");
     // What the agent paid is what its Machine was charged: each call once.
     let balance = stage.store().balance(&format!("machine/{}", machine.uid())).await.unwrap();

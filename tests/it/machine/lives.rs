@@ -79,7 +79,7 @@ async fn a_suspended_machine_keeps_its_vm_and_goes_on() {
     let suspended = stage.until_phase("a", Phase::Suspended).await;
     assert_eq!(status(&suspended).vm.as_ref(), Some(&vm));
     assert_eq!(status(&suspended).last_checkpoint.as_deref(), Some("a-suspend-1"));
-    assert!(stage.lab.vms().contains_key(&vm.vmid));
+    assert!(stage.vms().contains_key(&vm.vmid));
     stage.change("a", |machine| machine.spec.operating_mode = OperatingMode::Running).await;
     let again =
         stage.until("a", "running again", |m| status(m).phase == Phase::Running && status(m).agent.is_some_and(|a| a.launches == 2)).await;
@@ -94,7 +94,7 @@ async fn a_deleted_machine_leaves_its_checkpoint() {
     stage.until_phase("a", Phase::Running).await;
     stage.objects().delete::<Machine>(NAMESPACE, "a", None).await.unwrap();
     stage.until_gone("a").await;
-    assert!(stage.lab.vms().is_empty());
+    assert!(stage.vms().is_empty());
     assert!(stage.store().vmid_leases("default").await.unwrap().is_empty());
     let last = stage.checkpoint("a-final").await.unwrap().status.unwrap();
     assert_eq!(last.machine_uid.as_deref(), Some(machine.uid()));
@@ -128,7 +128,7 @@ async fn discarded_and_expired_machines_leave_nothing_of_theirs() {
     let machine = stage.create("a", json!({ "onTerminate": "Discard" })).await;
     let ended = stage.until_finished("a").await;
     stage.assert_no_vm(&ended).await;
-    assert!(!stage.lab.datasets().iter().any(|name| name.contains(machine.uid()) || name.contains("vm-")), "{:?}", stage.lab.datasets());
+    assert!(!stage.datasets().iter().any(|name| name.contains(machine.uid()) || name.contains("vm-")), "{:?}", stage.datasets());
     assert!(status(&ended).final_checkpoint.is_none());
     stage.create("b", json!({ "ttlAfterFinished": "0s" })).await;
     stage.until_gone("b").await;
@@ -146,7 +146,7 @@ async fn a_guest_that_powers_off_is_started_again_and_its_agent_resumed() {
     stage.start(None).await;
     let starts = stage.lab.count(Call::Start);
     stage.until("a", "running on a second start", |m| status(m).phase == Phase::Running && stage.lab.count(Call::Start) > starts).await;
-    assert_eq!(stage.lab.vms().len(), 1);
+    assert_eq!(stage.vms().len(), 1);
     stage.stop().await;
 }
 
@@ -163,7 +163,7 @@ async fn a_vm_that_lost_a_mark_is_not_touched() {
     let before = (stage.lab.count(Call::Delete), stage.lab.count(Call::Stop));
     stage.lab.edit_config(vmid, "protection", None);
     stage.until("a", "looked at again", |m| status(m).message.is_some()).await;
-    assert!(stage.lab.vms().contains_key(&vmid), "a VM that is not proved ours was deleted");
+    assert!(stage.vms().contains_key(&vmid), "a VM that is not proved ours was deleted");
     assert_eq!(before, (0, 0));
     stage.stop().await;
 }

@@ -10,11 +10,13 @@ use autovibe::{
     gateway,
     lab::{self, Lab, Mode},
     objects::{Cipher, Objects},
+    proxmox::{self, Node, VmConfig, Vmid},
     store::Store,
 };
 use futures::StreamExt;
 use serde_json::{Value, json};
 use std::{
+    collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
     sync::atomic::{AtomicU16, Ordering},
@@ -48,6 +50,27 @@ fn own_loopback() -> Ipv4Addr {
     Ipv4Addr::new(127, process + 2, high, low)
 }
 
+fn client(lab: &Lab) -> proxmox::Client {
+    let endpoint = lab.endpoint().clone();
+    let (token_id, secret) = (endpoint.token_id, endpoint.secret.into());
+    proxmox::Client::new(proxmox::Config { endpoint: endpoint.endpoint, fingerprint: None, token_id, secret }).unwrap()
+}
+
+async fn config(lab: &Lab, vmid: Vmid) -> VmConfig {
+    client(lab).config(&Node(lab.endpoint().node.clone()), vmid).await.unwrap()
+}
+
+async fn make_foreign(lab: &Lab) -> VmConfig {
+    let disk = format!("{}:4", lab.endpoint().storage);
+    let values = [("name", "precious"), ("tags", "autovibe;theirs"), ("scsi0", &disk)];
+    let values = values.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    client(lab).create(&Node(lab.endpoint().node.clone()), FOREIGN, &values).await.unwrap();
+    while config(lab, FOREIGN).await.values.contains_key("lock") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    config(lab, FOREIGN).await
+}
+
 /// The hub's part: ended and started again on the same store.
 struct HubSide {
     objects: Objects,
@@ -57,10 +80,14 @@ struct HubSide {
     shutdown: CancellationToken,
 }
 
+/// Someone else's VM on the node, within the hub's own range of VMIDs: nothing may change it.
+const FOREIGN: Vmid = Vmid(1001);
+
 pub(crate) struct Stage {
     pub(crate) lab: Lab,
     hub: Option<HubSide>,
     gateway: SocketAddr,
+    foreign: VmConfig,
     directory: tempfile::TempDir,
 }
 
@@ -85,7 +112,8 @@ impl Stage {
         })
         .await
         .unwrap();
-        let mut stage = Self { lab, hub: None, gateway, directory };
+        let foreign = make_foreign(&lab).await;
+        let mut stage = Self { lab, hub: None, gateway, foreign, directory };
         stage.start(after_step).await;
         stage.create_hub().await;
         stage
@@ -114,13 +142,26 @@ impl Stage {
         self.hub = Some(HubSide { objects, store, controllers, gateway, shutdown });
     }
 
-    /// Ends the hub; lab and guests go on.
+    /// Ends the hub; lab and guests go on. What is not autovibe's is as it was.
     pub(crate) async fn stop(&mut self) {
         let Some(hub) = self.hub.take() else { return };
+        assert_eq!(config(&self.lab, FOREIGN).await, self.foreign);
+        assert!(self.lab.datasets().contains(&format!("tank/data/vm-{FOREIGN}-disk-0")), "{:?}", self.lab.datasets());
         hub.shutdown.cancel();
         hub.controllers.stopped().await;
         hub.gateway.stopped().await;
         hub.store.close().await;
+    }
+
+    /// Names of the VMs that are not someone else's, by VMID.
+    pub(crate) fn vms(&self) -> BTreeMap<u32, String> {
+        self.lab.vms().into_iter().filter(|(vmid, _)| *vmid != FOREIGN.0).collect()
+    }
+
+    /// Datasets and snapshots that are not someone else's.
+    pub(crate) fn datasets(&self) -> Vec<String> {
+        let theirs = format!("/vm-{FOREIGN}-");
+        self.lab.datasets().into_iter().filter(|name| !name.contains(&theirs)).collect()
     }
 
     pub(crate) fn objects(&self) -> &Objects {
@@ -232,13 +273,13 @@ impl Stage {
         let taken = checkpoint.status.clone().unwrap();
         assert_eq!((taken.phase, taken.machine_uid.as_deref(), taken.volumes.len()), (CheckpointPhase::Ready, Some(machine.uid()), 1));
         let snapshot = format!("tank/autovibe/m-{}-disk-0@{}", machine.uid(), taken.volumes[0].snapshot);
-        assert!(self.lab.datasets().contains(&snapshot), "{snapshot} is not there: {:?}", self.lab.datasets());
+        assert!(self.datasets().contains(&snapshot), "{snapshot} is not there: {:?}", self.datasets());
         self.assert_no_vm(machine).await;
     }
 
     /// No VM, no disk under a VMID, no lease, no token.
     pub(crate) async fn assert_no_vm(&self, machine: &Machine) {
-        assert!(!self.lab.vms().values().any(|name| name == machine.name()), "a VM is left: {:?}", self.lab.vms());
+        assert!(!self.vms().values().any(|name| name == machine.name()), "a VM is left: {:?}", self.vms());
         let leases = self.store().vmid_leases("default").await.unwrap();
         assert!(!leases.iter().any(|lease| lease.machine_uid == machine.uid()), "{leases:?}");
         assert!(status(machine).vm.is_none());
