@@ -117,6 +117,19 @@ impl<'a> Lineage<'a> {
         collectable
     }
 
+    /// The nearest checkpoint before this one that is not being deleted.
+    pub fn living_ancestor(&self, name: &str) -> Option<&'a str> {
+        let mut seen = BTreeSet::new();
+        let mut at = self.checkpoints.get(name)?;
+        while seen.insert(at.name()) {
+            at = self.checkpoints.get(at.status.as_ref()?.parent.as_deref()?)?;
+            if !at.is_deleting() {
+                return Some(at.name());
+            }
+        }
+        None
+    }
+
     /// Checkpoints whose parent this one is.
     pub fn children(&self, name: &str) -> Vec<&'a Checkpoint> {
         let parent = |checkpoint: &Checkpoint| checkpoint.status.as_ref().and_then(|status| status.parent.clone());

@@ -265,3 +265,24 @@ fn collecting_until_nothing_is_left_to_collect_harms_nothing() {
         }
     }
 }
+
+#[test]
+fn the_ancestor_that_stays_is_found_past_those_that_go() {
+    let going = |checkpoint| with(checkpoint, |c| c.metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH)));
+    let name = |turn| format!("a-{turn:04}");
+    let checkpoints = [
+        checkpoint("a", 1, None),
+        going(checkpoint("a", 2, Some(&name(1)))),
+        going(checkpoint("a", 3, Some(&name(2)))),
+        checkpoint("a", 4, Some(&name(3))),
+        checkpoint("b", 1, Some("a-0009")),
+        going(checkpoint("c", 1, Some("c-0002"))),
+        going(checkpoint("c", 2, Some("c-0001"))),
+    ];
+    let lineage = Lineage::new(&checkpoints, &[]);
+    assert_eq!(lineage.living_ancestor("a-0004"), Some("a-0001"));
+    assert_eq!(lineage.living_ancestor("a-0003"), Some("a-0001"));
+    assert_eq!(lineage.living_ancestor("a-0001"), None);
+    assert_eq!(lineage.living_ancestor("b-0001"), None, "one that is gone already");
+    assert_eq!(lineage.living_ancestor("c-0001"), None, "a ring in damaged data ends");
+}

@@ -166,19 +166,31 @@ async fn collect(checkpoint: &Checkpoint, volumes: &[Volume], observed: &Observe
     Ok(())
 }
 
-/// Gives the children of a checkpoint that goes its parent.
+/// Gives the children of a checkpoint that goes the nearest ancestor that stays.
+///
+/// An ancestor may itself be asked to go meanwhile, and have passed its children on before it got these: so it is looked at
+/// again afterwards, and passed over.
 async fn pass_parent_on(checkpoint: &Checkpoint, context: &Context) -> Result<(), Failure> {
-    let parent = checkpoint.status.as_ref().and_then(|status| status.parent.clone());
-    let (all, _) = context.objects.list::<Checkpoint>(Some(checkpoint.namespace())).await?;
-    for child in Lineage::new(&all, &[]).children(checkpoint.name()) {
-        let mut child = child.clone();
-        if let Some(status) = &mut child.status {
-            status.parent.clone_from(&parent);
+    let mut going = vec![checkpoint.name().to_owned()];
+    loop {
+        let (all, _) = context.objects.list::<Checkpoint>(Some(checkpoint.namespace())).await?;
+        let lineage = Lineage::new(&all, &[]);
+        let heir = lineage.living_ancestor(checkpoint.name()).map(str::to_owned);
+        for child in going.iter().flat_map(|name| lineage.children(name)) {
+            let mut child = child.clone();
+            if let Some(status) = &mut child.status {
+                status.parent.clone_from(&heir);
+            }
+            match context.objects.update_status(&child).await {
+                Ok(_) | Err(objects::Error::NotFound { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        match context.objects.update_status(&child).await {
-            Ok(_) | Err(objects::Error::NotFound { .. }) => {}
-            Err(error) => return Err(error.into()),
+        let Some(heir) = heir else { return Ok(()) };
+        let stays = context.objects.get::<Checkpoint>(checkpoint.namespace(), &heir).await?.is_some_and(|heir| !heir.is_deleting());
+        if stays || going.contains(&heir) {
+            return Ok(());
         }
+        going.push(heir);
     }
-    Ok(())
 }

@@ -38,13 +38,14 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
     if outcome.gone {
         return Ok(Requeue::Never);
     }
+    if let Some(captured) = &outcome.captured {
+        // Before anyone can read that it is Ready: the next one may be asked for at once.
+        context.newest.set(&captured.machine_uid, checkpoint.name());
+    }
     match outcome.failed {
         // Someone else wrote it meanwhile, or the store does not answer: nothing of it is the Checkpoint's to say.
         Some(Failure { error: error @ Error::Objects(_), .. }) => return Err(error),
         _ => record(&checkpoint, &plan, &outcome, &context).await?,
-    }
-    if let Some(captured) = &outcome.captured {
-        context.newest.set(&captured.machine_uid, checkpoint.name());
     }
     match outcome.failed {
         Some(Failure { error, permanent: false }) => Err(error),
