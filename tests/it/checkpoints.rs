@@ -154,7 +154,7 @@ async fn what_is_asked_for_before_its_time_waits_and_comes() {
         c.and_then(|c| c.status.as_ref()).and_then(|status| status.message.as_ref()).is_some_and(|message| message.contains(for_what))
     };
     bench.until(NAMESPACE, "by-hand", "waiting for a", |c| waits(c, "machine a does not exist")).await;
-    bench.until(NAMESPACE, "first", "waiting for the hub", |c| waits(c, "hub default does not exist")).await;
+    bench.until(NAMESPACE, "first", "waiting for the hub", |c| waits(c, "hub default is not connected")).await;
     bench.objects.create(&machine("a", image(), 20)).await.unwrap();
     bench.until(NAMESPACE, "by-hand", "waiting for a VM", |c| waits(c, "machine a is not running yet")).await;
     bench.objects.create(&hub()).await.unwrap();

@@ -33,7 +33,11 @@ pub(super) fn machine(machine: &Machine, last: Option<&Checkpoint>, budgets: &[B
     }
     if let Some(agent) = &status.agent {
         let ran = agent.launched_at.as_ref().map(|at| format!(" {} ago", print::span(print::between(at.0, now)))).unwrap_or_default();
-        let resumed = if agent.launches > 1 { format!("; it was resumed {} times", agent.launches - 1) } else { String::new() };
+        let resumed = match agent.launches {
+            0 | 1 => String::new(),
+            2 => "; it was resumed once".into(),
+            n => format!("; it was resumed {} times", n - 1),
+        };
         let ended = agent.exit_code.map(|code| format!("; it ended with exit code {code}")).unwrap_or_default();
         sentences.push(format!("Agent {:?} was launched{ran}{resumed}{ended}.", machine.spec.agent.r#type));
     }

@@ -34,7 +34,7 @@ fn a_running_machine() {
 Running on pve2 as VM 20017, from checkpoint add-authentication-final.
 Goal: Add end-to-end tests.
 Waiting for: nothing.
-Agent ClaudeCode was launched 3m ago; it was resumed 1 times.
+Agent ClaudeCode was launched 3m ago; it was resumed once.
 Last checkpoint: add-tests-0004, 12s ago (BetweenMessages, quiescent, 31 ms).
 Spent: $0.22 of $5.00, 3m of 2h, 4 of 1000 calls.
 Budget shop: $61.20 of $200.00 spent.

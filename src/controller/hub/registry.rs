@@ -48,7 +48,9 @@ impl Hubs {
     pub async fn get(&self, name: &str) -> Result<Arc<HubHandle>, Waiting> {
         match self.known.read().await.get(name) {
             Some(known) => known.clone(),
-            None => Err(Waiting(format!("hub {name} does not exist; create it, or name another in spec.hub"))),
+            None => Err(Waiting(format!(
+                "hub {name} is not connected; if `autovibe get hubs` does not show it, create it, or name another in spec.hub"
+            ))),
         }
     }
 

@@ -4,6 +4,7 @@ use super::stage::{Stage, status};
 use autovibe::api::Kind;
 use autovibe::api::machine::{Phase, TerminationReason};
 use autovibe::lab::Call;
+use futures::StreamExt;
 use serde_json::json;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -29,38 +30,53 @@ async fn assert_same_end(stage: &Stage, what: &str) {
     assert_eq!(balance.reserved, 0, "{what}: nothing stays reserved");
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_hub_that_dies_after_any_step_comes_to_the_same_end() {
-    let mut step = 0;
-    loop {
-        let left = Arc::new(AtomicU32::new(step));
-        let (counted, died) = (Arc::clone(&left), Arc::new(tokio::sync::Notify::new()));
-        let tell = Arc::clone(&died);
-        // After step number `step` the hub does nothing more.
-        let hook = move |_: &str| {
-            let goes_on = counted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-            if !goes_on {
-                tell.notify_one();
-            }
-            goes_on
-        };
-        let mut stage = Stage::with(Some(Arc::new(hook))).await;
-        stage.create("a", spec()).await;
-        let reached = tokio::select! {
-            () = died.notified() => true,
-            _ = stage.until_finished("a") => false,
-        };
-        if !reached {
-            assert!(step > 12, "only {step} steps were counted in a life");
-            stage.stop().await;
-            return;
+/// So many lives go on side by side: most of a life is waiting.
+const AT_ONCE: usize = 6;
+
+/// Whether a life has a step of that number; if so, the hub died after it.
+async fn dies_after(step: u32) -> bool {
+    let left = Arc::new(AtomicU32::new(step));
+    let (counted, died) = (Arc::clone(&left), Arc::new(tokio::sync::Notify::new()));
+    let tell = Arc::clone(&died);
+    // After step number `step` the hub does nothing more.
+    let hook = move |_: &str| {
+        let goes_on = counted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+        if !goes_on {
+            tell.notify_one();
         }
+        goes_on
+    };
+    let mut stage = Stage::with(Some(Arc::new(hook))).await;
+    stage.create("a", spec()).await;
+    let reached = tokio::select! {
+        () = died.notified() => true,
+        _ = stage.until_finished("a") => false,
+    };
+    if reached {
         stage.stop().await;
         stage.start(None).await;
         assert_same_end(&stage, &format!("died after step {step}")).await;
-        stage.stop().await;
-        step += 1;
     }
+    stage.stop().await;
+    reached
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_dies_after_any_step_comes_to_the_same_end() {
+    let mut steps = futures::stream::iter(0..).map(dies_after).buffered(AT_ONCE);
+    let mut reached = 0;
+    while steps.next().await == Some(true) {
+        reached += 1;
+    }
+    assert!(reached > 12, "only {reached} steps were counted in a life");
+}
+
+async fn loses_the_reply_to(call: Call) {
+    let mut stage = Stage::new().await;
+    stage.lab.drop_reply(call);
+    stage.create("a", spec()).await;
+    assert_same_end(&stage, &format!("{call:?} lost its reply")).await;
+    stage.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -83,11 +99,5 @@ async fn a_lost_reply_to_any_call_comes_to_the_same_end() {
         Call::Zfs("hold"),
         Call::Zfs("rename"),
     ];
-    for call in calls {
-        let mut stage = Stage::new().await;
-        stage.lab.drop_reply(call);
-        stage.create("a", spec()).await;
-        assert_same_end(&stage, &format!("{call:?} lost its reply")).await;
-        stage.stop().await;
-    }
+    futures::stream::iter(calls).for_each_concurrent(AT_ONCE, loses_the_reply_to).await;
 }
