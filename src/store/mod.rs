@@ -27,7 +27,10 @@ pub use vmids::VmidLease;
 
 use futures::future::BoxFuture;
 use serde_json::Value;
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU64, Ordering},
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// Position in the one order of all changes.
@@ -152,6 +155,8 @@ struct Shared {
     revisions: watch::Receiver<Revision>,
     epoch: i64,
     installation: String,
+    /// Writes that were committed.
+    writes: Arc<AtomicU64>,
 }
 
 impl Store {
@@ -168,6 +173,11 @@ impl Store {
     /// Id of this installation: random, made with the database.
     pub fn installation(&self) -> &str {
         &self.shared.installation
+    }
+
+    /// How many writes were committed since it was opened, those of the relational tables among them.
+    pub fn writes(&self) -> u64 {
+        self.shared.writes.load(Ordering::Relaxed)
     }
 
     /// Runs `work` in a write transaction; when it returns an error nothing is written. Durable when this returns.

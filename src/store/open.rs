@@ -4,7 +4,14 @@ use super::{Error, Revision, Shared, Store, compact, migrations, read, writer::W
 use crate::clock::Clock;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, SqliteConnection};
-use std::{fs::File, io::Write, os::unix::fs::OpenOptionsExt, path::Path, sync::Arc, time::Duration};
+use std::{
+    fs::File,
+    io::Write,
+    os::unix::fs::OpenOptionsExt,
+    path::Path,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
 use tokio::sync::{mpsc, watch};
 
 /// Reads hardly ever wait for each other; more connections would only cost memory.
@@ -74,9 +81,11 @@ impl Store {
         let (requests, incoming) = mpsc::channel(QUEUE);
         let (publish, revisions) = watch::channel::<Revision>(revision);
         let clock = options.clock.clone();
-        let writer = Writer { connection, requests: incoming, revisions: publish, readers: readers.clone(), clock, epoch, lock };
+        let writes = Arc::new(AtomicU64::new(0));
+        let counted = writes.clone();
+        let writer = Writer { connection, requests: incoming, revisions: publish, readers: readers.clone(), clock, epoch, lock, counted };
         tokio::spawn(writer.run());
-        let store = Self { shared: Arc::new(Shared { requests, readers, revisions, epoch, installation }) };
+        let store = Self { shared: Arc::new(Shared { requests, readers, revisions, epoch, installation, writes }) };
         tokio::spawn(compact::regularly(Arc::downgrade(&store.shared), store.revisions(), options));
         Ok(store)
     }

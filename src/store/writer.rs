@@ -5,7 +5,15 @@ use super::{Error, Revision, Transaction, read};
 use crate::clock::Clock;
 use futures::{FutureExt, future::BoxFuture};
 use sqlx::{Connection, SqliteConnection};
-use std::{any::Any, collections::VecDeque, panic::AssertUnwindSafe};
+use std::{
+    any::Any,
+    collections::VecDeque,
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
 use tokio::sync::{mpsc, oneshot, watch};
 
 /// A commit of more would make the first caller wait for too much work of others.
@@ -93,6 +101,8 @@ pub(super) struct Writer {
     pub(super) epoch: i64,
     /// Held as long as this process may write.
     pub(super) lock: std::fs::File,
+    /// Writes that were committed.
+    pub(super) counted: Arc<AtomicU64>,
 }
 
 impl Writer {
@@ -168,6 +178,7 @@ impl Writer {
                 if let Some(revision) = revision {
                     self.revisions.send_replace(revision);
                 }
+                self.counted.fetch_add(finished.iter().filter(|done| done.keep).count() as u64, Ordering::Relaxed);
                 for done in finished {
                     (done.tell)(Ok(()));
                 }
