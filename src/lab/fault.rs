@@ -73,13 +73,18 @@ impl Faults {
         inner.planted.get_mut(&call)?.pop_front()
     }
 
+    pub(super) fn counts(&self) -> BTreeMap<Call, u64> {
+        self.lock().counts.clone()
+    }
+
     pub(super) fn count(&self, wanted: impl Fn(Call) -> bool) -> u64 {
         self.lock().counts.iter().filter(|(call, _)| wanted(**call)).map(|(_, count)| count).sum()
     }
 }
 
 impl Call {
-    pub(super) fn is_agent(self) -> bool {
+    /// Whether it is one of `agent/*`, which reach the guest.
+    pub fn is_agent(self) -> bool {
         matches!(self, Self::AgentPing | Self::AgentExec | Self::AgentExecStatus | Self::AgentWrite | Self::AgentFreeze)
     }
 }

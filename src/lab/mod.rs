@@ -241,6 +241,11 @@ impl Lab {
         self.node.faults.count(|other| other == call)
     }
 
+    /// How often each call came, `zfs` commands among them.
+    pub fn counts(&self) -> std::collections::BTreeMap<Call, u64> {
+        self.node.faults.counts()
+    }
+
     /// All calls of the API.
     pub fn calls(&self) -> u64 {
         self.node.faults.count(|call| !matches!(call, Call::Zfs(_)))
