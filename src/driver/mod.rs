@@ -11,6 +11,7 @@ pub mod vm;
 use crate::api::hub::VmidRange;
 use crate::clock::Retry;
 use crate::proxmox::{self, Node};
+use crate::wire::LabEndpoint;
 use crate::zfs::{self, Dataset, Zfs};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
@@ -32,6 +33,28 @@ pub struct Connection {
     pub bridge: String,
     /// URL of the gateway as a guest must use it.
     pub gateway_url: String,
+}
+
+impl Connection {
+    /// The lab's, as it says where it is.
+    pub fn of_lab(lab: &LabEndpoint) -> Self {
+        Self {
+            proxmox: proxmox::Config {
+                endpoint: lab.endpoint.clone(),
+                fingerprint: lab.fingerprint.clone(),
+                token_id: lab.token_id.clone(),
+                secret: lab.secret.clone().into(),
+            },
+            node: Some(Node(lab.node.clone())),
+            storage: lab.storage.clone(),
+            dataset: Dataset(lab.dataset.clone()),
+            keep: Dataset(lab.keep.clone()),
+            runner: lab.zfs_socket.clone().map_or(zfs::Runner::Local, zfs::Runner::Socket),
+            vmids: VmidRange { from: lab.vmid_from, to: lab.vmid_to },
+            bridge: lab.bridge.clone(),
+            gateway_url: lab.gateway_url.clone(),
+        }
+    }
 }
 
 /// What a caller can act on.

@@ -1,6 +1,6 @@
 //! A Hub's spec, its Secrets and the lab's address, resolved to a [`Connection`].
 
-use crate::api::hub::{Proxmox, VmidRange, Zfs};
+use crate::api::hub::{Proxmox, Zfs};
 use crate::api::{Hub, SYSTEM_NAMESPACE};
 use crate::driver::Connection;
 use crate::objects::{self, Objects};
@@ -25,7 +25,7 @@ pub(super) async fn resolve(
     match (&infrastructure.proxmox, &infrastructure.zfs) {
         (Some(proxmox), Some(zfs)) => of_proxmox(hub, proxmox, zfs, objects).await,
         _ => Ok(lab
-            .map(of_lab)
+            .map(Connection::of_lab)
             .ok_or_else(|| Waiting("this hub has no lab; start it with `autovibe up --lab real` or `--lab simulated`".into()))),
     }
 }
@@ -61,25 +61,6 @@ async fn of_proxmox(hub: &Hub, proxmox: &Proxmox, zfs: &Zfs, objects: &Objects) 
         bridge: proxmox.bridge.clone(),
         gateway_url: hub.spec.gateway.as_ref().map(|gateway| gateway.url.clone()).unwrap_or_default(),
     }))
-}
-
-fn of_lab(lab: &LabEndpoint) -> Connection {
-    Connection {
-        proxmox: proxmox::Config {
-            endpoint: lab.endpoint.clone(),
-            fingerprint: lab.fingerprint.clone(),
-            token_id: lab.token_id.clone(),
-            secret: SecretString::from(lab.secret.clone()),
-        },
-        node: Some(Node(lab.node.clone())),
-        storage: lab.storage.clone(),
-        dataset: Dataset(lab.dataset.clone()),
-        keep: Dataset(lab.keep.clone()),
-        runner: lab.zfs_socket.clone().map_or(Runner::Local, Runner::Socket),
-        vmids: VmidRange { from: lab.vmid_from, to: lab.vmid_to },
-        bridge: lab.bridge.clone(),
-        gateway_url: lab.gateway_url.clone(),
-    }
 }
 
 /// What tells one connection from another, the secret included; safe to keep.
