@@ -47,8 +47,8 @@ impl Demo {
             say(&format!("The guests' image: {} (built once, in a few minutes)", image.display()))?;
             tokio::task::block_in_place(|| image::build(image::ImageKind::Debian, &image, image::CLAUDE_CODE))?;
         }
-        let mut hub = hub::Hub::find_or_start(&data, self.lab, &examples).await?;
         let clock = Clock::system();
+        let mut hub = hub::Hub::find_or_start(&data, self.lab, &examples, &clock).await?;
         let result = tokio::select! {
             result = self.drive(context, &data, &examples, &image, &clock) => result,
             () = up::signal() => Err(anyhow::anyhow!("interrupted; what was done is kept, and the next `autovibe demo` goes on")),

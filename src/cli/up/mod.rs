@@ -5,6 +5,7 @@
 
 mod addresses;
 mod controllers;
+pub(super) mod process;
 
 use super::{Context, lab, print};
 use crate::clock::Clock;
