@@ -5,7 +5,7 @@
 use crate::{
     api::{
         Checkpoint, Kind, Machine,
-        checkpoint::{CheckpointPhase, CheckpointSpec, Session, Trigger},
+        checkpoint::{CheckpointPhase, CheckpointSpec, FINALIZER, Session, Trigger},
     },
     clock::Clock,
     objects::{self, EventType, Objects},
@@ -125,6 +125,8 @@ impl Checkpoints {
         let spec = CheckpointSpec { machine: Some(machine.name().into()), trigger: Trigger::BetweenMessages, ..CheckpointSpec::default() };
         let mut checkpoint = Checkpoint::new(machine.namespace(), name, spec);
         let session = serde_json::to_string(&moment.session).unwrap_or_default();
+        // Its controller's, put on here: one write less while the answer waits.
+        checkpoint.metadata.finalizers = Some(vec![FINALIZER.into()]);
         checkpoint.metadata.labels = Some([(label::MACHINE.to_owned(), machine.name().to_owned())].into());
         checkpoint.metadata.annotations = Some(
             [
