@@ -31,15 +31,15 @@ impl Driver {
             Err(error) if must_look(&error) => self.adopt(&wanted, checkpoint_uid, &marks, error).await?,
             Err(error) => return Err(error.into()),
         }
-        self.zfs.hold(HOLD, &wanted).await?;
-        let mut volumes = Vec::with_capacity(wanted.len());
-        for snapshot in wanted {
-            let Some(info) = self.zfs.snapshot_info(&snapshot).await? else {
-                return Err(Error::Unknown(format!("{snapshot} was taken, but is not there now")));
-            };
-            volumes.push(self.volume(snapshot, info));
-        }
-        Ok(volumes)
+        // An agent may wait for both.
+        let infos = futures::future::join_all(wanted.iter().map(|snapshot| self.zfs.snapshot_info(snapshot)));
+        let (held, infos) = tokio::join!(self.zfs.hold(HOLD, &wanted), infos);
+        held?;
+        let volumes = wanted.iter().zip(infos).map(|(snapshot, info)| match info? {
+            Some(info) => Ok(self.volume(snapshot.clone(), info)),
+            None => Err(Error::Unknown(format!("{snapshot} was taken, but is not there now"))),
+        });
+        volumes.collect()
     }
 
     /// Accepts snapshots that were there before; takes those that a ZFS without atomic snapshots left out.
