@@ -4,7 +4,8 @@ export PATH="${PATH:-/bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sb
 root=${AUTOVIBE_ROOT:-}
 state=$root/var/lib/autovibe
 user=${AUTOVIBE_USER:-agent}
-boot=$(cat /proc/sys/kernel/random/boot_id 2>/dev/null || echo unknown)
+# No process is started for it: in a software-emulated guest each takes several ms, and agents wait for some of the scripts.
+{ read -r boot </proc/sys/kernel/random/boot_id; } 2>/dev/null || boot=unknown
 
 # Whether there is an ordinary user for the agent that we can become.
 has_user() { [ "$(id -u)" = 0 ] && id -u "$user" >/dev/null 2>&1; }
