@@ -95,7 +95,9 @@ async fn capture(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed
     let begun = Instant::now();
     let driver = &observed.handles.first().ok_or_else(|| Error::Waiting("the hub went away".into()))?.driver;
     let flushed = flush(capture, checkpoint, observed, context, driver).await;
+    let in_guest = begun.elapsed();
     let volumes = driver.capture(&capture.disks, checkpoint.uid(), &capture.machine_uid).await?;
+    tracing::debug!("flushed in {in_guest:.1?}, snapshots taken and held in {:.1?}", begun.elapsed().saturating_sub(in_guest));
     let took = GoDuration(Duration::from_millis(u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX)));
     let machine = observed.machine.as_ref();
     let status = machine.and_then(|machine| machine.status.clone()).unwrap_or_default();
