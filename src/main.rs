@@ -7,7 +7,7 @@ use std::process::ExitCode;
 fn main() -> ExitCode {
     let arguments = cli::Arguments::parse();
     let environment = config::Environment::read();
-    telemetry::start(&environment);
+    telemetry::start(&environment, arguments.log_filter());
     // One process, one TLS implementation; a second call would only say that it is there already.
     rustls::crypto::ring::default_provider().install_default().ok();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 it failed and standard error says what and what to do, 2 the command line was wrong.
 
 mod apply;
+mod bench;
 mod checkpoint;
 mod client;
 mod delete;
@@ -23,6 +24,7 @@ mod version;
 mod watch;
 
 use crate::config::Environment;
+use crate::telemetry;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::{path::PathBuf, process::ExitCode};
 
@@ -34,6 +36,16 @@ pub struct Arguments {
     options: Options,
     #[command(subcommand)]
     command: Command,
+}
+
+impl Arguments {
+    /// What this command logs when nobody says otherwise.
+    pub fn log_filter(&self) -> &'static str {
+        match self.command {
+            Command::Bench(_) => telemetry::WARNINGS,
+            _ => telemetry::CHANGES,
+        }
+    }
 }
 
 /// Options of every subcommand.
@@ -94,6 +106,8 @@ enum Command {
     Doctor(doctor::Doctor),
     /// Runs the quickstart with a hub of its own, and ends by itself
     Demo(demo::Demo),
+    /// Measures what autovibe promises, against baselines of the same run
+    Bench(bench::Bench),
     /// Prints the version
     Version(version::Version),
 }
@@ -148,6 +162,7 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         Command::Lab(command) => command.run(&context).await,
         Command::Doctor(command) => command.run(&context).await,
         Command::Demo(command) => command.run(&context).await,
+        Command::Bench(command) => command.run(&context).await,
         Command::Version(command) => command.run(&context),
     }
 }

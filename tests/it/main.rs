@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the whole binary is tests, helpers included")]
 
 mod api;
+mod bench;
 mod bundles;
 mod checkpoints;
 mod cli;

@@ -16,9 +16,9 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 /// Proxmox refreshes its list of VMs up to 10 s late; this much keeps the hub honest without making people wait.
-const LAG: Duration = Duration::from_secs(1);
+pub(super) const LAG: Duration = Duration::from_secs(1);
 /// As long as Proxmox.
-const REFUSAL: Duration = Duration::from_secs(3);
+pub(super) const REFUSAL: Duration = Duration::from_secs(3);
 
 /// Runs a Proxmox-compatible node on this machine. `autovibe up` does it for you.
 #[derive(Debug, Args)]

@@ -1,0 +1,57 @@
+//! `autovibe bench`: what it counts is within its targets. Times are not tested: they are the machine's.
+
+use serde_json::Value;
+use std::process::{Command, Stdio};
+
+/// Runs a bench as people do; its report.
+fn bench(arguments: &[&str]) -> Value {
+    let data = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_autovibe"));
+    command.arg("bench").args(arguments).arg("--data").arg(data.path()).args(["-o", "json"]);
+    let output = command.env_remove("RUST_LOG").stdin(Stdio::null()).output().unwrap();
+    assert!(output.status.success(), "bench {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    let left: Vec<_> = std::fs::read_dir(data.path()).unwrap().collect();
+    assert!(left.is_empty(), "it left {left:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// The figure whose name begins so: its value and its baseline.
+fn figure(report: &Value, name: &str) -> (f64, Option<f64>) {
+    let figures = report["figures"].as_array().unwrap();
+    let found = figures.iter().find(|figure| figure["name"].as_str().unwrap().starts_with(name));
+    let found = found.unwrap_or_else(|| panic!("there is no figure `{name}` in {report:#}"));
+    (found["value"].as_f64().unwrap(), found["baseline"]["value"].as_f64())
+}
+
+#[test]
+fn a_life_takes_at_most_twelve_proxmox_calls() {
+    let report = bench(&["life", "--lives", "2"]);
+    let (calls, _) = figure(&report, "calls per life");
+    // One look at each of its two tasks, and more only where this machine is so busy that they are not done by then.
+    let (looks, _) = figure(&report, "  TaskStatus");
+    assert!((5.0..=12.0).contains(&(calls - looks + looks.min(2.0))), "{report:#}");
+    for kind in ["Create", "Start", "Shutdown", "Delete"] {
+        assert_eq!(figure(&report, &format!("  {kind}")), (1.0, None), "{report:#}");
+    }
+    assert!(figure(&report, "agent/*").0 > 0.0);
+}
+
+#[test]
+fn idle_machines_write_nothing_and_ask_proxmox_no_more_when_they_are_many() {
+    let report = bench(&["idle", "--machines", "24", "--few", "3", "--window", "6", "--resync", "1"]);
+    assert_eq!(figure(&report, "store writes with 24"), (0.0, Some(0.0)), "{report:#}");
+    for figure in report["figures"].as_array().unwrap() {
+        assert_eq!(figure["met"], true, "{report:#}");
+    }
+    // The hub was alive: it looked at its own infrastructure all the while.
+    assert!(figure(&report, "Proxmox calls with 24").0 > 0.0, "{report:#}");
+}
+
+#[test]
+fn benches_are_listed() {
+    let output = Command::new(env!("CARGO_BIN_EXE_autovibe")).arg("bench").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    for name in ["checkpoint", "watch", "life", "idle", "gateway"] {
+        assert!(text.lines().any(|line| line.starts_with(&format!("autovibe bench {name} "))), "{text}");
+    }
+}
