@@ -70,6 +70,10 @@ impl Entry {
     pub(super) fn api_version(&self) -> String {
         group_version(self.group, self.version)
     }
+    /// Whether it shows what another entry stores, under other names.
+    pub(super) fn is_view(&self) -> bool {
+        matches!(self.source, Source::EventsView(_))
+    }
     /// Whether it is one of our own kinds, which behave as custom resources do.
     pub(super) fn is_custom(&self) -> bool {
         self.group == api::GROUP

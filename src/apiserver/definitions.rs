@@ -1,6 +1,7 @@
 //! Our kinds as CustomResourceDefinitions, read-only: for tools that look there before they trust a kind.
 
 use super::{
+    cache::Item,
     catalog::{self, Entry},
     list::Listing,
     selector::Selector,
@@ -11,17 +12,20 @@ use crate::{
     store::{Key, Revision},
 };
 use serde_json::{Value, json};
+use std::sync::Arc;
 use uuid::Uuid;
 
 /// Generated objects have one revision, for ever.
 const REVISION: Revision = Revision(1);
+const RESOURCE: &str = "customresourcedefinitions.apiextensions.k8s.io";
 
 /// All that the selector takes, by name.
 pub(super) async fn list(objects: &Objects, selector: &Selector) -> Result<Listing, Status> {
     let since = since(objects).await?;
-    let mut items: Vec<Value> =
-        catalog::entries().iter().filter(|e| e.is_custom()).map(|e| definition(e, &since)).filter(|d| selector.matches(d)).collect();
-    items.sort_by_key(|d| d.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned());
+    let item = |e: &Entry| Item::new(Key::new(RESOURCE, "", e.name()), REVISION, &definition(e, &since));
+    let mut items: Vec<Arc<Item>> = catalog::entries().iter().filter(|e| e.is_custom()).map(|e| Arc::new(item(e))).collect();
+    items.retain(|item| item.matches(selector));
+    items.sort_by(|a, b| a.name.cmp(&b.name));
     Ok(Listing { revision: REVISION, items, continue_token: None, remaining: None })
 }
 
@@ -29,7 +33,7 @@ pub(super) async fn list(objects: &Objects, selector: &Selector) -> Result<Listi
 pub(super) async fn get(objects: &Objects, name: &str) -> Result<Value, Status> {
     let since = since(objects).await?;
     let found = catalog::entries().iter().filter(|e| e.is_custom()).find(|e| e.name() == name);
-    found.map(|e| definition(e, &since)).ok_or_else(|| Status::not_found("customresourcedefinitions.apiextensions.k8s.io", name))
+    found.map(|e| definition(e, &since)).ok_or_else(|| Status::not_found(RESOURCE, name))
 }
 
 /// They are as old as the store: as its first namespace.

@@ -1,13 +1,18 @@
-//! Lists: pages of one state. A page after the first shows the state of the first, which the store keeps for a while.
+//! Lists: pages of one state. The newest one comes from the watch cache; a page after the first shows the state of the
+//! first, which the store keeps for a while.
 
-use super::{catalog::Entry, selector::Selector, status::Status};
+use super::{
+    cache::{Cache, Item},
+    selector::Selector,
+    status::Status,
+};
 use crate::{
     objects::Objects,
     store::{self, Revision},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// How many objects are fetched at once where a selector may drop most of them.
 const FETCH: u32 = 500;
@@ -28,7 +33,7 @@ pub(super) struct Request {
 /// One page.
 pub(super) struct Listing {
     pub(super) revision: Revision,
-    pub(super) items: Vec<Value>,
+    pub(super) items: Vec<Arc<Item>>,
     pub(super) continue_token: Option<String>,
     /// Only told where no selector makes it a guess.
     pub(super) remaining: Option<u64>,
@@ -53,15 +58,12 @@ type Position = (String, String);
 
 /// Lists stored objects.
 pub(super) async fn list(
+    cache: &Cache,
     objects: &Objects,
-    entry: &Entry,
     namespace: Option<&str>,
     selector: &Selector,
     request: &Request,
 ) -> Result<Listing, Status> {
-    let Some(resource) = entry.resource() else {
-        return Err(Status::no_path());
-    };
     let (mut at, mut after) = (None, None);
     match &request.continue_token {
         Some(token) => {
@@ -79,33 +81,63 @@ pub(super) async fn list(
             }
         }
     }
-    let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
-    let mut items: Vec<Value> = Vec::new();
+    cache.catch_up().await?;
+    match at {
+        Some(revision) if !cache.is_still_at(revision) => older(cache, objects, namespace, selector, request.limit, revision, after).await,
+        at => {
+            let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
+            let slice = cache.slice(namespace, after.as_ref(), selector, limit).ok_or_else(|| Status::internal(&"an empty cache"))?;
+            let revision = at.unwrap_or(slice.revision);
+            let more = slice.remaining > 0;
+            let continue_token = slice.items.last().filter(|_| more).map(|last| token(revision, &last.namespace, &last.name));
+            let remaining = (more && selector.is_all()).then(|| u64::try_from(slice.remaining).unwrap_or(u64::MAX));
+            Ok(Listing { revision, items: slice.items, continue_token, remaining })
+        }
+    }
+}
+
+/// Lists a state of the past, from the store.
+async fn older(
+    cache: &Cache,
+    objects: &Objects,
+    namespace: Option<&str>,
+    selector: &Selector,
+    limit: u32,
+    at: Revision,
+    mut after: Option<Position>,
+) -> Result<Listing, Status> {
+    let most = usize::try_from(limit).unwrap_or(usize::MAX);
+    let mut items: Vec<Arc<Item>> = Vec::new();
     loop {
-        let fetch = if request.limit == 0 || selector.is_all() { request.limit } else { request.limit.max(FETCH) };
-        let query =
-            store::Query { resource: resource.name(), namespace: namespace.map(Into::into), after: after.clone(), limit: fetch, at };
-        let page = objects.read_page(resource, &query).await.map_err(|e| expired(e.into(), after.as_ref()))?;
-        let revision = *at.get_or_insert(page.revision);
+        let fetch = if limit == 0 || selector.is_all() { limit } else { limit.max(FETCH) };
+        let query = store::Query {
+            resource: cache.resource_name(),
+            namespace: namespace.map(Into::into),
+            after: after.clone(),
+            limit: fetch,
+            at: Some(at),
+        };
+        let page = objects.store().list(&query).await.map_err(|e| expired(e.into(), after.as_ref()))?;
         let remaining = |behind: usize| selector.is_all().then(|| page.remaining + u64::try_from(behind).unwrap_or(0));
+        let goes_on = |after: &Option<Position>| after.as_ref().map(|(namespace, name)| token(at, namespace, name));
         let fetched = page.items.len();
         for (taken, object) in page.items.into_iter().enumerate() {
-            if limit > 0 && items.len() == limit {
+            if limit > 0 && items.len() == most {
                 // The limit is reached within what was fetched: go on behind the last one that was looked at.
-                let token = after.as_ref().map(|start| token(revision, start));
-                return Ok(Listing { revision, items, continue_token: token, remaining: remaining(fetched - taken) });
+                let continue_token = goes_on(&after);
+                return Ok(Listing { revision: at, items, continue_token, remaining: remaining(fetched - taken) });
             }
-            after = Some((object.key.namespace, object.key.name));
-            if selector.matches(&object.document) {
-                items.push(object.document);
+            after = Some((object.key.namespace.clone(), object.key.name.clone()));
+            let item = Item::new(object.key, object.revision, &object.document);
+            if item.matches(selector) {
+                items.push(Arc::new(item));
             }
         }
         if page.remaining == 0 || fetched == 0 {
-            return Ok(Listing { revision, items, continue_token: None, remaining: None });
+            return Ok(Listing { revision: at, items, continue_token: None, remaining: None });
         }
-        if limit > 0 && items.len() == limit {
-            let token = after.as_ref().map(|start| token(revision, start));
-            return Ok(Listing { revision, items, continue_token: token, remaining: remaining(0) });
+        if limit > 0 && items.len() == most {
+            return Ok(Listing { revision: at, items, continue_token: goes_on(&after), remaining: remaining(0) });
         }
     }
 }
@@ -125,7 +157,7 @@ pub(super) async fn wait_for(objects: &Objects, revision: i64) -> Result<(), Sta
 fn expired(status: Status, after: Option<&Position>) -> Status {
     match after {
         Some(after) if status.code == 410 => Status {
-            continue_token: Some(token(Revision(-1), after)),
+            continue_token: Some(token(Revision(-1), &after.0, &after.1)),
             ..Status::expired(
                 "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
                  the continue parameter, or use the continue token in this response to retrieve the remainder of the results. \
@@ -137,8 +169,8 @@ fn expired(status: Status, after: Option<&Position>) -> Status {
     }
 }
 
-fn token(revision: Revision, start: &Position) -> String {
-    let start = format!("{}/{}\u{0}", start.0, start.1);
+fn token(revision: Revision, namespace: &str, name: &str) -> String {
+    let start = format!("{namespace}/{name}\u{0}");
     URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision.0, "start": start}).to_string())
 }
 

@@ -6,6 +6,7 @@
 
 mod background;
 mod body;
+mod cache;
 mod catalog;
 mod credentials;
 mod definitions;
@@ -86,6 +87,7 @@ impl Server {
 /// What every request sees.
 struct Shared {
     objects: Objects,
+    caches: cache::Caches,
     admin: TokenHash,
     address: SocketAddr,
     shutdown: CancellationToken,
@@ -103,7 +105,8 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
     let admin = credentials::prepare(&config.data, address, &tls.ca_pem)?;
     objects.ensure_presets().await?;
     let background = background::start(objects.clone(), shutdown.clone());
-    let shared = Arc::new(Shared { objects, admin, address, shutdown: shutdown.clone() });
+    let caches = cache::Caches::new(&objects);
+    let shared = Arc::new(Shared { objects, caches, admin, address, shutdown: shutdown.clone() });
 
     let handle = Handle::new();
     // Without Nagle's delay: an event of a watch is a small packet that someone waits for.

@@ -2,6 +2,7 @@
 
 use super::{
     Shared,
+    cache::View,
     catalog::{Entry, Source},
     definitions,
     list::{self, Listing},
@@ -16,10 +17,13 @@ use super::{
     watch,
 };
 use axum::{body::Body, http::header, response::Response};
+use bytes::Bytes;
 use serde_json::{Value, json};
 
 /// How many messages a log is cut to when the client names no limit.
 const LOG_LIMIT: u32 = 10_000;
+/// Size in bytes from which on a list is sent in pieces.
+const CHUNK: usize = 64 << 10;
 
 /// GET of an object or one of its parts.
 pub(super) async fn get(server: &Shared, target: &Target, name: &str, query: &Query, accept: Option<&str>) -> Result<Response, Status> {
@@ -61,34 +65,77 @@ pub(super) async fn collection(server: &Shared, target: &Target, query: &Query, 
     let selector = Selector::parse(entry, query.get("labelSelector"), query.get("fieldSelector"))?;
     if query.flag("watch")?.unwrap_or(false) {
         let form = negotiate::stream(accept)?;
-        let request = watch::Request::parse(query, form.shape, include(query)?)?;
-        let (objects, shutdown) = (server.objects.clone(), server.shutdown.clone());
-        let body = watch::start(objects, entry, target.namespace.clone(), selector, request, shutdown);
-        return Ok(reply::stream(body));
+        let request = watch::Request::parse(query)?;
+        let view = View { entry, shape: form.shape, include: include(query)?, printer: Printer::of(entry) };
+        return Ok(reply::stream(watch::start(server, view, target.namespace.clone(), selector, request)));
     }
     let form = negotiate::object(accept)?;
     let request = list_request(query)?;
-    let listing = match entry.source {
-        Source::Definitions => definitions::list(&server.objects, &selector).await?,
-        _ => list::list(&server.objects, entry, target.namespace.as_deref(), &selector, &request).await?,
+    let listing = match entry.resource() {
+        Some(resource) => list::list(server.caches.of(resource), &server.objects, target.namespace.as_deref(), &selector, &request).await?,
+        None => definitions::list(&server.objects, &selector).await?,
     };
-    Ok(listed(server, entry, listing, form, include(query)?))
+    listed(server, entry, listing, form, include(query)?)
 }
 
-fn listed(server: &Shared, entry: &'static Entry, listing: Listing, form: Form, include: Include) -> Response {
+fn listed(server: &Shared, entry: &'static Entry, listing: Listing, form: Form, include: Include) -> Result<Response, Status> {
     let metadata = listing.metadata();
+    let documents = || listing.items.iter().map(|item| item.document(&server.objects)).collect::<Result<Vec<Value>, Status>>();
     let value = match form.shape {
-        Shape::Table => Printer::of(entry).table(&listing.items, &metadata, include, server.objects.clock().now(), true),
+        Shape::Table => Printer::of(entry).table(&documents()?, &metadata, include, server.objects.clock().now(), true),
         Shape::Metadata => {
-            let items: Vec<Value> = listing.items.iter().map(table::partial).collect();
+            let items: Vec<Value> = documents()?.iter().map(table::partial).collect();
             json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
         }
+        Shape::Plain | Shape::Discovery(_) if form.encoding == Encoding::Json => return joined(server, entry, &listing),
         Shape::Plain | Shape::Discovery(_) => {
-            let items: Vec<Value> = listing.items.into_iter().map(|item| present::out(entry, item)).collect();
+            let items: Vec<Value> = documents()?.into_iter().map(|document| present::out(entry, document)).collect();
             json!({"kind": format!("{}List", entry.kind), "apiVersion": entry.api_version(), "metadata": metadata, "items": items})
         }
     };
-    reply::encoded(200, &value, form.encoding)
+    Ok(reply::encoded(200, &value, form.encoding))
+}
+
+/// A list of the items' own texts. A long one is put together while it is sent, so that many of them cost little memory.
+fn joined(server: &Shared, entry: &'static Entry, listing: &Listing) -> Result<Response, Status> {
+    let head = format!(
+        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+        entry.kind,
+        entry.api_version(),
+        listing.metadata()
+    );
+    let texts: Vec<Bytes> = listing.items.iter().map(|item| item.json(entry, &server.objects)).collect::<Result<_, _>>()?;
+    let mut chunks = chunks(head, texts);
+    let first = chunks.next().unwrap_or_default();
+    let body = if first.len() < CHUNK {
+        Body::from(first)
+    } else {
+        let all = std::iter::once(first).chain(chunks).map(Ok::<Bytes, std::convert::Infallible>);
+        Body::from_stream(futures::stream::iter(all))
+    };
+    Ok(reply::with_type(200, body, "application/json"))
+}
+
+/// The text of a list in pieces of a little over [`CHUNK`]; the last one is smaller.
+fn chunks(head: String, texts: Vec<Bytes>) -> impl Iterator<Item = Bytes> {
+    let (mut texts, mut head, mut separator) = (texts.into_iter(), Some(head.into_bytes()), "");
+    let mut ended = false;
+    std::iter::from_fn(move || {
+        if ended {
+            return None;
+        }
+        let mut chunk = head.take().unwrap_or_default();
+        for text in texts.by_ref() {
+            chunk.extend(std::mem::replace(&mut separator, ",").as_bytes());
+            chunk.extend(&text);
+            if chunk.len() >= CHUNK {
+                return Some(chunk.into());
+            }
+        }
+        ended = true;
+        chunk.extend(b"]}");
+        Some(chunk.into())
+    })
 }
 
 fn include(query: &Query) -> Result<Include, Status> {

@@ -1,7 +1,7 @@
 //! Label and field selectors of lists and watches. Source: apimachinery `labels.Parse` and `fields.ParseSelector`.
 
 use super::{catalog::Entry, status::Status};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 #[cfg(test)]
 mod tests;
@@ -75,7 +75,7 @@ impl Requirement {
     }
 }
 
-/// Fields that can be selected. Source: Kubernetes' field label conversions of the core kinds.
+/// Fields that can be selected, beside name and namespace. Source: Kubernetes' field label conversions of the core kinds.
 fn offered(entry: &Entry, path: &str) -> bool {
     if matches!(path, "metadata.name" | "metadata.namespace") {
         return true;
@@ -90,6 +90,30 @@ fn offered(entry: &Entry, path: &str) -> bool {
         ("namespaces", "") => path == "status.phase",
         _ => false,
     }
+}
+
+/// Of a stored document what selectors can ask for, so that the rest need not be kept parsed. Each field of [`offered`]
+/// lies below one of these.
+pub(super) fn selectable(document: &Value) -> Value {
+    const PARTS: [&str; 8] = [
+        "/metadata/name",
+        "/metadata/namespace",
+        "/metadata/labels",
+        "/involvedObject",
+        "/reason",
+        "/reportingComponent",
+        "/source/component",
+        "/status/phase",
+    ];
+    let mut part = json!({});
+    for pointer in PARTS.iter().chain(&["/type"]) {
+        if let Some(value) = document.pointer(pointer) {
+            let (parent, field) = pointer.rsplit_once('/').expect("each begins with a slash");
+            let parent = parent.split('/').filter(|p| !p.is_empty()).fold(&mut part, |at, key| &mut at[key]);
+            parent[field] = value.clone();
+        }
+    }
+    part
 }
 
 /// A missing field reads as empty, as in Kubernetes.

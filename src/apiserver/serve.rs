@@ -100,6 +100,7 @@ async fn dispatch(server: &Shared, request: Request) -> Result<Response, Status>
     let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| Status::too_large())?;
     let request = write::Request {
         objects: &server.objects,
+        caches: &server.caches,
         target: &target,
         query: &query,
         content_type: header(headers, CONTENT_TYPE),

@@ -60,6 +60,15 @@ impl Status {
     pub(super) fn expired(message: impl Into<String>) -> Self {
         Self::new(410, "Expired", message)
     }
+    /// Ends a watch whose client reads too slowly. Clients pause and go on from the last revision that they saw.
+    pub(super) fn too_slow(cursor: crate::store::Revision) -> Self {
+        let message = format!(
+            "this watch was cut: its client reads more slowly than the resource changes, and has not seen what came after \
+             resourceVersion {}; watch again from there",
+            cursor.0
+        );
+        Self { details: json!({"retryAfterSeconds": 1}), retry_after: Some(1), ..Self::new(429, "TooManyRequests", message) }
+    }
     /// Hides `cause` from the caller and logs it.
     pub(super) fn internal(cause: &dyn std::fmt::Display) -> Self {
         tracing::error!("a request failed: {cause}");

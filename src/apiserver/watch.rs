@@ -1,34 +1,36 @@
-//! Watches: each reads the change log at its own pace from its own position, so a slow client delays no one and loses nothing.
+//! Watches: each goes through the changes of its resource at its client's pace, from its own position.
+//!
+//! A watch is made of what the client pulls: it has no task and no queue, so it costs the same whether its client reads or
+//! not. One that has seen the newest change reads from the cache; one that resumes from further back reads the store's log
+//! until it has caught up. A client that is overtaken by the cache's whole past is cut, told why, and may resume.
 
 use super::{
-    catalog::Entry,
-    list::{self, Listing},
-    negotiate::Shape,
-    present,
+    Shared,
+    cache::{Cache, Event, Item, Next, Told, View, Watcher, line},
+    definitions, list,
     query::Query,
     selector::Selector,
     status::Status,
-    table::{self, Include, Printer},
 };
-use crate::{
-    objects::Objects,
-    store::{Change, Event, Revision},
-};
+use crate::{objects::Objects, store::Revision};
 use axum::body::Body;
 use bytes::Bytes;
-use serde_json::{Value, json};
-use std::{pin::pin, time::Duration};
-use tokio::sync::mpsc;
+use futures::{future::BoxFuture, stream};
+use jiff::Timestamp;
+use serde_json::json;
+use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Events read from the log at once.
-const BATCH: u32 = 500;
-/// Batches that may wait for a slow client.
-const BUFFER: usize = 4;
+/// Changes read from the log at once: so many documents may wait for a slow client.
+const BATCH: u32 = 20;
+/// Size in bytes from which on initial objects are sent.
+const CHUNK: usize = 64 << 10;
 /// How often an idle client learns a revision that is safe to resume from.
 const BOOKMARK_EVERY: Duration = Duration::from_mins(1);
 /// The last bookmark comes so long before the deadline.
 const LAST_BOOKMARK: Duration = Duration::from_secs(2);
+/// A client that takes nothing for so long is slow; a watch that is overtaken for another reason just catches up.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// What marks the end of the initial events. Source: meta/v1 `InitialEventsAnnotationKey`.
 const INITIAL_EVENTS_END: &str = "k8s.io/initial-events-end";
 
@@ -42,13 +44,11 @@ pub(super) struct Request {
     /// A bookmark marks the end of the initial state.
     mark_end: bool,
     timeout: Duration,
-    pub(super) shape: Shape,
-    pub(super) include: Include,
 }
 
 impl Request {
     /// Errors: 400 and 422 for combinations that mean nothing.
-    pub(super) fn parse(query: &Query, shape: Shape, include: Include) -> Result<Self, Status> {
+    pub(super) fn parse(query: &Query) -> Result<Self, Status> {
         let revision = query.revision()?;
         let bookmarks = query.flag("allowWatchBookmarks")?.unwrap_or(false);
         let send_initial = query.flag("sendInitialEvents")?;
@@ -84,201 +84,231 @@ impl Request {
             bookmarks,
             mark_end: bookmarks && send_initial == Some(true),
             timeout,
-            shape,
-            include,
         })
     }
 }
 
 /// Starts a watch and returns its stream. What goes wrong from here on is an `ERROR` event in it.
-pub(super) fn start(
-    objects: Objects,
-    entry: &'static Entry,
-    namespace: Option<String>,
-    selector: Selector,
-    request: Request,
+pub(super) fn start(server: &Shared, view: View, namespace: Option<String>, selector: Selector, request: Request) -> Body {
+    let clock = server.objects.clock().clone();
+    let timeout = request.timeout;
+    // One bookmark falls shortly before the deadline, the others in even steps before it.
+    let last = timeout.saturating_sub(LAST_BOOKMARK);
+    let steps = last.as_secs().div_euclid(BOOKMARK_EVERY.as_secs());
+    let first = last.saturating_sub(BOOKMARK_EVERY * u32::try_from(steps).unwrap_or(u32::MAX));
+    let watch = Watch {
+        objects: server.objects.clone(),
+        cache: view.entry.resource().map(|resource| server.caches.of(resource).clone()),
+        bookmark: sleep(&server.objects, first),
+        phase: Phase::Begin,
+        slow: false,
+        columns_sent: false,
+        view,
+        namespace,
+        selector,
+        request,
+    };
+    let deadline: BoxFuture<'static, ()> = Box::pin(async move { clock.sleep(timeout).await });
+    let stream = Stream { watch, deadline, shutdown: server.shutdown.clone(), sent: None, ended: false };
+    Body::from_stream(stream::unfold(stream, Stream::next))
+}
+
+fn sleep(objects: &Objects, time: Duration) -> BoxFuture<'static, ()> {
+    let clock = objects.clock().clone();
+    Box::pin(async move { clock.sleep(time).await })
+}
+
+/// A watch and what ends it.
+struct Stream {
+    watch: Watch,
+    deadline: BoxFuture<'static, ()>,
     shutdown: CancellationToken,
-) -> Body {
-    let (sender, receiver) = mpsc::channel::<Result<Bytes, std::convert::Infallible>>(BUFFER);
-    let mut watch = Watch { printer: Printer::of(entry), objects, entry, namespace, selector, request, sender, columns_sent: false };
-    tokio::spawn(async move {
-        let deadline = watch.objects.clock().clone();
-        let timeout = watch.request.timeout;
-        let closed = watch.sender.clone();
-        tokio::select! {
-            () = shutdown.cancelled() => {}
-            () = closed.closed() => {}
-            () = deadline.sleep(timeout) => {}
-            ended = watch.run() => {
-                if let Err(End::Failed(status)) = ended {
-                    let line = line("ERROR", &status.to_value());
-                    let _ = watch.sender.send(Ok(line.into())).await;
-                }
-            }
+    /// When the client was last given something.
+    sent: Option<Timestamp>,
+    ended: bool,
+}
+
+impl Stream {
+    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+        if self.ended {
+            return None;
         }
-    });
-    Body::from_stream(tokio_stream::wrappers::ReceiverStream::new(receiver))
-}
-
-/// Why a watch ends by itself.
-enum End {
-    /// The client or the server went away.
-    Closed,
-    Failed(Status),
-}
-
-impl<E: Into<Status>> From<E> for End {
-    fn from(error: E) -> Self {
-        Self::Failed(error.into())
+        let clock = self.watch.objects.clock().clone();
+        self.watch.slow = self.sent.is_some_and(|sent| clock.now().duration_since(sent).unsigned_abs() > PATIENCE);
+        let chunk = tokio::select! {
+            biased;
+            () = self.shutdown.cancelled() => return None,
+            () = &mut self.deadline => return None,
+            chunk = self.watch.chunk() => chunk,
+        };
+        let chunk = chunk.unwrap_or_else(|status| {
+            self.ended = true;
+            line("ERROR", status.to_value().to_string().as_bytes())
+        });
+        self.sent = Some(clock.now());
+        Some((Ok(chunk), self))
     }
 }
 
 struct Watch {
     objects: Objects,
-    entry: &'static Entry,
+    /// `None` for generated objects, which never change while the server runs.
+    cache: Option<Arc<Cache>>,
+    view: View,
     namespace: Option<String>,
     selector: Selector,
     request: Request,
-    printer: Printer,
-    sender: mpsc::Sender<Result<Bytes, std::convert::Infallible>>,
+    phase: Phase,
+    /// The next bookmark is due when this ends.
+    bookmark: BoxFuture<'static, ()>,
+    /// The client has just let its last piece wait for longer than [`PATIENCE`].
+    slow: bool,
     columns_sent: bool,
 }
 
+/// How far a watch has come.
+enum Phase {
+    Begin,
+    /// These are still to be sent, and the changes behind this revision.
+    Initial(std::vec::IntoIter<Arc<Item>>, Revision),
+    Follow(Follow),
+    /// Nothing more will come.
+    Still,
+}
+
+struct Follow {
+    watcher: Watcher,
+    /// Everything up to here was sent.
+    cursor: Revision,
+    /// Read from the log, still to be sent; then the log is read up to the revision.
+    logged: VecDeque<Arc<Event>>,
+    read_to: Revision,
+    /// It was up to date once: if it falls behind now, its client is slow.
+    live: bool,
+}
+
 impl Watch {
-    async fn run(&mut self) -> Result<(), End> {
-        let Some(resource) = self.entry.resource() else {
-            return self.generated().await;
-        };
-        let mut revisions = self.objects.store().revisions();
-        let mut cursor = match (self.request.initial, self.request.from) {
-            (true, from) => {
-                list::wait_for(&self.objects, from.unwrap_or_default().0).await?;
-                let request = list::Request::default();
-                let listing = list::list(&self.objects, self.entry, self.namespace.as_deref(), &self.selector, &request).await?;
-                self.send_initial(listing).await?
-            }
-            (false, Some(from)) => from,
-            (false, None) => *revisions.borrow(),
-        };
-        let clock = self.objects.clock().clone();
-        // One bookmark falls shortly before the deadline, the others in even steps before it.
-        let last = self.request.timeout.saturating_sub(LAST_BOOKMARK);
-        let steps = last.as_secs().div_euclid(BOOKMARK_EVERY.as_secs());
-        let mut next = pin!(clock.sleep(last.saturating_sub(BOOKMARK_EVERY * u32::try_from(steps).unwrap_or(u32::MAX))));
+    /// The next piece of the stream; waits until there is one.
+    async fn chunk(&mut self) -> Result<Bytes, Status> {
         loop {
-            revisions.mark_unchanged();
-            let (events, complete) = self.objects.read_changes(resource, cursor, BATCH).await?;
-            let more = complete < *revisions.borrow();
-            cursor = cursor.max(complete);
-            let mut batch = Vec::new();
-            for event in events {
-                self.encode(event, &mut batch);
-            }
-            if !batch.is_empty() {
-                self.send(batch).await?;
-            }
-            if more {
-                continue;
-            }
-            tokio::select! {
-                changed = revisions.changed() => changed.map_err(|_| End::Closed)?,
-                () = &mut next => {
-                    if self.request.bookmarks {
-                        let bookmark = self.bookmark(cursor, false);
-                        self.send(bookmark).await?;
-                    }
-                    next.set(clock.sleep(BOOKMARK_EVERY));
+            let piece = match &mut self.phase {
+                Phase::Begin => {
+                    self.begin().await?;
+                    None
                 }
+                Phase::Initial(..) => self.initial()?,
+                Phase::Follow(_) => self.follow().await?,
+                Phase::Still => std::future::pending().await,
+            };
+            if let Some(piece) = piece {
+                return Ok(piece);
             }
         }
     }
 
-    /// Sends the state as `ADDED`, and the mark behind it; returns where to go on.
-    async fn send_initial(&mut self, listing: Listing) -> Result<Revision, End> {
-        let mut batch = Vec::new();
-        for document in listing.items {
-            self.push(&mut batch, "ADDED", document);
-            if batch.len() > 256 * 1024 {
-                self.send(std::mem::take(&mut batch)).await?;
+    async fn begin(&mut self) -> Result<(), Status> {
+        let Some(cache) = self.cache.clone() else {
+            let listing = definitions::list(&self.objects, &self.selector).await?;
+            let items = if self.request.initial { listing.items } else { Vec::new() };
+            self.phase = Phase::Initial(items.into_iter(), listing.revision);
+            return Ok(());
+        };
+        self.phase = match (self.request.initial, self.request.from) {
+            (false, Some(from)) => Phase::Follow(Follow::new(&cache, from)),
+            (initial, from) => {
+                list::wait_for(&self.objects, from.unwrap_or_default().0).await?;
+                cache.catch_up().await?;
+                let namespace = self.namespace.as_deref();
+                let now = cache.slice(namespace, None, &self.selector, 0).ok_or_else(|| Status::internal(&"an empty cache"))?;
+                if initial { Phase::Initial(now.items.into_iter(), now.revision) } else { Phase::Follow(Follow::new(&cache, now.revision)) }
+            }
+        };
+        Ok(())
+    }
+
+    /// Sends the state as `ADDED`, and the mark behind it.
+    fn initial(&mut self) -> Result<Option<Bytes>, Status> {
+        let Phase::Initial(items, revision) = &mut self.phase else { return Ok(None) };
+        let revision = *revision;
+        let table = self.view.is_table();
+        let mut chunk = Vec::new();
+        for item in items.by_ref() {
+            let columns = table && !std::mem::replace(&mut self.columns_sent, true);
+            chunk.extend(self.view.line(Told::Added, &item, &self.objects, columns)?);
+            if chunk.len() >= CHUNK {
+                return Ok(Some(chunk.into()));
             }
         }
         if self.request.mark_end {
-            batch.extend(self.bookmark(listing.revision, true));
+            chunk.extend(self.bookmark_line(revision, true));
         }
-        if !batch.is_empty() {
-            self.send(batch).await?;
-        }
-        Ok(listing.revision)
-    }
-
-    /// Generated objects never change while the server runs.
-    async fn generated(&mut self) -> Result<(), End> {
-        if self.request.initial {
-            let listing = super::definitions::list(&self.objects, &self.selector).await?;
-            self.send_initial(listing).await?;
-        }
-        std::future::pending().await
-    }
-
-    /// An object enters or leaves the watch as its labels and fields do; leaving shows what it was.
-    fn encode(&mut self, event: Event, batch: &mut Vec<u8>) {
-        if self.namespace.as_ref().is_some_and(|n| *n != event.key.namespace) {
-            return;
-        }
-        let is = event.change != Change::Deleted && self.selector.matches(&event.document);
-        let was = match (&event.previous, event.change) {
-            (_, Change::Added) => false,
-            (Some(previous), _) => self.selector.matches(previous),
-            (None, Change::Deleted) => self.selector.matches(&event.document),
-            (None, Change::Modified) => is,
+        self.phase = match &self.cache {
+            Some(cache) => Phase::Follow(Follow::new(cache, revision)),
+            None => Phase::Still,
         };
-        let (kind, mut document) = match (was, is) {
-            (false, true) => ("ADDED", event.document),
-            (true, true) => ("MODIFIED", event.document),
-            (true, false) if event.change == Change::Deleted => ("DELETED", event.document),
-            (true, false) => ("DELETED", event.previous.unwrap_or(event.document)),
-            (false, false) => return,
-        };
-        document["metadata"]["resourceVersion"] = event.revision.0.to_string().into();
-        self.push(batch, kind, document);
+        Ok((!chunk.is_empty()).then(|| chunk.into()))
     }
 
-    fn push(&mut self, batch: &mut Vec<u8>, kind: &str, document: Value) {
-        let object = self.shaped(&document).unwrap_or_else(|| present::out(self.entry, document));
-        batch.extend(line(kind, &object));
-    }
-
-    /// The object as a table or metadata; `None` if it is wanted as it is.
-    fn shaped(&mut self, document: &Value) -> Option<Value> {
-        match self.request.shape {
-            Shape::Table => {
-                let metadata = json!({"resourceVersion": document.pointer("/metadata/resourceVersion")});
-                let (now, include) = (self.objects.clock().now(), self.request.include);
-                let with_columns = !std::mem::replace(&mut self.columns_sent, true);
-                Some(self.printer.table(std::slice::from_ref(document), &metadata, include, now, with_columns))
+    /// The next change or bookmark; `None` when it must be called again.
+    async fn follow(&mut self) -> Result<Option<Bytes>, Status> {
+        let Phase::Follow(follow) = &mut self.phase else { return Ok(None) };
+        let told = |event: &Event| event.told(self.namespace.as_deref(), &self.selector);
+        if let Some(event) = follow.logged.pop_front() {
+            follow.cursor = event.revision();
+            return told(&event).map(|told| self.event_line(&event, told)).transpose();
+        }
+        follow.cursor = follow.cursor.max(follow.read_to);
+        match follow.watcher.next(follow.cursor, |event| told(event).map(|told| (event.clone(), told))) {
+            Some(Next::Found((event, told))) => {
+                (follow.cursor, follow.live) = (event.revision(), true);
+                return self.event_line(&event, told).map(Some);
             }
-            Shape::Metadata => Some(table::partial(document)),
-            Shape::Plain | Shape::Discovery(_) => None,
+            Some(Next::Behind) if follow.live && self.slow => return Err(Status::too_slow(follow.cursor)),
+            Some(Next::Behind) => {
+                follow.live = false;
+                return self.read_log().await.map(|()| None);
+            }
+            Some(Next::CaughtUp(complete)) => (follow.cursor, follow.live) = (complete, true),
+            // The cache is being filled.
+            None => {}
         }
+        tokio::select! {
+            () = follow.watcher.moved() => return Ok(None),
+            () = &mut self.bookmark => {}
+        }
+        let cursor = follow.cursor;
+        self.bookmark = sleep(&self.objects, BOOKMARK_EVERY);
+        Ok(self.request.bookmarks.then(|| self.bookmark_line(cursor, false)))
     }
 
-    fn bookmark(&mut self, revision: Revision, ends_initial: bool) -> Vec<u8> {
+    async fn read_log(&mut self) -> Result<(), Status> {
+        let (Phase::Follow(follow), Some(cache)) = (&mut self.phase, &self.cache) else { return Ok(()) };
+        let (events, complete) = self.objects.store().changes(&cache.resource_name(), follow.cursor, BATCH).await?;
+        follow.logged = events.into_iter().map(|event| Arc::new(Event::logged(event))).collect();
+        follow.read_to = complete;
+        Ok(())
+    }
+
+    fn event_line(&mut self, event: &Event, told: Told) -> Result<Bytes, Status> {
+        let columns = self.view.is_table() && !std::mem::replace(&mut self.columns_sent, true);
+        event.line(&self.view, told, &self.objects, columns)
+    }
+
+    fn bookmark_line(&mut self, revision: Revision, ends_initial: bool) -> Bytes {
         let mut metadata = json!({"resourceVersion": revision.0.to_string(), "creationTimestamp": null});
         if ends_initial {
             metadata["annotations"] = json!({INITIAL_EVENTS_END: "true"});
         }
-        let bare = json!({"kind": self.entry.kind, "apiVersion": self.entry.api_version(), "metadata": metadata});
-        let object = self.shaped(&bare).unwrap_or(bare);
-        line("BOOKMARK", &object)
-    }
-
-    async fn send(&self, batch: Vec<u8>) -> Result<(), End> {
-        self.sender.send(Ok(batch.into())).await.map_err(|_| End::Closed)
+        let entry = self.view.entry;
+        let bare = json!({"kind": entry.kind, "apiVersion": entry.api_version(), "metadata": metadata});
+        let columns = self.view.is_table() && !std::mem::replace(&mut self.columns_sent, true);
+        let object = self.view.shaped(&bare, self.objects.clock().now(), columns).unwrap_or(bare);
+        line("BOOKMARK", object.to_string().as_bytes())
     }
 }
 
-fn line(kind: &str, object: &Value) -> Vec<u8> {
-    let mut line = json!({"type": kind, "object": object}).to_string().into_bytes();
-    line.push(b'\n');
-    line
+impl Follow {
+    fn new(cache: &Arc<Cache>, from: Revision) -> Self {
+        Self { watcher: cache.watch(), cursor: from, logged: VecDeque::new(), read_to: from, live: false }
+    }
 }

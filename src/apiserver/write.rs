@@ -2,6 +2,7 @@
 
 use super::{
     body::{self, Body},
+    cache::Caches,
     catalog::{Entry, Source},
     list, present,
     query::{self, Query},
@@ -19,6 +20,7 @@ use serde_json::{Value, json};
 /// A request that changes something.
 pub(super) struct Request<'a> {
     pub(super) objects: &'a Objects,
+    pub(super) caches: &'a Caches,
     pub(super) target: &'a Target,
     pub(super) query: &'a Query,
     pub(super) content_type: Option<&'a str>,
@@ -160,11 +162,11 @@ impl Request<'_> {
         let options = self.delete_options()?;
         let selector = Selector::parse(self.entry(), self.query.get("labelSelector"), self.query.get("fieldSelector"))?;
         let request = list::Request { limit: self.query.number("limit")?.unwrap_or(0), ..list::Request::default() };
-        let listing = list::list(self.objects, self.entry(), self.target.namespace.as_deref(), &selector, &request).await?;
+        let cache = self.caches.of(resource);
+        let listing = list::list(cache, self.objects, self.target.namespace.as_deref(), &selector, &request).await?;
         let mut items = Vec::new();
         for item in listing.items {
-            let name = item.pointer("/metadata/name").and_then(Value::as_str).unwrap_or_default().to_owned();
-            match self.objects.delete_document(resource, self.namespace(), &name, &options).await {
+            match self.objects.delete_document(resource, self.namespace(), &item.name, &options).await {
                 Ok(Deleted::Gone(object) | Deleted::Marked(object)) => items.push(present::out(self.entry(), object)),
                 Err(crate::objects::Error::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),

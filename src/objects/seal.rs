@@ -28,8 +28,8 @@ impl Objects {
         document
     }
 
-    /// The document as its readers see it.
-    pub(super) fn unseal(&self, resource: &str, mut document: Value) -> Result<Value, Error> {
+    /// The document as its readers see it, of one as [`store::Store`] gives it.
+    pub fn unseal(&self, resource: &str, mut document: Value) -> Result<Value, Error> {
         if resource == SECRETS {
             let place = place(&document);
             let corrupt = |e: &dyn std::fmt::Display| Error::Store(store::Error::Corrupt(e.to_string()));

@@ -107,6 +107,11 @@ impl Client {
         Self { url: text("/clusters/0/cluster/server"), token: text("/users/0/user/token"), http, directory: directory.into() }
     }
 
+    /// The same client over a connection of its own.
+    pub(crate) fn alone(&self) -> Self {
+        Self::open(&self.directory)
+    }
+
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.url)).bearer_auth(&self.token)
     }

@@ -1,0 +1,96 @@
+use super::{
+    item::{Event, Item, Told, View},
+    ring::{Bounds, Next, State},
+};
+use crate::apiserver::{catalog, negotiate::Shape, selector::Selector, table::Include, table::Printer};
+use crate::store::{self, Change, Key, Object, Page, Revision};
+use serde_json::{Value, json};
+use std::sync::Arc;
+
+fn document(name: &str, color: &str, revision: i64) -> Value {
+    json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": name, "namespace": "n", "labels": {"color": color}, "resourceVersion": revision.to_string()}})
+}
+
+fn logged(change: Change, name: &str, color: &str, revision: i64) -> store::Event {
+    let key = Key::new("configmaps", "n", name);
+    store::Event { revision: Revision(revision), change, key, document: document(name, color, revision), previous: None }
+}
+
+fn state(bounds: Bounds) -> State {
+    let key = Key::new("configmaps", "n", "a");
+    let items = vec![Object { key, revision: Revision(3), document: document("a", "red", 3) }];
+    State::new(Page { revision: Revision(5), items, remaining: 0 }, bounds)
+}
+
+fn selector(labels: &str) -> Selector {
+    let entry = catalog::find("", "v1", "configmaps").unwrap();
+    Selector::parse(entry, Some(labels), None).unwrap()
+}
+
+/// What a watch from `after` is told, and where it ends; `None` when it is behind.
+fn told(state: &State, after: i64, labels: &str) -> Option<(Vec<(i64, Told)>, i64)> {
+    let (selector, mut cursor, mut seen) = (selector(labels), Revision(after), Vec::new());
+    loop {
+        match state.next(cursor, |event| event.told(Some("n"), &selector).map(|told| (event.revision(), told))) {
+            Next::Found((revision, what)) => {
+                seen.push((revision.0, what));
+                cursor = revision;
+            }
+            Next::CaughtUp(revision) => return Some((seen, revision.0)),
+            Next::Behind => return None,
+        }
+    }
+}
+
+#[test]
+fn a_selection_is_entered_and_left() {
+    let mut state = state(Bounds { events: 10, bytes: 1 << 20 });
+    let events = vec![
+        logged(Change::Modified, "a", "blue", 6),
+        logged(Change::Modified, "a", "red", 8),
+        logged(Change::Added, "b", "blue", 9),
+        logged(Change::Deleted, "a", "red", 11),
+    ];
+    state.apply(events, Revision(12));
+    use Told::{Added, Deleted, Left, Modified};
+    assert_eq!(told(&state, 5, ""), Some((vec![(6, Modified), (8, Modified), (9, Added), (11, Deleted)], 12)));
+    assert_eq!(told(&state, 5, "color=red"), Some((vec![(6, Left), (8, Added), (11, Deleted)], 12)));
+    assert_eq!(told(&state, 8, "color=blue"), Some((vec![(9, Added)], 12)));
+    assert_eq!(told(&state, 4, ""), None, "before the load nothing is known");
+    assert_eq!(told(&state, 20, ""), Some((vec![], 20)), "a future revision waits");
+    let names: Vec<String> = state.slice(None, None, &selector(""), 0).items.iter().map(|i| i.name.clone()).collect();
+    assert_eq!(names, ["b"]);
+}
+
+#[test]
+fn the_past_is_bounded_by_number_and_by_size() {
+    let mut few = state(Bounds { events: 2, bytes: 1 << 20 });
+    few.apply((6..10).map(|r| logged(Change::Modified, "a", "red", r)).collect(), Revision(9));
+    assert_eq!((told(&few, 6, ""), told(&few, 7, "").unwrap().0.len()), (None, 2));
+    let mut small = state(Bounds { events: 100, bytes: 1 });
+    small.apply((6..10).map(|r| logged(Change::Modified, "a", "red", r)).collect(), Revision(9));
+    assert_eq!((told(&small, 7, ""), told(&small, 8, "").unwrap().0.len()), (None, 1), "the newest stays");
+    // What was taken in already is not taken in again.
+    small.apply(vec![logged(Change::Modified, "a", "red", 9)], Revision(9));
+    assert_eq!(told(&small, 8, "").unwrap().0.len(), 1);
+}
+
+#[tokio::test]
+async fn a_change_is_written_down_once_for_all_who_are_told_the_same() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store::Store::open(&directory.path().join("db")).await.unwrap();
+    let objects = crate::objects::Objects::new(store, crate::clock::Clock::system(), crate::objects::Cipher::ephemeral());
+    let entry = catalog::find("", "v1", "configmaps").unwrap();
+    let view = |shape| View { entry, shape, include: Include::Metadata, printer: Printer::of(entry) };
+    let item = |revision| Arc::new(Item::new(Key::new("configmaps", "n", "a"), Revision(revision), &document("a", "red", revision)));
+    let event = Event::new(Change::Modified, item(7), Some(item(6)));
+    for shape in [Shape::Plain, Shape::Table, Shape::Metadata] {
+        let one = event.line(&view(shape), Told::Modified, &objects, false).unwrap();
+        let other = event.line(&view(shape), Told::Modified, &objects, false).unwrap();
+        assert_eq!(one.as_ptr(), other.as_ptr(), "{shape:?}: the same bytes, not equal ones");
+        let text: Value = serde_json::from_slice(&one).unwrap();
+        assert_eq!((&text["type"], one.last()), (&json!("MODIFIED"), Some(&b'\n')));
+    }
+    let left: Value = serde_json::from_slice(&event.line(&view(Shape::Plain), Told::Left, &objects, false).unwrap()).unwrap();
+    assert_eq!((&left["type"], &left["object"]["metadata"]["resourceVersion"]), (&json!("DELETED"), &json!("7")));
+}
