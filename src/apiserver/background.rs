@@ -1,7 +1,9 @@
-//! Housekeeping that no request asks for: Namespaces that are to go, and Events that have had their time.
+//! Housekeeping that no request asks for: Namespaces that are to go, objects whose owners are gone, and Events that have
+//! had their time.
 //!
-//! Both are quiet when there is nothing to do: an idle server neither wakes for Namespaces nor writes.
+//! All are quiet when there is nothing to do: an idle server neither wakes for objects nor writes.
 
+use super::collect::Collector;
 use crate::{
     admission::{self, Resource},
     objects::{Error, Objects},
@@ -14,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 
 /// A burst of changes is looked at once.
 const SETTLE: Duration = Duration::from_millis(50);
-/// How long a Namespace waits after a failure.
+/// How long what failed waits before it is tried again.
 const RETRY: Duration = Duration::from_secs(5);
 /// How often old Events are looked for.
 const EXPIRE_EVERY: Duration = Duration::from_mins(1);
@@ -22,7 +24,7 @@ const EXPIRE_EVERY: Duration = Duration::from_mins(1);
 /// Runs until `shutdown`.
 pub(super) fn start(objects: Objects, shutdown: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let work = async { tokio::join!(namespaces(&objects), events(&objects)) };
+        let work = async { tokio::join!(namespaces(&objects), garbage(&objects), events(&objects)) };
         tokio::select! {
             () = shutdown.cancelled() => {}
             _ = work => {}
@@ -33,21 +35,54 @@ pub(super) fn start(objects: Objects, shutdown: CancellationToken) -> JoinHandle
 /// While a Namespace is being deleted, every change may be the one that lets it go.
 async fn namespaces(objects: &Objects) {
     let Some(resource) = admission::named("", "namespaces") else { return };
-    let mut revisions = objects.store().revisions();
     let mut watched = Watched { seen: None, deleting: false };
+    let mut commits = Commits::of(objects);
     loop {
-        revisions.mark_unchanged();
+        commits.mark();
         let done = watched.look(objects, resource).await;
         if let Err(error) = &done {
             tracing::warn!("namespaces that are being deleted were not finished, and will be tried again: {error}");
         }
+        commits.next(objects, done.is_ok()).await;
+    }
+}
+
+/// Every change may be the one that makes an object garbage.
+async fn garbage(objects: &Objects) {
+    let mut collector = Collector::new(objects.clone());
+    let mut commits = Commits::of(objects);
+    loop {
+        commits.mark();
+        let done = collector.pass().await;
+        if let Err(error) = &done {
+            tracing::warn!("objects whose owners are gone were not all collected, and will be tried again: {error}");
+        }
+        commits.next(objects, done.is_ok()).await;
+    }
+}
+
+/// What wakes a task here.
+struct Commits(tokio::sync::watch::Receiver<Revision>);
+
+impl Commits {
+    fn of(objects: &Objects) -> Self {
+        Self(objects.store().revisions())
+    }
+
+    /// Commits after this wake [`Self::next`].
+    fn mark(&mut self) {
+        self.0.mark_unchanged();
+    }
+
+    /// Waits for a commit and the end of its burst; after a failure for [`RETRY`] at most.
+    async fn next(&mut self, objects: &Objects, well: bool) {
         let changed = async {
-            if revisions.changed().await.is_err() {
+            if self.0.changed().await.is_err() {
                 std::future::pending::<()>().await;
             }
             objects.clock().sleep(SETTLE).await;
         };
-        if done.is_ok() {
+        if well {
             changed.await;
         } else {
             tokio::select! {

@@ -8,6 +8,7 @@ mod background;
 mod body;
 mod cache;
 mod catalog;
+mod collect;
 mod credentials;
 mod definitions;
 mod discovery;

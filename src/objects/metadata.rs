@@ -109,6 +109,25 @@ pub(super) fn mark_deleted(document: &mut Value, now: &Time) {
     metadata.insert("deletionGracePeriodSeconds".into(), 0.into());
 }
 
+/// Sets the finalizers by which the garbage collector knows what becomes of the dependents. Without a policy those that are
+/// there stay; a later deletion may ask for another one. Source: apiserver `deletionFinalizersForGarbageCollection`.
+pub(super) fn propagate(document: &mut Value, policy: Option<&str>) {
+    let Some(policy) = policy else { return };
+    let mut wanted: Vec<Value> = document["metadata"]["finalizers"].as_array().cloned().unwrap_or_default();
+    let before = wanted.clone();
+    for (finalizer, its) in [("orphan", "Orphan"), ("foregroundDeletion", "Foreground")] {
+        match (wanted.iter().position(|f| f == finalizer), policy == its) {
+            (None, true) => wanted.push(finalizer.into()),
+            (Some(at), false) => drop(wanted.remove(at)),
+            _ => {}
+        }
+    }
+    if wanted != before {
+        document["metadata"]["finalizers"] = wanted.into();
+        tidy(document);
+    }
+}
+
 /// Whether nothing holds back the end of an object that is being deleted.
 pub(super) fn may_go(document: &Value) -> bool {
     document["metadata"]["finalizers"].as_array().is_none_or(Vec::is_empty)

@@ -154,7 +154,11 @@ impl Objects {
     }
 
     async fn say_what_is_left(&self, namespace: &Object, name: &str, left: &[String], lets_go: bool) -> Result<(), Error> {
-        let mut message = format!("Some resources are remaining: {}", left.join(", "));
+        let mut message = if left.is_empty() {
+            format!("Finalizers of the namespace are remaining: {}", namespace.document["metadata"]["finalizers"])
+        } else {
+            format!("Some resources are remaining: {}", left.join(", "))
+        };
         if !lets_go && left.iter().any(|text| text.ends_with("checkpoints.autovibe.dev")) {
             let _ = write!(message, "; to let its Checkpoints go: kubectl annotate namespace {name} {DELETE_CHECKPOINTS}=true");
         }

@@ -238,7 +238,9 @@ impl Objects {
     }
 
     async fn delete_once(&self, resource: &Resource, key: &Key, current: Object, options: &DeleteOptions) -> Result<Deleted, Error> {
-        let (at, mut document) = (current.revision, current.document);
+        let (at, before) = (current.revision, current.document);
+        let mut document = before.clone();
+        metadata::propagate(&mut document, options.propagation_policy.as_deref());
         if metadata::may_go(&document) && !namespace::is_namespace(resource) {
             if !options.dry_run {
                 let key = key.clone();
@@ -247,13 +249,11 @@ impl Objects {
             }
             return Ok(Deleted::Gone(document));
         }
-        if document["metadata"]["deletionTimestamp"].is_string() {
-            return Ok(Deleted::Marked(document));
+        if !document["metadata"]["deletionTimestamp"].is_string() {
+            metadata::mark_deleted(&mut document, &self.clock.api_now());
+            namespace::complete(resource, &mut document, Some(&before));
         }
-        let before = document.clone();
-        metadata::mark_deleted(&mut document, &self.clock.api_now());
-        namespace::complete(resource, &mut document, Some(&before));
-        if options.dry_run {
+        if document == before || options.dry_run {
             return Ok(Deleted::Marked(document));
         }
         let (key, sealed) = (key.clone(), self.seal(&key.resource, document.clone()));

@@ -7,6 +7,7 @@ mod bench;
 mod bundles;
 mod checkpoints;
 mod cli;
+mod collect;
 mod crds;
 mod examples;
 mod gateway;
