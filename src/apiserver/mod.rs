@@ -9,6 +9,7 @@ mod body;
 mod cache;
 mod catalog;
 mod collect;
+mod connection;
 mod credentials;
 mod definitions;
 mod discovery;
@@ -46,6 +47,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long requests in flight may take once the server is asked to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Bytes of a request's URL and headers, and of an answer that wait for a slow client.
+const MAX_HEAD: usize = 64 << 10;
 
 /// Where to listen, and where certificates and the kubeconfig are kept.
 #[derive(Clone, Debug)]
@@ -89,6 +92,7 @@ impl Server {
 struct Shared {
     objects: Objects,
     caches: cache::Caches,
+    load: serve::Load,
     admin: TokenHash,
     address: SocketAddr,
     shutdown: CancellationToken,
@@ -107,14 +111,19 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
     objects.ensure_presets().await?;
     let background = background::start(objects.clone(), shutdown.clone());
     let caches = cache::Caches::new(&objects);
-    let shared = Arc::new(Shared { objects, caches, admin, address, shutdown: shutdown.clone() });
+    let limits = connection::Limits::of_this_process();
+    let clock = objects.clock().clone();
+    let shared = Arc::new(Shared { objects, caches, load: serve::Load::default(), admin, address, shutdown: shutdown.clone() });
 
     let handle = Handle::new();
     // Without Nagle's delay: an event of a watch is a small packet that someone waits for.
-    let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls.server)).acceptor(NoDelayAcceptor::new());
+    let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls.server)).handshake_timeout(limits.head);
+    let acceptor = connection::Limited::new(acceptor.acceptor(NoDelayAcceptor::new()), limits, clock);
     let mut server = axum_server::from_tcp(listener).map_err(refused)?.acceptor(acceptor).handle(handle.clone());
+    server.http_builder().http1().max_buf_size(MAX_HEAD);
     // Clients multiplex their watches over one connection; a dead one is noticed by pings.
     let mut http = server.http_builder().http2();
+    http.max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
     http.timer(hyper_util::rt::TokioTimer::new())
         .max_concurrent_streams(1000)
         .keep_alive_interval(Some(Duration::from_secs(30)))

@@ -20,12 +20,14 @@ use axum::{
     extract::{Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, Method,
-        header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, EXPIRES, HOST, USER_AGENT},
+        header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, HOST, USER_AGENT},
     },
     response::Response,
 };
+use bytes::Bytes;
 use futures::FutureExt;
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument;
 
 /// Source: apiserver `MaxRequestBodyBytes`.
@@ -33,6 +35,28 @@ const MAX_BODY: usize = 3 * 1024 * 1024;
 /// Time for a request that is no watch. Source: apiserver `RequestTimeout`.
 const TIMEOUT: Duration = Duration::from_mins(1);
 const JSON: &str = "application/json";
+/// Requests that may run at once. Source: kube-apiserver `--max-requests-inflight` and `--max-mutating-requests-inflight`.
+const READS: usize = 400;
+const WRITES: usize = 200;
+
+/// How many more requests may run. Those beyond are told to come again; nothing of them was done.
+pub(super) struct Load {
+    reads: Semaphore,
+    writes: Semaphore,
+}
+
+impl Default for Load {
+    fn default() -> Self {
+        Self { reads: Semaphore::new(READS), writes: Semaphore::new(WRITES) }
+    }
+}
+
+impl Load {
+    fn take(&self, read_only: bool) -> Result<SemaphorePermit<'_>, Status> {
+        let of = if read_only { &self.reads } else { &self.writes };
+        of.try_acquire().map_err(|_| Status::too_many_requests())
+    }
+}
 
 pub(super) fn router(shared: Arc<Shared>) -> Router {
     Router::new().fallback(answer).with_state(shared)
@@ -84,6 +108,7 @@ async fn dispatch(server: &Shared, request: Request) -> Result<Response, Status>
     let Authentication::User(user) = authentication else {
         return Err(Status::unauthorized());
     };
+    let _running = server.load.take(read_only)?;
     let target = match route {
         Route::Object(target) => target,
         Route::Unknown => return Err(Status::no_path()),
@@ -97,7 +122,7 @@ async fn dispatch(server: &Shared, request: Request) -> Result<Response, Status>
         _ => {}
     }
     let encoding = negotiate::object(accept)?.encoding;
-    let bytes = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| Status::too_large())?;
+    let bytes = read_body(headers, body).await?;
     let request = write::Request {
         objects: &server.objects,
         caches: &server.caches,
@@ -119,6 +144,21 @@ async fn dispatch(server: &Shared, request: Request) -> Result<Response, Status>
     let mut response = reply::encoded(answer.code, &answer.value, encoding);
     reply::warn(&mut response, &answer.warnings);
     Ok(response)
+}
+
+/// Errors: 413 for a body that says that it is too large before any of it is read, and for one that turns out to be.
+async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Status> {
+    if header(headers, CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
+        return Err(Status::new(
+            415,
+            "UnsupportedMediaType",
+            "the body of the request is compressed, which is not supported: send it as it is",
+        ));
+    }
+    if header(headers, CONTENT_LENGTH).and_then(|l| l.parse().ok()).is_some_and(|length: usize| length > MAX_BODY) {
+        return Err(Status::too_large());
+    }
+    axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| Status::too_large())
 }
 
 fn reviewed(target: &Target, user: &User, request: &write::Request<'_>) -> Result<write::Answer, Status> {

@@ -57,6 +57,14 @@ impl Status {
     pub(super) fn too_large() -> Self {
         Self::new(413, "RequestEntityTooLarge", "the request is too large: a body may have at most 3 MiB")
     }
+    /// More than [`super::body`] takes of an object's single values.
+    pub(super) fn too_many_values(most: usize) -> Self {
+        Self::new(413, "RequestEntityTooLarge", format!("the request is too large: an object may have at most {most} values"))
+    }
+    pub(super) fn too_many_requests() -> Self {
+        let message = "too many requests run at once, please try again later";
+        Self { details: json!({"retryAfterSeconds": 1}), retry_after: Some(1), ..Self::new(429, "TooManyRequests", message) }
+    }
     pub(super) fn expired(message: impl Into<String>) -> Self {
         Self::new(410, "Expired", message)
     }

@@ -8,6 +8,8 @@ use serde_json::Value;
 
 /// Tries of a write that others keep overtaking.
 const TRIES: u32 = 64;
+/// Wrong fields that are named; each may quote what it was sent.
+const MOST_ERRORS: usize = 500;
 /// Tries of a generated name. Source: apiserver `maxNameGenerationCreateAttempts`.
 const NAMES: u32 = 8;
 const MODIFIED: &str = "the object has been modified; please apply your changes to the latest version and try again";
@@ -352,9 +354,14 @@ fn admit(resource: &Resource, document: &mut Value, options: &WriteOptions) -> R
     }
 }
 
-fn refuse(resource: &Resource, name: &str, errors: Vec<FieldError>) -> Result<(), Error> {
+fn refuse(resource: &Resource, name: &str, mut errors: Vec<FieldError>) -> Result<(), Error> {
     if errors.is_empty() {
         return Ok(());
+    }
+    if errors.len() > MOST_ERRORS {
+        let more = errors.len() - MOST_ERRORS;
+        errors.truncate(MOST_ERRORS);
+        errors.push(FieldError::forbidden("<nil>", format!("{more} more fields are wrong; correct these first")));
     }
     Err(Error::Invalid { group: resource.group.into(), kind: resource.kind.into(), name: name.into(), errors })
 }

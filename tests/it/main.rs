@@ -15,6 +15,7 @@ mod kubectl;
 mod lab;
 mod layers;
 mod ledger;
+mod limits;
 mod machine;
 mod objects;
 mod process;

@@ -1,0 +1,118 @@
+use super::{Activity, Connections, Limits, Place, Running, Watched};
+use crate::clock::Clock;
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicU64, Ordering},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
+
+const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
+fn connections(most: usize, from_one: usize) -> Arc<Connections> {
+    let limits = Limits {
+        head: Duration::from_secs(10),
+        idle: Duration::from_secs(90),
+        stall: Duration::from_secs(60),
+        connections: most,
+        from_one,
+    };
+    Arc::new(Connections { limits, clock: Clock::system(), open: Mutex::default(), next: AtomicU64::new(0) })
+}
+
+fn connection() -> (DuplexStream, Watched<DuplexStream>, Arc<Activity>) {
+    let (client, server) = tokio::io::duplex(64);
+    let place = connections(9, 9).take(PEER).unwrap();
+    let activity = place.activity.clone();
+    (client, Watched::new(server, place), activity)
+}
+
+fn begin(activity: &Arc<Activity>) -> Running {
+    activity.begun.fetch_add(1, Ordering::SeqCst);
+    activity.running.fetch_add(1, Ordering::SeqCst);
+    Running(activity.clone())
+}
+
+/// Seconds until the server takes the connection for ended, while the client sends a byte every `every` seconds.
+async fn ends_after(client: &mut DuplexStream, server: &mut Watched<DuplexStream>, every: Option<u64>) -> u64 {
+    let began = tokio::time::Instant::now();
+    let trickle = async {
+        loop {
+            tokio::time::sleep(Duration::from_secs(every.unwrap_or(100_000))).await;
+            client.write_all(b"x").await.unwrap();
+        }
+    };
+    let read = async { while server.read(&mut [0; 8]).await.unwrap() > 0 {} };
+    tokio::select! { () = trickle => unreachable!("it never ends"), () = read => {} }
+    began.elapsed().as_secs()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_may_be_idle_but_not_slow_with_a_request() {
+    let (mut client, mut server, _) = connection();
+    assert_eq!(ends_after(&mut client, &mut server, None).await, 10, "a new connection makes a request");
+    let (mut client, mut server, _) = connection();
+    assert_eq!(ends_after(&mut client, &mut server, Some(1)).await, 10, "and not byte by byte");
+
+    let (mut client, mut server, activity) = connection();
+    drop(begin(&activity));
+    assert_eq!(ends_after(&mut client, &mut server, None).await, 90, "between two requests there is time");
+    let (mut client, mut server, activity) = connection();
+    drop(begin(&activity));
+    assert_eq!(ends_after(&mut client, &mut server, Some(5)).await, 15, "but the next one is not to be slow");
+
+    let (mut client, mut server, activity) = connection();
+    activity.multiplexed.store(true, Ordering::SeqCst);
+    drop(begin(&activity));
+    assert_eq!(ends_after(&mut client, &mut server, Some(50)).await, 90, "pings are no request");
+}
+
+#[tokio::test(start_paused = true)]
+async fn while_a_request_runs_nothing_ends() {
+    let (_client, mut server, activity) = connection();
+    let running = begin(&activity);
+    let read = tokio::time::timeout(Duration::from_secs(10_000), server.read_u8()).await;
+    assert!(read.is_err(), "a watch lasts");
+    drop(running);
+    assert_eq!(server.read(&mut [0; 8]).await.unwrap(), 0);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_nothing_is_cut() {
+    let (mut client, mut server, activity) = connection();
+    let _running = begin(&activity);
+    let began = tokio::time::Instant::now();
+    // As long as some of it is taken, it goes on.
+    let slow = async {
+        for _ in 0..5 {
+            tokio::time::sleep(Duration::from_secs(50)).await;
+            client.read_exact(&mut [0; 64]).await.unwrap();
+        }
+        std::future::pending::<()>().await;
+    };
+    let write = async { server.write_all(&[0; 1000]).await.unwrap_err().kind() };
+    let kind = tokio::select! { kind = write => kind, () = slow => unreachable!("it never ends") };
+    assert_eq!((kind, began.elapsed().as_secs()), (std::io::ErrorKind::TimedOut, 310));
+}
+
+#[test]
+fn the_oldest_idle_connection_makes_room() {
+    let all = connections(3, 2);
+    let other: IpAddr = "127.0.0.2".parse().unwrap();
+    let of = |peer| all.take(peer);
+    let ended = |place: &Place| place.end.is_cancelled();
+    let (first, second) = (of(PEER).unwrap(), of(PEER).unwrap());
+    let busy = begin(&first.activity);
+    let third = of(PEER).unwrap();
+    assert!(!ended(&first) && ended(&second), "the oldest one is busy");
+    let fourth = of(other).unwrap();
+    assert!(!ended(&third), "there is room for all of them");
+    let fifth = of(other).unwrap();
+    assert!(ended(&third), "now there is not");
+    let _busy = (busy, begin(&fourth.activity), begin(&fifth.activity));
+    assert!(of("127.0.0.3".parse().unwrap()).is_err(), "all are busy");
+    drop(second);
+    drop(fifth);
+    assert!(of(PEER).is_ok(), "one has gone");
+}
