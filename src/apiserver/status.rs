@@ -155,6 +155,12 @@ impl From<objects::Error> for Status {
             }
             objects::Error::BadRequest(message) => Self::bad_request(message),
             objects::Error::Forbidden(message) => Self::new(403, "Forbidden", message),
+            objects::Error::Terminating { resource, name, namespace } => {
+                let mut details = of(&resource, &name);
+                let cause = format!("namespace {namespace} is being terminated");
+                details["causes"] = json!([{"reason": "NamespaceTerminating", "message": cause, "field": "metadata.namespace"}]);
+                Self { details, ..Self::new(403, "Forbidden", message) }
+            }
             objects::Error::Expired(message) => Self::expired(message),
             objects::Error::Store(error) => error.into(),
         }

@@ -3,6 +3,7 @@
 use crate::api::FieldError;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Map, Value};
+use std::collections::BTreeSet;
 
 /// Fields that the server alone sets.
 const SERVERS: &[&str] = &["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "generateName"];
@@ -30,6 +31,45 @@ pub(super) fn tidy(document: &mut Value) {
         let empty = value.is_null() || value.as_object().is_some_and(Map::is_empty) || value.as_array().is_some_and(Vec::is_empty);
         !empty && !DROPPED.contains(&name.as_str())
     });
+}
+
+/// What the sender should know of references and finalizers, in upstream's words; `before` is what is replaced. References
+/// that name an owner twice are kept once. Source: apiserver `rest.dedupOwnerReferencesAndAddWarning`, `validation` of CRs.
+pub(super) fn courtesy(document: &mut Value, before: Option<&Value>) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if let Some(owners) = document.pointer_mut("/metadata/ownerReferences").and_then(Value::as_array_mut) {
+        let (mut seen, mut twice) = (BTreeSet::new(), BTreeSet::new());
+        owners.retain(|owner| {
+            let uid = owner["uid"].as_str().unwrap_or_default().to_owned();
+            let new = seen.insert(uid.clone());
+            if !new {
+                twice.insert(uid);
+            }
+            new
+        });
+        if !twice.is_empty() {
+            let uids = twice.into_iter().collect::<Vec<_>>().join(", ");
+            warnings.push(format!(
+                ".metadata.ownerReferences contains duplicate entries; API server dedups owner references in 1.20+, and may reject such \
+                 requests as early as 1.24; please fix your requests; duplicate UID(s) observed: {uids}"
+            ));
+        }
+    }
+    let finalizers = |document: &Value| -> Vec<String> {
+        let all = document["metadata"]["finalizers"].as_array().into_iter().flatten();
+        all.filter_map(Value::as_str).map(Into::into).collect()
+    };
+    let known = before.map(finalizers).unwrap_or_default();
+    for finalizer in finalizers(document) {
+        let plain = !finalizer.contains('/') && !matches!(finalizer.as_str(), "orphan" | "foregroundDeletion" | "kubernetes");
+        if plain && !known.contains(&finalizer) {
+            warnings.push(format!(
+                "metadata.finalizers: {finalizer:?}: prefer a domain-qualified finalizer name including a path (/) to avoid accidental \
+                 conflicts with other finalizer writers"
+            ));
+        }
+    }
+    warnings
 }
 
 /// What a new object gets; whatever the sender says of it is wiped.

@@ -53,6 +53,9 @@ pub enum Error {
     BadRequest(String),
     #[error("{0}")]
     Forbidden(String),
+    /// Nothing new can be made in a namespace that is ending.
+    #[error("{resource} \"{name}\" is forbidden: unable to create new content in namespace {namespace} because it is being terminated")]
+    Terminating { resource: String, name: String, namespace: String },
     #[error("{0}")]
     Expired(String),
     #[error(transparent)]

@@ -40,10 +40,9 @@ pub(super) fn check(key: &Key, home: Option<&Object>, outlives: bool) -> Result<
     match home {
         _ if namespace.is_empty() => Ok(()),
         None => Err(Error::NotFound { resource: "namespaces".into(), name: namespace.clone() }),
-        Some(home) if home.document["metadata"]["deletionTimestamp"].is_string() && !outlives => Err(Error::Forbidden(format!(
-            "{} \"{}\" is forbidden: unable to create new content in namespace {namespace} because it is being terminated",
-            key.resource, key.name
-        ))),
+        Some(home) if home.document["metadata"]["deletionTimestamp"].is_string() && !outlives => {
+            Err(Error::Terminating { resource: key.resource.clone(), name: key.name.clone(), namespace: namespace.clone() })
+        }
         Some(_) => Ok(()),
     }
 }

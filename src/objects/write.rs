@@ -48,7 +48,8 @@ impl Objects {
         if !metadata::text(&document, "resourceVersion").is_empty() {
             return Err(Error::BadRequest("resourceVersion should not be set on objects to be created".into()));
         }
-        let warnings = admit(resource, &mut document, options)?;
+        let mut warnings = admit(resource, &mut document, options)?;
+        warnings.extend(metadata::courtesy(&mut document, None));
         metadata::begin(&mut document, &self.clock.api_now(), resource.has_status);
         if resource.has_status {
             remove(&mut document, "status");
@@ -294,7 +295,8 @@ fn next_document(
             next
         }
     };
-    let warnings = admit(resource, &mut next, options)?;
+    let mut warnings = admit(resource, &mut next, options)?;
+    warnings.extend(metadata::courtesy(&mut next, Some(before)));
     let mut errors = metadata::carry(before, &mut next);
     namespace::complete(resource, &mut next, Some(before));
     metadata::count_generation(before, &mut next);

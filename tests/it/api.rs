@@ -451,6 +451,8 @@ async fn a_deleted_namespace_takes_its_content_along() {
     assert_eq!((code, &deleted["status"]["phase"]), (200, &json!("Terminating")), "{deleted}");
     let (code, status) = server.post("/api/v1/namespaces/going/configmaps", &config_map("late", &json!({}))).await;
     assert_eq!((code, &status["reason"]), (403, &json!("Forbidden")), "{status}");
+    let cause = json!({"reason": "NamespaceTerminating", "message": "namespace going is being terminated", "field": "metadata.namespace"});
+    assert_eq!((&status["details"]["causes"][0], &status["details"]["kind"]), (&cause, &json!("configmaps")), "clients look for the cause");
     // The last finalizer's end lets the Namespace go, without anyone asking again.
     let release = json!({"metadata": {"finalizers": null}});
     let (code, _) = server.patch("/api/v1/namespaces/going/configmaps/held", "application/merge-patch+json", &release).await;
@@ -476,4 +478,26 @@ async fn a_collection_is_deleted_by_selector() {
     assert_eq!((code, names(&deleted)), (200, vec!["a", "c"]));
     assert_eq!(names(&server.get(path).await.1), ["b"]);
     assert_eq!(server.delete("/api/v1/configmaps").await.0, 405);
+}
+
+#[tokio::test]
+async fn doubled_owners_and_plain_finalizers_are_warned_of() {
+    let server = Served::shared();
+    server.namespace("warned").await;
+    let path = "/api/v1/namespaces/warned/configmaps";
+    let owner = json!({"apiVersion": "apps/v1", "kind": "Deployment", "name": "d", "uid": "u1"});
+    let body = json!({"metadata": {"name": "c", "ownerReferences": [owner, owner], "finalizers": ["hold", "example.dev/hold"]}});
+    let answer = server.request(Method::POST, path).json(&body).send().await.unwrap();
+    let warnings: Vec<String> = answer.headers().get_all(header::WARNING).iter().map(|w| w.to_str().unwrap().to_owned()).collect();
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(
+        warnings[0].contains("duplicate UID(s) observed: u1") && warnings[1].contains("hold") && warnings[1].contains("domain-qualified")
+    );
+    let made: Value = answer.json().await.unwrap();
+    assert_eq!(made["metadata"]["ownerReferences"], json!([owner]));
+    let patch = json!({"data": {"a": "b"}}).to_string();
+    let again = server.request(Method::PATCH, &format!("{path}/c")).header(header::CONTENT_TYPE, "application/merge-patch+json");
+    let again = again.body(patch).send().await.unwrap();
+    assert!(again.headers().get(header::WARNING).is_none(), "said once is enough");
+    server.patch(&format!("{path}/c"), "application/merge-patch+json", &json!({"metadata": {"finalizers": null}})).await;
 }

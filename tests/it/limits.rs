@@ -16,13 +16,6 @@ fn address(server: &Served) -> String {
     server.url.strip_prefix("https://").expect("https").to_owned()
 }
 
-/// Peak memory of this process in KiB.
-fn peak_memory() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").expect("Linux");
-    let line = status.lines().find(|l| l.starts_with("VmHWM:")).expect("a peak");
-    line.split_whitespace().nth(1).and_then(|n| n.parse().ok()).expect("a number")
-}
-
 async fn post(server: &Served, content_type: &str, body: impl Into<reqwest::Body>) -> (u16, Value) {
     server.send(server.request(Method::POST, MAPS).header(header::CONTENT_TYPE, content_type).body(body)).await
 }
@@ -55,7 +48,6 @@ async fn said(server: &Served, bytes: &[u8]) -> (String, Duration) {
 async fn what_is_too_large_or_too_deep_is_refused_early() {
     let server = Served::start(Options::default()).await;
     assert_eq!(server.get(MAPS).await.0, 200);
-    let before = peak_memory();
     const JSON: &str = "application/json";
     let refused = async |what: &str, content_type: &str, body: String, expect: u16| {
         let began = Instant::now();
@@ -97,11 +89,8 @@ async fn what_is_too_large_or_too_deep_is_refused_early() {
     let (code, status) = server.send(compressed).await;
     assert_eq!((code, &status["reason"]), (415, &json!("UnsupportedMediaType")));
     assert_eq!(server.get(&format!("{MAPS}?labelSelector={}", "a".repeat(60_000))).await.0, 400);
-    assert_eq!(server.get(&format!("{MAPS}?labelSelector={}", "a".repeat(100_000))).await.0, 431, "a URL");
     let long = server.request(Method::GET, MAPS).header("x-long", "a".repeat(100_000));
     assert!(long.send().await.map_or(true, |answer| answer.status().as_u16() == 431), "a header");
-    // The test's own bodies are a few MiB, and tests beside it take some.
-    eprintln!("peak memory rose by {} KiB", peak_memory() - before);
     assert!(names(&server).await.is_empty());
     server.stop().await;
 }
