@@ -1,10 +1,11 @@
 //! The table of resources: our kinds from their types, core kinds from k8s-openapi's.
 
-use super::Resource;
+use super::{Resource, roles::RBAC};
 use crate::api::meta::Scope;
 use crate::api::{Budget, Checkpoint, GROUP, Hub, Kind, Machine, VERSION, schema::structural};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Secret, ServiceAccount};
+use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
 use schemars::JsonSchema;
 use serde_json::Value;
 
@@ -20,7 +21,15 @@ pub(super) fn all() -> Vec<Resource> {
         core::<Event>("Event", "events", "event", &["ev"], Scope::Namespaced),
         core::<ServiceAccount>("ServiceAccount", "serviceaccounts", "serviceaccount", &["sa"], Scope::Namespaced),
         Resource { group: "coordination.k8s.io", ..core::<Lease>("Lease", "leases", "lease", &[], Scope::Namespaced) },
+        rbac::<Role>("Role", "roles", "role", Scope::Namespaced),
+        rbac::<RoleBinding>("RoleBinding", "rolebindings", "rolebinding", Scope::Namespaced),
+        rbac::<ClusterRole>("ClusterRole", "clusterroles", "clusterrole", Scope::Cluster),
+        rbac::<ClusterRoleBinding>("ClusterRoleBinding", "clusterrolebindings", "clusterrolebinding", Scope::Cluster),
     ]
+}
+
+fn rbac<T: JsonSchema>(kind: &'static str, plural: &'static str, singular: &'static str, scope: Scope) -> Resource {
+    Resource { group: RBAC, ..core::<T>(kind, plural, singular, &[], scope) }
 }
 
 fn ours<K: Kind + JsonSchema>() -> Resource {

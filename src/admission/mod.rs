@@ -3,6 +3,7 @@
 mod catalog;
 pub mod names;
 pub mod patch;
+mod roles;
 mod rules;
 pub mod structural;
 #[cfg(test)]
@@ -103,7 +104,7 @@ pub fn default(resource: &Resource, document: &mut Value) {
 pub fn validate(resource: &Resource, document: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if old.is_none_or(|old| old["metadata"] != document["metadata"]) {
-        errors.extend(names::metadata(&document["metadata"], rules::named_as_label(resource)));
+        errors.extend(names::metadata(&document["metadata"], rules::naming(resource)));
         errors.extend(structural::validate(metadata_schema(), &document["metadata"], None, "metadata"));
     }
     errors.extend(structural::validate(&resource.schema, document, old, ""));

@@ -52,13 +52,40 @@ fn qualified(key: &str) -> Option<String> {
     if name.len() > 63 { Some(format!("name part {}", too_long(63))) } else { (!is_name(name)).then(|| QUALIFIED.into()) }
 }
 
-/// What is wrong with `metadata` beyond its types. `label` says whether the name must be a DNS label.
-pub fn metadata(metadata: &Value, label: bool) -> Vec<FieldError> {
+/// Which names are legal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Naming {
+    Label,
+    Subdomain,
+    /// Anything that can stand in a path, such as `system:discovery`.
+    PathSegment,
+}
+
+impl Naming {
+    fn check(self, name: &str) -> Option<String> {
+        match self {
+            Self::Label => dns_label(name),
+            Self::Subdomain => dns_subdomain(name),
+            Self::PathSegment => path_segment(name),
+        }
+    }
+}
+
+/// What is wrong with a name that may be anything in a path. Source: apimachinery `path.IsValidPathSegmentName`.
+pub fn path_segment(name: &str) -> Option<String> {
+    match name {
+        "." | ".." => Some(format!("may not be '{name}'")),
+        _ => ['/', '%'].into_iter().find(|bad| name.contains(*bad)).map(|bad| format!("may not contain '{bad}'")),
+    }
+}
+
+/// What is wrong with `metadata` beyond its types.
+pub fn metadata(metadata: &Value, naming: Naming) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let name = metadata["name"].as_str().unwrap_or_default();
     if name.is_empty() {
         errors.push(FieldError::required("metadata.name", "name or generateName is required"));
-    } else if let Some(detail) = if label { dns_label(name) } else { dns_subdomain(name) } {
+    } else if let Some(detail) = naming.check(name) {
         errors.push(FieldError::invalid("metadata.name", name, detail));
     }
     for (key, value) in metadata["labels"].as_object().into_iter().flatten() {

@@ -1,6 +1,6 @@
 //! What a schema cannot say, kind by kind: our kinds through [`Kind::validate`], core kinds by upstream's rules.
 
-use super::Resource;
+use super::{Resource, names::Naming, roles};
 use crate::api::{Budget, Checkpoint, FieldError, GROUP, Hub, Kind, Machine};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -10,13 +10,20 @@ const DATA_BYTES: usize = 1 << 20;
 const DATA_KEY: &str = "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or \
     'key-name', regex used for validation is '[-._a-zA-Z0-9]+')";
 
-/// Whether names of this resource must be DNS labels. Machines: their name becomes a host name and a label's value.
-pub(super) fn named_as_label(resource: &Resource) -> bool {
-    matches!((resource.group, resource.kind), ("", "Namespace") | (GROUP, "Machine"))
+/// What names of this resource must be. Machines: their name becomes a host name and a label's value.
+pub(super) fn naming(resource: &Resource) -> Naming {
+    match (resource.group, resource.kind) {
+        ("", "Namespace") | (GROUP, "Machine") => Naming::Label,
+        (roles::RBAC, _) => Naming::PathSegment,
+        _ => Naming::Subdomain,
+    }
 }
 
 /// Defaults that depend on other fields.
 pub(super) fn default(resource: &Resource, document: &mut Value) {
+    if resource.group == roles::RBAC {
+        return roles::default(document);
+    }
     if (resource.group, resource.kind) != ("", "Secret") {
         return;
     }
@@ -40,6 +47,7 @@ pub(super) fn validate(resource: &Resource, document: &Value, old: Option<&Value
         ("", "Secret") => secret(document, old),
         ("", "ConfigMap") => config_map(document, old),
         ("", "Event") => event(document),
+        (roles::RBAC, _) => roles::validate(resource, document, old),
         _ => Vec::new(),
     }
 }

@@ -93,6 +93,10 @@ impl FieldError {
         let value = serde_json::to_value(value).unwrap_or_default();
         Self { field: field.into(), problem: Problem::Invalid(value), detail: detail.into() }
     }
+    pub fn not_supported(field: impl Into<String>, value: impl Serialize, supported: &[&str]) -> Self {
+        let (value, supported) = (serde_json::to_value(value).unwrap_or_default(), supported.iter().map(ToString::to_string).collect());
+        Self { field: field.into(), problem: Problem::NotSupported { value, supported }, detail: String::new() }
+    }
     pub fn forbidden(field: impl Into<String>, detail: impl Into<String>) -> Self {
         Self { field: field.into(), problem: Problem::Forbidden, detail: detail.into() }
     }

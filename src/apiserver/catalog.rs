@@ -25,6 +25,14 @@ pub(super) struct Entry {
 pub(super) struct Subresource {
     pub(super) name: &'static str,
     pub(super) verbs: &'static [&'static str],
+    /// Group, version and kind of what it speaks; `None` is the resource's own.
+    pub(super) kind: Option<(&'static str, &'static str, &'static str)>,
+}
+
+impl Subresource {
+    fn of_own_kind(name: &'static str, verbs: &'static [&'static str]) -> Self {
+        Self { name, verbs, kind: None }
+    }
 }
 
 /// Where its objects come from.
@@ -47,6 +55,10 @@ pub(super) enum Review {
     Access,
     /// `kubectl auth can-i --list`.
     Rules,
+    /// Access of another.
+    SubjectAccess,
+    /// Access of another in one namespace.
+    LocalAccess,
 }
 
 const ALL: &[&str] = &["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
@@ -133,6 +145,14 @@ pub(super) fn entries() -> &'static [Entry] {
             ("authentication.k8s.io", "SelfSubjectReview", "selfsubjectreviews", "selfsubjectreview", Review::Subject),
             ("authorization.k8s.io", "SelfSubjectAccessReview", "selfsubjectaccessreviews", "selfsubjectaccessreview", Review::Access),
             ("authorization.k8s.io", "SelfSubjectRulesReview", "selfsubjectrulesreviews", "selfsubjectrulesreview", Review::Rules),
+            ("authorization.k8s.io", "SubjectAccessReview", "subjectaccessreviews", "subjectaccessreview", Review::SubjectAccess),
+            (
+                "authorization.k8s.io",
+                "LocalSubjectAccessReview",
+                "localsubjectaccessreviews",
+                "localsubjectaccessreview",
+                Review::LocalAccess,
+            ),
         ] {
             more.push(Entry {
                 group,
@@ -142,7 +162,7 @@ pub(super) fn entries() -> &'static [Entry] {
                 singular,
                 short_names: &[],
                 categories: &[],
-                namespaced: false,
+                namespaced: review == Review::LocalAccess,
                 verbs: CREATE,
                 subresources: Vec::new(),
                 source: Source::Review(review),
@@ -157,11 +177,15 @@ pub(super) fn entries() -> &'static [Entry] {
 fn stored(resource: &'static Resource) -> Entry {
     let mut subresources = Vec::new();
     if resource.has_status {
-        subresources.push(Subresource { name: "status", verbs: PART });
+        subresources.push(Subresource::of_own_kind("status", PART));
     }
     match (resource.group, resource.plural) {
-        (api::GROUP, "machines") => subresources.push(Subresource { name: "log", verbs: GET }),
-        (api::GROUP, "checkpoints") => subresources.push(Subresource { name: "bundle", verbs: GET }),
+        (api::GROUP, "machines") => subresources.push(Subresource::of_own_kind("log", GET)),
+        (api::GROUP, "checkpoints") => subresources.push(Subresource::of_own_kind("bundle", GET)),
+        ("", "serviceaccounts") => {
+            let kind = Some(("authentication.k8s.io", "v1", "TokenRequest"));
+            subresources.push(Subresource { name: "token", verbs: CREATE, kind });
+        }
         _ => {}
     }
     Entry {

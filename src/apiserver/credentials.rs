@@ -24,7 +24,8 @@ pub(super) fn prepare(data: &Path, address: SocketAddr, ca_pem: &str) -> Result<
         }
     };
     let host = if address.ip().is_unspecified() { SocketAddr::new([127, 0, 0, 1].into(), address.port()) } else { address };
-    tls::write_private(&config_path, &kubeconfig(&format!("https://{host}"), ca_pem, &token))?;
+    let cluster = json!({"server": format!("https://{host}"), "certificate-authority-data": STANDARD.encode(ca_pem)});
+    tls::write_private(&config_path, &kubeconfig(&cluster, "admin", &Credential::Token(token), "default"))?;
     Ok(hash)
 }
 
@@ -33,13 +34,31 @@ fn token_of(kubeconfig: &str) -> Option<String> {
     config.pointer("/users/0/user/token")?.as_str().map(Into::into)
 }
 
-fn kubeconfig(server: &str, ca_pem: &str, token: &str) -> String {
+/// What a kubeconfig proves its user with.
+#[derive(Clone)]
+pub enum Credential {
+    Token(String),
+    /// Both PEM.
+    Certificate {
+        certificate: String,
+        key: String,
+    },
+}
+
+/// A kubeconfig of one user. `cluster` says where the server is and whom to trust, as in another kubeconfig.
+pub fn kubeconfig(cluster: &serde_json::Value, user: &str, credential: &Credential, namespace: &str) -> String {
+    let credential = match credential {
+        Credential::Token(token) => json!({"token": token}),
+        Credential::Certificate { certificate, key } => {
+            json!({"client-certificate-data": STANDARD.encode(certificate), "client-key-data": STANDARD.encode(key)})
+        }
+    };
     let config = json!({
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [{"name": "autovibe", "cluster": {"server": server, "certificate-authority-data": STANDARD.encode(ca_pem)}}],
-        "users": [{"name": "admin", "user": {"token": token}}],
-        "contexts": [{"name": "autovibe", "context": {"cluster": "autovibe", "user": "admin", "namespace": "default"}}],
+        "clusters": [{"name": "autovibe", "cluster": cluster}],
+        "users": [{"name": user, "user": credential}],
+        "contexts": [{"name": "autovibe", "context": {"cluster": "autovibe", "user": user, "namespace": namespace}}],
         "current-context": "autovibe",
     });
     serde_yaml::to_string(&config).expect("plain maps and strings have a YAML form")

@@ -1,6 +1,6 @@
 //! What there is: `/version`, `/api`, `/apis`, in the aggregated form of current clients and in the older one by version.
 
-use super::catalog::{self, Entry};
+use super::catalog::{self, Entry, Subresource};
 use serde_json::{Value, json};
 
 /// The Kubernetes whose API this speaks. kubectl warns beyond one minor version of difference.
@@ -75,10 +75,14 @@ pub(super) fn resources(group: &str, version: &str) -> Option<Value> {
         }
         resources.push(resource);
         for sub in &entry.subresources {
-            resources.push(json!({
+            let mut part = json!({
                 "name": format!("{}/{}", entry.plural, sub.name), "singularName": "", "namespaced": entry.namespaced, "kind": entry.kind,
                 "verbs": sub.verbs,
-            }));
+            });
+            if let Some((group, version, kind)) = sub.kind {
+                (part["group"], part["version"], part["kind"]) = (group.into(), version.into(), kind.into());
+            }
+            resources.push(part);
         }
     }
     if resources.is_empty() {
@@ -99,8 +103,11 @@ fn group_fields(group: &str, version: &str) -> Value {
 
 fn aggregated_resource(entry: &'static Entry) -> Value {
     let kind = json!({"group": entry.group, "version": entry.version, "kind": entry.kind});
-    let subresources: Vec<Value> =
-        entry.subresources.iter().map(|s| json!({"subresource": s.name, "responseKind": kind, "verbs": s.verbs})).collect();
+    let of = |sub: &Subresource| {
+        let other = sub.kind.map(|(group, version, kind)| json!({"group": group, "version": version, "kind": kind}));
+        json!({"subresource": sub.name, "responseKind": other.unwrap_or_else(|| kind.clone()), "verbs": sub.verbs})
+    };
+    let subresources: Vec<Value> = entry.subresources.iter().map(of).collect();
     let mut resource = json!({
         "resource": entry.plural, "responseKind": kind, "scope": if entry.namespaced { "Namespaced" } else { "Cluster" },
         "singularResource": entry.singular, "verbs": entry.verbs,

@@ -4,21 +4,26 @@
 //! forms, selectors, options); what an object may be is admission's affair. Server-side apply is not here yet: it is
 //! refused with the list of patches that are.
 
+mod access;
 mod background;
 mod body;
 mod cache;
 mod catalog;
+mod certificate;
 mod collect;
 mod connection;
 mod credentials;
 mod definitions;
 mod discovery;
+mod escalation;
+mod identity;
 mod jsonpath;
 mod list;
 mod meta_schemas;
 mod negotiate;
 mod openapi_v2;
 mod openapi_v3;
+mod peer;
 mod present;
 mod protobuf;
 mod query;
@@ -31,8 +36,12 @@ mod serve;
 mod status;
 mod table;
 mod tls;
+mod token;
 mod watch;
 mod write;
+
+pub use certificate::{LONGEST as LONGEST_CERTIFICATE, client as client_certificate};
+pub use credentials::{Credential, kubeconfig};
 
 use crate::auth::TokenHash;
 use crate::objects::Objects;
@@ -67,8 +76,8 @@ pub enum Error {
     File { path: PathBuf, source: std::io::Error },
     #[error("the server's certificate could not be made: {0}; if ca.key or ca.crt in the data directory is damaged, remove both")]
     Certificate(String),
-    #[error("the namespaces that always exist could not be made: {0}")]
-    Namespaces(#[from] crate::objects::Error),
+    #[error("the namespaces and roles that always exist could not be made: {0}")]
+    Presets(#[from] crate::objects::Error),
 }
 
 /// A running server; it stops when its token is cancelled.
@@ -91,6 +100,7 @@ impl Server {
 /// What every request sees.
 struct Shared {
     objects: Objects,
+    access: access::Access,
     caches: cache::Caches,
     load: serve::Load,
     admin: TokenHash,
@@ -109,16 +119,18 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
     let tls = tls::prepare(&config.data, config.listen.ip(), objects.clock())?;
     let admin = credentials::prepare(&config.data, address, &tls.ca_pem)?;
     objects.ensure_presets().await?;
+    objects.ensure_roles().await?;
     let background = background::start(objects.clone(), shutdown.clone());
+    let access = access::Access::new(objects.clone());
     let caches = cache::Caches::new(&objects);
     let limits = connection::Limits::of_this_process();
     let clock = objects.clock().clone();
-    let shared = Arc::new(Shared { objects, caches, load: serve::Load::default(), admin, address, shutdown: shutdown.clone() });
+    let shared = Arc::new(Shared { objects, access, caches, load: serve::Load::default(), admin, address, shutdown: shutdown.clone() });
 
     let handle = Handle::new();
     // Without Nagle's delay: an event of a watch is a small packet that someone waits for.
     let acceptor = RustlsAcceptor::new(RustlsConfig::from_config(tls.server)).handshake_timeout(limits.head);
-    let acceptor = connection::Limited::new(acceptor.acceptor(NoDelayAcceptor::new()), limits, clock);
+    let acceptor = connection::Limited::new(peer::Acceptor(acceptor.acceptor(NoDelayAcceptor::new())), limits, clock);
     let mut server = axum_server::from_tcp(listener).map_err(refused)?.acceptor(acceptor).handle(handle.clone());
     server.http_builder().http1().max_buf_size(MAX_HEAD);
     // Clients multiplex their watches over one connection; a dead one is noticed by pings.

@@ -159,7 +159,9 @@ fn paths_of(entry: &Entry) -> Vec<(String, Value)> {
     }
     for sub in &entry.subresources {
         let suffix = format!("{}{}", sub.name[..1].to_uppercase(), &sub.name[1..]);
-        paths.push((format!("{scoped}/{}/{{name}}/{}", entry.plural, sub.name), path(entry.namespaced, true, named(sub.verbs, &suffix))));
+        let mut operations = named(sub.verbs, &suffix);
+        operations.extend(sub.verbs.contains(&"create").then(|| operation(entry, "post", "post", &suffix)));
+        paths.push((format!("{scoped}/{}/{{name}}/{}", entry.plural, sub.name), path(entry.namespaced, true, operations)));
     }
     paths
 }

@@ -61,6 +61,12 @@ pub(super) fn decode(bytes: &[u8], kind: &str) -> Result<Value, Error> {
         "SelfSubjectReview" => json::<SelfSubjectReview>(&raw),
         "SelfSubjectAccessReview" => json::<SelfSubjectAccessReview>(&raw),
         "SelfSubjectRulesReview" => json::<SelfSubjectRulesReview>(&raw),
+        // The second's messages are the first's.
+        "SubjectAccessReview" | "LocalSubjectAccessReview" => json::<SubjectAccessReview>(&raw),
+        "TokenRequest" => json::<TokenRequest>(&raw),
+        "Role" => json::<Role>(&raw),
+        "ClusterRole" => json::<ClusterRole>(&raw),
+        "RoleBinding" | "ClusterRoleBinding" => json::<Binding>(&raw),
         "DeleteOptions" => json::<DeleteOptions>(&raw),
         _ => Err(Error::Unsupported),
     }?;
@@ -87,7 +93,7 @@ fn drop_empty(value: &mut Value) {
         return;
     };
     for (key, inner) in fields.iter_mut() {
-        if !matches!(key.as_str(), "data" | "stringData" | "binaryData" | "labels" | "annotations") {
+        if !matches!(key.as_str(), "data" | "stringData" | "binaryData" | "labels" | "annotations" | "matchLabels") {
             drop_empty(inner);
         }
     }
@@ -303,6 +309,76 @@ messages! {
     SelfSubjectRulesReview {
         #[prost(message, optional, tag = "1")] metadata: Option<ObjectMeta>,
         #[prost(message, optional, tag = "2")] spec: Option<SelfSubjectRulesReviewSpec>,
+    }
+    SubjectAccessReviewSpec {
+        #[prost(message, optional, tag = "1")] resource_attributes: Option<ResourceAttributes>,
+        #[prost(message, optional, tag = "2")] non_resource_attributes: Option<NonResourceAttributes>,
+        #[prost(string, optional, tag = "3")] user: Option<String>,
+        #[prost(string, repeated, tag = "4")] groups: Vec<String>,
+        #[prost(string, optional, tag = "6")] uid: Option<String>,
+    }
+    SubjectAccessReview {
+        #[prost(message, optional, tag = "1")] metadata: Option<ObjectMeta>,
+        #[prost(message, optional, tag = "2")] spec: Option<SubjectAccessReviewSpec>,
+    }
+    BoundObjectReference {
+        #[prost(string, optional, tag = "1")] kind: Option<String>,
+        #[prost(string, optional, tag = "2")] api_version: Option<String>,
+        #[prost(string, optional, tag = "3")] name: Option<String>,
+        #[prost(string, optional, tag = "4")] uid: Option<String>,
+    }
+    TokenRequestSpec {
+        #[prost(string, repeated, tag = "1")] audiences: Vec<String>,
+        #[prost(message, optional, tag = "3")] bound_object_ref: Option<BoundObjectReference>,
+        #[prost(int64, optional, tag = "4")] expiration_seconds: Option<i64>,
+    }
+    TokenRequest {
+        #[prost(message, optional, tag = "1")] metadata: Option<ObjectMeta>,
+        #[prost(message, optional, tag = "2")] spec: Option<TokenRequestSpec>,
+    }
+    PolicyRule {
+        #[prost(string, repeated, tag = "1")] verbs: Vec<String>,
+        #[prost(string, repeated, tag = "2")] api_groups: Vec<String>,
+        #[prost(string, repeated, tag = "3")] resources: Vec<String>,
+        #[prost(string, repeated, tag = "4")] resource_names: Vec<String>,
+        #[prost(string, repeated, tag = "5")] #[serde(rename = "nonResourceURLs")] non_resource_urls: Vec<String>,
+    }
+    LabelSelectorRequirement {
+        #[prost(string, optional, tag = "1")] key: Option<String>,
+        #[prost(string, optional, tag = "2")] operator: Option<String>,
+        #[prost(string, repeated, tag = "3")] values: Vec<String>,
+    }
+    LabelSelector {
+        #[prost(btree_map = "string, string", tag = "1")] match_labels: BTreeMap<String, String>,
+        #[prost(message, repeated, tag = "2")] match_expressions: Vec<LabelSelectorRequirement>,
+    }
+    AggregationRule {
+        #[prost(message, repeated, tag = "1")] cluster_role_selectors: Vec<LabelSelector>,
+    }
+    Role {
+        #[prost(message, optional, tag = "1")] metadata: Option<ObjectMeta>,
+        #[prost(message, repeated, tag = "2")] rules: Vec<PolicyRule>,
+    }
+    ClusterRole {
+        #[prost(message, optional, tag = "1")] metadata: Option<ObjectMeta>,
+        #[prost(message, repeated, tag = "2")] rules: Vec<PolicyRule>,
+        #[prost(message, optional, tag = "3")] aggregation_rule: Option<AggregationRule>,
+    }
+    Subject {
+        #[prost(string, optional, tag = "1")] kind: Option<String>,
+        #[prost(string, optional, tag = "2")] api_group: Option<String>,
+        #[prost(string, optional, tag = "3")] name: Option<String>,
+        #[prost(string, optional, tag = "4")] namespace: Option<String>,
+    }
+    RoleRef {
+        #[prost(string, optional, tag = "1")] api_group: Option<String>,
+        #[prost(string, optional, tag = "2")] kind: Option<String>,
+        #[prost(string, optional, tag = "3")] name: Option<String>,
+    }
+    Binding {
+        #[prost(message, optional, tag = "1")] metadata: Option<ObjectMeta>,
+        #[prost(message, repeated, tag = "2")] subjects: Vec<Subject>,
+        #[prost(message, optional, tag = "3")] role_ref: Option<RoleRef>,
     }
     Preconditions {
         #[prost(string, optional, tag = "1")] uid: Option<String>,

@@ -70,7 +70,8 @@ impl Query {
             let body = "Too long: may not be more than 128 bytes";
             return Err(Status::invalid_option(options_kind, "fieldManager", "FieldValueTooLong", body));
         }
-        Ok(WriteOptions { dry_run: self.dry_run(options_kind)?, field_validation, field_manager: manager.into() })
+        let dry_run = self.dry_run(options_kind)?;
+        Ok(WriteOptions { dry_run, field_validation, field_manager: manager.into(), ..WriteOptions::default() })
     }
 }
 

@@ -61,6 +61,12 @@ impl Selector {
     }
 }
 
+/// The one name that a field selector admits, if it names one. What cannot be read names none.
+pub(super) fn only_name(fields: &str) -> Option<String> {
+    let terms = field_terms(fields).ok()?;
+    terms.into_iter().find(|field| field.equal && field.path == "metadata.name").map(|field| field.value)
+}
+
 impl Requirement {
     fn holds(&self, label: Option<&str>) -> bool {
         let number = || label.and_then(|l| l.parse::<i64>().ok());

@@ -1,31 +1,32 @@
 //! From a request to its answer: who asks, what the path means, which verb.
 
 use super::{
-    Shared, body,
+    Shared, access, body,
     catalog::Source,
-    discovery,
+    discovery, escalation, identity,
     negotiate::{self, Encoding, Shape},
     openapi_v2,
     openapi_v3::{self, Document},
+    peer::Peer,
     query::Query,
     read, reply, review,
     route::{self, Route, Target},
     status::Status,
     write,
 };
-use crate::auth::{self, Authentication, User};
+use crate::auth::{Action, Authentication, User};
 use axum::{
     Router,
     body::Body,
     extract::{Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, Method,
-        header::{ACCEPT, AUTHORIZATION, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, HOST, USER_AGENT},
+        header::{ACCEPT, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, EXPIRES, HOST, USER_AGENT},
     },
     response::Response,
 };
 use bytes::Bytes;
-use futures::FutureExt;
+use futures::{FutureExt, StreamExt};
 use std::{panic::AssertUnwindSafe, sync::Arc, time::Duration};
 use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument;
@@ -34,6 +35,8 @@ use tracing::Instrument;
 const MAX_BODY: usize = 3 * 1024 * 1024;
 /// Time for a request that is no watch. Source: apiserver `RequestTimeout`.
 const TIMEOUT: Duration = Duration::from_mins(1);
+/// How long a watch runs on after its sender lost the right to it.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 const JSON: &str = "application/json";
 /// Requests that may run at once. Source: kube-apiserver `--max-requests-inflight` and `--max-mutating-requests-inflight`.
 const READS: usize = 400;
@@ -92,13 +95,14 @@ fn header(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-async fn dispatch(server: &Shared, request: Request) -> Result<Response, Status> {
+async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, Status> {
     let (parts, body) = request.into_parts();
     let (headers, path) = (&parts.headers, parts.uri.path());
     let route = route::parse(path);
     let read_only = matches!(parts.method, Method::GET | Method::HEAD);
     let query = Query::parse(parts.uri.query());
-    let authentication = auth::authenticate(header(headers, AUTHORIZATION), &server.admin);
+    let peer = parts.extensions.get::<Option<Peer>>().cloned().flatten();
+    let authentication = identity::authenticate(server, headers, peer.as_ref()).await?;
     match (&route, &authentication) {
         (_, Authentication::Rejected) => return Err(Status::unauthorized()),
         (Route::Health, _) if read_only => return Ok(health(server, path, &query)),
@@ -109,6 +113,9 @@ async fn dispatch(server: &Shared, request: Request) -> Result<Response, Status>
         return Err(Status::unauthorized());
     };
     let _running = server.load.take(read_only)?;
+    let user = identity::impersonated(&server.access, user, headers).await?;
+    let action = access::action(&parts.method, &route, path, &query)?;
+    server.access.authorize(&user, &action).await?;
     let target = match route {
         Route::Object(target) => target,
         Route::Unknown => return Err(Status::no_path()),
@@ -118,11 +125,17 @@ async fn dispatch(server: &Shared, request: Request) -> Result<Response, Status>
     let accept = header(headers, ACCEPT);
     match (&parts.method, target.name.clone()) {
         (&Method::GET | &Method::HEAD, Some(name)) => return read::get(server, &target, &name, &query, accept).await,
-        (&Method::GET | &Method::HEAD, None) => return read::collection(server, &target, &query, accept).await,
+        (&Method::GET | &Method::HEAD, None) => {
+            let response = read::collection(server, &target, &query, accept).await?;
+            let lost = access_lost(server.clone(), parts.headers.clone(), peer, action.clone());
+            return Ok(if action.verb == "watch" { until(response, lost) } else { response });
+        }
         _ => {}
     }
     let encoding = negotiate::object(accept)?.encoding;
     let bytes = read_body(headers, body).await?;
+    let approval =
+        if user.is_master() { None } else { Some(escalation::approval(server.access.policy().await?, &user, &target, &action.verb)) };
     let request = write::Request {
         objects: &server.objects,
         caches: &server.caches,
@@ -131,10 +144,12 @@ async fn dispatch(server: &Shared, request: Request) -> Result<Response, Status>
         content_type: header(headers, CONTENT_TYPE),
         agent: header(headers, USER_AGENT).unwrap_or_default(),
         body: bytes,
+        approval,
     };
     let answer = match (&parts.method, &target.name) {
-        (&Method::POST, None) if matches!(target.entry.source, Source::Review(_)) => reviewed(&target, &user, &request)?,
+        (&Method::POST, None) if matches!(target.entry.source, Source::Review(_)) => reviewed(server, &target, &user, &request).await?,
         (&Method::POST, None) => request.create().await?,
+        (&Method::POST, Some(_)) if creates_token(&target) => request.token().await?,
         (&Method::PUT, Some(_)) => request.update().await?,
         (&Method::PATCH, Some(_)) => request.patch().await?,
         (&Method::DELETE, Some(_)) => request.delete().await?,
@@ -161,14 +176,46 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Status> {
     axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| Status::too_large())
 }
 
-fn reviewed(target: &Target, user: &User, request: &write::Request<'_>) -> Result<write::Answer, Status> {
+fn creates_token(target: &Target) -> bool {
+    let part = target.subresource.as_deref();
+    part == Some("token") && target.entry.subresources.iter().any(|sub| sub.name == "token" && sub.verbs.contains(&"create"))
+}
+
+async fn reviewed(server: &Shared, target: &Target, user: &User, request: &write::Request<'_>) -> Result<write::Answer, Status> {
     let Source::Review(review) = target.entry.source else {
         return Err(Status::method_not_allowed());
     };
     request.query.dry_run("CreateOptions")?;
     let mut value = body::decode(request.content_type, &request.body, target.entry.kind)?.value;
-    body::fit(&mut value, target.entry, None, None)?;
-    Ok(write::Answer { code: 201, value: review::answer(target.entry, review, user, &value), warnings: Vec::new() })
+    let namespace = target.namespace.as_deref();
+    body::fit(&mut value, target.entry, namespace, None)?;
+    let value = review::answer(&server.access, target.entry, review, user, namespace, &value).await?;
+    Ok(write::Answer { code: 201, value, warnings: Vec::new() })
+}
+
+/// Returns when the sender of a request may no longer do what it does: its token ended, its role was taken away.
+async fn access_lost(server: Arc<Shared>, headers: HeaderMap, peer: Option<Peer>, action: Action) {
+    loop {
+        server.objects.clock().sleep(LOOK_AGAIN).await;
+        let allowed = async {
+            match identity::authenticate(&server, &headers, peer.as_ref()).await? {
+                Authentication::User(user) => {
+                    let user = identity::impersonated(&server.access, user, &headers).await?;
+                    server.access.authorize(&user, &action).await
+                }
+                Authentication::Anonymous | Authentication::Rejected => Err(Status::unauthorized()),
+            }
+        };
+        // A store that fails for a moment says nothing about access.
+        if matches!(allowed.await, Err(status) if matches!(status.code, 401 | 403)) {
+            return;
+        }
+    }
+}
+
+/// The response with a body that also ends when `end` does.
+fn until(response: Response, end: impl Future<Output = ()> + Send + 'static) -> Response {
+    response.map(|body| Body::from_stream(body.into_data_stream().take_until(Box::pin(end))))
 }
 
 /// Discovery and OpenAPI.

@@ -1,6 +1,7 @@
 //! `kubectl get`: lists as tables, whose cells the server computes.
 
 use super::{catalog::Entry, jsonpath::Path, present};
+use crate::auth::RBAC;
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
@@ -70,7 +71,17 @@ impl Printer {
             ("coordination.k8s.io", "leases") => {
                 columns.extend([made("Holder", "string", 0, |o, _| at(o, "/spec/holderIdentity")), created()]);
             }
-            ("apiextensions.k8s.io", _) => columns.push(made("Created At", "date", 0, |o, _| at(o, "/metadata/creationTimestamp"))),
+            (RBAC, "rolebindings" | "clusterrolebindings") => columns.extend([
+                made("Role", "string", 0, |o, _| {
+                    let part = |name: &str| o.pointer(&format!("/roleRef/{name}")).and_then(Value::as_str).unwrap_or_default();
+                    format!("{}/{}", part("kind"), part("name")).into()
+                }),
+                created(),
+                made("Users", "string", 1, |o, _| subjects(o, "User")),
+                made("Groups", "string", 1, |o, _| subjects(o, "Group")),
+                made("ServiceAccounts", "string", 1, |o, _| subjects(o, "ServiceAccount")),
+            ]),
+            ("apiextensions.k8s.io" | RBAC, _) => columns.push(made("Created At", "date", 0, |o, _| at(o, "/metadata/creationTimestamp"))),
             ("" | "events.k8s.io", "events") => {
                 columns = vec![
                     made("Last Seen", "string", 0, |o, now| age(last_seen(o), now)),
@@ -154,6 +165,16 @@ fn truncated(value: &Value) -> Option<i64> {
 
 fn at(object: &Value, pointer: &str) -> Value {
     object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().into()
+}
+
+/// Names of a binding's subjects of one kind; ServiceAccounts as `namespace/name`.
+fn subjects(binding: &Value, kind: &str) -> Value {
+    let of_kind = binding["subjects"].as_array().into_iter().flatten().filter(|subject| subject["kind"] == kind);
+    let name = |subject: &Value| {
+        let text = |field: &str| subject[field].as_str().unwrap_or_default();
+        if kind == "ServiceAccount" { format!("{}/{}", text("namespace"), text("name")) } else { text("name").to_owned() }
+    };
+    of_kind.map(name).collect::<Vec<_>>().join(", ").into()
 }
 
 fn count(object: &Value, fields: &[&str]) -> Value {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     admission::Resource,
-    objects::{DeleteOptions, Deleted, FieldValidation, Objects, Part, Patch, WriteOptions, Written},
+    objects::{Approval, DeleteOptions, Deleted, FieldValidation, Objects, Part, Patch, WriteOptions, Written},
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -26,6 +26,8 @@ pub(super) struct Request<'a> {
     pub(super) content_type: Option<&'a str>,
     pub(super) agent: &'a str,
     pub(super) body: Bytes,
+    /// Has the last word on what would be written.
+    pub(super) approval: Option<Approval>,
 }
 
 /// What a write is answered with.
@@ -62,6 +64,10 @@ impl Request<'_> {
         }
     }
 
+    fn options(&self, kind: &str) -> Result<WriteOptions, Status> {
+        Ok(WriteOptions { approval: self.approval.clone(), ..self.query.write_options(self.agent, kind)? })
+    }
+
     /// Decodes the body as an object of this kind that fits the URL; also what to warn of.
     fn document(&self, name: Option<&str>, options: &WriteOptions) -> Result<(Value, Vec<String>), Status> {
         let Body { mut value, duplicates } = body::decode(self.content_type, &self.body, self.entry().kind)?;
@@ -81,7 +87,7 @@ impl Request<'_> {
         if self.entry().namespaced && self.target.namespace.is_none() {
             return Err(Status::method_not_allowed());
         }
-        let options = self.query.write_options(self.agent, "CreateOptions")?;
+        let options = self.options("CreateOptions")?;
         let (document, warnings) = self.document(None, &options)?;
         let written = self.objects.create_document(resource, self.namespace(), document, &options).await?;
         Ok(self.answer(201, written, warnings))
@@ -90,7 +96,7 @@ impl Request<'_> {
     /// PUT of an object or its status.
     pub(super) async fn update(self) -> Result<Answer, Status> {
         let (resource, part) = (self.resource()?, self.part()?);
-        let options = self.query.write_options(self.agent, "UpdateOptions")?;
+        let options = self.options("UpdateOptions")?;
         let (document, warnings) = self.document(Some(self.name()), &options)?;
         let written = self.objects.update_document(resource, self.namespace(), self.name(), part, document, &options).await?;
         Ok(self.answer(200, written, warnings))
@@ -99,7 +105,7 @@ impl Request<'_> {
     /// PATCH of an object or its status.
     pub(super) async fn patch(self) -> Result<Answer, Status> {
         let (resource, part) = (self.resource()?, self.part()?);
-        let options = self.query.write_options(self.agent, "PatchOptions")?;
+        let options = self.options("PatchOptions")?;
         let media = body::media_type(self.content_type);
         let strategic = !self.entry().is_custom();
         let accepted: &[&str] = if strategic { &[JSON_PATCH, MERGE_PATCH, STRATEGIC_PATCH] } else { &[JSON_PATCH, MERGE_PATCH] };

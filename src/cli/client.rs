@@ -98,6 +98,9 @@ impl Client {
                     .with_context(|| format!("the certificate authority in {shown} cannot be read"))?,
             );
         }
+        if let Some(identity) = identity(&user).with_context(|| format!("the client certificate in {shown} cannot be used"))? {
+            http = http.identity(identity);
+        }
         let namespace = namespace.or(context["namespace"].as_str()).unwrap_or("default").to_owned();
         let token = user["token"].as_str().map(str::to_owned);
         Ok(Self { http: http.build().context("the HTTP client could not be set up")?, server, token, namespace })
@@ -210,6 +213,19 @@ impl Client {
         })
         .boxed())
     }
+}
+
+/// The client certificate and key of a kubeconfig's user, if it has one.
+fn identity(user: &Value) -> anyhow::Result<Option<reqwest::Identity>> {
+    let part = |name: &str| -> anyhow::Result<Option<Vec<u8>>> {
+        match (user[format!("{name}-data")].as_str(), user[name].as_str()) {
+            (Some(data), _) => Ok(Some(base64::engine::general_purpose::STANDARD.decode(data)?)),
+            (None, Some(path)) => Ok(Some(std::fs::read(path).with_context(|| path.to_owned())?)),
+            (None, None) => Ok(None),
+        }
+    };
+    let (Some(certificate), Some(key)) = (part("client-certificate")?, part("client-key")?) else { return Ok(None) };
+    Ok(Some(reqwest::Identity::from_pem(&[certificate, key].concat())?))
 }
 
 fn refusal(status: StatusCode, body: &[u8]) -> Refused {

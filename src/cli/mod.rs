@@ -14,11 +14,13 @@ mod doctor;
 mod explain;
 mod get;
 pub mod image;
+mod kubeconfig;
 mod lab;
 mod lineage;
 mod logs;
 mod print;
 mod resource;
+mod secrets;
 mod up;
 mod version;
 mod watch;
@@ -100,6 +102,10 @@ enum Command {
     Diff(diff::Diff),
     /// Builds disk images that guests start from
     Image(image::ImageArgs),
+    /// Writes a kubeconfig for a person or a ServiceAccount
+    Kubeconfig(kubeconfig::Kubeconfig),
+    /// Changes the key that Secrets are encrypted with
+    Secrets(secrets::Secrets),
     /// Runs or ends the lab by itself
     Lab(lab::Lab),
     /// Says what is missing on this machine, and how to get it
@@ -159,6 +165,8 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
             tokio::task::block_in_place(|| image::run(command, &context.data()))?;
             Ok(ExitCode::SUCCESS)
         }
+        Command::Kubeconfig(command) => command.run(&context).await,
+        Command::Secrets(command) => command.run(&context).await,
         Command::Lab(command) => command.run(&context).await,
         Command::Doctor(command) => command.run(&context).await,
         Command::Demo(command) => command.run(&context).await,

@@ -9,10 +9,16 @@ use std::{fs, io, io::Write, os::unix::fs::OpenOptionsExt, path::Path};
 const PREFIX: &str = "xchacha20poly1305:v1:";
 const NONCE: usize = 24;
 
-/// The key of this hub's Secrets.
-pub struct Cipher(XChaCha20Poly1305);
+/// The keys of this hub's Secrets: the first one encrypts, all of them decrypt. There is one, but while keys are changed.
+pub struct Cipher {
+    first: XChaCha20Poly1305,
+    others: Vec<XChaCha20Poly1305>,
+}
 
-/// An encrypted value that this key does not open, at this place.
+/// A key as it stands in the file.
+type Key = chacha20poly1305::Key;
+
+/// An encrypted value that no key opens, at this place.
 #[derive(Debug, thiserror::Error)]
 #[error(
     "the value `{place}` cannot be decrypted: it was written with another key, or changed; restore the secrets.key that belongs to this database"
@@ -22,48 +28,38 @@ pub(super) struct Undecryptable {
 }
 
 impl Cipher {
-    /// Reads the key file (64 hex digits), or makes it, readable by its owner alone.
+    /// Reads the key file (64 hex digits a line), or makes it, readable by its owner alone.
     pub fn load(path: &Path) -> io::Result<Self> {
-        match fs::read_to_string(path) {
-            Ok(text) => {
-                let wrong = || io::Error::new(io::ErrorKind::InvalidData, format!("{} is not a key of 64 hex digits", path.display()));
-                let key = hex::decode(text.trim()).map_err(|_| wrong())?;
-                XChaCha20Poly1305::new_from_slice(&key).map(Self).map_err(|_| wrong())
+        let keys = match read(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {
+                let keys = vec![new_key()];
+                write(path, &keys)?;
+                keys
             }
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Self::make(path),
-            Err(e) => Err(e),
-        }
+            other => other?,
+        };
+        Ok(Self::of(&keys))
     }
 
     /// A key that nobody keeps, for tests.
     pub fn ephemeral() -> Self {
-        Self(XChaCha20Poly1305::new(&XChaCha20Poly1305::generate_key(&mut OsRng)))
+        Self::of(&[new_key()])
     }
 
-    /// Written aside and renamed: a crash leaves either no key or all of it.
-    fn make(path: &Path) -> io::Result<Self> {
-        let key = XChaCha20Poly1305::generate_key(&mut OsRng);
-        let aside = path.with_added_extension("new");
-        if let Err(e) = fs::remove_file(&aside)
-            && e.kind() != io::ErrorKind::NotFound
-        {
-            return Err(e);
-        }
-        let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&aside)?;
-        writeln!(file, "{}", hex::encode(key))?;
-        file.sync_all()?;
-        fs::rename(&aside, path)?;
-        if let Some(directory) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
-            fs::File::open(directory)?.sync_all()?;
-        }
-        Ok(Self(XChaCha20Poly1305::new(&key)))
+    /// `keys` holds one at least.
+    pub(super) fn of(keys: &[Key]) -> Self {
+        let mut ciphers = keys.iter().map(XChaCha20Poly1305::new);
+        let first = ciphers.next().expect("the callers have a key");
+        Self { first, others: ciphers.collect() }
     }
 
     /// Encrypts `value` for `place` (`namespace/name/key`): moved elsewhere it does not open.
     pub(super) fn seal(&self, place: &str, value: &[u8]) -> String {
         let nonce = XChaCha20Poly1305::generate_nonce(&mut OsRng);
-        let sealed =
-            self.0.encrypt(&nonce, Payload { msg: value, aad: place.as_bytes() }).expect("a value is far shorter than the cipher's limit");
+        let sealed = self
+            .first
+            .encrypt(&nonce, Payload { msg: value, aad: place.as_bytes() })
+            .expect("a value is far shorter than the cipher's limit");
         format!("{PREFIX}{}", STANDARD.encode([nonce.as_slice(), &sealed].concat()))
     }
 
@@ -71,6 +67,44 @@ impl Cipher {
         let wrong = || Undecryptable { place: place.into() };
         let bytes = text.strip_prefix(PREFIX).and_then(|text| STANDARD.decode(text).ok()).filter(|b| b.len() > NONCE).ok_or_else(wrong)?;
         let (nonce, sealed) = bytes.split_at(NONCE);
-        self.0.decrypt(XNonce::from_slice(nonce), Payload { msg: sealed, aad: place.as_bytes() }).map_err(|_| wrong())
+        let open = |key: &XChaCha20Poly1305| key.decrypt(XNonce::from_slice(nonce), Payload { msg: sealed, aad: place.as_bytes() }).ok();
+        std::iter::once(&self.first).chain(&self.others).find_map(open).ok_or_else(wrong)
     }
+}
+
+pub(super) fn new_key() -> Key {
+    XChaCha20Poly1305::generate_key(&mut OsRng)
+}
+
+/// The keys of a file, one at least.
+pub(super) fn read(path: &Path) -> io::Result<Vec<Key>> {
+    let wrong =
+        || io::Error::new(io::ErrorKind::InvalidData, format!("{} does not hold keys of 64 hex digits, one a line", path.display()));
+    let text = fs::read_to_string(path)?;
+    let key = |line: &str| -> Option<Key> {
+        let bytes: [u8; 32] = hex::decode(line.trim()).ok()?.try_into().ok()?;
+        Some(bytes.into())
+    };
+    let keys: Vec<Key> = text.lines().filter(|line| !line.trim().is_empty()).map(key).collect::<Option<_>>().ok_or_else(wrong)?;
+    if keys.is_empty() { Err(wrong()) } else { Ok(keys) }
+}
+
+/// Written aside and renamed: a crash leaves either what was there or all of it.
+pub(super) fn write(path: &Path, keys: &[Key]) -> io::Result<()> {
+    let aside = path.with_added_extension("new");
+    if let Err(e) = fs::remove_file(&aside)
+        && e.kind() != io::ErrorKind::NotFound
+    {
+        return Err(e);
+    }
+    let mut file = fs::File::options().write(true).create_new(true).mode(0o600).open(&aside)?;
+    for key in keys {
+        writeln!(file, "{}", hex::encode(key))?;
+    }
+    file.sync_all()?;
+    fs::rename(&aside, path)?;
+    if let Some(directory) = path.parent().filter(|p| !p.as_os_str().is_empty()) {
+        fs::File::open(directory)?.sync_all()?;
+    }
+    Ok(())
 }

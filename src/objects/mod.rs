@@ -1,15 +1,21 @@
 //! The one path that reads and writes objects: admission, then the store. API server, controllers and gateway all use it.
 
+mod account;
+mod approval;
 mod cipher;
 mod event;
+mod keys;
 mod metadata;
 mod namespace;
+mod roles;
 mod seal;
 mod typed;
 mod watch;
 mod write;
 
+pub use approval::Approval;
 pub use cipher::Cipher;
+pub use keys::{Locked, Rotation, rotate};
 pub use namespace::DELETE_CHECKPOINTS;
 
 use crate::api::FieldError;
@@ -100,6 +106,8 @@ pub struct WriteOptions {
     pub dry_run: bool,
     pub field_validation: FieldValidation,
     pub field_manager: String,
+    /// Has the last word on what would be written.
+    pub approval: Option<Approval>,
 }
 
 /// What happens to unknown and duplicate fields.

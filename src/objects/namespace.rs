@@ -64,7 +64,7 @@ pub(super) fn complete(resource: &Resource, document: &mut Value, before: Option
 }
 
 impl Objects {
-    /// Creates the namespaces that always exist; call it once at start.
+    /// Creates the namespaces that always exist, and what each namespace has from its beginning; call it once at start.
     pub async fn ensure_presets(&self) -> Result<(), Error> {
         for name in PRESETS {
             if self.store.get(&key(name)).await?.is_none() {
@@ -72,7 +72,7 @@ impl Objects {
                 self.create_document(namespaces(), "", document, &WriteOptions::default()).await?;
             }
         }
-        Ok(())
+        self.ensure_accounts().await
     }
 
     /// Empties namespaces that are being deleted, and removes those that are empty; the API server's background

@@ -1,7 +1,7 @@
 //! Documents as they lie in the store: values and annotations of Secrets are encrypted there. Annotations, because
 //! `kubectl apply` keeps the whole applied Secret in one.
 
-use super::{Error, Objects};
+use super::{Cipher, Error, Objects};
 use crate::store;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
@@ -9,41 +9,51 @@ use serde_json::Value;
 /// Name of the resource whose documents are sealed.
 pub(super) const SECRETS: &str = "secrets";
 
-impl Objects {
+impl Cipher {
     /// The document for the store.
-    pub(super) fn seal(&self, resource: &str, mut document: Value) -> Value {
+    pub(super) fn seal_document(&self, resource: &str, mut document: Value) -> Value {
         if resource == SECRETS {
             let place = place(&document);
             for (key, value) in values(&mut document, "/data") {
                 // Validation has seen that it is base64; were it not, it would still not be stored in the clear.
                 let text = value.as_str().unwrap_or_default();
                 let plain = STANDARD.decode(text).unwrap_or_else(|_| text.as_bytes().to_vec());
-                *value = self.cipher.seal(&format!("{place}/{key}"), &plain).into();
+                *value = self.seal(&format!("{place}/{key}"), &plain).into();
             }
             for (key, value) in values(&mut document, "/metadata/annotations") {
-                *value =
-                    self.cipher.seal(&format!("{place}/metadata.annotations/{key}"), value.as_str().unwrap_or_default().as_bytes()).into();
+                *value = self.seal(&format!("{place}/metadata.annotations/{key}"), value.as_str().unwrap_or_default().as_bytes()).into();
             }
         }
         document
     }
 
-    /// The document as its readers see it, of one as [`store::Store`] gives it.
-    pub fn unseal(&self, resource: &str, mut document: Value) -> Result<Value, Error> {
+    /// The document as its readers see it.
+    pub(super) fn unseal_document(&self, resource: &str, mut document: Value) -> Result<Value, Error> {
         if resource == SECRETS {
             let place = place(&document);
             let corrupt = |e: &dyn std::fmt::Display| Error::Store(store::Error::Corrupt(e.to_string()));
             for (key, value) in values(&mut document, "/data") {
-                let plain = self.cipher.open(&format!("{place}/{key}"), value.as_str().unwrap_or_default()).map_err(|e| corrupt(&e))?;
+                let plain = self.open(&format!("{place}/{key}"), value.as_str().unwrap_or_default()).map_err(|e| corrupt(&e))?;
                 *value = STANDARD.encode(plain).into();
             }
             for (key, value) in values(&mut document, "/metadata/annotations") {
                 let at = format!("{place}/metadata.annotations/{key}");
-                let plain = self.cipher.open(&at, value.as_str().unwrap_or_default()).map_err(|e| corrupt(&e))?;
+                let plain = self.open(&at, value.as_str().unwrap_or_default()).map_err(|e| corrupt(&e))?;
                 *value = String::from_utf8(plain).map_err(|e| corrupt(&e))?.into();
             }
         }
         Ok(document)
+    }
+}
+
+impl Objects {
+    pub(super) fn seal(&self, resource: &str, document: Value) -> Value {
+        self.cipher.seal_document(resource, document)
+    }
+
+    /// The document as its readers see it, of one as [`store::Store`] gives it.
+    pub fn unseal(&self, resource: &str, document: Value) -> Result<Value, Error> {
+        self.cipher.unseal_document(resource, document)
     }
 
     pub(super) fn unseal_event(&self, event: store::Event) -> Result<store::Event, Error> {

@@ -1,6 +1,8 @@
 //! The same path for documents: what the API server uses. `namespace` is empty for cluster-scoped resources.
 
-use super::{DeleteOptions, Deleted, Error, FieldValidation, Objects, Part, Patch, WriteOptions, Written, metadata, namespace};
+use super::{
+    Approval, DeleteOptions, Deleted, Error, FieldValidation, Objects, Part, Patch, WriteOptions, Written, account, metadata, namespace,
+};
 use crate::admission::{self, Resource, patch};
 use crate::api::{FieldError, Scope};
 use crate::store::{self, Expect, Key, Object, Revision, Transaction};
@@ -63,6 +65,7 @@ impl Objects {
             }
             let name = metadata::text(&document, "name").to_owned();
             refuse(resource, &name, admission::validate(resource, &document, None))?;
+            Approval::ask(options.approval.as_ref(), None, &document)?;
             match self.insert(resource, resource.key(namespace, &name), &document, options).await {
                 Ok(object) => return Ok(Written { object, warnings }),
                 Err(Error::AlreadyExists { .. }) if generated && attempt < NAMES => {}
@@ -83,13 +86,18 @@ impl Objects {
             };
         }
         let sealed = self.seal(&key.resource, document.clone());
+        let account = namespace::is_namespace(resource).then(|| self.default_account(&key.name));
         let written = self
             .store
             .write(move |transaction| {
                 Box::pin(async move {
                     let home = transaction.get(&namespace::key(&key.namespace)).await?;
                     namespace::check(&key, home.as_ref(), outlives)?;
-                    Ok::<Object, Error>(transaction.put(&key, sealed, Expect::Absent).await?)
+                    let object = transaction.put(&key, sealed, Expect::Absent).await?;
+                    if let Some((key, document)) = account {
+                        transaction.put(&key, document, Expect::Absent).await?;
+                    }
+                    Ok::<Object, Error>(object)
                 })
             })
             .await?;
@@ -185,6 +193,7 @@ impl Objects {
                 return Err(conflict(key, MODIFIED));
             }
             let (next, warnings) = next_document(resource, part, before, wanted, options)?;
+            Approval::ask(options.approval.as_ref(), Some(before), &next)?;
             if next == *before || options.dry_run {
                 return Ok(Written { object: next, warnings });
             }
@@ -200,15 +209,12 @@ impl Objects {
     /// Stores it, or removes it when its deletion waited for nothing but this write.
     async fn store_next(&self, resource: &Resource, key: &Key, at: Revision, next: Value) -> Result<Value, Error> {
         let ends = next["metadata"]["deletionTimestamp"].is_string() && metadata::may_go(&next) && !namespace::is_namespace(resource);
+        if ends {
+            return self.remove(key, at, next).await;
+        }
         let (key, sealed) = (key.clone(), self.seal(&key.resource, next.clone()));
-        let written: Object = self
-            .store
-            .write(move |transaction: &mut Transaction<'_>| {
-                Box::pin(async move {
-                    if ends { transaction.delete(&key, Expect::At(at)).await } else { transaction.put(&key, sealed, Expect::At(at)).await }
-                })
-            })
-            .await?;
+        let put = self.store.write(move |t: &mut Transaction<'_>| Box::pin(async move { t.put(&key, sealed, Expect::At(at)).await }));
+        let written: Object = put.await?;
         let mut object = next;
         object["metadata"]["resourceVersion"] = written.revision.0.to_string().into();
         Ok(object)
@@ -240,17 +246,31 @@ impl Objects {
         Err(conflict(&key, MODIFIED))
     }
 
+    /// Removes it for good and returns its last `document` with the deletion's revision.
+    async fn remove(&self, key: &Key, at: Revision, mut document: Value) -> Result<Value, Error> {
+        let again = self.account_after(key);
+        let key = key.clone();
+        let remove = self.store.write(move |transaction: &mut Transaction<'_>| {
+            Box::pin(async move {
+                let gone = transaction.delete(&key, Expect::At(at)).await?;
+                if let Some(document) = again
+                    && account::is_due(transaction.get(&namespace::key(&key.namespace)).await?.as_ref())
+                {
+                    transaction.put(&key, document, Expect::Absent).await?;
+                }
+                Ok::<Object, store::Error>(gone)
+            })
+        });
+        document["metadata"]["resourceVersion"] = remove.await.map_err(Error::from)?.revision.0.to_string().into();
+        Ok(document)
+    }
+
     async fn delete_once(&self, resource: &Resource, key: &Key, current: Object, options: &DeleteOptions) -> Result<Deleted, Error> {
         let (at, before) = (current.revision, current.document);
         let mut document = before.clone();
         metadata::propagate(&mut document, options.propagation_policy.as_deref());
         if metadata::may_go(&document) && !namespace::is_namespace(resource) {
-            if !options.dry_run {
-                let key = key.clone();
-                let gone = self.store.write(move |t: &mut Transaction<'_>| Box::pin(async move { t.delete(&key, Expect::At(at)).await }));
-                document["metadata"]["resourceVersion"] = gone.await.map_err(Error::from)?.revision.0.to_string().into();
-            }
-            return Ok(Deleted::Gone(document));
+            return Ok(Deleted::Gone(if options.dry_run { document } else { self.remove(key, at, document).await? }));
         }
         if !document["metadata"]["deletionTimestamp"].is_string() {
             metadata::mark_deleted(&mut document, &self.clock.api_now());

@@ -9,6 +9,7 @@ const ALL: &[(i64, &str, &str)] = &[
     (2, "vmids", include_str!("../../migrations/sqlite/0002_vmids.sql")),
     (3, "gateway", include_str!("../../migrations/sqlite/0003_gateway.sql")),
     (4, "bundles", include_str!("../../migrations/sqlite/0004_bundles.sql")),
+    (5, "account_tokens", include_str!("../../migrations/sqlite/0005_account_tokens.sql")),
 ];
 
 /// Brings the database up to date; refuses one that a newer autovibe made.

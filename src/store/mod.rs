@@ -4,19 +4,23 @@
 //! have connections of their own. Relational tables (VMID leases, ledger, tokens, transcripts) live beside the objects and
 //! share their transactions. The store knows documents and rows; what they mean is said elsewhere.
 
+pub mod account_tokens;
 pub mod bundles;
 pub mod calls;
+mod changed;
 mod compact;
 pub mod ledger;
 mod migrations;
 mod open;
 mod read;
+mod rewrite;
 pub mod tokens;
 mod transaction;
 pub mod transcript;
 mod vmids;
 mod writer;
 
+pub use account_tokens::AccountTokenRow;
 pub use bundles::BundleRow;
 pub use calls::{CallEnd, CallKind, CallState, CallSummary, LastTurn, NewCall};
 pub use open::{History, Options};

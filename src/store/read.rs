@@ -144,7 +144,7 @@ pub(super) async fn newest(connection: &mut SqliteConnection) -> Result<Revision
 }
 
 /// Refuses a revision whose successors are no longer all in the log.
-async fn retained(connection: &mut SqliteConnection, requested: Revision) -> Result<(), Error> {
+pub(super) async fn retained(connection: &mut SqliteConnection, requested: Revision) -> Result<(), Error> {
     let (text,): (String,) = sqlx::query_as("SELECT value FROM meta WHERE key = 'compacted'").fetch_one(connection).await?;
     let oldest = Revision(text.parse().map_err(|_| Error::Corrupt(format!("the compacted revision `{text}` is not a number")))?);
     if requested < oldest { Err(Error::Expired { requested, oldest }) } else { Ok(()) }

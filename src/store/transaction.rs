@@ -100,7 +100,7 @@ impl<'c> Transaction<'c> {
 }
 
 /// The text as it is stored: without `metadata.resourceVersion`, which is the revision.
-fn stored(document: &mut Value) -> String {
+pub(super) fn stored(document: &mut Value) -> String {
     if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.remove("resourceVersion");
     }

@@ -9,18 +9,18 @@ use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::process::Command;
 
 /// kubectl with a home of its own: its discovery cache must not be another server's.
-struct Kubectl {
-    home: tempfile::TempDir,
+pub(crate) struct Kubectl {
+    pub(crate) home: tempfile::TempDir,
     kubeconfig: PathBuf,
     namespace: &'static str,
 }
 
 /// What a command printed, if it succeeded; else what it complained.
-type Said = Result<String, String>;
+pub(crate) type Said = Result<String, String>;
 
 impl Kubectl {
     /// `None`, said aloud, where there is no kubectl.
-    async fn new(namespace: &'static str) -> Option<Self> {
+    pub(crate) async fn new(namespace: &'static str) -> Option<Self> {
         let found = Command::new("kubectl").args(["version", "--client"]).stdout(Stdio::null()).stderr(Stdio::null()).status().await;
         if !found.is_ok_and(|status| status.success()) {
             eprintln!("SKIPPED: kubectl is not installed, so the API was not tried with it; `make test` installs it");
@@ -31,24 +31,29 @@ impl Kubectl {
         Some(Self { home: tempfile::tempdir().expect("a temporary directory"), kubeconfig: server.directory.join("kubeconfig"), namespace })
     }
 
-    fn command(&self, arguments: &str) -> Command {
+    /// The same kubectl with another kubeconfig.
+    pub(crate) fn with_config(self, kubeconfig: PathBuf) -> Self {
+        Self { kubeconfig, ..self }
+    }
+
+    pub(crate) fn command(&self, arguments: &str) -> Command {
         let mut command = Command::new("kubectl");
         command.env("HOME", self.home.path()).env("KUBECONFIG", &self.kubeconfig).env_remove("HTTPS_PROXY").env_remove("https_proxy");
         command.current_dir(self.home.path()).args(["-n", self.namespace]).args(arguments.split_whitespace()).kill_on_drop(true);
         command
     }
 
-    async fn run(&self, arguments: &str) -> Said {
+    pub(crate) async fn run(&self, arguments: &str) -> Said {
         said(&self.command(arguments).stdin(Stdio::null()).output().await.expect("kubectl starts"))
     }
 
     /// Runs with arguments that hold spaces.
-    async fn run_with(&self, arguments: &str, more: &[&str]) -> Said {
+    pub(crate) async fn run_with(&self, arguments: &str, more: &[&str]) -> Said {
         said(&self.command(arguments).args(more).stdin(Stdio::null()).output().await.expect("kubectl starts"))
     }
 
     /// Runs on a file with `text`.
-    async fn on_file(&self, arguments: &str, text: &str) -> Said {
+    pub(crate) async fn on_file(&self, arguments: &str, text: &str) -> Said {
         std::fs::write(self.home.path().join("file.yaml"), text).expect("the file is written");
         self.run(&format!("{arguments} -f file.yaml")).await
     }
@@ -59,7 +64,7 @@ fn said(output: &Output) -> Said {
     if output.status.success() { Ok(out) } else { Err(format!("{out}{}", String::from_utf8_lossy(&output.stderr))) }
 }
 
-fn ok(said: Said) -> String {
+pub(crate) fn ok(said: Said) -> String {
     said.unwrap_or_else(|complaint| panic!("kubectl failed: {complaint}"))
 }
 

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "the whole binary is tests, helpers included")]
 
+mod access;
 mod api;
 mod bench;
 mod bundles;

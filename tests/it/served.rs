@@ -6,7 +6,6 @@ use autovibe::{
     objects::{Cipher, Objects},
     store::{Options, Store},
 };
-use base64::Engine;
 use reqwest::{Method, RequestBuilder, Response, header};
 use serde_json::Value;
 use std::{
@@ -97,19 +96,33 @@ impl Client {
         let kubeconfig = std::fs::read_to_string(directory.join("kubeconfig")).expect("the kubeconfig is written");
         let kubeconfig: Value = serde_yaml::from_str(&kubeconfig).expect("it is YAML");
         let text = |pointer: &str| kubeconfig.pointer(pointer).and_then(Value::as_str).expect("the kubeconfig is complete").to_owned();
-        let ca = base64::engine::general_purpose::STANDARD.decode(text("/clusters/0/cluster/certificate-authority-data")).expect("base64");
-        let http = reqwest::Client::builder()
-            .no_proxy()
-            .user_agent("it/1")
-            .tls_certs_only(reqwest::Certificate::from_pem_bundle(&ca).expect("a certificate"))
-            .build()
-            .expect("a client");
+        let http = trusting(directory).build().expect("a client");
         Self { url: text("/clusters/0/cluster/server"), token: text("/users/0/user/token"), http, directory: directory.into() }
     }
 
     /// The same client over a connection of its own.
     pub(crate) fn alone(&self) -> Self {
         Self::open(&self.directory)
+    }
+
+    /// The same hub with another bearer token.
+    pub(crate) fn with_token(&self, token: &str) -> Self {
+        Self { token: token.into(), ..self.again() }
+    }
+
+    pub(crate) fn again(&self) -> Self {
+        Self { url: self.url.clone(), token: self.token.clone(), http: self.http.clone(), directory: self.directory.clone() }
+    }
+
+    /// The same hub for the holder of a client certificate, who sends no token by [`Client::http`] alone.
+    pub(crate) fn certified(&self, user: &str, groups: &[&str]) -> Self {
+        let groups: Vec<String> = groups.iter().map(ToString::to_string).collect();
+        let hour = std::time::Duration::from_hours(1);
+        let (certificate, key) =
+            apiserver::client_certificate(&self.directory, user, &groups, hour, Clock::system().now()).expect("the CA is here");
+        let identity = reqwest::Identity::from_pem(format!("{certificate}{key}").as_bytes()).expect("a certificate and its key");
+        let http = trusting(&self.directory).identity(identity).build().expect("a client");
+        Self { http, ..self.again() }
     }
 
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
@@ -165,6 +178,13 @@ impl Client {
         assert_eq!(response.status().as_u16(), 200, "a watch answers 200, whatever becomes of it");
         Lines { response, buffer: Vec::new() }
     }
+}
+
+/// A client that trusts the hub in this directory alone.
+fn trusting(directory: &Path) -> reqwest::ClientBuilder {
+    let ca = std::fs::read(directory.join("ca.crt")).expect("the server wrote it");
+    let ca = reqwest::Certificate::from_pem_bundle(&ca).expect("a certificate");
+    reqwest::Client::builder().no_proxy().user_agent("it/1").tls_certs_only(ca)
 }
 
 /// The events of a watch.

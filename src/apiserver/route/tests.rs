@@ -42,3 +42,45 @@ fn what_is_out_of_scope_or_no_name_is_unknown() {
         assert!(matches!(parse(path), Route::Unknown), "{path}");
     }
 }
+
+/// A path of each meaning. There is no `_` here: a new one does not build until it is named, and then the matrix of access
+/// (`tests/it/access/matrix.rs`) must try its path.
+fn example(route: &Route) -> &'static str {
+    match route {
+        Route::Root => "/",
+        Route::Health => "/healthz",
+        Route::Version => "/version",
+        Route::CoreVersions => "/api",
+        Route::Groups => "/apis",
+        Route::Group(_) => "/apis/autovibe.dev",
+        Route::Resources { .. } => "/api/v1",
+        Route::OpenapiV2 => "/openapi/v2",
+        Route::OpenapiV3 => "/openapi/v3",
+        Route::OpenapiGroup(_) => "/openapi/v3/api/v1",
+        Route::Object(_) => "/api/v1/namespaces",
+        Route::Unknown => "/nowhere",
+    }
+}
+
+#[test]
+fn the_matrix_of_access_tries_every_meaning_that_a_path_can_have() {
+    let matrix = include_str!("../../../tests/it/access/matrix.rs");
+    let root = crate::apiserver::discovery::root();
+    let named: Vec<&str> = root["paths"].as_array().unwrap().iter().filter_map(serde_json::Value::as_str).collect();
+    for path in [
+        "/",
+        "/healthz",
+        "/version",
+        "/api",
+        "/apis",
+        "/apis/autovibe.dev",
+        "/api/v1",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openapi/v3/api/v1",
+        "/nowhere",
+    ] {
+        assert_eq!(example(&parse(path)), path);
+        assert!(named.contains(&path) || matrix.contains(&format!("\"{path}\"")), "{path} is not in the matrix");
+    }
+}

@@ -9,7 +9,7 @@ pub(super) mod process;
 
 use super::{Context, lab, print};
 use crate::clock::Clock;
-use crate::objects::{Cipher, Objects};
+use crate::objects::Objects;
 use crate::store::Store;
 use crate::{apiserver, gateway};
 use addresses::Addresses;
@@ -64,9 +64,9 @@ impl Up {
         make_private(&data)?;
         let clock = Clock::system();
         let store = Store::open(&data.join("autovibe.db")).await?;
-        let cipher = Cipher::load(&data.join("secrets.key"))
-            .with_context(|| format!("the key of the Secrets in {} cannot be used", data.display()))?;
-        let objects = Objects::new(store.clone(), clock.clone(), cipher);
+        let objects = Objects::unlock(store.clone(), clock.clone(), &data.join("secrets.key"))
+            .await
+            .with_context(|| format!("the Secrets in {} cannot be read", data.display()))?;
 
         let (api_stop, gateway_stop, controllers_stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let remembered = Addresses::read(&data);
