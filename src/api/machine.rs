@@ -386,7 +386,10 @@ pub struct AgentStatus {
     /// How often it was launched; above 1 it was resumed.
     #[serde(default)]
     pub launches: u32,
-    /// When it was last launched.
+    /// When its present launch was decided: whatever it calls, it calls later.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decided_at: Option<Time>,
+    /// When it was last launched, as far as the hub saw it: it may have been earlier.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub launched_at: Option<Time>,
     /// How long earlier launches ran: with this one's time it is `usage.time`.

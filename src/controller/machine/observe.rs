@@ -274,8 +274,8 @@ fn limits(machine: &Machine, hub: Option<&HubHandle>) -> Limits {
 
 /// The newest main call of the present launch.
 fn last_call(call: Option<CallSummary>, status: &MachineStatus) -> LastCall {
-    let launched = status.agent.as_ref().and_then(|agent| agent.launched_at.as_ref());
-    let Some(call) = call.filter(|call| launched.is_none_or(|launched| call.started_at >= launched.0)) else { return LastCall::None };
+    let decided = status.agent.as_ref().and_then(|agent| agent.decided_at.as_ref());
+    let Some(call) = call.filter(|call| decided.is_none_or(|decided| call.started_at >= decided.0)) else { return LastCall::None };
     match call.state {
         CallState::Open => LastCall::Open,
         CallState::Settled => LastCall::Settled { stop_reason: call.stop_reason },

@@ -256,6 +256,7 @@ fn wait(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Ti
     let mut agent = next.agent.take().unwrap_or_default();
     agent.session = Some(crate::agent::session(machine.uid()));
     agent.launches = 1;
+    agent.decided_at = Some(api_time(now));
     next.agent = Some(agent);
     spawn(machine, observed, next, now)
 }
@@ -367,7 +368,7 @@ fn ended(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
         Verdict::BudgetExhausted => finish(next, now, TerminationReason::BudgetExhausted),
         Verdict::Interrupted if launches(&next) <= RELAUNCHES => {
             leave_running(&mut next, now);
-            relaunch(&mut next);
+            relaunch(&mut next, now);
             spawn(machine, observed, next, now)
         }
         Verdict::Interrupted => {
@@ -396,7 +397,7 @@ fn suspended(machine: &Machine, observed: &Observed, mut next: MachineStatus, no
     if machine.spec.operating_mode == OperatingMode::Suspended {
         return Plan::of(next).wait("Suspended", "for spec.operatingMode to be Running", Requeue::Never);
     }
-    relaunch(&mut next);
+    relaunch(&mut next, now);
     spawn(machine, observed, next, now)
 }
 
@@ -479,10 +480,11 @@ fn lost(mut next: MachineStatus, now: Timestamp, why: &str) -> Plan {
     finish(next, now, TerminationReason::GuestLost)
 }
 
-fn relaunch(next: &mut MachineStatus) {
+fn relaunch(next: &mut MachineStatus, now: Timestamp) {
     next.phase = Phase::Spawning;
     let agent = next.agent.get_or_insert_with(AgentStatus::default);
     agent.launches += 1;
+    agent.decided_at = Some(api_time(now));
     agent.exit_code = None;
 }
 

@@ -100,7 +100,7 @@ async fn an_account_that_may_only_read_machines_of_one_namespace() {
         let said = kubectl.run(arguments).await.expect_err(arguments);
         assert!(said.to_lowercase().contains("forbidden") && said.contains(&refused(what)), "kubectl {arguments}: {said}");
     }
-    let said = kubectl.on_file("create", &machine.replace("name: m", "name: n")).await.expect_err("it only reads");
+    let said = kubectl.on_file("create", &machine.replace("name: m", "name: other")).await.expect_err("it only reads");
     assert!(said.contains(&refused("create resource \"machines\"")), "{said}");
 }
 
