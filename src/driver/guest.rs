@@ -176,7 +176,7 @@ impl Guest<'_> {
         let (proxmox, node) = (&self.driver.proxmox, self.driver.node());
         let command: Vec<&str> = ["/bin/sh", "-c", verb.script, verb.name].into_iter().chain(args.iter().copied()).collect();
         let pid = proxmox.agent_exec(node, self.vmid, &command, input).await?;
-        let mut wait = Wait::guest();
+        let mut wait = if verb == scripts::FLUSH { Wait::flush() } else { Wait::guest() };
         loop {
             match proxmox.agent_exec_status(node, self.vmid, pid).await {
                 Ok(ExecStatus::Running) => {}

@@ -207,6 +207,10 @@ impl Wait {
     fn task(first: Duration) -> Self {
         Self { next: first, factor: 2.5, spent: Duration::ZERO }
     }
+    /// For a guest's flush, which takes tens of ms: an answer is held until its end is seen.
+    pub(super) fn flush() -> Self {
+        Self { next: Duration::from_millis(5), factor: 1.25, spent: Duration::ZERO }
+    }
     /// For a command in a guest: an agent may be waiting for it.
     pub(super) fn guest() -> Self {
         Self { next: Duration::from_millis(20), factor: 1.5, spent: Duration::ZERO }
