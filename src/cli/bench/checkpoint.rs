@@ -198,7 +198,7 @@ async fn guest(stage: &Stage, name: &str, between_messages: &str) -> anyhow::Res
         "agent": { "type": "Command", "command": ["sleep", "86400"] },
         "resources": { "cpu": "1", "memory": "256Mi" },
         "checkpoints": { "betweenMessages": between_messages, "retention": { "keepLast": 1000 } },
-        "budget": { "limits": { "money": { "amount": "1000000", "currency": "USD" } } },
+        "budget": { "limits": { "money": { "amount": "1000000", "currency": "USD" }, "apiCalls": 1_000_000_000 } },
     });
     stage.create_machine(name, spec).await?;
     let running = |machine: &Machine| machine.status.as_ref().is_some_and(|status| status.phase == Phase::Running);

@@ -1,7 +1,7 @@
 //! `autovibe bench gateway`: what the gateway adds to a model call, against the same calls of the same provider without it.
 
 use super::caller::{Caller, Size, Times};
-use super::place::Place;
+use super::place::{Appended, Place};
 use super::report::{Figure, Report, Target, Unit};
 use super::samples::Samples;
 use super::stage::{create_hub, create_machine, mint};
@@ -23,6 +23,8 @@ use std::time::Duration;
 const CONCURRENCY: [usize; 2] = [1, 16];
 /// Direct and through the gateway take turns in so many blocks, so that what else the machine does meets both.
 const BLOCKS: u32 = 10;
+/// Between two calls of one agent alone: its tools take longer, and meanwhile the call before is settled.
+const PAUSE: Duration = Duration::from_millis(10);
 /// How long a hub that was just started gets to come to rest.
 const REST: Duration = Duration::from_secs(3);
 /// A hub's memory at rest. Source: the comparison with other API servers that the project began with.
@@ -54,20 +56,29 @@ impl Gateway {
         clock.sleep(REST).await;
         let idle = resident(&hub)?;
         let gateway = hub.gateway()?;
+        let mut appended = Appended::new(place.path())?;
+        let mut syncs = Vec::new();
         let mut figures = Vec::new();
         for size in [Size::Small, Size::Large] {
             for stream in [false, true] {
                 for concurrency in CONCURRENCY {
-                    figures.extend(self.compare(Case { size, stream, concurrency }, gateway, upstream.address, &tokens).await?);
+                    let case = Case { size, stream, concurrency };
+                    let durable = syncs.is_empty().then_some((&mut appended, &mut syncs));
+                    figures.extend(self.compare(case, gateway, upstream.address, &tokens, durable).await?);
                 }
             }
         }
         let after = resident(&hub)?;
         hub.stop().await?;
+        // The first figure is the least call: what is added to it is what every call pays.
+        let added = figures.first().map_or(0.0, Figure::over_baseline);
+        let added = Figure::new("added to the least call, p50", added, Unit::Milliseconds);
+        figures.push(added.against(Appended::NAME, Samples::of(&syncs).p50()));
         figures.push(Figure::new("hub's memory (RSS) at rest", idle, Unit::Mebibytes).target(Target::AtMost(IDLE_MEBIBYTES, "")));
         figures.push(Figure::new("hub's memory (RSS) after all calls", after, Unit::Mebibytes).against("at rest", idle));
         let notes = vec![
             format!("{} calls of each kind, direct and through the gateway in turns", self.calls),
+            format!("1 at once: {} ms between two calls, as an agent's tools take time; 16 at once: one call after the other", PAUSE.as_millis()),
             "the gateway runs in a child process, `autovibe up`; agents and provider share this process, and the processors with the gateway".into(),
             "each call through the gateway is reserved durably before it is forwarded, on a connection of its own; direct ones keep theirs".into(),
             "at 16 at once the provider and the agents wait for a processor too: read those as capacity, not as added time".into(),
@@ -75,7 +86,15 @@ impl Gateway {
         Ok(Report { bench: "gateway", notes, figures })
     }
 
-    async fn compare(&self, case: Case, gateway: SocketAddr, upstream: SocketAddr, tokens: &[String]) -> anyhow::Result<Vec<Figure>> {
+    /// Where `durable` is given, durable appends take their turn too.
+    async fn compare(
+        &self,
+        case: Case,
+        gateway: SocketAddr,
+        upstream: SocketAddr,
+        tokens: &[String],
+        mut durable: Option<(&mut Appended, &mut Vec<Duration>)>,
+    ) -> anyhow::Result<Vec<Figure>> {
         let through = callers(gateway, tokens, case.concurrency)?;
         let direct = callers(upstream, tokens, case.concurrency)?;
         let (mut direct_times, mut through_times) = (Vec::new(), Vec::new());
@@ -83,6 +102,11 @@ impl Gateway {
         // The first block makes connections and fills caches.
         for block in 0..=BLOCKS {
             let (without, with) = (load(&direct, case, calls).await?, load(&through, case, calls).await?);
+            if let Some((appended, times)) = &mut durable {
+                for _ in 0..calls {
+                    times.push(appended.append()?);
+                }
+            }
             if block > 0 {
                 direct_times.extend(without);
                 through_times.extend(with);
@@ -115,7 +139,7 @@ async fn prepare(data: &Path, upstream: &Upstream, clock: &Clock) -> anyhow::Res
         let spec = json!({
             "from": { "image": "none" }, "goal": { "prompt": "work" }, "agent": { "type": "Command", "command": ["true"] },
             "checkpoints": { "betweenMessages": "Disabled" },
-            "budget": { "limits": { "money": { "amount": "1000000", "currency": "USD" } } },
+            "budget": { "limits": { "money": { "amount": "1000000", "currency": "USD" }, "apiCalls": 1_000_000_000 } },
         });
         let machine = create_machine(&objects, &format!("bench-{number}"), spec).await?;
         tokens.push(mint(&store, &machine).await?);
@@ -135,6 +159,9 @@ async fn load(callers: &[Arc<Caller>], case: Case, calls: u32) -> anyhow::Result
         tokio::spawn(async move {
             let mut times = Vec::with_capacity(each);
             for _ in 0..each {
+                if case.concurrency == 1 {
+                    Clock::system().sleep(PAUSE).await;
+                }
                 times.push(caller.call(case.size, case.stream).await?);
             }
             anyhow::Ok(times)

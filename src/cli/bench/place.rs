@@ -2,7 +2,9 @@
 
 use crate::cli::Context;
 use anyhow::Context as _;
+use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 /// `bench/<name>-<pid>` in the hub's data directory; removed when dropped.
 pub(super) struct Place(PathBuf);
@@ -16,6 +18,28 @@ impl Place {
 
     pub(super) fn path(&self) -> &Path {
         &self.0
+    }
+}
+
+/// A page of a database, which is what its smallest durable write appends.
+const PAGE: [u8; 4096] = [0x61; 4096];
+
+/// A file that is appended to durably, to know what this disk takes for it.
+pub(super) struct Appended(std::fs::File);
+
+impl Appended {
+    /// What it is called as a baseline.
+    pub(super) const NAME: &str = "fdatasync of a 4 KiB append";
+
+    pub(super) fn new(directory: &Path) -> std::io::Result<Self> {
+        std::fs::File::create(directory.join("append")).map(Self)
+    }
+
+    /// How long one append takes, fdatasync included.
+    pub(super) fn append(&mut self) -> std::io::Result<Duration> {
+        let begun = Instant::now();
+        tokio::task::block_in_place(|| self.0.write_all(&PAGE).and_then(|()| self.0.sync_data()))?;
+        Ok(begun.elapsed())
     }
 }
 

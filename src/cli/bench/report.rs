@@ -82,11 +82,15 @@ impl Figure {
         self.baseline.as_ref().filter(|(_, baseline)| *baseline > 0.0).map(|(_, baseline)| self.value / baseline)
     }
 
+    /// By how much the figure is above its baseline.
+    pub(super) fn over_baseline(&self) -> f64 {
+        self.value - self.baseline.as_ref().map_or(0.0, |(_, value)| *value)
+    }
+
     fn is_met(&self) -> Option<bool> {
-        let baseline = self.baseline.as_ref().map_or(0.0, |(_, value)| *value);
         self.target.as_ref().map(|target| match target {
             Target::AtMost(limit, _) => self.value <= *limit,
-            Target::Over(limit, _) => self.value - baseline <= *limit,
+            Target::Over(limit, _) => self.over_baseline() <= *limit,
         })
     }
 

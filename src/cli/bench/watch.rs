@@ -1,6 +1,6 @@
 //! `autovibe bench watch`: from a durable write to the writer's own watch event, through a hub's API server over TLS.
 
-use super::place::Place;
+use super::place::{Appended, Place};
 use super::report::{Figure, Report, Unit};
 use super::samples::Samples;
 use super::stage::NAMESPACE;
@@ -11,12 +11,9 @@ use anyhow::Context as _;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use std::ffi::OsStr;
-use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// A page of the database, which is what a write at least appends.
-const APPEND: [u8; 4096] = [0x61; 4096];
 /// So many before those that count: connections, caches and the statements of the database are warm then.
 const WARM_UP: usize = 20;
 const LABEL: &str = "bench";
@@ -37,7 +34,7 @@ impl Watch {
         let measured = self.measure(&client, place.path()).await;
         hub.stop().await?;
         let [syncs, answers, events] = measured?.map(|times| Samples::of(&times));
-        let baseline = "fdatasync of a 4 KiB append";
+        let baseline = Appended::NAME;
         let figures = vec![
             Figure::new("write → own watch event, p50", events.p50(), Unit::Milliseconds).against(baseline, syncs.p50()),
             Figure::new("write → own watch event, p99", events.percentile(99), Unit::Milliseconds).against(baseline, syncs.percentile(99)),
@@ -61,13 +58,10 @@ impl Watch {
         let made = client.create(&collection, &budget).await?;
         let from = made["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned();
         let mut events = client.lines(&format!("{collection}?watch=true&resourceVersion={from}"), "application/json").await?;
-        let mut file = std::fs::File::create(directory.join("append"))?;
+        let mut appended = Appended::new(directory)?;
         let mut times = [const { Vec::new() }; 3];
         for number in 0..WARM_UP + self.writes as usize {
-            let begun = Instant::now();
-            tokio::task::block_in_place(|| file.write_all(&APPEND).and_then(|()| file.sync_data()))?;
-            let synced = begun.elapsed();
-
+            let synced = appended.append()?;
             let value = number.to_string();
             let patch = json!({ "metadata": { "labels": { LABEL: value } } });
             let begun = Instant::now();
