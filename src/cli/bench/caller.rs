@@ -56,6 +56,7 @@ pub(super) struct Caller {
 
 impl Caller {
     pub(super) fn new(address: SocketAddr, token: &str) -> anyhow::Result<Self> {
+        rustls::crypto::ring::default_provider().install_default().ok();
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_mins(1)).tcp_nodelay(true).build()?;
         let session = uuid::Uuid::new_v4().to_string();
         Ok(Self {
