@@ -1,6 +1,6 @@
 //! The Kubernetes resource API over HTTPS, on [`Objects`]' documents.
 //!
-//! Stateless: all that it knows is in the store, or generated from `admission::resources()`. It judges the wire (paths,
+//! Without state of its own: all that it knows is in the store (of which it caches a part), or generated from `admission::resources()`. It judges the wire (paths,
 //! forms, selectors, options); what an object may be is admission's affair. Server-side apply is not here yet: it is
 //! refused with the list of patches that are.
 

@@ -3,6 +3,7 @@
 use crate::served::Served;
 use autovibe::store::Options;
 use reqwest::{Method, header};
+use rustls::pki_types::pem::PemObject;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 use tokio::{
@@ -10,6 +11,7 @@ use tokio::{
     net::TcpStream,
 };
 
+const JSON: &str = "application/json";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
 fn address(server: &Served) -> String {
@@ -24,7 +26,6 @@ async fn post(server: &Served, content_type: &str, body: impl Into<reqwest::Body
 async fn raw(server: &Served) -> impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {
     let ca = std::fs::read(server.directory.join("ca.crt")).expect("the CA is written");
     let mut roots = rustls::RootCertStore::empty();
-    use rustls::pki_types::pem::PemObject;
     roots.add(rustls::pki_types::CertificateDer::from_pem_slice(&ca).expect("a certificate")).expect("a CA");
     let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
     let stream = TcpStream::connect(address(server)).await.expect("the server listens");
@@ -48,7 +49,6 @@ async fn said(server: &Served, bytes: &[u8]) -> (String, Duration) {
 async fn what_is_too_large_or_too_deep_is_refused_early() {
     let server = Served::start(Options::default()).await;
     assert_eq!(server.get(MAPS).await.0, 200);
-    const JSON: &str = "application/json";
     let refused = async |what: &str, content_type: &str, body: String, expect: u16| {
         let began = Instant::now();
         let (code, status) = post(&server, content_type, body).await;

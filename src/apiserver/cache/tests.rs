@@ -1,5 +1,9 @@
 use super::{
-    item::{Event, Item, Told, View},
+    item::{
+        Event, Item,
+        Told::{self, Added, Deleted, Left, Modified},
+        View,
+    },
     ring::{Bounds, Next, State},
 };
 use crate::apiserver::{catalog, negotiate::Shape, selector::Selector, table::Include, table::Printer};
@@ -52,7 +56,6 @@ fn a_selection_is_entered_and_left() {
         logged(Change::Deleted, "a", "red", 11),
     ];
     state.apply(events, Revision(12));
-    use Told::{Added, Deleted, Left, Modified};
     assert_eq!(told(&state, 5, ""), Some((vec![(6, Modified), (8, Modified), (9, Added), (11, Deleted)], 12)));
     assert_eq!(told(&state, 5, "color=red"), Some((vec![(6, Left), (8, Added), (11, Deleted)], 12)));
     assert_eq!(told(&state, 8, "color=blue"), Some((vec![(9, Added)], 12)));

@@ -11,13 +11,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 const PEER: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
 
 fn connections(most: usize, from_one: usize) -> Arc<Connections> {
-    let limits = Limits {
-        head: Duration::from_secs(10),
-        idle: Duration::from_secs(90),
-        stall: Duration::from_secs(60),
-        connections: most,
-        from_one,
-    };
+    let limits =
+        Limits { head: Duration::from_secs(10), idle: Duration::from_secs(90), stall: Duration::from_mins(1), connections: most, from_one };
     Arc::new(Connections { limits, clock: Clock::system(), open: Mutex::default(), next: AtomicU64::new(0) })
 }
 
