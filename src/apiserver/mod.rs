@@ -1,8 +1,8 @@
 //! The Kubernetes resource API over HTTPS, on [`Objects`]' documents.
 //!
-//! Without state of its own: all that it knows is in the store (of which it caches a part), or generated from `admission::resources()`. It judges the wire (paths,
-//! forms, selectors, options); what an object may be is admission's affair. Server-side apply is not here yet: it is
-//! refused with the list of patches that are.
+//! Without state of its own: all that it knows is in the store (of which it caches a part), or generated from
+//! `admission::resources()`. It judges the wire (paths, forms, selectors, options); what an object may be is admission's
+//! affair. Server-side apply is not here yet: it is refused with the list of patches that are.
 
 mod access;
 mod background;

@@ -1,7 +1,7 @@
 //! Label and field selectors of lists and watches. Source: apimachinery `labels.Parse` and `fields.ParseSelector`.
 
 use super::{catalog::Entry, status::Status};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 #[cfg(test)]
 mod tests;
@@ -54,10 +54,9 @@ impl Selector {
         self.labels.is_empty() && self.fields.is_empty()
     }
 
-    pub(super) fn matches(&self, object: &Value) -> bool {
-        let labels = object.pointer("/metadata/labels");
-        self.labels.iter().all(|r| r.holds(labels.and_then(|l| l.get(&r.key)).and_then(Value::as_str)))
-            && self.fields.iter().all(|f| (field_value(object, &f.path) == f.value) == f.equal)
+    pub(super) fn matches(&self, object: &Selectable) -> bool {
+        self.labels.iter().all(|r| r.holds(object.label(&r.key)))
+            && self.fields.iter().all(|f| (object.field(&f.path) == f.value) == f.equal)
     }
 }
 
@@ -98,38 +97,60 @@ fn offered(entry: &Entry, path: &str) -> bool {
     }
 }
 
-/// Of a stored document what selectors can ask for, so that the rest need not be kept parsed. Each field of [`offered`]
-/// lies below one of these.
-pub(super) fn selectable(document: &Value) -> Value {
-    const PARTS: [&str; 8] = [
-        "/metadata/name",
-        "/metadata/namespace",
-        "/metadata/labels",
-        "/involvedObject",
-        "/reason",
-        "/reportingComponent",
-        "/source/component",
-        "/status/phase",
-    ];
-    let mut part = json!({});
-    for pointer in PARTS.iter().chain(&["/type"]) {
-        if let Some(value) = document.pointer(pointer) {
-            let (parent, field) = pointer.rsplit_once('/').expect("each begins with a slash");
-            let parent = parent.split('/').filter(|p| !p.is_empty()).fold(&mut part, |at, key| &mut at[key]);
-            parent[field] = value.clone();
-        }
-    }
-    part
+/// Paths of fields that can be selected, as they are stored; those of [`offered`] are among them.
+const FIELDS: [&str; 14] = [
+    "metadata.name",
+    "metadata.namespace",
+    "involvedObject.kind",
+    "involvedObject.namespace",
+    "involvedObject.name",
+    "involvedObject.uid",
+    "involvedObject.apiVersion",
+    "involvedObject.resourceVersion",
+    "involvedObject.fieldPath",
+    "reason",
+    "reportingComponent",
+    "source.component",
+    "type",
+    "status.phase",
+];
+
+/// Of a stored document what selectors can ask for, so that the rest need not be kept parsed.
+#[derive(Debug)]
+pub(super) struct Selectable {
+    labels: Box<[(Box<str>, Box<str>)]>,
+    fields: Box<[(&'static str, Box<str>)]>,
 }
 
-/// A missing field reads as empty, as in Kubernetes.
-fn field_value<'a>(object: &'a Value, path: &str) -> &'a str {
-    let path = match path {
-        "source" => "source.component".to_owned(),
-        "reportingController" => "reportingComponent".to_owned(),
-        path => path.strip_prefix("regarding.").map_or_else(|| path.to_owned(), |r| format!("involvedObject.{r}")),
-    };
-    path.split('.').try_fold(object, |value, key| value.get(key)).and_then(Value::as_str).unwrap_or_default()
+impl Selectable {
+    pub(super) fn of(document: &Value) -> Self {
+        let labels = document.pointer("/metadata/labels").and_then(Value::as_object).into_iter().flatten();
+        let field = |path: &'static str| {
+            let value = path.split('.').try_fold(document, |value, key| value.get(key)).and_then(Value::as_str)?;
+            Some((path, value.into()))
+        };
+        Self {
+            labels: labels.filter_map(|(key, value)| Some((key.as_str().into(), value.as_str()?.into()))).collect(),
+            fields: FIELDS.into_iter().filter_map(field).collect(),
+        }
+    }
+
+    fn label(&self, key: &str) -> Option<&str> {
+        self.labels.iter().find(|(k, _)| **k == *key).map(|(_, value)| &**value)
+    }
+
+    /// A missing field reads as empty, as in Kubernetes.
+    fn field(&self, path: &str) -> &str {
+        let stored = |field: &str| match path {
+            "source" => field == "source.component",
+            "reportingController" => field == "reportingComponent",
+            path => match path.strip_prefix("regarding.") {
+                Some(part) => field.strip_prefix("involvedObject.") == Some(part),
+                None => field == path,
+            },
+        };
+        self.fields.iter().find(|(field, _)| stored(field)).map_or("", |(_, value)| value)
+    }
 }
 
 /// Splits at commas outside parentheses.

@@ -4,7 +4,7 @@ use crate::apiserver::{
     catalog::Entry,
     negotiate::Shape,
     present,
-    selector::{self, Selector},
+    selector::{Selectable, Selector},
     status::Status,
     table::{self, Include, Printer},
 };
@@ -24,7 +24,7 @@ pub(in crate::apiserver) struct Item {
     pub(in crate::apiserver) name: String,
     pub(in crate::apiserver) revision: Revision,
     /// What selectors can ask for.
-    selectable: Value,
+    selectable: Selectable,
     /// As it lies in the store: values of Secrets stay encrypted until someone is sent them.
     text: Bytes,
     /// Name of the resource when `text` must be decrypted first.
@@ -35,7 +35,7 @@ impl Item {
     /// `document` as it lies in the store, with its `resourceVersion`.
     pub(in crate::apiserver) fn new(key: store::Key, revision: Revision, document: &Value) -> Self {
         Self {
-            selectable: selector::selectable(document),
+            selectable: Selectable::of(document),
             text: document.to_string().into(),
             sealed: (key.resource == "secrets").then_some(key.resource),
             namespace: key.namespace,

@@ -29,9 +29,9 @@ fn label_grammar_selects_as_kubernetes_does() {
         ("app>1", false),
         ("autovibe.dev/machine=m1", true),
     ] {
-        assert_eq!(labels(text).matches(&object), expect, "{text}");
+        assert_eq!(labels(text).matches(&Selectable::of(&object)), expect, "{text}");
     }
-    assert!(!labels("app").matches(&json!({"metadata": {}})));
+    assert!(!labels("app").matches(&Selectable::of(&json!({"metadata": {}}))));
 }
 
 #[test]
@@ -48,8 +48,20 @@ fn what_is_no_selector_is_refused() {
 fn field_selectors_take_escapes_and_read_what_is_missing_as_empty() {
     let selector = |text: &str| Selector { labels: Vec::new(), fields: field_terms(text).unwrap() };
     let event = json!({"metadata": {"name": "a,b"}, "involvedObject": {"kind": "Machine"}, "source": {"component": "hub"}});
-    assert!(selector("metadata.name=a\\,b").matches(&event));
-    assert!(selector("involvedObject.kind==Machine,involvedObject.uid=").matches(&event));
-    assert!(selector("regarding.kind=Machine,source=hub").matches(&event));
-    assert!(!selector("involvedObject.kind!=Machine").matches(&event));
+    assert!(selector("metadata.name=a\\,b").matches(&Selectable::of(&event)));
+    assert!(selector("involvedObject.kind==Machine,involvedObject.uid=").matches(&Selectable::of(&event)));
+    assert!(selector("regarding.kind=Machine,source=hub").matches(&Selectable::of(&event)));
+    assert!(!selector("involvedObject.kind!=Machine").matches(&Selectable::of(&event)));
+}
+
+#[test]
+fn every_field_that_is_offered_is_kept() {
+    for entry in crate::apiserver::catalog::entries() {
+        let paths = FIELDS.iter().copied().filter(|path| offered(entry, path));
+        assert!(paths.count() >= 2, "{}", entry.plural);
+    }
+    let events = crate::apiserver::catalog::find("events.k8s.io", "v1", "events").unwrap();
+    let offers = FIELDS.iter().filter(|path| offered(events, path)).count();
+    // All but the phase of Namespaces; `source` stands for `source.component`.
+    assert_eq!(offers, FIELDS.len() - 2);
 }
