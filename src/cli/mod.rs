@@ -170,7 +170,7 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         Command::Lab(command) => command.run(&context).await,
         Command::Doctor(command) => command.run(&context).await,
         Command::Demo(command) => command.run(&context).await,
-        Command::Bench(command) => command.run(&context).await,
+        Command::Bench(command) => Box::pin(command.run(&context)).await,
         Command::Version(command) => command.run(&context),
     }
 }

@@ -51,7 +51,7 @@ impl Bench {
             Which::Checkpoint(bench) => bench.run(context).await?,
             Which::Watch(bench) => unless_interrupted(bench.run(context)).await?,
             Which::Life(bench) => unless_interrupted(bench.run(context)).await?,
-            Which::Idle(bench) => unless_interrupted(bench.run(context)).await?,
+            Which::Idle(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
             Which::Gateway(bench) => unless_interrupted(bench.run(context)).await?,
         };
         report.print(context.options.output)?;
