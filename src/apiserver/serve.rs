@@ -12,7 +12,7 @@ use super::{
     read, reply, review,
     route::{self, Route, Target},
     status::Status,
-    write,
+    table, write,
 };
 use crate::auth::{Action, Authentication, User};
 use axum::{
@@ -132,7 +132,7 @@ async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, St
         }
         _ => {}
     }
-    let encoding = negotiate::object(accept)?.encoding;
+    let form = negotiate::object(accept)?;
     let bytes = read_body(headers, body).await?;
     let approval =
         if user.is_master() { None } else { Some(escalation::approval(server.access.policy().await?, &user, &target, &action.verb)) };
@@ -156,7 +156,9 @@ async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, St
         (&Method::DELETE, None) => request.delete_collection().await?,
         _ => return Err(Status::method_not_allowed()),
     };
-    let mut response = reply::encoded(answer.code, &answer.value, encoding);
+    let object = answer.value["kind"] == target.entry.kind;
+    let value = if form.shape == Shape::Metadata && object { table::partial(&answer.value) } else { answer.value };
+    let mut response = reply::encoded(answer.code, &value, form.encoding);
     reply::warn(&mut response, &answer.warnings);
     Ok(response)
 }

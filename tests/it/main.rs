@@ -12,6 +12,7 @@ mod collect;
 mod crds;
 mod examples;
 mod gateway;
+mod kube_rs;
 mod kubectl;
 mod lab;
 mod layers;
