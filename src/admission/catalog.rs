@@ -1,6 +1,6 @@
 //! The table of resources: our kinds from their types, core kinds from k8s-openapi's.
 
-use super::{Resource, roles::RBAC};
+use super::{Resource, cel::Rules, roles::RBAC};
 use crate::api::meta::Scope;
 use crate::api::{Budget, Checkpoint, GROUP, Hub, Kind, Machine, VERSION, schema::structural};
 use k8s_openapi::api::coordination::v1::Lease;
@@ -33,6 +33,7 @@ fn rbac<T: JsonSchema>(kind: &'static str, plural: &'static str, singular: &'sta
 }
 
 fn ours<K: Kind + JsonSchema>() -> Resource {
+    let schema = structural::<K>();
     Resource {
         group: GROUP,
         version: VERSION,
@@ -44,7 +45,8 @@ fn ours<K: Kind + JsonSchema>() -> Resource {
         categories: &["all", "autovibe"],
         columns: K::COLUMNS,
         has_status: true,
-        schema: structural::<K>(),
+        rules: Rules::of(&schema),
+        schema,
     }
 }
 
@@ -80,6 +82,7 @@ fn core<T: JsonSchema>(
         categories: &[],
         columns: &[],
         has_status: false,
+        rules: Rules::default(),
         schema,
     }
 }

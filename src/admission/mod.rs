@@ -1,6 +1,7 @@
 //! Prune, default, validate and patch documents: pure. What is done with a refusal is `objects`' matter.
 
 mod catalog;
+pub mod cel;
 pub mod names;
 pub mod patch;
 mod roles;
@@ -33,6 +34,8 @@ pub struct Resource {
     pub has_status: bool,
     /// Structural schema of the whole object (`type: object, properties: {spec, status, …}`), with defaults.
     pub schema: Value,
+    /// The schema's rules across fields.
+    pub rules: cel::Rules,
 }
 
 impl Resource {
@@ -108,9 +111,16 @@ pub fn validate(resource: &Resource, document: &Value, old: Option<&Value>) -> V
         errors.extend(structural::validate(metadata_schema(), &document["metadata"], None, "metadata"));
     }
     errors.extend(structural::validate(&resource.schema, document, old, ""));
-    // What follows reads the document as its type, which needs the shape to be right.
+    // What follows reads the document as its type, which needs the shape to be right. Of a text that breaks its pattern the
+    // type may say something better.
+    if errors.iter().all(structural::is_pattern) {
+        let more = rules::validate(resource, document);
+        errors.retain(|pattern| !more.iter().any(|better| better.field == pattern.field));
+        errors.extend(more);
+    }
     if errors.is_empty() {
-        errors.extend(rules::validate(resource, document, old));
+        errors.extend(rules::changed(resource, document, old));
+        errors.extend(resource.rules.validate(document, old, ""));
     }
     errors
 }

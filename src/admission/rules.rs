@@ -38,33 +38,49 @@ pub(super) fn default(resource: &Resource, document: &mut Value) {
     fields.entry("type").or_insert_with(|| "Opaque".into());
 }
 
-pub(super) fn validate(resource: &Resource, document: &Value, old: Option<&Value>) -> Vec<FieldError> {
+pub(super) fn validate(resource: &Resource, document: &Value) -> Vec<FieldError> {
     match (resource.group, resource.kind) {
-        (GROUP, "Machine") => typed::<Machine>(document, old),
-        (GROUP, "Checkpoint") => typed::<Checkpoint>(document, old),
-        (GROUP, "Budget") => typed::<Budget>(document, old),
-        (GROUP, "Hub") => typed::<Hub>(document, old),
-        ("", "Secret") => secret(document, old),
-        ("", "ConfigMap") => config_map(document, old),
+        (GROUP, "Machine") => typed::<Machine>(document),
+        (GROUP, "Checkpoint") => typed::<Checkpoint>(document),
+        (GROUP, "Budget") => typed::<Budget>(document),
+        (GROUP, "Hub") => typed::<Hub>(document),
+        ("", "Secret") => data_keys(document, "data"),
+        ("", "ConfigMap") => config_map(document),
         ("", "Event") => event(document),
         (roles::RBAC, _) => roles::validate(resource, document, old),
         _ => Vec::new(),
     }
 }
 
+/// What may not change in core kinds; ours say it in their schemas.
+pub(super) fn changed(resource: &Resource, document: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let (mut errors, Some(old)) = (Vec::new(), old) else { return Vec::new() };
+    let fields: &[&str] = match (resource.group, resource.kind) {
+        ("", "Secret") => &["data"],
+        ("", "ConfigMap") => &["data", "binaryData"],
+        _ => return errors,
+    };
+    if document["type"] != old["type"] {
+        errors.push(FieldError::invalid("type", &document["type"], "field is immutable"));
+    }
+    if old["immutable"] == true {
+        for field in fields.iter().chain(&["immutable"]).filter(|field| document[**field] != old[**field]) {
+            errors.push(FieldError::forbidden(*field, "field is immutable when `immutable` is set"));
+        }
+    }
+    errors
+}
+
 /// Reads the document as its type; what the type refuses becomes an error that names the field.
-fn typed<K: Kind>(document: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let new: K = match serde_path_to_error::deserialize(document) {
-        Ok(new) => new,
+fn typed<K: Kind>(document: &Value) -> Vec<FieldError> {
+    match serde_path_to_error::deserialize::<_, K>(document) {
+        Ok(object) => object.validate(),
         Err(error) => {
             let path = error.path().to_string();
             let value = at(document, &path);
-            return vec![FieldError::invalid(path, value, error.into_inner().to_string())];
+            vec![FieldError::invalid(path, value, error.into_inner().to_string())]
         }
-    };
-    // An old object that its type refuses today cannot forbid a change that makes it right.
-    let old: Option<K> = old.and_then(|old| serde_json::from_value(old.clone()).ok());
-    new.validate(old.as_ref())
+    }
 }
 
 /// The value at a path such as `spec.images[0].file`.
@@ -75,36 +91,12 @@ fn at<'v>(document: &'v Value, path: &str) -> &'v Value {
     })
 }
 
-fn secret(document: &Value, old: Option<&Value>) -> Vec<FieldError> {
-    let mut errors = data_keys(document, "data");
-    let Some(old) = old else { return errors };
-    if document["type"] != old["type"] {
-        errors.push(FieldError::invalid("type", &document["type"], "field is immutable"));
-    }
-    if old["immutable"] == true {
-        if document["immutable"] != true {
-            errors.push(FieldError::forbidden("immutable", "field is immutable when `immutable` is set"));
-        }
-        if document["data"] != old["data"] {
-            errors.push(FieldError::forbidden("data", "field is immutable when `immutable` is set"));
-        }
-    }
-    errors
-}
-
-fn config_map(document: &Value, old: Option<&Value>) -> Vec<FieldError> {
+fn config_map(document: &Value) -> Vec<FieldError> {
     let mut errors = data_keys(document, "data");
     errors.extend(data_keys(document, "binaryData"));
     for key in document["binaryData"].as_object().into_iter().flatten().map(|(key, _)| key) {
         if document["data"].get(key).is_some() {
             errors.push(FieldError::invalid(format!("data[{key}]"), key, "duplicate of key present in binaryData"));
-        }
-    }
-    if let Some(old) = old.filter(|old| old["immutable"] == true) {
-        for field in ["data", "binaryData", "immutable"] {
-            if document[field] != old[field] {
-                errors.push(FieldError::forbidden(field, "field is immutable when `immutable` is set"));
-            }
         }
     }
     errors

@@ -96,7 +96,7 @@ impl Kind for Budget {
         &mut self.metadata
     }
 
-    fn validate(&self, _old: Option<&Self>) -> Vec<FieldError> {
+    fn validate(&self) -> Vec<FieldError> {
         let mut errors = Vec::new();
         if let Some(parent) = &self.spec.parent_ref
             && Some(&parent.name) == self.metadata.name.as_ref()

@@ -1,7 +1,8 @@
 //! `Checkpoint`: an immutable state of a Machine, made of one ZFS snapshot per disk, with its parent.
 
-use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, immutable, object};
+use super::meta::{Column, Kind, Scope, conditions_schema, object};
 use super::quantity::GoDuration;
+use super::rule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -14,9 +15,18 @@ object!(
 /// Finalizer by which the hub releases and destroys the snapshots before the object goes.
 pub const FINALIZER: &str = "autovibe.dev/checkpoint";
 
+/// What to do instead of changing what is immutable.
+const ANEW: &str = "create a new Checkpoint instead";
+
 /// What to capture: exactly one of `machine` and `import`. Immutable but for `description` and `keep`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule::one_of(&["machine", "import"]),
+    rule::immutable("machine", ANEW),
+    rule::immutable("import", ANEW),
+    rule::immutable("trigger", ANEW),
+]))]
 pub struct CheckpointSpec {
     /// Name of the Machine in this namespace whose state is captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -190,19 +200,5 @@ impl Kind for Checkpoint {
     }
     fn metadata_mut(&mut self) -> &mut ObjectMeta {
         &mut self.metadata
-    }
-
-    fn validate(&self, old: Option<&Self>) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        if self.spec.machine.is_some() == self.spec.import.is_some() {
-            errors.push(FieldError::invalid("spec", &self.spec, "exactly one of machine and import must be given"));
-        }
-        if let Some(old) = old {
-            let remedy = "create a new Checkpoint instead";
-            immutable(&mut errors, "spec.machine", &old.spec.machine, &self.spec.machine, remedy);
-            immutable(&mut errors, "spec.import", &old.spec.import, &self.spec.import, remedy);
-            immutable(&mut errors, "spec.trigger", &old.spec.trigger, &self.spec.trigger, remedy);
-        }
-        errors
     }
 }

@@ -1,8 +1,9 @@
 //! `Hub`: the place that runs Machines: its Proxmox, its ZFS, its model providers, its images.
 
 use super::machine::Limits;
-use super::meta::{Column, FieldError, Kind, Problem, Scope, conditions_schema, object};
+use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, object};
 use super::quantity::{Currency, GoDuration, Money, NanoUsd};
+use super::rule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -15,6 +16,11 @@ object!(
 /// What the Hub has and may use.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [rule::required(
+    "gateway",
+    "!has(self.infrastructure.proxmox) || has(self.gateway)",
+    "give the URL at which guests reach this hub's gateway",
+)]))]
 pub struct HubSpec {
     /// The Proxmox and the ZFS that it drives.
     pub infrastructure: Infrastructure,
@@ -23,9 +29,11 @@ pub struct HubSpec {
     pub gateway: Option<Gateway>,
     /// Model providers. The first whose `models` match a request's model serves it.
     #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub providers: Vec<Provider>,
     /// First bases of Machines.
     #[serde(default)]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub images: Vec<Image>,
     /// For Machines that say nothing themselves.
     #[serde(default)]
@@ -35,6 +43,10 @@ pub struct HubSpec {
 /// The Proxmox and the ZFS that the Hub drives: `proxmox` and `zfs`, or `lab`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [rule::holds(
+    "has(self.lab) ? !has(self.proxmox) && !has(self.zfs) : has(self.proxmox) && has(self.zfs)",
+    "give either proxmox and zfs, or lab: {}",
+)]))]
 pub struct Infrastructure {
     /// A Proxmox VE node or cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -80,6 +92,7 @@ fn default_bridge() -> String {
 /// A range of VM ids, both ends included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [rule::holds("self.from <= self.to", "`from` must not be above `to`")]))]
 pub struct VmidRange {
     /// The lowest.
     #[schemars(range(min = 100, max = 999_999_999))]
@@ -132,6 +145,15 @@ pub struct Gateway {
 /// A model provider.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule::required(
+        "apiKeySecretRef",
+        "self.type != 'Anthropic' || has(self.apiKeySecretRef)",
+        "type Anthropic needs a Secret with key apiKey",
+    ),
+    rule::required("replay", "self.type != 'Replay' || has(self.replay)", "type Replay needs the path of a conversation file"),
+    rule::required("models", "size(self.models) > 0", "list the models that may be used, for example [\"claude-*\"]"),
+]))]
 pub struct Provider {
     /// Its name among this Hub's providers.
     pub name: String,
@@ -173,6 +195,7 @@ pub struct Replay {
 /// A first base of Machines: exactly one of `file` and `dataset`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [rule::one_of(&["file", "dataset"])]))]
 pub struct Image {
     /// Its name among this Hub's images.
     pub name: String,
@@ -289,61 +312,30 @@ impl Kind for Hub {
         &mut self.metadata
     }
 
-    fn validate(&self, _old: Option<&Self>) -> Vec<FieldError> {
+    fn validate(&self) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let infrastructure = &self.spec.infrastructure;
-        match (&infrastructure.lab, &infrastructure.proxmox, &infrastructure.zfs) {
-            (Some(_), None, None) => {}
-            (None, Some(proxmox), Some(zfs)) => {
-                validate_infrastructure(proxmox, zfs, &mut errors);
-                if self.spec.gateway.is_none() {
-                    errors.push(FieldError::required("spec.gateway", "give the URL at which guests reach this hub's gateway"));
-                }
-            }
-            _ => errors.push(FieldError::invalid("spec.infrastructure", infrastructure, "give either proxmox and zfs, or lab: {}")),
-        }
-        for (index, provider) in self.spec.providers.iter().enumerate() {
-            let path = format!("spec.providers[{index}]");
-            match provider.r#type {
-                ProviderType::Anthropic if provider.api_key_secret_ref.is_none() => {
-                    errors.push(FieldError::required(format!("{path}.apiKeySecretRef"), "type Anthropic needs a Secret with key apiKey"));
-                }
-                ProviderType::Replay if provider.replay.is_none() => {
-                    errors.push(FieldError::required(format!("{path}.replay"), "type Replay needs the path of a conversation file"));
-                }
-                _ => {}
-            }
-            if provider.models.is_empty() {
-                errors.push(FieldError::required(format!("{path}.models"), "list the models that may be used, for example [\"claude-*\"]"));
-            }
+        if let (Some(proxmox), Some(zfs)) = (&infrastructure.proxmox, &infrastructure.zfs) {
+            validate_infrastructure(proxmox, zfs, &mut errors);
         }
         names(&mut errors, "spec.providers", self.spec.providers.iter().map(|provider| &provider.name));
         names(&mut errors, "spec.images", self.spec.images.iter().map(|image| &image.name));
-        for (index, image) in self.spec.images.iter().enumerate() {
-            if image.file.is_some() == image.dataset.is_some() {
-                errors.push(FieldError::invalid(format!("spec.images[{index}]"), image, "exactly one of file and dataset must be given"));
-            }
-        }
         errors
     }
 }
 
-/// Names within a list: each once, and fit to be part of a dataset's name.
+/// Names that must be fit to be part of a dataset's name.
 fn names<'a>(errors: &mut Vec<FieldError>, path: &str, names: impl Iterator<Item = &'a String>) {
-    let mut seen = Vec::new();
     for (index, name) in names.enumerate() {
         let field = format!("{path}[{index}].name");
         let legal = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-' || c == '.';
-        if seen.contains(&name) {
-            errors.push(FieldError { field, problem: Problem::Duplicate(name.clone().into()), detail: String::new() });
-        } else if name.len() > 63 || !name.chars().all(legal) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+        if name.len() > 63 || !name.chars().all(legal) || !name.starts_with(|c: char| c.is_ascii_alphanumeric()) {
             errors.push(FieldError::invalid(
                 field,
                 name,
                 "must be lower case letters, digits, `-` and `.`, at most 63, for example debian-agents",
             ));
         }
-        seen.push(name);
     }
 }
 
@@ -363,9 +355,6 @@ fn validate_infrastructure(proxmox: &Proxmox, zfs: &Zfs, errors: &mut Vec<FieldE
             &proxmox.endpoint,
             "must be an https URL, for example https://pve1.example:8006",
         ));
-    }
-    if proxmox.vmids.from > proxmox.vmids.to {
-        errors.push(FieldError::invalid(format!("{path}.proxmox.vmids"), proxmox.vmids, "`from` must not be above `to`"));
     }
     for (field, dataset) in [("dataset", &zfs.dataset), ("keep", &zfs.keep)] {
         if !is_dataset(dataset) {

@@ -1,7 +1,8 @@
 //! `Machine`: an agent with a goal in a VM of its own.
 
-use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, immutable, object};
+use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, object};
 use super::quantity::{Bytes, GoDuration, Millicores, Money, NanoUsd};
+use super::rule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,9 +17,24 @@ object!(
 /// Finalizer by which the hub ends a Machine's VM before the object goes.
 pub const FINALIZER: &str = "autovibe.dev/machine";
 
+/// What to do instead of changing what is immutable.
+const ANEW: &str = "create a new Machine instead";
+
 /// What the Machine should be and do.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule::required(
+        "from",
+        "has(self.from) || (has(self.goal.after) && size(self.goal.after) > 0)",
+        "name a checkpoint, machine or image, or list a Machine in spec.goal.after",
+    ),
+    rule::immutable("from", ANEW),
+    rule::immutable("goal", ANEW),
+    rule::immutable("agent", ANEW),
+    rule::immutable("source", ANEW),
+    rule::immutable("hub", ANEW),
+]))]
 pub struct MachineSpec {
     /// The Hub that runs this Machine. Default: the Hub named `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -58,6 +74,7 @@ pub struct MachineSpec {
 /// Where a Machine's disks come from: exactly one of the fields.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [rule::one_of(&["checkpoint", "machine", "image"])]))]
 pub struct From {
     /// Name of a Checkpoint in this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -92,6 +109,7 @@ pub struct Goal {
     pub verify: Option<Verify>,
     /// Machines of this namespace that must have Succeeded first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub after: Vec<String>,
     /// What to do when one of `after` failed.
     #[serde(default)]
@@ -105,6 +123,7 @@ fn default_workspace() -> String {
 /// A command that decides whether the goal was achieved.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [rule::required("command", "size(self.command) > 0", "give the program and its arguments as a list")]))]
 pub struct Verify {
     /// Program and arguments; run as the agent's user in the workspace.
     pub command: Vec<String>,
@@ -133,6 +152,19 @@ pub enum AfterFailure {
 /// Who does it.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule::required(
+        "command",
+        "self.type != 'Command' || (has(self.command) && size(self.command) > 0)",
+        "type Command needs the program and its arguments as a list",
+    ),
+    rule::forbidden("maxTurns", "self.type != 'Command' || !has(self.maxTurns)", "type Command has no turns; remove it"),
+    rule::forbidden(
+        "command",
+        "self.type == 'Command' || !has(self.command) || size(self.command) == 0",
+        "only type Command takes one; use spec.agent.args for further arguments",
+    ),
+]))]
 pub struct Agent {
     /// The agent program.
     #[serde(default, rename = "type")]
@@ -265,6 +297,7 @@ impl Default for Retention {
 /// Files for a first workspace: exactly one of `git` and `directory`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [rule::one_of(&["git", "directory"])]))]
 pub struct Source {
     /// URL of a git repository that the hub can read.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -476,21 +509,9 @@ impl Kind for Machine {
         &mut self.metadata
     }
 
-    fn validate(&self, old: Option<&Self>) -> Vec<FieldError> {
+    fn validate(&self) -> Vec<FieldError> {
         let mut errors = Vec::new();
         let spec = &self.spec;
-        match &spec.from {
-            None if spec.goal.after.is_empty() => {
-                errors.push(FieldError::required("spec.from", "name a checkpoint, machine or image, or list a Machine in spec.goal.after"));
-            }
-            Some(from) => {
-                let given = [from.checkpoint.is_some(), from.machine.is_some(), from.image.is_some()];
-                if given.iter().filter(|g| **g).count() != 1 {
-                    errors.push(FieldError::invalid("spec.from", from, "exactly one of checkpoint, machine and image must be given"));
-                }
-            }
-            None => {}
-        }
         let goal = &spec.goal;
         if goal.prompt.trim().is_empty() && spec.agent.r#type != AgentType::Command {
             errors.push(FieldError::required("spec.goal.prompt", "say what the agent is to do"));
@@ -498,41 +519,12 @@ impl Kind for Machine {
         if !goal.workspace.starts_with('/') || goal.workspace.contains(['\n', '\0']) || goal.workspace.split('/').any(|part| part == "..") {
             errors.push(FieldError::invalid("spec.goal.workspace", &goal.workspace, "must be an absolute path in the guest, without `..`"));
         }
-        if goal.verify.as_ref().is_some_and(|v| v.command.is_empty()) {
-            errors.push(FieldError::required("spec.goal.verify.command", "give the program and its arguments as a list"));
-        }
         for (index, name) in goal.after.iter().enumerate() {
             if self.metadata.name.as_deref() == Some(name) {
                 errors.push(FieldError::invalid(format!("spec.goal.after[{index}]"), name, "a Machine cannot wait for itself"));
             }
-            if goal.after[..index].contains(name) {
-                errors.push(FieldError {
-                    field: format!("spec.goal.after[{index}]"),
-                    problem: super::Problem::Duplicate(name.clone().into()),
-                    detail: String::new(),
-                });
-            }
         }
-        let agent = &spec.agent;
-        match agent.r#type {
-            AgentType::Command => {
-                if agent.command.is_empty() {
-                    errors.push(FieldError::required("spec.agent.command", "type Command needs the program and its arguments as a list"));
-                }
-                if agent.max_turns.is_some() {
-                    errors.push(FieldError::forbidden("spec.agent.maxTurns", "type Command has no turns; remove it"));
-                }
-            }
-            AgentType::ClaudeCode => {
-                if !agent.command.is_empty() {
-                    errors.push(FieldError::forbidden(
-                        "spec.agent.command",
-                        "only type Command takes one; use spec.agent.args for further arguments",
-                    ));
-                }
-            }
-        }
-        for name in agent.env.keys() {
+        for name in spec.agent.env.keys() {
             let legal = !name.is_empty()
                 && !name.starts_with(|c: char| c.is_ascii_digit())
                 && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
@@ -549,19 +541,6 @@ impl Kind for Machine {
         }
         if spec.resources.cpu.0 == 0 {
             errors.push(FieldError::invalid("spec.resources.cpu", spec.resources.cpu, "must be more than 0"));
-        }
-        if let Some(source) = &spec.source
-            && source.git.is_some() == source.directory.is_some()
-        {
-            errors.push(FieldError::invalid("spec.source", source, "exactly one of git and directory must be given"));
-        }
-        if let Some(old) = old {
-            let remedy = "create a new Machine instead";
-            immutable(&mut errors, "spec.from", &old.spec.from, &spec.from, remedy);
-            immutable(&mut errors, "spec.goal", &old.spec.goal, &spec.goal, remedy);
-            immutable(&mut errors, "spec.agent", &old.spec.agent, &spec.agent, remedy);
-            immutable(&mut errors, "spec.source", &old.spec.source, &spec.source, remedy);
-            immutable(&mut errors, "spec.hub", &old.spec.hub, &spec.hub, remedy);
         }
         errors
     }

@@ -34,8 +34,10 @@ pub trait Kind: Serialize + DeserializeOwned + Clone + std::fmt::Debug + Send + 
     fn metadata(&self) -> &ObjectMeta;
     fn metadata_mut(&mut self) -> &mut ObjectMeta;
 
-    /// What the schema cannot say: combinations, and on an update (`old` is given) what may not change.
-    fn validate(&self, old: Option<&Self>) -> Vec<FieldError>;
+    /// What neither the schema nor its rules ([`super::rule`]) can say.
+    fn validate(&self) -> Vec<FieldError> {
+        Vec::new()
+    }
 
     /// `metadata.name`; empty when absent.
     fn name(&self) -> &str {
@@ -73,6 +75,15 @@ pub enum Problem {
     },
     Duplicate(serde_json::Value),
     TypeInvalid(serde_json::Value),
+    /// A text of more than this many characters.
+    TooLong(u64),
+    /// A list or map of `given` entries, where `most` may be.
+    TooMany {
+        given: u64,
+        most: u64,
+    },
+    /// A rule that the schema publishes does not hold; the detail speaks for itself.
+    Rule,
 }
 
 /// One wrong field: where, what, and what to write instead.
@@ -105,11 +116,13 @@ impl FieldError {
     pub fn reason(&self) -> &'static str {
         match self.problem {
             Problem::Required => "FieldValueRequired",
-            Problem::Invalid(_) => "FieldValueInvalid",
+            Problem::Invalid(_) | Problem::Rule => "FieldValueInvalid",
             Problem::Forbidden => "FieldValueForbidden",
             Problem::NotSupported { .. } => "FieldValueNotSupported",
             Problem::Duplicate(_) => "FieldValueDuplicate",
             Problem::TypeInvalid(_) => "FieldValueTypeInvalid",
+            Problem::TooLong(_) => "FieldValueTooLong",
+            Problem::TooMany { .. } => "FieldValueTooMany",
         }
     }
 
@@ -121,6 +134,9 @@ impl FieldError {
             Problem::Required => with("Required value".into()),
             Problem::Invalid(value) | Problem::TypeInvalid(value) => with(format!("Invalid value: {value}")),
             Problem::Forbidden => with("Forbidden".into()),
+            Problem::Rule => with("Invalid value".into()),
+            Problem::TooLong(most) => format!("Too long: may not be more than {most} bytes"),
+            Problem::TooMany { given, most } => format!("Too many: {given}: must have at most {most} items"),
             Problem::Duplicate(value) => with(format!("Duplicate value: {value}")),
             Problem::NotSupported { value, supported } => {
                 let list: Vec<String> = supported.iter().map(|s| format!("\"{s}\"")).collect();
@@ -133,13 +149,6 @@ impl FieldError {
 impl std::fmt::Display for FieldError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}: {}", self.field, self.body())
-    }
-}
-
-/// Says that a field may not change once it is set.
-pub fn immutable<T: PartialEq + Serialize>(errors: &mut Vec<FieldError>, field: &str, old: &T, new: &T, remedy: &str) {
-    if old != new {
-        errors.push(FieldError::forbidden(field, format!("is immutable; {remedy}")));
     }
 }
 

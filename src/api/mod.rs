@@ -11,6 +11,7 @@ pub mod hub;
 pub mod machine;
 pub mod meta;
 pub mod quantity;
+pub mod rule;
 pub mod schema;
 #[cfg(test)]
 mod tests;

@@ -54,6 +54,7 @@ fn check(node: &Value, path: &str) {
             "uniqueItems",
             "x-kubernetes-list-type",
             "x-kubernetes-list-map-keys",
+            "x-kubernetes-validations",
         ];
         assert!(known.contains(&word.as_str()), "{path} has `{word}`, which a structural schema must not have: {node}");
     }
@@ -68,6 +69,39 @@ fn check(node: &Value, path: &str) {
         }
         "array" => check(&node["items"], &format!("{path}[]")),
         other => assert!(["string", "integer", "number", "boolean"].contains(&other), "{path} is of type {other}"),
+    }
+}
+
+/// What a real API server asks of a rule before it takes the definition: that it compiles, has a message, and is cheap.
+#[test]
+fn rules_compile_are_cheap_and_say_what_to_do() {
+    let mut seen = 0;
+    for crd in crd::all() {
+        let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+        assert_eq!(autovibe::admission::cel::Rules::of(schema).broken(), Vec::<String>::new());
+        rules(schema, &mut |node, rule| {
+            seen += 1;
+            let text = rule["rule"].as_str().unwrap();
+            assert!(rule["message"].as_str().is_some_and(|message| !message.is_empty() && !message.contains('\n')), "{rule}");
+            let warnings = kube_cel::estimate_rule_cost(text, &kube_cel::compile_schema(node));
+            assert!(warnings.is_empty(), "{rule}: {warnings:?}");
+            let path = rule["fieldPath"].as_str().unwrap_or_default().trim_start_matches('.');
+            assert!(path.is_empty() || node["properties"].get(path).is_some(), "{rule} names a field that is not there");
+        });
+    }
+    assert!(seen > 15, "{seen} rules");
+}
+
+fn rules(node: &Value, look: &mut impl FnMut(&Value, &Value)) {
+    for rule in node["x-kubernetes-validations"].as_array().into_iter().flatten() {
+        look(node, rule);
+    }
+    for inner in
+        node["properties"].as_object().into_iter().flat_map(serde_json::Map::values).chain([&node["items"], &node["additionalProperties"]])
+    {
+        if inner.is_object() {
+            rules(inner, look);
+        }
     }
 }
 
