@@ -119,12 +119,15 @@ impl Objects {
         if !given.is_empty() && given != name {
             return Err(Error::BadRequest(format!("the name of the object ({given}) does not match the name on the URL ({name})")));
         }
-        if metadata::text(&document, "resourceVersion").is_empty() && resource.has_status {
-            let errors = vec![FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update")];
-            return Err(Error::Invalid { group: resource.group.into(), kind: resource.plural.into(), name: name.into(), errors });
-        }
         let key = resource.key(namespace, name);
-        let result = self.replace(resource, &key, part, options, |_| Ok(document.clone())).await;
+        let wanted = |_: &Value| {
+            if metadata::text(&document, "resourceVersion").is_empty() && resource.has_status {
+                let errors = vec![FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update")];
+                return Err(Error::Invalid { group: resource.group.into(), kind: resource.plural.into(), name: name.into(), errors });
+            }
+            Ok(document.clone())
+        };
+        let result = self.replace(resource, &key, part, options, wanted).await;
         match result {
             // Leader election counts on it.
             Err(Error::NotFound { resource: plural, .. }) if resource.kind == "Lease" && plural == key.resource => {

@@ -1,4 +1,6 @@
-//! The real kubectl against a real server: what people will type.
+//! The real kubectl against a real server: what people will type. One by one in `table`, in their courses here.
+
+mod table;
 
 use crate::served::Served;
 use std::{
