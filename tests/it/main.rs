@@ -21,6 +21,7 @@ mod limits;
 mod machine;
 mod objects;
 mod process;
+mod python;
 mod real;
 mod served;
 mod storage;
