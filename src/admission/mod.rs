@@ -1,7 +1,8 @@
-//! Prune, default, validate and patch documents: pure. What is done with a refusal is `objects`' matter.
+//! Read, prune, default, validate and patch documents: pure. What is done with a refusal is `objects`' matter.
 
 mod catalog;
 pub mod cel;
+pub mod document;
 pub mod names;
 pub mod patch;
 mod roles;

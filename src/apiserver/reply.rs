@@ -59,6 +59,7 @@ pub(super) fn document(request: &HeaderMap, body: Bytes, tag: &str, content_type
 pub(super) fn warn(response: &mut Response, warnings: &[String]) {
     let total: usize = warnings.iter().map(|w| w.chars().count()).sum();
     let mut seen: Vec<&String> = Vec::new();
+    let mut left = WARNINGS_TOTAL;
     for warning in warnings {
         if seen.contains(&warning) {
             continue;
@@ -66,6 +67,8 @@ pub(super) fn warn(response: &mut Response, warnings: &[String]) {
         seen.push(warning);
         let cut = if total > WARNINGS_TOTAL { WARNING_CUT } else { usize::MAX };
         let text: String = warning.chars().filter(|c| !c.is_control()).take(cut).collect();
+        let Some(rest) = left.checked_sub(text.chars().count()) else { break };
+        left = rest;
         let text = text.replace('\\', "\\\\").replace('"', "\\\"");
         if let Ok(value) = HeaderValue::from_bytes(format!("299 - \"{text}\"").as_bytes()) {
             response.headers_mut().append(WARNING, value);

@@ -1,7 +1,7 @@
 //! Creates, updates, patches and deletes.
 
 use super::{
-    body::{self, Body},
+    body,
     cache::Caches,
     catalog::{Entry, Source},
     list, present,
@@ -11,7 +11,7 @@ use super::{
     status::Status,
 };
 use crate::{
-    admission::Resource,
+    admission::{Resource, document::Document},
     objects::{Approval, DeleteOptions, Deleted, FieldValidation, Objects, Part, Patch, WriteOptions, Written},
 };
 use bytes::Bytes;
@@ -70,7 +70,7 @@ impl Request<'_> {
 
     /// Decodes the body as an object of this kind that fits the URL; also what to warn of.
     fn document(&self, name: Option<&str>, options: &WriteOptions) -> Result<(Value, Vec<String>), Status> {
-        let Body { mut value, duplicates } = body::decode(self.content_type, &self.body, self.entry().kind)?;
+        let Document { mut value, duplicates } = body::decode(self.content_type, &self.body, self.entry().kind)?;
         let warnings = duplicate_fields(self.entry(), duplicates, options)?;
         body::fit(&mut value, self.entry(), self.target.namespace.as_deref(), name)?;
         Ok((present::stored(self.entry(), value), warnings))
@@ -116,7 +116,7 @@ impl Request<'_> {
             let body = "Forbidden: may not be specified for non-apply patch";
             return Err(Status::invalid_option("PatchOptions", "force", "FieldValueForbidden", body));
         }
-        let Body { value, duplicates } =
+        let Document { value, duplicates } =
             body::json(&self.body).map_err(|s| Status::bad_request(format!("error decoding patch: {}", s.message)))?;
         let warnings = duplicate_fields(self.entry(), duplicates, &options)?;
         let patch = match (media, value.as_array()) {

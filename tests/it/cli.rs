@@ -55,23 +55,56 @@ fn a_malformed_manifest_applies_nothing_and_is_named_by_file_document_and_field(
     let data = tempfile::tempdir().unwrap();
     let _hub = Hub::start(data.path(), &ANY_PORTS).serves();
     let machine = "---\napiVersion: autovibe.dev/v1alpha1\nkind: Machine\nmetadata: {name: m}\n";
-    for (wrong, field) in [
-        ("spec: {from: {image: debian}, goal: {prompt: x}, colour: red}\n", "spec.colour"),
-        ("spec: {goal: {prompt: x}}\n", "spec.from: Required value"),
-        ("spec: {from: {image: debian}, goal: {prompt: x}, resources: {memory: lots}}\n", "spec.resources.memory"),
-        ("spec: {from: {image: debian}, goal: {prompt: x}, agent: {type: Parrot}}\n", "spec.agent.type"),
+    // What is wrong, the line it is on, and what is said of it.
+    for (wrong, line, expect) in [
+        ("spec:\n  from: {image: debian}\n  goal: {prompt: x}\n  colour: red\n", 12, "spec.colour: there is no such field"),
+        ("spec:\n  goal: {prompt: x}\n", 9, "spec.from: Required value"),
+        (
+            "spec:\n  from: {image: debian}\n  goal: {prompt: x}\n  resources:\n    cpu: \"1\"\n    memory: lots\n",
+            14,
+            "spec.resources.memory",
+        ),
+        ("spec:\n  from: {image: debian}\n  goal: {prompt: x}\n  agent:\n    type: Parrot\n", 13, "spec.agent.type: Unsupported value"),
+        ("spec:\n  from: {image: debian}\n  goal:\n    prompt: true\n", 12, "spec.goal.prompt: Invalid value: \"boolean\""),
+        (
+            "spec:\n  from: {image: debian}\n  goal:\n    prompt: x\n    after:\n    - a\n    - a\n",
+            15,
+            "spec.goal.after[1]: Duplicate value: \"a\"",
+        ),
     ] {
         let file = write(&data.path().join("m.yaml"), &format!("{BUDGET}{machine}{wrong}"));
         let error = refused(data.path(), &["apply", "-f", &file]);
-        assert!(
-            error.contains("nothing was applied")
-                && error.contains(&format!("{file}, document 2 (Machine default/m)"))
-                && error.contains(field),
-            "{error}"
-        );
-        let listed = said(data.path(), &["get", "budgets", "-o", "name"]);
-        assert_eq!(listed, "", "the good document was applied too");
+        let expect = format!("nothing was applied: {file}, document 2 (Machine default/m), line {line}: {expect}");
+        assert!(error.contains(&expect), "{error}\n{expect}");
     }
+    // What is no manifest at all.
+    for (wrong, expect) in [
+        ("spec:\n\tfrom: {image: debian}\n", "document 2: spec: found character that cannot start any token at line 10 column 1"),
+        ("spec: {from: {image: debian}\n", "document 2: "),
+        ("spec: {goal: {prompt: a, prompt: b}}\n", "document 2, line 9: spec.goal.prompt: is written twice"),
+        ("spec: {goal: {maxTurns: .nan}}\n", "document 2: spec.goal.maxTurns: NaN is no number that JSON has at line 9"),
+        ("spec: *nothing\n", "document 2: unknown anchor at line 9"),
+        ("spec: !!python/object:os.system {}\n", "document 2: spec: invalid type: enum"),
+        ("---\njust words\n", "document 3: it is no object"),
+        (
+            "---\napiVersion: autovibe.dev/v2\nkind: Machine\nmetadata: {name: n}\n",
+            "document 3: apiVersion: `autovibe.dev/v2` has no kind Machine",
+        ),
+        ("---\napiVersion: autovibe.dev/v1alpha1\nkind: Mashine\nmetadata: {name: n}\n", "document 3: kind: `Mashine` is not known"),
+    ] {
+        let file = write(&data.path().join("m.yaml"), &format!("{BUDGET}{machine}{wrong}"));
+        let error = refused(data.path(), &["apply", "-f", &file]);
+        assert!(error.contains("nothing was applied") && error.contains(&format!("{file}, {expect}")), "{error}\n{expect}");
+    }
+    let utf16: Vec<u8> = std::iter::once(0xfeff).chain(BUDGET.encode_utf16()).flat_map(u16::to_le_bytes).collect();
+    let file = data.path().join("m.yaml").display().to_string();
+    std::fs::write(&file, utf16).unwrap();
+    assert!(refused(data.path(), &["apply", "-f", &file]).contains("UTF-8"));
+    assert_eq!(said(data.path(), &["get", "budgets", "-o", "name"]), "", "a good document was applied too");
+    // Aliases and merge keys are followed, and a byte order mark is no mistake.
+    let shared = "spec: {from: &base {image: debian}, goal: {prompt: x}, source: {<<: &s {git: \"https://git.example/a\"}, ref: main}}\n";
+    let file = write(&data.path().join("m.yaml"), &format!("\u{feff}{BUDGET}{machine}{shared}"));
+    assert_eq!(said(data.path(), &["apply", "-f", &file]), "budget/team created\nmachine/m created\n");
 }
 
 #[test]

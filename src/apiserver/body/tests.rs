@@ -4,13 +4,6 @@ use super::*;
 use serde_json::json;
 
 #[test]
-fn duplicate_keys_are_named_by_path_and_the_last_one_counts() {
-    let body = json(br#"{"spec": {"a": 1, "l": [{"x": 1}, {"y": 1, "y": 2}], "a": 2}, "spec2": null}"#).unwrap();
-    assert_eq!(body.duplicates, ["spec.l[1].y", "spec.a"]);
-    assert_eq!(body.value, json!({"spec": {"a": 2, "l": [{"x": 1}, {"y": 2}]}, "spec2": null}));
-}
-
-#[test]
 fn what_is_not_json_is_a_bad_request_and_other_types_are_not_media_we_take() {
     let code = |content_type: Option<&str>, text: &str| decode(content_type, &Bytes::from(text.to_owned()), "Machine").map_err(|s| s.code);
     assert_eq!(code(None, "{").unwrap_err(), 400);

@@ -1,20 +1,22 @@
 //! Manifests: files become documents that know where they came from.
 
 use super::{LAST_APPLIED, resource};
-use crate::admission::Resource;
+use crate::admission::{Resource, document};
 use crate::api::Scope;
 use anyhow::{Context as _, anyhow, bail};
-use serde::Deserialize;
 use serde_json::Value;
-use std::{io::Read, path::Path, path::PathBuf};
+use std::{io::Read, path::Path, path::PathBuf, sync::Arc};
 
 /// One object of a file.
 #[derive(Clone, Debug)]
 pub(crate) struct Document {
     /// The file as the person named it.
     file: String,
+    text: Arc<str>,
     /// Counted from 1.
     index: usize,
+    /// Which of the items of a List it is.
+    item: Option<usize>,
     pub(crate) value: Value,
     pub(crate) resource: &'static Resource,
     /// Empty for cluster-scoped kinds.
@@ -54,6 +56,15 @@ impl Document {
         let place = if self.namespace.is_empty() { String::new() } else { format!("{}/", self.namespace) };
         format!("{}, document {} ({} {place}{}): {what}", self.file, self.index, self.kind(), self.name)
     }
+    /// The same, with the line of a field: `machines.yaml, document 2 (Machine shop/add-tests), line 7: spec.goal: …`.
+    pub(super) fn complaint_of(&self, field: &str, what: &str) -> String {
+        let whole = self.complaint("");
+        let path = self.item.map_or_else(|| field.to_owned(), |item| format!("items[{item}].{field}"));
+        match document::line_of(&self.text, self.index - 1, &path) {
+            Some(line) => format!("{}, line {line}: {field}: {what}", whole.trim_end_matches(": ")),
+            None => format!("{whole}{field}: {what}"),
+        }
+    }
     pub(super) fn explain(&self, error: anyhow::Error) -> anyhow::Error {
         let what = self.complaint("was not applied; documents before it were");
         error.context(what)
@@ -73,27 +84,30 @@ pub(super) fn nothing_applied(complaints: Vec<String>) -> anyhow::Result<()> {
 pub(super) fn read(files: &[PathBuf], namespace: &str) -> anyhow::Result<Vec<Document>> {
     let (mut documents, mut wrong) = (Vec::new(), Vec::new());
     for (file, text) in texts(files)? {
-        let mut index = 0;
-        for part in serde_yaml::Deserializer::from_str(&text) {
-            index += 1;
-            // By way of YAML's own value, which refuses a key that is written twice.
-            let parsed = serde_yaml::Value::deserialize(part);
-            let value = match parsed.map_err(anyhow::Error::from).and_then(|value| serde_json::to_value(value).map_err(Into::into)) {
-                Ok(Value::Null) => continue,
-                Ok(value) => value,
+        let text: Arc<str> = text.into();
+        for (index, read) in (1..).zip(document::yaml_stream(&text)) {
+            let read = match read {
+                Ok(read) if read.value.is_null() => continue,
+                Ok(read) => read,
                 Err(error) => {
                     wrong.push(format!("{file}, document {index}: {error}"));
-                    // What comes after a syntax error cannot be told apart.
-                    break;
+                    continue;
                 }
             };
-            let items = match value["items"].as_array() {
-                Some(items) if value["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) => items.clone(),
-                _ => vec![value],
+            for path in &read.duplicates {
+                let line = document::line_of(&text, index - 1, path).map_or_else(String::new, |line| format!(", line {line}"));
+                wrong.push(format!("{file}, document {index}{line}: {path}: is written twice"));
+            }
+            let value = read.value;
+            let items: Vec<(Option<usize>, Value)> = match value["items"].as_array() {
+                Some(items) if value["kind"].as_str().is_some_and(|kind| kind.ends_with("List")) => {
+                    items.iter().cloned().enumerate().map(|(at, item)| (Some(at), item)).collect()
+                }
+                _ => vec![(None, value)],
             };
-            for value in items {
-                match document(&file, index, value, namespace) {
-                    Ok(document) => documents.push(document),
+            for (item, value) in items {
+                match document(&file, &text, index, value, namespace) {
+                    Ok(document) => documents.push(Document { item, ..document }),
                     Err(error) => wrong.push(format!("{file}, document {index}: {error:#}")),
                 }
             }
@@ -112,7 +126,10 @@ pub(super) fn read(files: &[PathBuf], namespace: &str) -> anyhow::Result<Vec<Doc
     Ok(documents)
 }
 
-fn document(file: &str, index: usize, mut value: Value, namespace: &str) -> anyhow::Result<Document> {
+fn document(file: &str, text: &Arc<str>, index: usize, mut value: Value, namespace: &str) -> anyhow::Result<Document> {
+    if !value.is_object() {
+        bail!("it is no object; write apiVersion, kind, metadata and spec");
+    }
     let word = |path: &[&str]| path.iter().try_fold(&value, |value, key| value.get(key)).and_then(Value::as_str).map(str::to_owned);
     let api_version =
         word(&["apiVersion"]).ok_or_else(|| anyhow!("apiVersion: Required value: write apiVersion: {}", crate::api::API_VERSION))?;
@@ -140,14 +157,14 @@ fn document(file: &str, index: usize, mut value: Value, namespace: &str) -> anyh
     if let Some(object) = value.as_object_mut() {
         object.remove("status");
     }
-    Ok(Document { file: file.into(), index, value, resource, namespace, name })
+    Ok(Document { file: file.into(), text: text.clone(), index, item: None, value, resource, namespace, name })
 }
 
 /// Every file's name and text; of a directory, its own YAML and JSON files in order.
 fn texts(files: &[PathBuf]) -> anyhow::Result<Vec<(String, String)>> {
     let mut texts = Vec::new();
     for file in files {
-        let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()));
+        let read = |path: &Path| std::fs::read_to_string(path).with_context(|| format!("{} cannot be read as UTF-8 text", path.display()));
         if file.as_os_str() == "-" {
             let mut text = String::new();
             std::io::stdin().read_to_string(&mut text).context("standard input cannot be read")?;

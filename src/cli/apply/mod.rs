@@ -75,7 +75,11 @@ pub(super) async fn validate(client: &Client, documents: &[Document]) -> anyhow:
         let Err(error) = dry_run(client, document, documents).await else { continue };
         match error.downcast_ref::<client::Refused>() {
             Some(refused) if !refused.causes.is_empty() => {
-                wrong.extend(refused.causes.iter().map(|(field, message)| document.complaint(&format!("{field}: {message}"))));
+                wrong.extend(refused.causes.iter().map(|(field, message)| document.complaint_of(field, message)));
+            }
+            Some(refused) if !unknown_fields(&refused.message).is_empty() => {
+                let told = unknown_fields(&refused.message);
+                wrong.extend(told.into_iter().map(|field| document.complaint_of(field, "there is no such field")));
             }
             Some(refused) if refused.code < 500 => wrong.push(document.complaint(&refused.message)),
             // The hub itself is in trouble, or not there: that is said as it is.
@@ -83,6 +87,11 @@ pub(super) async fn validate(client: &Client, documents: &[Document]) -> anyhow:
         }
     }
     manifest::nothing_applied(wrong)
+}
+
+/// The fields that a strict hub did not know. Source: apimachinery's strict decoding error.
+fn unknown_fields(message: &str) -> Vec<&str> {
+    message.split("unknown field \"").skip(1).filter_map(|rest| rest.split_once('"')).map(|(field, _)| field).collect()
 }
 
 async fn dry_run(client: &Client, document: &Document, all: &[Document]) -> anyhow::Result<()> {

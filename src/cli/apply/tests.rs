@@ -80,7 +80,11 @@ fn wrong_manifests_are_named_by_file_document_and_field() {
         ("apiVersion: autovibe.dev/v1\nkind: Machine\nmetadata: {name: b}\n", "write autovibe.dev/v1alpha1"),
         ("apiVersion: autovibe.dev/v1alpha1\nkind: Pod\nmetadata: {name: b}\n", "kind: `Pod` is not known; write one of"),
         ("apiVersion: [\n", "m.yaml, document 2: "),
-        ("apiVersion: autovibe.dev/v1alpha1\nkind: Machine\nmetadata: {name: b, name: c}\n", "m.yaml, document 2: "),
+        (
+            "apiVersion: autovibe.dev/v1alpha1\nkind: Machine\nmetadata: {name: b, name: c}\n",
+            "m.yaml, document 2, line 8: metadata.name: is written twice",
+        ),
+        ("- a list\n", "m.yaml, document 2: it is no object"),
         (
             "apiVersion: autovibe.dev/v1alpha1\nkind: Machine\nmetadata: {name: a}\n",
             "m.yaml, document 2 (Machine here/a): is written twice",
