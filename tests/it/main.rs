@@ -11,6 +11,7 @@ mod cli;
 mod collect;
 mod crds;
 mod examples;
+mod fuzz;
 mod gateway;
 mod kube_rs;
 mod kubectl;
