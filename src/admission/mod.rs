@@ -115,12 +115,11 @@ pub fn validate(resource: &Resource, document: &Value, old: Option<&Value>) -> V
     // What follows reads the document as its type, which needs the shape to be right. Of a text that breaks its pattern the
     // type may say something better.
     if errors.iter().all(structural::is_pattern) {
-        let more = rules::validate(resource, document);
+        let more = rules::validate(resource, document, old);
         errors.retain(|pattern| !more.iter().any(|better| better.field == pattern.field));
         errors.extend(more);
     }
     if errors.is_empty() {
-        errors.extend(rules::changed(resource, document, old));
         errors.extend(resource.rules.validate(document, old, ""));
     }
     errors

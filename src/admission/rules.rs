@@ -38,28 +38,23 @@ pub(super) fn default(resource: &Resource, document: &mut Value) {
     fields.entry("type").or_insert_with(|| "Opaque".into());
 }
 
-pub(super) fn validate(resource: &Resource, document: &Value) -> Vec<FieldError> {
+pub(super) fn validate(resource: &Resource, document: &Value, old: Option<&Value>) -> Vec<FieldError> {
     match (resource.group, resource.kind) {
         (GROUP, "Machine") => typed::<Machine>(document),
         (GROUP, "Checkpoint") => typed::<Checkpoint>(document),
         (GROUP, "Budget") => typed::<Budget>(document),
         (GROUP, "Hub") => typed::<Hub>(document),
-        ("", "Secret") => data_keys(document, "data"),
-        ("", "ConfigMap") => config_map(document),
+        ("", "Secret") => [data_keys(document, "data"), changed(document, old, &["data"])].concat(),
+        ("", "ConfigMap") => [config_map(document), changed(document, old, &["data", "binaryData"])].concat(),
         ("", "Event") => event(document),
         (roles::RBAC, _) => roles::validate(resource, document, old),
         _ => Vec::new(),
     }
 }
 
-/// What may not change in core kinds; ours say it in their schemas.
-pub(super) fn changed(resource: &Resource, document: &Value, old: Option<&Value>) -> Vec<FieldError> {
+/// What may not change; our own kinds say it in their schemas.
+fn changed(document: &Value, old: Option<&Value>, fields: &[&str]) -> Vec<FieldError> {
     let (mut errors, Some(old)) = (Vec::new(), old) else { return Vec::new() };
-    let fields: &[&str] = match (resource.group, resource.kind) {
-        ("", "Secret") => &["data"],
-        ("", "ConfigMap") => &["data", "binaryData"],
-        _ => return errors,
-    };
     if document["type"] != old["type"] {
         errors.push(FieldError::invalid("type", &document["type"], "field is immutable"));
     }

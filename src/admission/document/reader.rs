@@ -121,7 +121,7 @@ impl<'de> Visitor<'de> for Reader<'_> {
         Ok(Value::Null)
     }
     /// A YAML text that holds nothing.
-    fn visit_none<E>(self) -> Result<Value, E> {
+    fn visit_none<E: ReadError>(self) -> Result<Value, E> {
         self.visit_unit()
     }
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Value, A::Error> {
