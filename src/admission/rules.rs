@@ -29,11 +29,18 @@ pub(super) fn default(resource: &Resource, document: &mut Value) {
     }
     let Some(fields) = document.as_object_mut() else { return };
     // stringData is only a way to write: it wins over data and is never read back.
-    if let Some(Value::Object(texts)) = fields.remove("stringData") {
-        let data = fields.entry("data").or_insert_with(|| json!({}));
+    // Where either is of a wrong type, both stay for validation to name it.
+    let (texts, data) = (fields.get("stringData").and_then(Value::as_object), fields.get("data"));
+    if let Some(texts) = texts
+        && texts.values().all(Value::is_string)
+        && data.is_none_or(Value::is_object)
+    {
+        let mut merged = data.cloned().unwrap_or_else(|| json!({}));
         for (key, text) in texts {
-            data[key] = STANDARD.encode(text.as_str().unwrap_or_default()).into();
+            merged[key] = STANDARD.encode(text.as_str().unwrap_or_default()).into();
         }
+        fields.insert("data".into(), merged);
+        fields.remove("stringData");
     }
     fields.entry("type").or_insert_with(|| "Opaque".into());
 }

@@ -269,6 +269,10 @@ fn secrets_take_plain_text_and_refuse_bad_keys() {
     assert_eq!(secret["data"], json!({ "k": "bmV3", "j": "eA==" }));
     assert_eq!((&secret["type"], secret.get("stringData")), (&json!("Opaque"), None));
     assert_eq!(validate(secrets, &secret, None), []);
+    let mut wrong = json!({ "metadata": { "name": "s" }, "data": "x", "stringData": { "k": 1 } });
+    default(secrets, &mut wrong);
+    let fields: Vec<String> = validate(secrets, &wrong, None).into_iter().map(|error| error.field).collect();
+    assert_eq!(fields, ["data", "stringData.k"]);
     secret["data"] = json!({ "a/b": "eA==" });
     assert!(validate(secrets, &secret, None)[0].to_string().starts_with("data[a/b]: Invalid value"));
     secret["data"] = json!({ "a": "not base64!" });

@@ -16,7 +16,7 @@ fn quantity_milli(text: &str) -> Option<u128> {
     let split = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, suffix) = text.split_at(split);
     let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
-    if whole.is_empty() && fraction.is_empty() || fraction.len() > 9 || whole.len() > 19 {
+    if whole.is_empty() && fraction.is_empty() || fraction.len() > 9 || whole.len() > 20 {
         return None;
     }
     let multiplier: u128 = match suffix {

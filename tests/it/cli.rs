@@ -83,8 +83,8 @@ fn a_malformed_manifest_applies_nothing_and_is_named_by_file_document_and_field(
         ("spec: {from: {image: debian}\n", "document 2: "),
         ("spec: {goal: {prompt: a, prompt: b}}\n", "document 2, line 9: spec.goal.prompt: is written twice"),
         ("spec: {goal: {maxTurns: .nan}}\n", "document 2: spec.goal.maxTurns: NaN is no number that JSON has at line 9"),
-        ("spec: *nothing\n", "document 2: unknown anchor at line 9"),
-        ("spec: !!python/object:os.system {}\n", "document 2: spec: invalid type: enum"),
+        ("spec: *nothing\n", "document 2: spec: unknown anchor at line 9"),
+        ("spec: !python/object:os.system {}\n", "document 2: spec: invalid type: enum"),
         ("---\njust words\n", "document 3: it is no object"),
         (
             "---\napiVersion: autovibe.dev/v2\nkind: Machine\nmetadata: {name: n}\n",

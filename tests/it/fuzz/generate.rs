@@ -169,6 +169,17 @@ impl Generator {
                 json!({"spec": {"holderIdentity": "a", "leaseDurationSeconds": 5, "renewTime": "2026-01-01T00:00:00.000000Z"}}),
             ),
             "ServiceAccount" => ("v1", json!({"secrets": [{"name": "s"}]})),
+            "Role" | "ClusterRole" => (
+                "rbac.authorization.k8s.io/v1",
+                json!({"rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"], "resourceNames": ["a"]}]}),
+            ),
+            "RoleBinding" | "ClusterRoleBinding" => (
+                "rbac.authorization.k8s.io/v1",
+                json!({
+                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": "view"},
+                    "subjects": [{"kind": "ServiceAccount", "name": "a", "namespace": "fuzz"}],
+                }),
+            ),
             _ => ("v1", json!({})),
         };
         let mut object = json!({"apiVersion": version, "kind": kind, "metadata": metadata});
@@ -305,13 +316,15 @@ impl Generator {
             ("/api/v1", "namespaces", "Namespace"),
             ("/api/v1", "serviceaccounts", "ServiceAccount"),
             ("/apis/coordination.k8s.io/v1", "leases", "Lease"),
+            ("/apis/rbac.authorization.k8s.io/v1", "roles", "Role"),
+            ("/apis/rbac.authorization.k8s.io/v1", "clusterrolebindings", "ClusterRoleBinding"),
             ("/apis/authorization.k8s.io/v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview"),
             ("/apis/apiextensions.k8s.io/v1", "customresourcedefinitions", "CustomResourceDefinition"),
         ]);
         let method =
             self.pick(&[Method::GET, Method::POST, Method::POST, Method::PUT, Method::PATCH, Method::PATCH, Method::DELETE]).clone();
         let mut path = root.to_owned();
-        if !matches!(plural, "hubs" | "namespaces") && !self.one_in(8) {
+        if !matches!(plural, "hubs" | "namespaces" | "clusterrolebindings") && !self.one_in(8) {
             path.push_str("/namespaces/fuzz");
         }
         path.push_str(&format!("/{plural}"));
