@@ -45,9 +45,10 @@ impl<'de> Visitor<'de> for Find<'_> {
     }
     fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
         while let Some(found) = map.next_key_seed(Key { steps: self.steps })? {
-            match found {
-                true => map.next_value_seed(Find { steps: &self.steps[1..] })?,
-                false => drop(map.next_value::<IgnoredAny>()?),
+            if found {
+                map.next_value_seed(Find { steps: &self.steps[1..] })?;
+            } else {
+                map.next_value::<IgnoredAny>()?;
             }
         }
         Ok(())
@@ -55,9 +56,10 @@ impl<'de> Visitor<'de> for Find<'_> {
     fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<(), A::Error> {
         let wanted: Option<usize> = self.steps[0].parse().ok();
         for index in 0.. {
-            let more = match wanted == Some(index) {
-                true => seq.next_element_seed(Find { steps: &self.steps[1..] })?,
-                false => seq.next_element::<IgnoredAny>()?.map(drop),
+            let more = if wanted == Some(index) {
+                seq.next_element_seed(Find { steps: &self.steps[1..] })?
+            } else {
+                seq.next_element::<IgnoredAny>()?.map(drop)
             };
             if more.is_none() {
                 break;
@@ -96,7 +98,7 @@ impl Visitor<'_> for Key<'_> {
 /// An item of a list that is itself what is looked for.
 struct Here;
 
-impl<'de> Visitor<'de> for Here {
+impl Visitor<'_> for Here {
     type Value = ();
     fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(FOUND)

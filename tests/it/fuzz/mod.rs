@@ -23,9 +23,8 @@ fn rounds(first: u64, time: Duration, mut round: impl FnMut(u64, &mut String)) -
     let mut seed = first;
     while started.elapsed() < time {
         let mut input = String::new();
-        if catch_unwind(AssertUnwindSafe(|| round(seed, &mut input))).is_err() {
-            panic!("seed {seed} panicked on:\n{input}");
-        }
+        let went_well = catch_unwind(AssertUnwindSafe(|| round(seed, &mut input))).is_ok();
+        assert!(went_well, "seed {seed} panicked on:\n{input}");
         seed += 1;
     }
     seed - first

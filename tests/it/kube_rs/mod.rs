@@ -58,7 +58,7 @@ async fn discovery_finds_every_kind_both_ways() {
     let kinds = |found: &discovery::Discovery| {
         let mut kinds: Vec<String> = found
             .groups()
-            .flat_map(|group| group.recommended_resources())
+            .flat_map(kube::discovery::ApiGroup::recommended_resources)
             .map(|(resource, capabilities)| {
                 let subresources: Vec<String> = capabilities.subresources.iter().map(|(r, _)| r.plural.clone()).collect();
                 let verbs = [verbs::LIST, verbs::WATCH, verbs::PATCH].map(|verb| capabilities.supports_operation(verb));
