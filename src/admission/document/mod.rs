@@ -57,7 +57,7 @@ pub fn yaml(bytes: &[u8]) -> Result<Document, Error> {
 /// Reads every document of a YAML text; ends with the first malformed one, for what comes after it cannot be told apart.
 pub fn yaml_stream(text: &str) -> Vec<Result<Document, Error>> {
     let mut documents = Vec::new();
-    for part in serde_yaml::Deserializer::from_str(text) {
+    for part in serde_yaml::Deserializer::from_str(unmarked(text)) {
         let mut state = State::yaml(MOST_UNFOLDED);
         let value = Reader(&mut state).deserialize(part);
         documents.push(state.finish(value));
@@ -66,4 +66,9 @@ pub fn yaml_stream(text: &str) -> Vec<Result<Document, Error>> {
         }
     }
     documents
+}
+
+/// Without a byte order mark, which some editors put before a text.
+fn unmarked(text: &str) -> &str {
+    text.strip_prefix('\u{feff}').unwrap_or(text)
 }

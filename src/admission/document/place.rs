@@ -1,5 +1,6 @@
 //! On which line of a YAML text a field stands: for complaints about documents that were read long ago.
 
+use super::unmarked;
 use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, SeqAccess, Visitor};
 
 /// The line, counted from 1, of `path` (`spec.images[0].name`) in the document with this index, counted from 0; of the
@@ -7,7 +8,7 @@ use serde::de::{DeserializeSeed, Deserializer, Error, IgnoredAny, MapAccess, Seq
 pub fn line_of(text: &str, index: usize, path: &str) -> Option<usize> {
     let mut steps = steps(path);
     loop {
-        let part = serde_yaml::Deserializer::from_str(text).nth(index)?;
+        let part = serde_yaml::Deserializer::from_str(unmarked(text)).nth(index)?;
         // The way to ask this parser where it is: an error raised there carries the place.
         if let Err(error) = (Find { steps: &steps }).deserialize(part)
             && error.to_string().contains(FOUND)

@@ -125,4 +125,6 @@ fn fields_are_found_by_line() {
     }
     assert_eq!(line_of(text, 1, "status.phase"), Some(3), "the document's own");
     assert_eq!(line_of(text, 0, "a"), Some(1));
+    let marked = format!("{}{text}", '\u{feff}');
+    assert_eq!((yaml_stream(&marked).len(), line_of(&marked, 1, "spec")), (2, Some(4)));
 }

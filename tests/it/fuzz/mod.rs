@@ -143,17 +143,17 @@ async fn requests(first: u64, time: Duration) -> u64 {
 
 #[test]
 fn admission_takes_or_refuses_anything() {
-    rounds(0, SHORT, admit);
+    eprintln!("{} documents", rounds(0, SHORT, admit));
 }
 
 #[test]
 fn parsers_read_or_refuse_anything() {
-    rounds(0, SHORT, parse);
+    eprintln!("{} texts", rounds(0, SHORT, parse));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn the_api_answers_anything_and_never_5xx() {
-    requests(0, SHORT).await;
+    eprintln!("{} requests", requests(0, SHORT).await);
 }
 
 fn own() -> u64 {
