@@ -8,6 +8,8 @@ use std::{io::IsTerminal, path::PathBuf};
 pub struct Environment {
     /// `AUTOVIBE_DATA`: the hub's data directory.
     pub data: Option<PathBuf>,
+    /// `AUTOVIBE_DATABASE_URL`: where the store is; it may hold a password.
+    pub database_url: Option<SecretString>,
     /// `KUBECONFIG`: the first file of the list.
     pub kubeconfig: Option<PathBuf>,
     /// `ANTHROPIC_API_KEY`, for `autovibe demo`.
@@ -27,11 +29,13 @@ impl Environment {
     pub fn read() -> Self {
         #[expect(clippy::disallowed_methods, reason = "this is the one reader of the environment")]
         let variable = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+        let secret = |name: &str| variable(name).and_then(|value| value.into_string().ok()).map(SecretString::from);
         let terminal = std::io::stdout().is_terminal();
         Self {
             data: variable("AUTOVIBE_DATA").map(PathBuf::from),
             kubeconfig: variable("KUBECONFIG").and_then(|list| std::env::split_paths(&list).next()),
-            anthropic_api_key: variable("ANTHROPIC_API_KEY").and_then(|key| key.into_string().ok()).map(SecretString::from),
+            database_url: secret("AUTOVIBE_DATABASE_URL"),
+            anthropic_api_key: secret("ANTHROPIC_API_KEY"),
             log: variable("RUST_LOG").and_then(|filter| filter.into_string().ok()),
             path: variable("PATH").map(|path| std::env::split_paths(&path).collect()).unwrap_or_default(),
             color: terminal && variable("NO_COLOR").is_none(),

@@ -179,6 +179,15 @@ impl From<store::Error> for Status {
                 let message = "the write could not be completed at this time, please try again";
                 Self { details: json!({"retryAfterSeconds": 1}), retry_after: Some(1), ..Self::new(500, "ServerTimeout", message) }
             }
+            store::Error::Unavailable(why) => {
+                tracing::warn!("the database is not available: {why}");
+                let message = "the database is not available now, please try again";
+                Self { details: json!({"retryAfterSeconds": 1}), retry_after: Some(1), ..Self::new(503, "ServiceUnavailable", message) }
+            }
+            store::Error::Unknown(why) => {
+                tracing::error!("whether a write was committed is not known: {why}");
+                Self::new(504, "Timeout", "the write may or may not have been completed; read the object before you try again")
+            }
             store::Error::Fenced { .. } => Self::new(503, "ServiceUnavailable", error.to_string()),
             store::Error::Closed => Self::new(503, "ServiceUnavailable", "the server is shutting down; try again"),
             error => Self::internal(&error),

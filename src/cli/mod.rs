@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 it failed and standard error says what and what to do, 2 the command line was wrong.
 
 mod apply;
+mod backup;
 mod bench;
 mod checkpoint;
 mod client;
@@ -20,14 +21,17 @@ mod lineage;
 mod logs;
 mod print;
 mod resource;
+mod restore;
 mod secrets;
 mod up;
 mod version;
 mod watch;
 
 use crate::config::Environment;
+use crate::store::{self, Database};
 use crate::telemetry;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use secrecy::{ExposeSecret, SecretString};
 use std::{path::PathBuf, process::ExitCode};
 
 /// Spawns AI coding agents in VMs of their own, checkpoints them while they work, meters them, and keeps every past state.
@@ -100,6 +104,10 @@ enum Command {
     Lineage(lineage::Show),
     /// Shows what changed in the workspace between two checkpoints or Machines
     Diff(diff::Diff),
+    /// Copies the store to a file, also while a hub runs
+    Backup(backup::Backup),
+    /// Puts a backup in the place of the store
+    Restore(restore::Restore),
     /// Builds disk images that guests start from
     Image(image::ImageArgs),
     /// Writes a kubeconfig for a person or a ServiceAccount
@@ -118,6 +126,21 @@ enum Command {
     Version(version::Version),
 }
 
+/// Which database, for those that open it themselves.
+#[derive(Clone, Debug, Args)]
+struct DatabaseArgs {
+    /// Where the store is: sqlite:///PATH or postgres://USER@HOST/NAME; as others may see the command line, a URL with a
+    /// password is better given in the environment [default: $AUTOVIBE_DATABASE_URL, else autovibe.db in the data directory]
+    #[arg(long, value_name = "URL", value_parser = secret)]
+    database_url: Option<SecretString>,
+}
+
+/// Takes every text; a refused one would be shown.
+#[expect(clippy::unnecessary_wraps, reason = "the shape that clap wants")]
+fn secret(text: &str) -> Result<SecretString, std::convert::Infallible> {
+    Ok(text.into())
+}
+
 /// What a subcommand knows beside its own arguments.
 struct Context {
     options: Options,
@@ -128,6 +151,13 @@ impl Context {
     /// The hub's data directory.
     fn data(&self) -> PathBuf {
         self.options.data.clone().or_else(|| self.environment.data.clone()).unwrap_or_else(|| ".autovibe".into())
+    }
+    /// The store's database.
+    fn database(&self, arguments: &DatabaseArgs) -> Result<Database, store::Error> {
+        match arguments.database_url.as_ref().or(self.environment.database_url.as_ref()) {
+            Some(url) => url.expose_secret().parse(),
+            None => Ok(Database::Sqlite(self.data().join("autovibe.db"))),
+        }
     }
     /// A client of the hub.
     fn client(&self) -> anyhow::Result<client::Client> {
@@ -167,6 +197,8 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         }
         Command::Kubeconfig(command) => command.run(&context).await,
         Command::Secrets(command) => command.run(&context).await,
+        Command::Backup(command) => command.run(&context).await,
+        Command::Restore(command) => command.run(&context).await,
         Command::Lab(command) => command.run(&context).await,
         Command::Doctor(command) => command.run(&context).await,
         Command::Demo(command) => command.run(&context).await,

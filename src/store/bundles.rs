@@ -1,6 +1,6 @@
 //! The workspaces of checkpoints as git bundles, each built on an earlier one.
 
-use super::{Error, Store, Transaction};
+use super::{Error, Store, Transaction, connection::query};
 
 /// A stored git bundle.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,7 +28,7 @@ impl Store {
     pub async fn bundle(&self, checkpoint_uid: &str) -> Result<Option<BundleRow>, Error> {
         let mut reader = self.reader().await?;
         let sql = "SELECT commit_id, base_commit, bytes FROM bundles WHERE checkpoint_uid = $1";
-        let row: Option<Row> = sqlx::query_as(sql).bind(checkpoint_uid).fetch_optional(reader.connection()).await?;
+        let row: Option<Row> = query(sql).bind(checkpoint_uid).fetch_optional(reader.connection()).await?;
         Ok(row.map(Into::into))
     }
 
@@ -41,9 +41,8 @@ impl Store {
         let mut reader = self.reader().await?;
         let mut chain = vec![newest];
         while let Some(base) = chain.last().and_then(|row| row.base_commit.clone()) {
-            let sql =
-                "SELECT commit_id, base_commit, bytes FROM bundles WHERE commit_id = $1 AND base_commit IS NOT $1 ORDER BY rowid LIMIT 1";
-            let row: Option<Row> = sqlx::query_as(sql).bind(&base).fetch_optional(reader.connection()).await?;
+            let sql = "SELECT commit_id, base_commit, bytes FROM bundles WHERE commit_id = $1 AND base_commit IS DISTINCT FROM $1 ORDER BY rowid LIMIT 1";
+            let row: Option<Row> = query(sql).bind(&base).fetch_optional(reader.connection()).await?;
             match row {
                 Some(row) if chain.len() < MAX_CHAIN => chain.push(row.into()),
                 _ => {
@@ -62,7 +61,7 @@ impl Transaction<'_> {
     /// Stores the bundle of a checkpoint; one that is there already stays, for a checkpoint never changes.
     pub async fn put_bundle(&mut self, checkpoint_uid: &str, commit: &str, base_commit: Option<&str>, bytes: &[u8]) -> Result<(), Error> {
         let sql = "INSERT INTO bundles (checkpoint_uid, commit_id, base_commit, bytes) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING";
-        sqlx::query(sql).bind(checkpoint_uid).bind(commit).bind(base_commit).bind(bytes).execute(self.connection()).await?;
+        query(sql).bind(checkpoint_uid).bind(commit).bind(base_commit).bind(bytes).execute(self.connection()).await?;
         Ok(())
     }
 }

@@ -1,6 +1,6 @@
 //! The gateway's log of model calls: what was asked, how it ended, what it cost. Never what was said.
 
-use super::{Error, Store, Transaction};
+use super::{Error, Store, Transaction, connection::query};
 use jiff::Timestamp;
 
 /// How far a call came.
@@ -95,8 +95,10 @@ impl Store {
     /// The newest call of the agent's own conversation.
     pub async fn last_main_call(&self, machine_uid: &str) -> Result<Option<CallSummary>, Error> {
         let sql = "SELECT id, started_at_ms, state, stop_reason, status FROM calls WHERE machine_uid = $1 AND kind = 'Main' ORDER BY seq DESC LIMIT 1";
-        let row: Option<SummaryRow> = sqlx::query_as(sql).bind(machine_uid).fetch_optional(self.reader().await?.connection()).await?;
+        let row: Option<SummaryRow> = query(sql).bind(machine_uid).fetch_optional(self.reader().await?.connection()).await?;
         let Some((id, started, state, stop_reason, status)) = row else { return Ok(None) };
+        let status =
+            status.map(u16::try_from).transpose().map_err(|_| Error::Corrupt(format!("the status of call {id} is none of HTTP")))?;
         Ok(Some(CallSummary { id, started_at: instant(started)?, state: CallState::parse(&state)?, stop_reason, status }))
     }
 
@@ -104,9 +106,9 @@ impl Store {
     pub async fn last_turn(&self, machine_uid: &str) -> Result<LastTurn, Error> {
         let mut reader = self.reader().await?;
         let sql = "SELECT COALESCE(MAX(turn), 0) FROM calls WHERE machine_uid = $1";
-        let (turn,): (i64,) = sqlx::query_as(sql).bind(machine_uid).fetch_one(reader.connection()).await?;
+        let (turn,): (i64,) = query(sql).bind(machine_uid).fetch_one(reader.connection()).await?;
         let sql = "SELECT session, body_hash FROM calls WHERE machine_uid = $1 AND kind = 'Main' ORDER BY seq DESC LIMIT 1";
-        let main: Option<(String, String)> = sqlx::query_as(sql).bind(machine_uid).fetch_optional(reader.connection()).await?;
+        let main: Option<(String, String)> = query(sql).bind(machine_uid).fetch_optional(reader.connection()).await?;
         Ok(LastTurn { turn: turn.unsigned_abs(), main })
     }
 }
@@ -116,7 +118,7 @@ impl Transaction<'_> {
     pub async fn begin_call(&mut self, call: &NewCall, state: CallState, at: Timestamp) -> Result<(), Error> {
         let sql = "INSERT INTO calls (id, machine_uid, kind, session, turn, body_hash, provider, model, price_source, started_at_ms, state) \
                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
-        sqlx::query(sql)
+        query(sql)
             .bind(&call.id)
             .bind(&call.machine_uid)
             .bind(call.kind.text())
@@ -137,7 +139,7 @@ impl Transaction<'_> {
     pub async fn end_call(&mut self, id: &str, end: &CallEnd, at: Timestamp) -> Result<(), Error> {
         let sql = "UPDATE calls SET state = $2, status = $3, stop_reason = $4, estimated = $5, usage = $6, cost = $7, detail = $8, ended_at_ms = $9 \
                    WHERE id = $1";
-        sqlx::query(sql)
+        query(sql)
             .bind(id)
             .bind(end.state.text())
             .bind(end.status)
@@ -156,7 +158,7 @@ impl Transaction<'_> {
     pub async fn cut_call(&mut self, id: &str, cost: i64, at: Timestamp) -> Result<(), Error> {
         let sql = "UPDATE calls SET state = 'Cut', estimated = 1, cost = $2, ended_at_ms = $3, \
                    detail = 'nobody saw its end: charged at its worst case' WHERE id = $1 AND state = 'Open'";
-        sqlx::query(sql).bind(id).bind(cost).bind(at.as_millisecond()).execute(self.connection()).await?;
+        query(sql).bind(id).bind(cost).bind(at.as_millisecond()).execute(self.connection()).await?;
         Ok(())
     }
 }
@@ -191,7 +193,7 @@ impl CallKind {
 }
 
 /// id, start, state, stop reason, status
-type SummaryRow = (String, i64, String, Option<String>, Option<u16>);
+type SummaryRow = (String, i64, String, Option<String>, Option<i64>);
 
 /// An instant from its stored milliseconds.
 pub(super) fn instant(milliseconds: i64) -> Result<Timestamp, Error> {

@@ -1,6 +1,6 @@
 //! Removes history that no watch needs any more.
 
-use super::{Error, Options, Revision, Shared, Store};
+use super::{Error, Options, Revision, Shared, Store, connection::query};
 use std::sync::Weak;
 use tokio::sync::watch;
 
@@ -43,16 +43,16 @@ impl Store {
         let sql = "SELECT revision FROM log WHERE at_seconds <= $2 AND revision <= \
                    (SELECT revision FROM log ORDER BY revision DESC LIMIT 1 OFFSET $1) ORDER BY revision DESC LIMIT 1";
         let row: Option<(i64,)> =
-            sqlx::query_as(sql).bind(options.history.changes).bind(before).fetch_optional(self.reader().await?.connection()).await?;
+            query(sql).bind(options.history.changes).bind(before).fetch_optional(self.reader().await?.connection()).await?;
         Ok(row.map(|(revision,)| Revision(revision)))
     }
 }
 
 async fn bite(transaction: &mut super::Transaction<'_>, target: Revision) -> Result<u64, Error> {
-    let sql = "SELECT max(revision) FROM (SELECT revision FROM log WHERE revision <= $1 ORDER BY revision LIMIT $2)";
-    let (end,): (Option<i64>,) = sqlx::query_as(sql).bind(target.0).bind(BITE).fetch_one(transaction.connection()).await?;
+    let sql = "SELECT max(revision) FROM (SELECT revision FROM log WHERE revision <= $1 ORDER BY revision LIMIT $2) AS bite";
+    let (end,): (Option<i64>,) = query(sql).bind(target.0).bind(BITE).fetch_one(transaction.connection()).await?;
     let Some(end) = end else { return Ok(0) };
-    let gone = sqlx::query("DELETE FROM log WHERE revision <= $1").bind(end).execute(transaction.connection()).await?;
-    sqlx::query("UPDATE meta SET value = $1 WHERE key = 'compacted'").bind(end.to_string()).execute(transaction.connection()).await?;
-    Ok(gone.rows_affected())
+    let gone = query("DELETE FROM log WHERE revision <= $1").bind(end).execute(transaction.connection()).await?;
+    query("UPDATE meta SET value = $1 WHERE key = 'compacted'").bind(end.to_string()).execute(transaction.connection()).await?;
+    Ok(gone)
 }

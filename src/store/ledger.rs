@@ -1,6 +1,6 @@
 //! Rows of the ledger: accounts, leases, entries. What a limit is, and what an ending means, is said by the caller.
 
-use super::{Error, Store, Transaction};
+use super::{Error, Store, Transaction, connection::query};
 use jiff::Timestamp;
 
 /// Sums over an account. Money in nano-USD.
@@ -37,15 +37,16 @@ pub struct Lease {
 impl Store {
     /// What an account has consumed; zero for one never charged.
     pub async fn balance(&self, account: &str) -> Result<Balance, Error> {
-        let row: Option<Sums> = sqlx::query_as(BALANCE).bind(account).fetch_optional(self.reader().await?.connection()).await?;
+        let row: Option<Sums> = query(BALANCE).bind(account).fetch_optional(self.reader().await?.connection()).await?;
         Ok(row.map(balance).unwrap_or_default())
     }
 
     /// The same sums, added up from the entries: what [`Store::balance`] must equal.
     pub async fn audit(&self, account: &str) -> Result<Balance, Error> {
-        let sql = "SELECT COALESCE(SUM(money), 0), COALESCE(SUM(reserved), 0), COALESCE(SUM(api_calls), 0), COALESCE(SUM(tokens_in), 0), \
-                   COALESCE(SUM(tokens_out), 0) FROM ledger_entries WHERE account = $1";
-        Ok(balance(sqlx::query_as(sql).bind(account).fetch_one(self.reader().await?.connection()).await?))
+        let sql = "SELECT CAST(COALESCE(SUM(money), 0) AS BIGINT), CAST(COALESCE(SUM(reserved), 0) AS BIGINT), \
+                   CAST(COALESCE(SUM(api_calls), 0) AS BIGINT), CAST(COALESCE(SUM(tokens_in), 0) AS BIGINT), \
+                   CAST(COALESCE(SUM(tokens_out), 0) AS BIGINT) FROM ledger_entries WHERE account = $1";
+        Ok(balance(query(sql).bind(account).fetch_one(self.reader().await?.connection()).await?))
     }
 }
 
@@ -62,7 +63,7 @@ type LeaseRow = (String, String, i64, String, i64, i64, i64);
 impl Transaction<'_> {
     /// What an account has consumed; zero for one never charged.
     pub async fn balance(&mut self, account: &str) -> Result<Balance, Error> {
-        let row: Option<Sums> = sqlx::query_as(BALANCE).bind(account).fetch_optional(self.connection()).await?;
+        let row: Option<Sums> = query(BALANCE).bind(account).fetch_optional(self.connection()).await?;
         Ok(row.map(balance).unwrap_or_default())
     }
 
@@ -71,7 +72,7 @@ impl Transaction<'_> {
         let accounts = serde_json::json!({ "chain": lease.accounts, "payee": lease.payee }).to_string();
         let sql = "INSERT INTO ledger_leases (id, state, epoch, accounts, reserved, charged, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7) \
                    ON CONFLICT (id) DO UPDATE SET state = excluded.state, charged = excluded.charged, expires_at = excluded.expires_at";
-        sqlx::query(sql)
+        query(sql)
             .bind(&lease.id)
             .bind(&lease.state)
             .bind(lease.epoch)
@@ -86,7 +87,7 @@ impl Transaction<'_> {
 
     pub async fn lease(&mut self, id: &str) -> Result<Option<Lease>, Error> {
         let sql = "SELECT id, state, epoch, accounts, reserved, charged, expires_at FROM ledger_leases WHERE id = $1";
-        let row: Option<LeaseRow> = sqlx::query_as(sql).bind(id).fetch_optional(self.connection()).await?;
+        let row: Option<LeaseRow> = query(sql).bind(id).fetch_optional(self.connection()).await?;
         row.map(lease).transpose()
     }
 
@@ -94,7 +95,7 @@ impl Transaction<'_> {
     pub async fn stale_leases(&mut self, now: Timestamp, epoch: i64, limit: u32) -> Result<Vec<Lease>, Error> {
         let sql = "SELECT id, state, epoch, accounts, reserved, charged, expires_at FROM ledger_leases \
                    WHERE state = 'Open' AND (expires_at < $1 OR epoch < $2) ORDER BY expires_at LIMIT $3";
-        let query = sqlx::query_as(sql).bind(now.as_millisecond()).bind(epoch).bind(limit);
+        let query = query(sql).bind(now.as_millisecond()).bind(epoch).bind(limit);
         let rows: Vec<LeaseRow> = query.fetch_all(self.connection()).await?;
         rows.into_iter().map(lease).collect()
     }
@@ -102,8 +103,8 @@ impl Transaction<'_> {
     /// Extends an open lease; `false` when it is not open any more.
     pub async fn extend_lease(&mut self, id: &str, expires_at: Timestamp) -> Result<bool, Error> {
         let sql = "UPDATE ledger_leases SET expires_at = $2 WHERE id = $1 AND state = 'Open'";
-        let done = sqlx::query(sql).bind(id).bind(expires_at.as_millisecond()).execute(self.connection()).await?;
-        Ok(done.rows_affected() == 1)
+        let done = query(sql).bind(id).bind(expires_at.as_millisecond()).execute(self.connection()).await?;
+        Ok(done == 1)
     }
 
     /// Posts `change` to every account of a lease and its opposite to the payee, as entries and in the sums.
@@ -118,7 +119,7 @@ impl Transaction<'_> {
     async fn post_one(&mut self, lease: &str, posting: &str, account: &str, change: &Balance, at: Timestamp) -> Result<(), Error> {
         let sql = "INSERT INTO ledger_entries (at_ms, lease, posting, account, money, reserved, api_calls, tokens_in, tokens_out) \
                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-        sqlx::query(sql)
+        query(sql)
             .bind(at.as_millisecond())
             .bind(lease)
             .bind(posting)
@@ -131,9 +132,10 @@ impl Transaction<'_> {
             .execute(self.connection())
             .await?;
         let sql = "INSERT INTO ledger_accounts (account, money, reserved, api_calls, tokens_in, tokens_out) VALUES ($1, $2, $3, $4, $5, $6) \
-                   ON CONFLICT (account) DO UPDATE SET money = money + excluded.money, reserved = reserved + excluded.reserved, \
-                   api_calls = api_calls + excluded.api_calls, tokens_in = tokens_in + excluded.tokens_in, tokens_out = tokens_out + excluded.tokens_out";
-        sqlx::query(sql)
+                   ON CONFLICT (account) DO UPDATE SET money = ledger_accounts.money + excluded.money, \
+                   reserved = ledger_accounts.reserved + excluded.reserved, api_calls = ledger_accounts.api_calls + excluded.api_calls, \
+                   tokens_in = ledger_accounts.tokens_in + excluded.tokens_in, tokens_out = ledger_accounts.tokens_out + excluded.tokens_out";
+        query(sql)
             .bind(account)
             .bind(change.money)
             .bind(change.reserved)

@@ -1,19 +1,27 @@
 //! Objects as JSON documents, one strictly ordered revision sequence, and a change log that watches resume from.
 //!
 //! One writer task commits many callers' transactions at once, so that a durable write costs a share of one fsync; readers
-//! have connections of their own. Relational tables (VMID leases, ledger, tokens, transcripts) live beside the objects and
-//! share their transactions. The store knows documents and rows; what they mean is said elsewhere.
+//! have connections of their own. On PostgreSQL several processes may do so on one database: see `postgres` for how commits
+//! follow revisions, and `lead` for who may act. Relational tables (VMID leases, ledger, tokens, transcripts) live beside the
+//! objects and share their transactions. The store knows documents and rows; what they mean is said elsewhere.
 
 pub mod account_tokens;
+mod backup;
 pub mod bundles;
 pub mod calls;
 mod changed;
 mod compact;
+mod connection;
+mod database;
+mod lead;
 pub mod ledger;
 mod migrations;
 mod open;
+mod postgres;
 mod read;
+mod restore;
 mod rewrite;
+mod sqlite;
 pub mod tokens;
 mod transaction;
 pub mod transcript;
@@ -21,9 +29,12 @@ mod vmids;
 mod writer;
 
 pub use account_tokens::AccountTokenRow;
+pub use backup::backup;
 pub use bundles::BundleRow;
 pub use calls::{CallEnd, CallKind, CallState, CallSummary, LastTurn, NewCall};
+pub use database::Database;
 pub use open::{History, Options};
+pub use restore::{Replace, restore};
 pub use tokens::TokenOwner;
 pub use transaction::Transaction;
 pub use transcript::{NewMessage, TranscriptEntry};
@@ -122,8 +133,17 @@ pub enum Error {
     /// Another process has this database open.
     #[error("{0}")]
     Locked(String),
+    /// The address of the database cannot be used.
+    #[error("the database's URL: {0}")]
+    Url(String),
+    /// A backup or restore was not done.
+    #[error("{0}")]
+    Backup(String),
     #[error("the database failed: {0}")]
-    Database(#[from] sqlx::Error),
+    Database(#[source] sqlx::Error),
+    /// The database does not answer, or bears no more now. Nothing was written.
+    #[error("the database is not available: {0}")]
+    Unavailable(String),
     #[error("{0}")]
     Corrupt(String),
     /// Another process took the store over: this one must not act any more.
@@ -132,8 +152,17 @@ pub enum Error {
     /// Nothing of it was written; it may be tried again.
     #[error("the write was not committed: {0}")]
     NotCommitted(String),
+    /// The database was lost under the commit, and did not come back to say what became of it.
+    #[error("whether the write was committed is not known: {0}; read before it is tried again")]
+    Unknown(String),
     #[error("the store is closing")]
     Closed,
+}
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        if postgres::is_passing(&error) { Self::Unavailable(error.to_string()) } else { Self::Database(error) }
+    }
 }
 
 /// What must hold for a write.
@@ -157,7 +186,7 @@ struct Shared {
     requests: mpsc::Sender<writer::Request>,
     readers: read::Readers,
     revisions: watch::Receiver<Revision>,
-    epoch: i64,
+    lead: Arc<lead::Lead>,
     installation: String,
     /// Writes that were committed.
     writes: Arc<AtomicU64>,
@@ -167,11 +196,6 @@ impl Store {
     /// The newest committed revision, and a way to wait for a newer one. It closes when the store does.
     pub fn revisions(&self) -> watch::Receiver<Revision> {
         self.shared.revisions.clone()
-    }
-
-    /// The epoch under which this process holds the store. Every commit checks that it still does.
-    pub fn epoch(&self) -> i64 {
-        self.shared.epoch
     }
 
     /// Id of this installation: random, made with the database.

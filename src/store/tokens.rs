@@ -1,6 +1,6 @@
 //! The Machines' tokens, by hash: which Machine a caller of the gateway is.
 
-use super::{Error, Store, Transaction};
+use super::{Error, Store, Transaction, connection::query};
 
 /// Whose token it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -14,8 +14,7 @@ impl Store {
     /// The owner of the token with this SHA-256 (hex); `None` when there is none or it was revoked.
     pub async fn find_token(&self, hash: &str) -> Result<Option<TokenOwner>, Error> {
         let sql = "SELECT machine_uid, namespace, name FROM tokens WHERE hash = $1";
-        let row: Option<(String, String, String)> =
-            sqlx::query_as(sql).bind(hash).fetch_optional(self.reader().await?.connection()).await?;
+        let row: Option<(String, String, String)> = query(sql).bind(hash).fetch_optional(self.reader().await?.connection()).await?;
         Ok(row.map(|(machine_uid, namespace, name)| TokenOwner { machine_uid, namespace, name }))
     }
 }
@@ -24,13 +23,13 @@ impl Transaction<'_> {
     /// Makes the token with this SHA-256 (hex) valid for a Machine; its other tokens stay valid.
     pub async fn put_token(&mut self, hash: &str, machine_uid: &str, namespace: &str, name: &str) -> Result<(), Error> {
         let sql = "INSERT INTO tokens (hash, machine_uid, namespace, name) VALUES ($1, $2, $3, $4) ON CONFLICT (hash) DO NOTHING";
-        sqlx::query(sql).bind(hash).bind(machine_uid).bind(namespace).bind(name).execute(self.connection()).await?;
+        query(sql).bind(hash).bind(machine_uid).bind(namespace).bind(name).execute(self.connection()).await?;
         Ok(())
     }
 
     /// Ends every token of a Machine.
     pub async fn revoke_tokens(&mut self, machine_uid: &str) -> Result<(), Error> {
-        sqlx::query("DELETE FROM tokens WHERE machine_uid = $1").bind(machine_uid).execute(self.connection()).await?;
+        query("DELETE FROM tokens WHERE machine_uid = $1").bind(machine_uid).execute(self.connection()).await?;
         Ok(())
     }
 }

@@ -1,12 +1,12 @@
 //! What a write transaction can do to objects. Relational tables add their own methods in sibling files.
 
+use super::connection::{Connection, Link, query};
 use super::{Change, Error, Expect, Key, Object, Revision, parse};
 use serde_json::Value;
-use sqlx::SqliteConnection;
 
 /// One write transaction. When its work returns an error, nothing of it remains.
 pub struct Transaction<'c> {
-    connection: &'c mut SqliteConnection,
+    connection: &'c mut Connection,
     /// Unix time of the transaction, for the log's age.
     now: i64,
     /// The last one given here.
@@ -14,7 +14,7 @@ pub struct Transaction<'c> {
 }
 
 impl<'c> Transaction<'c> {
-    pub(super) fn new(connection: &'c mut SqliteConnection, now: i64) -> Self {
+    pub(super) fn new(connection: &'c mut Connection, now: i64) -> Self {
         Self { connection, now, revision: None }
     }
 
@@ -23,19 +23,18 @@ impl<'c> Transaction<'c> {
     }
 
     /// For the relational tables of this module. Never begins or ends a transaction: the writer does.
-    pub(super) fn connection(&mut self) -> &mut SqliteConnection {
-        self.connection
+    pub(super) fn connection(&mut self) -> Link<'_> {
+        self.connection.link()
     }
 
     pub async fn get(&mut self, key: &Key) -> Result<Option<Object>, Error> {
-        super::read::get(self.connection, key).await
+        super::read::get(self.connection(), key).await
     }
 
     /// Whether a namespace holds any object, or one of `resource`.
     pub async fn any_in(&mut self, namespace: &str, resource: Option<&str>) -> Result<Option<Key>, Error> {
         let sql = "SELECT resource, name FROM objects WHERE namespace = $1 AND ($2 IS NULL OR resource = $2) LIMIT 1";
-        let row: Option<(String, String)> =
-            sqlx::query_as(sql).bind(namespace).bind(resource).fetch_optional(&mut *self.connection).await?;
+        let row: Option<(String, String)> = query(sql).bind(namespace).bind(resource).fetch_optional(self.connection()).await?;
         Ok(row.map(|(resource, name)| Key::new(resource, namespace, name)))
     }
 
@@ -47,14 +46,7 @@ impl<'c> Transaction<'c> {
         let revision = self.log(key, change, &text, previous.as_ref()).await?;
         let sql = "INSERT INTO objects (resource, namespace, name, revision, document) VALUES ($1, $2, $3, $4, $5) \
                    ON CONFLICT (resource, namespace, name) DO UPDATE SET revision = excluded.revision, document = excluded.document";
-        sqlx::query(sql)
-            .bind(&key.resource)
-            .bind(&key.namespace)
-            .bind(&key.name)
-            .bind(revision.0)
-            .bind(&text)
-            .execute(&mut *self.connection)
-            .await?;
+        query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).bind(revision.0).bind(&text).execute(self.connection()).await?;
         super::stamp(&mut document, revision);
         Ok(Object { key: key.clone(), revision, document })
     }
@@ -64,13 +56,13 @@ impl<'c> Transaction<'c> {
         let Some(previous) = self.expect(key, expect).await? else { return Err(Error::NotFound(key.clone())) };
         let revision = self.log(key, Change::Deleted, &previous.1, Some(&previous)).await?;
         let sql = "DELETE FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3";
-        sqlx::query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).execute(&mut *self.connection).await?;
+        query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).execute(self.connection()).await?;
         Ok(Object { key: key.clone(), revision, document: parse(key, &previous.1, revision)? })
     }
 
     /// The stored revision and text, when they are as expected.
     async fn expect(&mut self, key: &Key, expect: Expect) -> Result<Option<(Revision, String)>, Error> {
-        let found = super::read::get_text(self.connection, key).await?;
+        let found = super::read::get_text(self.connection(), key).await?;
         match (&found, expect) {
             (Some(_), Expect::Absent) => Err(Error::Exists(key.clone())),
             (None, Expect::At(_) | Expect::Present) => Err(Error::NotFound(key.clone())),
@@ -82,7 +74,7 @@ impl<'c> Transaction<'c> {
     async fn log(&mut self, key: &Key, change: Change, document: &str, previous: Option<&(Revision, String)>) -> Result<Revision, Error> {
         let sql = "INSERT INTO log (change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
                    VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-        let done = sqlx::query(sql)
+        let revision = query(sql)
             .bind(change.text())
             .bind(&key.resource)
             .bind(&key.namespace)
@@ -91,9 +83,9 @@ impl<'c> Transaction<'c> {
             .bind(previous.map(|(_, text)| text))
             .bind(previous.map(|(revision, _)| revision.0))
             .bind(self.now)
-            .execute(&mut *self.connection)
+            .insert(self.connection())
             .await?;
-        let revision = Revision(done.last_insert_rowid());
+        let revision = Revision(revision);
         self.revision = Some(revision);
         Ok(revision)
     }

@@ -1,6 +1,6 @@
 //! What the agent and the model said to each other, message by message, each stored once.
 
-use super::{Error, Store, Transaction, calls::instant};
+use super::{Error, Store, Transaction, calls::instant, connection::query};
 use jiff::Timestamp;
 use serde_json::Value;
 
@@ -30,7 +30,7 @@ impl Store {
     /// Messages of a Machine after `after_seq` (0 for all), oldest first, at most `limit`.
     pub async fn transcript(&self, machine_uid: &str, after_seq: i64, limit: u32) -> Result<Vec<TranscriptEntry>, Error> {
         let sql = "SELECT seq, at_ms, role, content FROM transcript WHERE machine_uid = $1 AND seq > $2 ORDER BY seq LIMIT $3";
-        let query = sqlx::query_as(sql).bind(machine_uid).bind(after_seq).bind(limit);
+        let query = query(sql).bind(machine_uid).bind(after_seq).bind(limit);
         let rows: Vec<(i64, i64, String, String)> = query.fetch_all(self.reader().await?.connection()).await?;
         let entry = |(seq, at, role, content): (i64, i64, String, String)| {
             let content =
@@ -46,7 +46,7 @@ impl Transaction<'_> {
     pub async fn append_transcript(&mut self, machine_uid: &str, messages: &[NewMessage], at: Timestamp) -> Result<(), Error> {
         let sql = "INSERT INTO transcript (machine_uid, key, at_ms, role, content) VALUES ($1, $2, $3, $4, $5) ON CONFLICT (machine_uid, key) DO NOTHING";
         for message in messages {
-            let query = sqlx::query(sql).bind(machine_uid).bind(&message.key).bind(at.as_millisecond()).bind(&message.role);
+            let query = query(sql).bind(machine_uid).bind(&message.key).bind(at.as_millisecond()).bind(&message.role);
             query.bind(message.content.to_string()).execute(self.connection()).await?;
         }
         Ok(())

@@ -1,10 +1,12 @@
 //! The one task that writes. It takes all requests that wait, runs each in a savepoint, and commits them together: while
 //! one commit syncs the disk the next batch gathers, so the cost of a sync is shared exactly when there is load.
 
-use super::{Error, Revision, Transaction, read};
+use super::connection::{Connection, query};
+use super::database::{Database, PATIENCE, PAUSE, Purpose};
+use super::{Error, Revision, Transaction, lead::Lead, postgres, read, sqlite};
 use crate::clock::Clock;
 use futures::{FutureExt, future::BoxFuture};
-use sqlx::{Connection, SqliteConnection};
+use jiff::SignedDuration;
 use std::{
     any::Any,
     collections::VecDeque,
@@ -15,9 +17,12 @@ use std::{
     },
 };
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::task::AbortOnDropHandle;
 
 /// A commit of more would make the first caller wait for too much work of others.
 const BATCH: usize = 256;
+/// How long the outcome of a commit is asked for: what is not known would be done twice, or not at all.
+const OUTCOME: SignedDuration = SignedDuration::from_mins(1);
 
 pub(super) enum Request {
     Write(Box<dyn Job>),
@@ -93,16 +98,32 @@ where
 }
 
 pub(super) struct Writer {
-    pub(super) connection: SqliteConnection,
+    pub(super) database: Database,
+    pub(super) connection: Connection,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) revisions: watch::Sender<Revision>,
     pub(super) readers: read::Readers,
     pub(super) clock: Clock,
-    pub(super) epoch: i64,
+    pub(super) lead: Arc<Lead>,
+    /// Names this writer among those of a PostgreSQL database,
+    pub(super) session: uuid::Uuid,
+    /// and this the transaction: with both, the outcome of a lost commit can be looked up.
+    pub(super) batch: i64,
     /// Held as long as this process may write.
-    pub(super) lock: std::fs::File,
+    pub(super) lock: Option<std::fs::File>,
+    /// Publishes what others commit.
+    pub(super) follower: Option<AbortOnDropHandle<()>>,
     /// Writes that were committed.
     pub(super) counted: Arc<AtomicU64>,
+}
+
+/// Makes a committed revision known, unless a newer one is.
+pub(super) fn publish(revisions: &watch::Sender<Revision>, newest: Revision) {
+    revisions.send_if_modified(|known| {
+        let newer = newest > *known;
+        *known = newest.max(*known);
+        newer
+    });
 }
 
 impl Writer {
@@ -131,7 +152,7 @@ impl Writer {
         if let Err(error) = self.connection.close().await {
             tracing::warn!("the database was not closed cleanly: {error}; it recovers by itself at the next start");
         }
-        drop(self.lock);
+        drop((self.lock, self.follower));
         if let Some(done) = close {
             let _ = done.send(());
         }
@@ -147,11 +168,11 @@ impl Writer {
         // One alone needs no savepoint: it is the transaction.
         let alone = waiting.len() == 1;
         let mut finished = Vec::new();
-        let mut revision = None;
-        let mut outcome: Result<(), sqlx::Error> = Ok(());
+        let (mut kept, mut revision) = (false, None);
+        let mut outcome: Result<(), Error> = Ok(());
         while outcome.is_ok() {
             let Some(job) = waiting.pop_front() else { break };
-            if !alone && let Err(error) = sqlx::query("SAVEPOINT write").execute(&mut self.connection).await {
+            if !alone && let Err(error) = self.connection.link().run("SAVEPOINT write").await {
                 job.refuse(Error::NotCommitted(error.to_string()));
                 outcome = Err(error);
                 break;
@@ -159,24 +180,23 @@ impl Writer {
             let mut transaction = Transaction::new(&mut self.connection, self.clock.now().as_second());
             let done = job.run(&mut transaction).await;
             if done.keep {
+                kept = true;
                 revision = transaction.revision().or(revision);
             }
-            let end = match (alone, done.keep) {
-                (true, true) => "COMMIT",
-                (true, false) => "ROLLBACK",
-                (false, true) => "RELEASE write",
-                (false, false) => "ROLLBACK TO write; RELEASE write",
-            };
+            let keep = done.keep;
             finished.push(done);
-            outcome = sqlx::raw_sql(end).execute(&mut self.connection).await.map(drop);
+            if !alone {
+                let end = if keep { "RELEASE write" } else { "ROLLBACK TO write; RELEASE write" };
+                outcome = self.connection.link().run(end).await;
+            }
         }
-        if !alone && outcome.is_ok() {
-            outcome = sqlx::query("COMMIT").execute(&mut self.connection).await.map(drop);
+        if outcome.is_ok() {
+            outcome = if kept { self.finish(revision.is_some()).await } else { self.connection.link().run("ROLLBACK").await };
         }
         match outcome {
             Ok(()) => {
                 if let Some(revision) = revision {
-                    self.revisions.send_replace(revision);
+                    publish(&self.revisions, revision);
                 }
                 self.counted.fetch_add(finished.iter().filter(|done| done.keep).count() as u64, Ordering::Relaxed);
                 for done in finished {
@@ -185,25 +205,89 @@ impl Writer {
             }
             Err(error) => {
                 tracing::error!("a commit of {} writes failed: {error}", finished.len());
-                // Fails when SQLite has rolled back by itself, which is what is wanted.
-                let _ = sqlx::query("ROLLBACK").execute(&mut self.connection).await;
+                // Fails when the database has rolled back by itself, which is what is wanted.
+                let _ = self.connection.link().run("ROLLBACK").await;
                 for done in finished {
-                    (done.tell)(Err(Error::NotCommitted(error.to_string())));
+                    (done.tell)(Err(error.repeat()));
                 }
             }
         }
     }
 
-    /// Begins a transaction, if the store is still ours.
-    async fn begin(&mut self) -> Result<(), Error> {
-        sqlx::query("BEGIN IMMEDIATE").execute(&mut self.connection).await?;
-        let (theirs,): (String,) = sqlx::query_as("SELECT value FROM meta WHERE key = 'epoch'").fetch_one(&mut self.connection).await?;
-        let theirs = theirs.parse().map_err(|_| Error::Corrupt(format!("the epoch `{theirs}` is not a number")))?;
-        if theirs != self.epoch {
-            sqlx::query("ROLLBACK").execute(&mut self.connection).await?;
-            return Err(Error::Fenced { ours: self.epoch, theirs });
+    /// Commits. An answer that is lost says nothing: what became of the transaction is looked up.
+    async fn finish(&mut self, changed: bool) -> Result<(), Error> {
+        let sql = match (&self.connection, changed) {
+            (Connection::Sqlite(_), _) => "COMMIT",
+            (Connection::Postgres(_), true) => postgres::COMMIT_AND_TELL,
+            (Connection::Postgres(_), false) => postgres::COMMIT,
+        };
+        let why = match self.connection.link().run(sql).await {
+            Err(Error::Unavailable(why)) => why,
+            other => return other,
+        };
+        tracing::warn!("the answer to a commit was lost: {why}; looking up what became of it");
+        let until = self.clock.now() + OUTCOME;
+        loop {
+            let looked_up = async {
+                self.connection = self.database.connect(Purpose::Write).await?;
+                match &mut self.connection {
+                    Connection::Postgres(connection) => postgres::was_committed(connection, self.session, self.batch).await,
+                    Connection::Sqlite(_) => Ok(false),
+                }
+            };
+            match looked_up.await {
+                Ok(true) => return Ok(()),
+                Ok(false) => return Err(Error::NotCommitted(why)),
+                Err(_) if self.clock.now() < until => self.clock.sleep(PAUSE).await,
+                Err(error) => return Err(Error::Unknown(error.to_string())),
+            }
         }
-        Ok(())
+    }
+
+    /// Begins a transaction, if the store is still ours. Nothing was done yet, so a database that is away is waited for.
+    async fn begin(&mut self) -> Result<(), Error> {
+        let until = self.clock.now() + PATIENCE;
+        loop {
+            let why = match self.begin_now().await {
+                Err(Error::Unavailable(why)) if self.clock.now() < until => why,
+                other => return other,
+            };
+            tracing::debug!("no write transaction could be begun: {why}; trying again");
+            self.clock.sleep(PAUSE).await;
+            if let Ok(connection) = self.database.connect(Purpose::Write).await {
+                self.connection = connection;
+            }
+        }
+    }
+
+    async fn begin_now(&mut self) -> Result<(), Error> {
+        let stored = match &mut self.connection {
+            Connection::Sqlite(_) => {
+                self.connection.link().run(sqlite::BEGIN).await?;
+                let sql = "SELECT CAST(value AS BIGINT) FROM meta WHERE key = 'epoch'";
+                let (epoch,): (i64,) = query(sql).fetch_one(self.connection.link()).await?;
+                epoch
+            }
+            Connection::Postgres(connection) => {
+                self.batch += 1;
+                let begun = postgres::begin(connection, self.session, self.batch).await?;
+                let known = self.revisions.borrow().0;
+                if begun.newest < known {
+                    self.connection.link().run("ROLLBACK").await?;
+                    return Err(Error::Corrupt(format!(
+                        "the database went back from revision {known} to {}: it was restored, or a replica took over that lacked the newest \
+                         commits; restart autovibe to go on from there",
+                        begun.newest
+                    )));
+                }
+                begun.epoch
+            }
+        };
+        let lead = self.lead.check(stored);
+        if lead.is_err() {
+            self.connection.link().run("ROLLBACK").await?;
+        }
+        lead
     }
 }
 
@@ -212,6 +296,9 @@ impl Error {
     fn repeat(&self) -> Self {
         match self {
             Self::Fenced { ours, theirs } => Self::Fenced { ours: *ours, theirs: *theirs },
+            Self::Unavailable(why) => Self::Unavailable(why.clone()),
+            Self::Unknown(why) => Self::Unknown(why.clone()),
+            Self::NotCommitted(why) => Self::NotCommitted(why.clone()),
             other => Self::NotCommitted(other.to_string()),
         }
     }

@@ -1,6 +1,12 @@
 //! Workspaces in the store: what a checkpoint's bundle builds on comes with it, in order.
 
+use crate::database::{Home, on_both};
 use autovibe::store::{Error, Store};
+
+on_both! {
+    a_chain_is_read_oldest_first,
+    the_first_bundle_of_a_checkpoint_stays_and_a_missing_base_is_said,
+}
 
 async fn put(store: &Store, uid: &'static str, commit: &'static str, base: Option<&'static str>) {
     let written: Result<(), Error> =
@@ -8,10 +14,8 @@ async fn put(store: &Store, uid: &'static str, commit: &'static str, base: Optio
     written.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_chain_is_read_oldest_first() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join("autovibe.db")).await.unwrap();
+async fn a_chain_is_read_oldest_first(home: Home) {
+    let store = home.open().await;
     put(&store, "c1", "aaa", None).await;
     put(&store, "c2", "bbb", Some("aaa")).await;
     // Two forks of one state, and one that changed nothing.
@@ -24,10 +28,8 @@ async fn a_chain_is_read_oldest_first() {
     assert_eq!(store.bundle("c3").await.unwrap().unwrap().bytes, b"ccc");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_first_bundle_of_a_checkpoint_stays_and_a_missing_base_is_said() {
-    let directory = tempfile::tempdir().unwrap();
-    let store = Store::open(&directory.path().join("autovibe.db")).await.unwrap();
+async fn the_first_bundle_of_a_checkpoint_stays_and_a_missing_base_is_said(home: Home) {
+    let store = home.open().await;
     put(&store, "c1", "aaa", Some("zzz")).await;
     put(&store, "c1", "bbb", None).await;
     assert_eq!(store.bundle("c1").await.unwrap().unwrap().commit, "aaa");

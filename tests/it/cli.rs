@@ -4,7 +4,7 @@ use crate::process::{ANY_PORTS, Hub, LabOf, autovibe, refused, said, wait, write
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const BUDGET: &str = "apiVersion: autovibe.dev/v1alpha1\nkind: Budget\nmetadata: {name: team, namespace: default}\nspec: {limits: {money: {amount: \"5\"}}}\n";
+pub(crate) const BUDGET: &str = "apiVersion: autovibe.dev/v1alpha1\nkind: Budget\nmetadata: {name: team, namespace: default}\nspec: {limits: {money: {amount: \"5\"}}}\n";
 
 #[test]
 fn up_says_where_it_serves_and_ends_in_order() {

@@ -1,5 +1,6 @@
 //! The ledger in a real store: reservations of a chain, their endings, and what a dead process leaves.
 
+use crate::database::{Home, on_both};
 use autovibe::{
     api::quantity::NanoUsd,
     budget::{Demand, Level},
@@ -10,9 +11,11 @@ use autovibe::{
 
 const DOLLAR: i64 = 1_000_000_000;
 
-async fn open(dir: &tempfile::TempDir) -> (Store, Clock) {
+async fn open(home: &Home) -> (Store, Clock) {
     let clock = Clock::simulated(jiff::Timestamp::from_second(1_795_000_000).unwrap());
-    (Store::open(&dir.path().join("state.db")).await.unwrap(), clock)
+    let store = home.open().await;
+    store.take_over().await.unwrap();
+    (store, clock)
 }
 
 fn call(id: &str) -> NewCall {
@@ -54,10 +57,15 @@ async fn assert_books_balance(store: &Store) {
     assert_eq!((leaf.money + payee.money, leaf.reserved + payee.reserved), (0, 0));
 }
 
-#[tokio::test]
-async fn concurrent_reservations_pass_exactly_as_far_as_the_tightest_account_allows() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, clock) = open(&dir).await;
+on_both! {
+    concurrent_reservations_pass_exactly_as_far_as_the_tightest_account_allows,
+    a_settle_above_the_worst_case_is_charged_in_full,
+    what_a_dead_process_left_open_is_charged_and_a_late_settle_corrects_it,
+    a_token_is_found_by_its_hash_until_it_is_revoked,
+}
+
+async fn concurrent_reservations_pass_exactly_as_far_as_the_tightest_account_allows(home: Home) {
+    let (store, clock) = open(&home).await;
     let ledger = Ledger::new(store.clone(), clock);
     let names: Vec<String> = (0..100).map(|i| format!("call-{i}")).collect();
     let results = futures::future::join_all(names.iter().map(|id| ledger.reserve(call(id), chain(3, 50), dollars(1)))).await;
@@ -80,10 +88,8 @@ async fn concurrent_reservations_pass_exactly_as_far_as_the_tightest_account_all
     assert_books_balance(&store).await;
 }
 
-#[tokio::test]
-async fn a_settle_above_the_worst_case_is_charged_in_full() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, clock) = open(&dir).await;
+async fn a_settle_above_the_worst_case_is_charged_in_full(home: Home) {
+    let (store, clock) = open(&home).await;
     let ledger = Ledger::new(store.clone(), clock);
     ledger.reserve(call("a"), chain(3, 1), dollars(1)).await.unwrap().unwrap();
     ledger.settle("a", actual(2 * DOLLAR), CallEnd::of(CallState::Settled)).await.unwrap();
@@ -94,16 +100,14 @@ async fn a_settle_above_the_worst_case_is_charged_in_full() {
     assert_books_balance(&store).await;
 }
 
-#[tokio::test]
-async fn what_a_dead_process_left_open_is_charged_and_a_late_settle_corrects_it() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, clock) = open(&dir).await;
+async fn what_a_dead_process_left_open_is_charged_and_a_late_settle_corrects_it(home: Home) {
+    let (store, clock) = open(&home).await;
     let ledger = Ledger::new(store.clone(), clock);
     ledger.reserve(call("a"), chain(9, 9), dollars(2)).await.unwrap().unwrap();
     drop(ledger);
     store.close().await;
 
-    let (store, clock) = open(&dir).await;
+    let (store, clock) = open(&home).await;
     let ledger = Ledger::new(store.clone(), clock);
     assert_eq!(ledger.recover().await.unwrap(), 1);
     assert_eq!(ledger.recover().await.unwrap(), 0);
@@ -117,8 +121,9 @@ async fn what_a_dead_process_left_open_is_charged_and_a_late_settle_corrects_it(
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_lives_as_long_as_it_is_renewed() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, clock) = open(&dir).await;
+    // Paused time and a server's socket do not go together.
+    let home = Home::sqlite();
+    let (store, clock) = open(&home).await;
     let ledger = Ledger::new(store.clone(), clock.clone());
     for id in ["kept", "left"] {
         ledger.reserve(call(id), chain(9, 9), dollars(1)).await.unwrap().unwrap();
@@ -132,10 +137,8 @@ async fn a_lease_lives_as_long_as_it_is_renewed() {
     assert_books_balance(&store).await;
 }
 
-#[tokio::test]
-async fn a_token_is_found_by_its_hash_until_it_is_revoked() {
-    let dir = tempfile::tempdir().unwrap();
-    let (store, _) = open(&dir).await;
+async fn a_token_is_found_by_its_hash_until_it_is_revoked(home: Home) {
+    let (store, _) = open(&home).await;
     let put = |hash: &'static str| {
         let store = store.clone();
         async move {

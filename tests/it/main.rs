@@ -4,15 +4,19 @@
 
 mod access;
 mod api;
+mod backups;
 mod bench;
 mod bundles;
 mod checkpoints;
 mod cli;
 mod collect;
 mod crds;
+mod database;
+mod engines;
 mod examples;
 mod fuzz;
 mod gateway;
+mod hubs;
 mod kube_rs;
 mod kubectl;
 mod lab;
@@ -21,6 +25,7 @@ mod ledger;
 mod limits;
 mod machine;
 mod objects;
+mod postgres;
 mod process;
 mod python;
 mod real;

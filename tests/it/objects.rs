@@ -7,7 +7,7 @@ use autovibe::clock::Clock;
 use autovibe::objects::{
     Cipher, DELETE_CHECKPOINTS, DeleteOptions, Deleted, Error, EventType, FieldValidation, Objects, Part, Patch, WriteOptions, Written,
 };
-use autovibe::store::{Change, History, Options, Query, Revision, Store};
+use autovibe::store::{Change, Database, History, Options, Query, Revision, Store};
 use futures::StreamExt;
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
@@ -436,7 +436,7 @@ async fn a_watch_tells_what_there_is_and_then_every_change() {
 async fn a_watch_that_lost_history_lists_again_and_tells_of_what_vanished() {
     let dir = tempfile::tempdir().unwrap();
     let options = Options { clock: Clock::system(), history: History { age: Duration::ZERO, changes: 0 } };
-    let store = Store::open_with(&dir.path().join("autovibe.db"), options.clone()).await.unwrap();
+    let store = Store::open_with(&Database::Sqlite(dir.path().join("autovibe.db")), options.clone()).await.unwrap();
     let objects = Objects::new(store.clone(), Clock::system(), Cipher::ephemeral());
     objects.ensure_presets().await.unwrap();
     for name in ["gone", "kept", "renewed", "changed"] {

@@ -11,7 +11,10 @@ pub(crate) const PATIENCE: Duration = Duration::from_mins(1);
 pub(crate) fn autovibe(data: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(env!("CARGO_BIN_EXE_autovibe"));
     command.arg("--data").arg(data).args(arguments).current_dir(env!("CARGO_MANIFEST_DIR"));
-    command.env_remove("KUBECONFIG").env_remove("AUTOVIBE_DATA").env_remove("RUST_LOG").stdin(Stdio::null()).output().unwrap()
+    for variable in ["KUBECONFIG", "AUTOVIBE_DATA", "AUTOVIBE_DATABASE_URL", "RUST_LOG"] {
+        command.env_remove(variable);
+    }
+    command.stdin(Stdio::null()).output().unwrap()
 }
 
 /// Standard output of a command that must succeed.
@@ -48,7 +51,14 @@ pub(crate) struct Hub {
 impl Hub {
     pub(crate) fn start(data: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_autovibe"));
-        command.arg("up").arg("--data").arg(data).args(arguments).env_remove("RUST_LOG").stdin(Stdio::null());
+        command
+            .arg("up")
+            .arg("--data")
+            .arg(data)
+            .args(arguments)
+            .env_remove("RUST_LOG")
+            .env_remove("AUTOVIBE_DATABASE_URL")
+            .stdin(Stdio::null());
         let log = std::fs::File::options().create(true).append(true).open(data.join(LOG)).unwrap();
         let child = command.stdout(Stdio::piped()).stderr(log).spawn().unwrap();
         Self { child, data: data.to_owned() }
@@ -57,6 +67,21 @@ impl Hub {
     pub(crate) fn serves(self) -> Self {
         wait("serving", || autovibe(&self.data, &["get", "hubs"]).status.success());
         self
+    }
+
+    /// Waits until it ends by itself; its exit code and what it logged.
+    pub(crate) fn ended(mut self) -> (Option<i32>, String) {
+        let mut status = None;
+        wait("the hub's end", || {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        (status.unwrap().code(), self.logged())
+    }
+
+    /// What it said on standard error.
+    pub(crate) fn logged(&self) -> String {
+        std::fs::read_to_string(self.data.join(LOG)).unwrap()
     }
 
     /// Ends it as `kill -9` does.

@@ -4,7 +4,7 @@ use autovibe::{
     apiserver,
     clock::Clock,
     objects::{Cipher, Objects},
-    store::{Options, Store},
+    store::{Database, Options, Store},
 };
 use reqwest::{Method, RequestBuilder, Response, header};
 use serde_json::Value;
@@ -51,9 +51,14 @@ impl Served {
     }
 
     async fn start_in(directory: tempfile::TempDir, options: Options) -> Self {
+        let database = Database::Sqlite(directory.path().join("store.db"));
+        Self::start_on(&database, directory, options).await
+    }
+
+    pub(crate) async fn start_on(database: &Database, directory: tempfile::TempDir, options: Options) -> Self {
         rustls::crypto::ring::default_provider().install_default().ok();
         let clock = options.clock.clone();
-        let store = Store::open_with(&directory.path().join("store.db"), options).await.expect("the store opens");
+        let store = Store::open_with(database, options).await.expect("the store opens");
         let objects = Objects::new(store, clock, Cipher::ephemeral());
         let shutdown = CancellationToken::new();
         let config = apiserver::Config { listen: "127.0.0.1:0".parse().expect("an address"), data: directory.path().into() };

@@ -1,5 +1,6 @@
-//! The store's contract: one order of all changes, no gap, no loss, one process.
+//! The store's contract, on both engines: one order of all changes, no gap, no loss. And of SQLite alone: one process.
 
+use crate::database::{Home, on_both};
 use autovibe::clock::Clock;
 use autovibe::store::{Change, Error, Expect, History, Key, Options, Query, Revision, Store};
 use serde_json::{Value, json};
@@ -23,18 +24,27 @@ async fn delete(store: &Store, name: &str) -> Result<Revision, Error> {
     store.write(move |t| Box::pin(async move { t.delete(&key, Expect::Present).await.map(|o| o.revision) })).await
 }
 
-async fn open(dir: &Path) -> Store {
-    Store::open(&dir.join("autovibe.db")).await.unwrap()
-}
-
 fn all() -> Query {
     Query { resource: "machines.autovibe.dev".into(), ..Query::default() }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_write_is_read_back_with_its_revision() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+on_both! {
+    a_write_is_read_back_with_its_revision,
+    what_is_not_as_expected_is_refused_and_leaves_nothing,
+    a_panic_in_a_write_reaches_its_caller_alone,
+    a_watcher_sees_the_changes_of_sixteen_writers_in_order_and_without_a_gap,
+    a_deletion_carries_its_own_revision_and_the_last_document,
+    pages_are_ordered_and_show_one_revision_however_much_changes_between_them,
+    history_beyond_its_window_expires_and_revisions_go_on,
+    a_dropped_store_opens_again_with_all_it_answered_and_a_new_epoch,
+    a_newer_database_is_refused_instead_of_read_wrongly,
+    a_store_that_was_taken_over_writes_no_more,
+    a_killed_writer_loses_nothing_that_was_answered,
+    migrations_that_fail_in_the_middle_leave_nothing,
+}
+
+async fn a_write_is_read_back_with_its_revision(home: Home) {
+    let store = home.open().await;
     let first = put(&store, "a", 1, Expect::Absent).await.unwrap();
     let second = put(&store, "a", 2, Expect::At(first)).await.unwrap();
     assert!(second > first);
@@ -43,16 +53,14 @@ async fn a_write_is_read_back_with_its_revision() {
     assert_eq!(object.document["metadata"]["resourceVersion"], second.0.to_string());
     assert_eq!(object.document["spec"]["value"], 2);
     assert_eq!(*store.revisions().borrow(), second);
-    for file in std::fs::read_dir(dir.path()).unwrap() {
+    for file in std::fs::read_dir(home.path()).unwrap() {
         let file = file.unwrap();
-        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{:?} is readable by others", file.path());
+        assert_eq!(file.metadata().unwrap().permissions().mode() & 0o077, 0, "{} is readable by others", file.path().display());
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn what_is_not_as_expected_is_refused_and_leaves_nothing() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+async fn what_is_not_as_expected_is_refused_and_leaves_nothing(home: Home) {
+    let store = home.open().await;
     let first = put(&store, "a", 1, Expect::Absent).await.unwrap();
     assert!(matches!(put(&store, "a", 2, Expect::Absent).await, Err(Error::Exists(_))));
     assert!(matches!(put(&store, "b", 2, Expect::Present).await, Err(Error::NotFound(_))));
@@ -75,10 +83,8 @@ async fn what_is_not_as_expected_is_refused_and_leaves_nothing() {
     assert_eq!(store.changes("machines.autovibe.dev", Revision(0), 0).await.unwrap().0.len(), 1);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_panic_in_a_write_reaches_its_caller_alone() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+async fn a_panic_in_a_write_reaches_its_caller_alone(home: Home) {
+    let store = home.open().await;
     let other = store.clone();
     let panicked = tokio::spawn(async move {
         other
@@ -95,10 +101,8 @@ async fn a_panic_in_a_write_reaches_its_caller_alone() {
     put(&store, "a", 1, Expect::Absent).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_watcher_sees_the_changes_of_sixteen_writers_in_order_and_without_a_gap() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+async fn a_watcher_sees_the_changes_of_sixteen_writers_in_order_and_without_a_gap(home: Home) {
+    let store = home.open().await;
     let (writers, rounds) = (16_u64, 20_u64);
     let watcher = tokio::spawn(follow(store.clone(), writers * rounds));
     let mut tasks = Vec::new();
@@ -150,10 +154,8 @@ async fn follow(store: Store, count: u64) -> Vec<Revision> {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_deletion_carries_its_own_revision_and_the_last_document() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+async fn a_deletion_carries_its_own_revision_and_the_last_document(home: Home) {
+    let store = home.open().await;
     let created = put(&store, "a", 1, Expect::Absent).await.unwrap();
     let deleted = delete(&store, "a").await.unwrap();
     let again = put(&store, "a", 2, Expect::Absent).await.unwrap();
@@ -169,10 +171,8 @@ async fn a_deletion_carries_its_own_revision_and_the_last_document() {
     assert!(matches!(store.changes("secrets", created, 0).await.unwrap(), (none, at) if none.is_empty() && at == again));
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn pages_are_ordered_and_show_one_revision_however_much_changes_between_them() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+async fn pages_are_ordered_and_show_one_revision_however_much_changes_between_them(home: Home) {
+    let store = home.open().await;
     for name in ["d", "a", "c", "b", "e"] {
         put(&store, name, 1, Expect::Absent).await.unwrap();
     }
@@ -194,12 +194,9 @@ async fn pages_are_ordered_and_show_one_revision_however_much_changes_between_th
     assert_eq!(now.items.iter().map(|o| o.key.name.as_str()).collect::<Vec<_>>(), ["a", "b", "bb", "c", "d"]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn history_beyond_its_window_expires_and_revisions_go_on() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("autovibe.db");
+async fn history_beyond_its_window_expires_and_revisions_go_on(home: Home) {
     let options = Options { clock: Clock::system(), history: History { age: Duration::ZERO, changes: 3 } };
-    let store = Store::open_with(&path, options.clone()).await.unwrap();
+    let store = home.open_with(options.clone()).await;
     let mut revisions = Vec::new();
     for value in 0..10 {
         let expect = revisions.last().map_or(Expect::Absent, |at| Expect::At(*at));
@@ -218,59 +215,74 @@ async fn history_beyond_its_window_expires_and_revisions_go_on() {
     let none = Options { history: History { age: Duration::ZERO, changes: 0 }, ..options };
     store.compact(&none).await.unwrap();
     drop(store);
-    let store = Store::open(&path).await.unwrap();
+    let store = home.open().await;
     assert_eq!(*store.revisions().borrow(), revisions[9]);
     assert!(put(&store, "a", 11, Expect::Present).await.unwrap() > revisions[9]);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_dropped_store_opens_again_with_all_it_answered_and_a_new_epoch() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+async fn a_dropped_store_opens_again_with_all_it_answered_and_a_new_epoch(home: Home) {
+    let store = home.open().await;
     let revision = put(&store, "a", 1, Expect::Absent).await.unwrap();
-    let (installation, epoch) = (store.installation().to_owned(), store.epoch());
+    let (installation, epoch) = (store.installation().to_owned(), store.take_over().await.unwrap());
+    assert_eq!(store.take_over().await.unwrap(), epoch, "once is enough");
     drop(store);
-    let store = open(dir.path()).await;
+    let store = home.open().await;
     assert_eq!(store.get(&key("a")).await.unwrap().unwrap().revision, revision);
     assert_eq!(store.installation(), installation);
+    assert_eq!(store.take_over().await.unwrap(), epoch + 1);
     assert_eq!(store.epoch(), epoch + 1);
     store.close().await;
     assert!(matches!(put(&store, "b", 1, Expect::Absent).await, Err(Error::Closed)));
-    let store = open(dir.path()).await;
+    let store = home.open().await;
     assert_eq!(store.list(&all()).await.unwrap().items.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_second_opener_is_refused_and_told_who_and_what_to_do() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
+    let home = Home::sqlite();
+    let store = home.open().await;
     // The lock is of the open file, not of the process: within one process it refuses just the same.
-    let refused = Store::open(&dir.path().join("autovibe.db")).await;
+    let refused = Store::open(&home.path().join("autovibe.db")).await;
     let Err(Error::Locked(message)) = refused.map(|_| ()) else { panic!("was not refused") };
     assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
     assert!(message.contains("--data"), "{message}");
     put(&store, "a", 1, Expect::Absent).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_newer_database_is_refused_instead_of_read_wrongly() {
-    use sqlx::ConnectOptions;
-    let dir = tempfile::tempdir().unwrap();
-    open(dir.path()).await.close().await;
-    let path = dir.path().join("autovibe.db");
-    let mut raw = sqlx::sqlite::SqliteConnectOptions::new().filename(&path).connect().await.unwrap();
-    sqlx::query("INSERT INTO migrations (number, name) VALUES (9999, 'later')").execute(&mut raw).await.unwrap();
-    let Err(Error::Corrupt(message)) = Store::open(&path).await.map(|_| ()) else { panic!("was not refused") };
+async fn a_newer_database_is_refused_instead_of_read_wrongly(home: Home) {
+    home.open().await.close().await;
+    home.execute("INSERT INTO migrations (number, name) VALUES (9999, 'later')").await;
+    let opened = Store::open_with(&home.database(), Options::default()).await;
+    let Err(Error::Corrupt(message)) = opened.map(|_| ()) else { panic!("was not refused") };
     assert!(message.contains("9999") && message.contains("newer"), "{message}");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_store_that_was_taken_over_writes_no_more() {
-    use sqlx::ConnectOptions;
-    let dir = tempfile::tempdir().unwrap();
-    let store = open(dir.path()).await;
-    let mut raw = sqlx::sqlite::SqliteConnectOptions::new().filename(dir.path().join("autovibe.db")).connect().await.unwrap();
-    sqlx::query("UPDATE meta SET value = '77' WHERE key = 'epoch'").execute(&mut raw).await.unwrap();
+async fn migrations_that_fail_in_the_middle_leave_nothing(home: Home) {
+    // In the way of the last one.
+    home.execute("CREATE TABLE bundles (other BIGINT)").await;
+    let failed = Store::open_with(&home.database(), Options::default()).await;
+    assert!(matches!(failed, Err(Error::Database(_))));
+    home.execute("DROP TABLE bundles").await;
+    // Of the first ones nothing is left that would be in the way now.
+    put(&home.open().await, "a", 1, Expect::Absent).await.unwrap();
+}
+
+#[test]
+fn migrations_have_the_same_numbers_and_names_on_both_engines() {
+    let names = |engine: &str| {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations").join(engine);
+        let mut names: Vec<_> = std::fs::read_dir(directory).unwrap().map(|file| file.unwrap().file_name()).collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("sqlite"), names("postgres"));
+    assert!(names("sqlite").len() >= 4);
+}
+
+async fn a_store_that_was_taken_over_writes_no_more(home: Home) {
+    let store = home.open().await;
+    store.take_over().await.unwrap();
+    home.execute("UPDATE meta SET value = '77' WHERE key = 'epoch'").await;
     let refused = put(&store, "a", 1, Expect::Absent).await;
     assert!(matches!(refused, Err(Error::Fenced { theirs: 77, .. })), "{refused:?}");
     assert!(store.get(&key("a")).await.unwrap().is_none());
@@ -283,10 +295,10 @@ const CHILD: &str = "AUTOVIBE_TEST_STORE_CHILD";
 #[tokio::test(flavor = "multi_thread")]
 #[expect(clippy::disallowed_methods, reason = "how the parent tells its child what to do")]
 async fn a_writer_that_is_to_be_killed() {
-    let Some(path) = std::env::var_os(CHILD) else { return };
-    let store = Store::open(Path::new(&path)).await.unwrap();
+    let Ok(url) = std::env::var(CHILD) else { return };
+    let store = Store::open_with(&url.parse().unwrap(), Options::default()).await.unwrap();
     // Another name in each life.
-    let epoch = store.epoch();
+    let epoch = store.take_over().await.unwrap();
     for value in 0.. {
         let revisions = futures::future::try_join_all((0..8).map(|n| {
             let store = &store;
@@ -298,16 +310,13 @@ async fn a_writer_that_is_to_be_killed() {
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_killed_writer_loses_nothing_that_was_answered() {
+async fn a_killed_writer_loses_nothing_that_was_answered(home: Home) {
     use tokio::io::{AsyncBufReadExt, BufReader};
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("autovibe.db");
     let mut answered = Vec::new();
     for round in 0..3 {
         let mut child = tokio::process::Command::new(std::env::current_exe().unwrap())
             .args(["--exact", "store::a_writer_that_is_to_be_killed", "--nocapture"])
-            .env(CHILD, &path)
+            .env(CHILD, &home.url)
             .stdout(std::process::Stdio::piped())
             .kill_on_drop(true)
             .spawn()
@@ -319,8 +328,9 @@ async fn a_killed_writer_loses_nothing_that_was_answered() {
             answered.extend(lines.next_line().await.unwrap().map(said).expect("the child writes until it is killed"));
         }
         // A refusal takes its patience, so once is enough.
-        if round == 0 {
-            let Err(Error::Locked(message)) = Store::open(&path).await.map(|_| ()) else { panic!("a second process got in") };
+        if round == 0 && home.url.starts_with("sqlite") {
+            let opened = Store::open_with(&home.database(), Options::default()).await;
+            let Err(Error::Locked(message)) = opened.map(|_| ()) else { panic!("a second process got in") };
             assert!(message.contains(&format!("process {}", child.id().unwrap())), "{message}");
         }
         // SIGKILL; what it said before still counts.
@@ -328,7 +338,7 @@ async fn a_killed_writer_loses_nothing_that_was_answered() {
         while let Some(line) = lines.next_line().await.unwrap() {
             answered.extend(said(line));
         }
-        let store = Store::open(&path).await.unwrap();
+        let store = home.open().await;
         let (events, complete) = store.changes("machines.autovibe.dev", Revision(0), 0).await.unwrap();
         let logged: Vec<Revision> = events.iter().map(|event| event.revision).collect();
         let lost: Vec<_> = answered.iter().filter(|revision| !logged.contains(revision)).collect();
@@ -337,6 +347,29 @@ async fn a_killed_writer_loses_nothing_that_was_answered() {
         assert!(logged.is_sorted() && complete == *logged.last().unwrap());
         store.close().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_wal_stays_small_however_much_is_written_and_read() {
+    let home = Home::sqlite();
+    let store = home.open().await;
+    let filler = "x".repeat(100_000);
+    let wal = home.path().join("autovibe.db-wal");
+    for batch in 0..60 {
+        let writes = (0..8).map(|n| {
+            let (place, mut document) = (key(&format!("{n}")), document("a", batch));
+            document["spec"]["filler"] = filler.clone().into();
+            let expect = if batch == 0 { Expect::Absent } else { Expect::Present };
+            let store = &store;
+            async move { store.write(move |t| Box::pin(async move { t.put(&place, document, expect).await })).await as Result<_, Error> }
+        });
+        let query = all();
+        let (written, listed) = tokio::join!(futures::future::join_all(writes), store.list(&query));
+        assert!(written.iter().all(Result::is_ok) && listed.is_ok());
+    }
+    // Far more than 100 MB went through it.
+    let size = wal.metadata().unwrap().len();
+    assert!(size < 32 << 20, "{size} bytes");
 }
 
 /// In the child, whose files may not grow far: writes until that is refused, says so, and shows that it still reads.

@@ -1,6 +1,12 @@
 //! Leases of VM ids: one per Machine, never two Machines with one id, ended only on purpose.
 
+use crate::database::{Home, on_both};
 use autovibe::store::{Error, Store, VmidLease};
+
+on_both! {
+    a_machine_keeps_its_lease_until_it_is_ended_even_over_a_restart,
+    machines_that_ask_at_once_get_ids_of_their_own,
+}
 
 async fn lease(store: &Store, hub: &'static str, machine: String, range: (u32, u32), taken: Vec<u32>) -> Option<u32> {
     store.write::<_, Error, _>(move |t| Box::pin(async move { t.lease_vmid(hub, &machine, range, &taken).await })).await.unwrap()
@@ -10,19 +16,16 @@ async fn end(store: &Store, hub: &'static str, machine: &'static str) {
     store.write::<_, Error, _>(move |t| Box::pin(async move { t.end_vmid_lease(hub, machine).await })).await.unwrap();
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_machine_keeps_its_lease_until_it_is_ended_even_over_a_restart() {
-    let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("autovibe.db");
+async fn a_machine_keeps_its_lease_until_it_is_ended_even_over_a_restart(home: Home) {
     let range = (100, 103);
-    let store = Store::open(&path).await.unwrap();
+    let store = home.open().await;
     assert_eq!(lease(&store, "h", "a".into(), range, vec![100]).await, Some(101), "100 is seen in use");
     assert_eq!(lease(&store, "h", "b".into(), range, vec![100]).await, Some(102));
     assert_eq!(lease(&store, "other", "a".into(), range, vec![]).await, Some(100), "another hub's ids are its own");
     store.close().await;
     drop(store);
 
-    let store = Store::open(&path).await.unwrap();
+    let store = home.open().await;
     // Its own VM is seen in use now: the lease is found all the same.
     assert_eq!(lease(&store, "h", "a".into(), range, vec![100, 101]).await, Some(101));
     assert_eq!(lease(&store, "h", "c".into(), range, vec![100]).await, Some(103));
@@ -35,10 +38,8 @@ async fn a_machine_keeps_its_lease_until_it_is_ended_even_over_a_restart() {
     assert_eq!(leases, expected);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn machines_that_ask_at_once_get_ids_of_their_own() {
-    let dir = tempfile::tempdir().unwrap();
-    let store = Store::open(&dir.path().join("autovibe.db")).await.unwrap();
+async fn machines_that_ask_at_once_get_ids_of_their_own(home: Home) {
+    let store = home.open().await;
     let asked = (0..40).map(|n| lease(&store, "h", format!("m{}", n % 20), (100, 200), vec![]));
     let given: Vec<u32> = futures::future::join_all(asked).await.into_iter().flatten().collect();
     assert_eq!(given.len(), 40);

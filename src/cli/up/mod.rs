@@ -7,10 +7,10 @@ mod addresses;
 mod controllers;
 pub(super) mod process;
 
-use super::{Context, lab, print};
+use super::{Context, DatabaseArgs, lab, print};
 use crate::clock::Clock;
 use crate::objects::Objects;
-use crate::store::Store;
+use crate::store::{self, Store};
 use crate::{apiserver, gateway};
 use addresses::Addresses;
 use anyhow::Context as _;
@@ -36,6 +36,11 @@ pub(super) struct Up {
     /// A node to run on that is no Proxmox: real QEMU guests on this machine, simulated ones, or none
     #[arg(long, value_enum, default_value = "real")]
     lab: LabChoice,
+    /// Serve only the API, and run neither gateway nor controllers: beside a hub on the same PostgreSQL database
+    #[arg(long)]
+    api_only: bool,
+    #[command(flatten)]
+    database: DatabaseArgs,
     /// A directory below which `spec.source.directory` of Machines may lie; may be repeated
     #[arg(long, value_name = "DIR")]
     source_root: Vec<PathBuf>,
@@ -63,41 +68,56 @@ impl Up {
         let data = context.data();
         make_private(&data)?;
         let clock = Clock::system();
-        let store = Store::open(&data.join("autovibe.db")).await?;
+        let database = context.database(&self.database)?;
+        let store = Store::open_with(&database, store::Options::default()).await?;
+        if !self.api_only {
+            // Before anything acts: whoever led until now is refused from here on.
+            store.take_over().await?;
+        }
+        info!("the store is {database}");
         let objects = Objects::unlock(store.clone(), clock.clone(), &data.join("secrets.key"))
             .await
-            .with_context(|| format!("the Secrets in {} cannot be read", data.display()))?;
+            .with_context(|| format!("the Secrets in {database} cannot be read"))?;
 
         let (api_stop, gateway_stop, controllers_stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
         let remembered = Addresses::read(&data);
         let (api_address, gateway_address) = (remembered.api(self.listen), remembered.gateway(self.gateway_listen));
-        let gateway = loop_free(
-            &gateway_address,
-            |listen| gateway::start(gateway::Config { listen, ..gateway::Config::default() }, objects.clone(), gateway_stop.clone()),
-            |error| matches!(error, gateway::Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse),
-        )
-        .await?;
+        let gateway = if self.api_only {
+            None
+        } else {
+            let started = loop_free(
+                &gateway_address,
+                |listen| gateway::start(gateway::Config { listen, ..gateway::Config::default() }, objects.clone(), gateway_stop.clone()),
+                |error| matches!(error, gateway::Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse),
+            );
+            Some(started.await?)
+        };
         let api = loop_free(
             &api_address,
             |listen| apiserver::start(apiserver::Config { listen, data: data.clone() }, objects.clone(), api_stop.clone()),
             |error| matches!(error, apiserver::Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse),
         )
         .await?;
-        Addresses { api: Some(api.address), gateway: Some(gateway.address) }.write(&data)?;
+        let gateway_address = gateway.as_ref().map(|gateway| gateway.address);
+        Addresses { api: Some(api.address), gateway: gateway_address.or(remembered.gateway) }.write(&data)?;
 
-        let kubeconfig = data.join("kubeconfig");
+        let calls = gateway_address.map(|address| format!(" and guests' model calls at http://{address}")).unwrap_or_default();
         print::out(&format!(
-            "autovibe {} serves its API at https://{} and guests' model calls at http://{}.\n  kubectl --kubeconfig {} get machines --all-namespaces\n",
+            "autovibe {} serves its API at https://{}{calls}.\n  kubectl --kubeconfig {} get machines --all-namespaces\n",
             env!("CARGO_PKG_VERSION"),
             api.address,
-            gateway.address,
-            kubeconfig.display()
+            data.join("kubeconfig").display()
         ))?;
 
-        let beside = self.lab.mode().map(|mode| controllers::Beside { directory: lab::directory(&data), mode, gateway: gateway.address });
-        let controllers = tokio::spawn(controllers::run(beside, objects, self.source_root.clone(), controllers_stop.clone()));
+        let controllers = gateway_address.map(|gateway| {
+            let beside = self.lab.mode().map(|mode| controllers::Beside { directory: lab::directory(&data), mode, gateway });
+            tokio::spawn(controllers::run(beside, objects, self.source_root.clone(), controllers_stop.clone()))
+        });
 
-        signal().await;
+        let lost = tokio::select! {
+            () = signal() => false,
+            () = store.lost_lead() => true,
+        };
         info!("ending: calls of agents have {} s; a second signal ends at once", CALLS.as_secs());
         tokio::spawn(async {
             signal().await;
@@ -106,12 +126,20 @@ impl Up {
         });
         // In this order: a held answer waits for its checkpoint, which the controllers take, by objects that the API shows.
         gateway_stop.cancel();
-        ended("the gateway", CALLS, gateway.stopped()).await;
+        if let Some(gateway) = gateway {
+            ended("the gateway", CALLS, gateway.stopped()).await;
+        }
         controllers_stop.cancel();
-        ended("the controllers", REST, async { drop(controllers.await) }).await;
+        if let Some(controllers) = controllers {
+            ended("the controllers", REST, async { drop(controllers.await) }).await;
+        }
         api_stop.cancel();
         ended("the API server", REST, api.stopped()).await;
         store.close().await;
+        anyhow::ensure!(
+            !lost,
+            "another hub took over the store {database}, so this one has ended; let one run, and others with --api-only"
+        );
         print::out("autovibe has ended; `autovibe up` goes on from here.\n").ok();
         Ok(ExitCode::SUCCESS)
     }
@@ -135,7 +163,7 @@ where
 }
 
 /// Makes the directory, for its owner alone: keys and tokens lie in it.
-fn make_private(data: &std::path::Path) -> anyhow::Result<()> {
+pub(super) fn make_private(data: &std::path::Path) -> anyhow::Result<()> {
     use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(data);
     made.with_context(|| format!("the data directory {} cannot be made", data.display()))?;

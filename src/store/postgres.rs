@@ -1,0 +1,235 @@
+//! What is PostgreSQL's own: sessions, the one lock that makes commits follow revisions, and what became of a lost commit.
+//!
+//! Every write transaction first locks the row of the revision counter and holds it until it has committed. So revisions
+//! become visible in their order, whichever process commits, a rollback leaves no gap, and no two writers meet anywhere else:
+//! there is nothing to deadlock or to serialize.
+
+use super::{Error, Revision, database::Purpose, lead::Lead};
+use crate::clock::Clock;
+use jiff::SignedDuration;
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Row as _};
+use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// The server ends a statement of ours after 30 s (below); one that does not even say that is gone.
+const ANSWER: Duration = Duration::from_secs(40);
+/// The sessions of a hub that has just ended are gone within this.
+const GONE: SignedDuration = SignedDuration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(50);
+/// Who waits for a change learns of it within this, also when nothing tells us.
+const CATCH_UP: Duration = Duration::from_secs(1);
+
+pub(super) const NEWEST: &str = "SELECT number FROM revisions";
+
+/// The lock of the migrations: any number that nobody else in this database uses.
+pub(super) const BEGIN_MIGRATION: &str = "BEGIN; SELECT pg_advisory_xact_lock(7061756572)";
+
+/// Who listens is told at the commit that there is something new. In a transaction that has failed it is an error, where
+/// `COMMIT` alone would roll back and say that all is well; so it also stands where nobody needs to be told.
+pub(super) const COMMIT_AND_TELL: &str = "NOTIFY autovibe; COMMIT";
+pub(super) const COMMIT: &str = "SELECT 1; COMMIT";
+
+/// How a server is reached.
+#[derive(Clone)]
+pub struct Server {
+    url: SecretString,
+    options: PgConnectOptions,
+}
+
+impl Server {
+    pub(super) fn parse(url: &str) -> Result<Self, Error> {
+        let options = PgConnectOptions::from_str(url).map_err(|_| {
+            Error::Url("the address of the PostgreSQL database cannot be read; write postgres://USER:PASSWORD@HOST:PORT/NAME".into())
+        })?;
+        if options.get_database().is_none() {
+            return Err(Error::Url("the address of the PostgreSQL server names no database; add /NAME".into()));
+        }
+        Ok(Self { url: url.into(), options: options.application_name("autovibe").disable_statement_logging() })
+    }
+
+    /// How sessions are opened: each says for itself what a server's configuration may say otherwise.
+    pub(super) fn options(&self, purpose: Purpose) -> PgConnectOptions {
+        // A process that stops in the middle of a transaction, or a machine that vanishes, gives the lock back within 5 s.
+        let common = [("statement_timeout", "30s"), ("lock_timeout", "10s"), ("idle_in_transaction_session_timeout", "5s")];
+        let own = match purpose {
+            // So that all statements of a read see one state.
+            Purpose::Read => [("default_transaction_isolation", "repeatable read"), ("default_transaction_read_only", "on")],
+            // So that each statement sees what the lock waited for; and what was answered is on disk.
+            Purpose::Write => [("default_transaction_isolation", "read committed"), ("synchronous_commit", "on")],
+        };
+        self.options.clone().options(common).options(own)
+    }
+
+    pub(super) async fn connect(&self, purpose: Purpose) -> Result<PgConnection, Error> {
+        let options = self.options(purpose);
+        patiently(PgConnection::connect_with(&options)).await.map_err(|error| match error {
+            Error::Unavailable(why) => Error::Unavailable(format!("{self} cannot be reached: {why}")),
+            other => other,
+        })
+    }
+}
+
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let host = match self.options.get_socket() {
+            Some(socket) => socket.display().to_string(),
+            None => self.options.get_host().to_owned(),
+        };
+        write!(f, "postgres://{host}:{}/{}", self.options.get_port(), self.options.get_database().unwrap_or_default())
+    }
+}
+
+/// Refuses a database whose texts are not Unicode, and forgets writers that are long gone.
+pub(super) async fn prepare(connection: &mut PgConnection) -> Result<(), Error> {
+    let (encoding,): (String,) = patiently(sqlx::query_as("SHOW server_encoding").fetch_one(&mut *connection)).await?;
+    if encoding != "UTF8" {
+        return Err(Error::Url(format!("the database's encoding is {encoding}; create one with UTF8")));
+    }
+    patiently(sqlx::raw_sql("DELETE FROM writers WHERE at < now() - INTERVAL '7 days'").execute(connection)).await?;
+    Ok(())
+}
+
+/// What a process knows at the beginning of a batch, the lock being held.
+pub(super) struct Begun {
+    pub(super) epoch: i64,
+    /// The newest revision that anyone committed.
+    pub(super) newest: i64,
+}
+
+/// Begins a batch: takes the lock, and notes who commits what, so that the outcome of a lost commit can be looked up.
+pub(super) async fn begin(connection: &mut PgConnection, writer: Uuid, batch: i64) -> Result<Begun, Error> {
+    let sql = format!(
+        "BEGIN; SELECT number FROM revisions FOR UPDATE; \
+         INSERT INTO writers (writer, batch) VALUES ('{writer}', {batch}) ON CONFLICT (writer) DO UPDATE SET batch = excluded.batch, at = now(); \
+         SELECT CAST(value AS BIGINT), number FROM meta, revisions WHERE key = 'epoch'"
+    );
+    let rows = patiently(sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection)).await?;
+    let row = rows.last().ok_or_else(|| Error::Corrupt("the database has no epoch".into()))?;
+    Ok(Begun { epoch: row.try_get(0)?, newest: row.try_get(1)? })
+}
+
+/// Whether a batch whose answer was lost was committed. Waits for its transaction to end, by taking the lock.
+pub(super) async fn was_committed(connection: &mut PgConnection, writer: Uuid, batch: i64) -> Result<bool, Error> {
+    let sql = format!(
+        "BEGIN; SELECT number FROM revisions FOR UPDATE; \
+         SELECT COALESCE((SELECT batch FROM writers WHERE writer = '{writer}'), -1); ROLLBACK"
+    );
+    let rows = patiently(sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection)).await?;
+    let row = rows.last().ok_or_else(|| Error::Corrupt("the database did not say what it committed".into()))?;
+    Ok(row.try_get::<i64, _>(0)? >= batch)
+}
+
+/// What the other processes on the database do.
+pub(super) struct Others {
+    pub(super) server: Server,
+    pub(super) revisions: watch::Sender<Revision>,
+    pub(super) lead: Arc<Lead>,
+    pub(super) clock: Clock,
+}
+
+/// Publishes what other processes commit, and that one of them took over. Told by them, and without that by looking; so
+/// nothing depends on being told.
+pub(super) async fn follow(others: Others) {
+    let mut said = false;
+    loop {
+        let Err(error) = listen(&others, &mut said).await;
+        if !said {
+            tracing::warn!("changes of other processes are not seen now: {error}; trying again every {} s", CATCH_UP.as_secs());
+            said = true;
+        }
+        others.clock.sleep(CATCH_UP).await;
+    }
+}
+
+async fn listen(others: &Others, said: &mut bool) -> Result<std::convert::Infallible, Error> {
+    let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
+    let mut listener = patiently(PgListener::connect_with(&pool.connect_lazy_with(others.server.options(Purpose::Read)))).await?;
+    patiently(listener.listen("autovibe")).await?;
+    *said = false;
+    loop {
+        let sql = "SELECT number, CAST(value AS BIGINT) FROM revisions, meta WHERE key = 'epoch'";
+        let (newest, epoch): (i64, i64) = patiently(sqlx::query_as(sql).fetch_one(&mut listener)).await?;
+        super::writer::publish(&others.revisions, Revision(newest));
+        // Refused writes say it too; one who writes nothing learns it here. An older one was read before we took over.
+        if epoch > others.lead.epoch() {
+            let _ = others.lead.check(epoch);
+        }
+        tokio::select! {
+            told = listener.try_recv() => if told?.is_none() {
+                return Err(Error::Unavailable("the connection was lost".into()));
+            },
+            () = others.clock.sleep(CATCH_UP) => {}
+        }
+        while listener.next_buffered().is_some() {}
+    }
+}
+
+/// Waits for an answer of the server, but not for ever: a peer that vanished says nothing.
+pub(super) async fn patiently<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    // Boxed, for it would make the futures of SQLite's statements larger too.
+    match tokio::time::timeout(ANSWER, Box::pin(answer)).await {
+        Ok(answer) => Ok(answer?),
+        Err(_) => Err(Error::Unavailable(format!("it did not answer within {} s", ANSWER.as_secs()))),
+    }
+}
+
+/// Whether this is the server's state rather than the statement's fault: what failed may be tried again in whole.
+/// Source: PostgreSQL, appendix A, "PostgreSQL Error Codes".
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    match error {
+        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Database(error) => error.code().is_some_and(|code| {
+            let classes = ["08", "40", "53", "57"];
+            // lock_not_available, read_only_sql_transaction (a standby), idle_in_transaction_session_timeout, io_error
+            let codes = ["55P03", "25006", "25P03", "58030"];
+            code.len() == 5 && (classes.iter().any(|class| code.starts_with(class)) || codes.contains(&&*code))
+        }),
+        _ => false,
+    }
+}
+
+impl Server {
+    /// Refuses to go on while other processes of autovibe use the database.
+    pub(super) async fn refuse_others(&self, clock: &Clock) -> Result<(), Error> {
+        let mut connection = self.connect(Purpose::Read).await?;
+        let sql = "SELECT count(*) FROM pg_stat_activity \
+                   WHERE datname = current_database() AND application_name = 'autovibe' AND pid <> pg_backend_pid()";
+        let until = clock.now() + GONE;
+        let others = loop {
+            let (others,): (i64,) = patiently(sqlx::query_as(sql).fetch_one(&mut connection)).await?;
+            if others == 0 || clock.now() > until {
+                break others;
+            }
+            clock.sleep(LOOK).await;
+        };
+        patiently(connection.close()).await?;
+        if others > 0 {
+            return Err(Error::Locked(format!("{others} sessions of autovibe are open on {self}; stop all hubs on it first")));
+        }
+        Ok(())
+    }
+
+    /// The parts that PostgreSQL's own programs need: the address without its password, and the password.
+    pub(super) fn apart(&self) -> Result<(String, SecretString), Error> {
+        let mut url = url::Url::parse(self.url.expose_secret()).map_err(|e| Error::Url(format!("the database's address: {e}")))?;
+        let written = url.password().unwrap_or_default().to_owned();
+        let mut password = percent_encoding::percent_decode_str(&written).decode_utf8_lossy().into_owned();
+        let _ = url.set_password(None);
+        let mut kept = Vec::new();
+        for (key, value) in url.query_pairs() {
+            if key == "password" {
+                password = value.into_owned();
+            } else {
+                kept.push((key.into_owned(), value.into_owned()));
+            }
+        }
+        url.set_query(None);
+        if !kept.is_empty() {
+            url.query_pairs_mut().extend_pairs(kept);
+        }
+        Ok((url.into(), password.into()))
+    }
+}

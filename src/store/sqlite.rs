@@ -1,0 +1,82 @@
+//! What is SQLite's own: the file and its lock, the settings, one writer by `BEGIN IMMEDIATE`.
+
+use super::{Error, database::Purpose};
+use crate::clock::Clock;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::{ConnectOptions, Connection as _};
+use std::{fs::File, io::Write, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
+
+/// A store that was just dropped in this process, or a process that is just ending, gives the lock back within this.
+const LOCK_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a statement waits for another process: a backup, or a person's sqlite3.
+pub(super) const BUSY: Duration = Duration::from_secs(10);
+
+/// Takes the write lock; a commit is then in revision order, for there is no other writer.
+pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
+
+/// The highest revision ever given, also when its log entry is gone; no row before the first.
+pub(super) const NEWEST: &str = "SELECT seq FROM sqlite_sequence WHERE name = 'log'";
+
+pub(super) async fn connect(path: &Path, purpose: Purpose) -> Result<SqliteConnection, Error> {
+    let options = SqliteConnectOptions::new()
+        .filename(path)
+        .create_if_missing(true)
+        .journal_mode(SqliteJournalMode::Wal)
+        // A commit that was answered survives a power cut.
+        .synchronous(SqliteSynchronous::Full)
+        .foreign_keys(true)
+        .busy_timeout(BUSY)
+        .disable_statement_logging();
+    let options = match purpose {
+        Purpose::Read => options.pragma("query_only", "ON"),
+        Purpose::Write => options,
+    };
+    Ok(SqliteConnection::connect_with(&options).await?)
+}
+
+/// Takes the lock file beside the database; the kernel gives it back however this process ends.
+pub(super) async fn lock(path: &Path, clock: &Clock) -> Result<File, Error> {
+    let lock_path = path.with_added_extension("lock");
+    let cannot = |what: &str, e: &dyn std::fmt::Display| Error::Locked(format!("the database {} cannot be {what}: {e}", path.display()));
+    let mut file = File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .open(&lock_path)
+        .map_err(|e| cannot("locked", &e))?;
+    let pause = Duration::from_millis(20);
+    let mut waited = Duration::ZERO;
+    loop {
+        match file.try_lock() {
+            Ok(()) => break,
+            Err(std::fs::TryLockError::Error(e)) => return Err(cannot("locked", &e)),
+            Err(std::fs::TryLockError::WouldBlock) if waited < LOCK_PATIENCE => clock.sleep(pause).await,
+            Err(std::fs::TryLockError::WouldBlock) => {
+                let owner = std::fs::read_to_string(&lock_path).unwrap_or_default();
+                return Err(Error::Locked(format!(
+                    "another autovibe (process {}) has the database {} open; stop it first, or use another --data directory",
+                    owner.trim(),
+                    path.display()
+                )));
+            }
+        }
+        waited += pause;
+    }
+    // Only for the message above: the lock itself is the kernel's.
+    let written = file.set_len(0).and_then(|()| writeln!(file, "{}", std::process::id()));
+    written.map_err(|e| cannot("locked", &e))?;
+    Ok(file)
+}
+
+/// Makes the database file readable by its owner alone before SQLite makes it for everyone; its siblings follow its mode.
+pub(super) fn private(path: &Path) -> Result<(), Error> {
+    match File::options().write(true).create_new(true).mode(0o600).open(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(Error::Locked(format!("the database {} cannot be made: {e}", path.display())))
+        }
+        _ => Ok(()),
+    }
+}

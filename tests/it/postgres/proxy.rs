@@ -1,0 +1,118 @@
+//! A proxy before PostgreSQL that reads what the server says, and cuts or drops just that.
+//! Source: PostgreSQL, chapter "Frontend/Backend Protocol", message formats.
+
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex},
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
+
+/// What goes wrong.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Fault {
+    None,
+    /// Once: the server has committed, its answer does not come.
+    CutAfterCommit,
+    /// Once: the commit does not come to the server.
+    CutBeforeCommit,
+    /// All notifications.
+    DropNotifications,
+}
+
+struct State {
+    fault: Fault,
+    injected: u32,
+}
+
+pub(super) struct Proxy {
+    state: Arc<Mutex<State>>,
+    port: u16,
+}
+
+impl Proxy {
+    /// Runs as long as the test's runtime.
+    pub(super) async fn start(server: PathBuf) -> Self {
+        let state = Arc::new(Mutex::new(State { fault: Fault::None, injected: 0 }));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shared = state.clone();
+        tokio::spawn(async move {
+            while let Ok((client, _)) = listener.accept().await {
+                client.set_nodelay(true).unwrap();
+                let server = UnixStream::connect(&server).await.unwrap();
+                tokio::spawn(forward(client, server, shared.clone()));
+            }
+        });
+        Self { state, port }
+    }
+
+    /// The URL of the same database through here.
+    pub(super) fn url(&self, direct: &str) -> String {
+        let name = direct.strip_prefix("postgres:///").unwrap().split('?').next().unwrap();
+        format!("postgres://autovibe@127.0.0.1:{}/{name}?sslmode=disable", self.port)
+    }
+
+    pub(super) fn arm(&self, fault: Fault) {
+        self.state.lock().unwrap().fault = fault;
+    }
+
+    /// How many faults were injected.
+    pub(super) fn faults(&self) -> u32 {
+        self.state.lock().unwrap().injected
+    }
+}
+
+/// Whether this fault is due; one that cuts is due once.
+fn due(state: &Mutex<State>, fault: Fault) -> bool {
+    let mut state = state.lock().unwrap();
+    let due = state.fault == fault;
+    if due {
+        state.injected += 1;
+        if fault != Fault::DropNotifications {
+            state.fault = Fault::None;
+        }
+    }
+    due
+}
+
+/// Until either side ends, or a cut.
+async fn forward(client: TcpStream, server: UnixStream, state: Arc<Mutex<State>>) {
+    let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
+    let asked = async {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+            // Our commits are the end of a simple query, which comes in one piece.
+            if buffer[..count].ends_with(b"; COMMIT\0") && due(&state, Fault::CutBeforeCommit) {
+                return;
+            }
+            if to_server.write_all(&buffer[..count]).await.is_err() {
+                return;
+            }
+        }
+    };
+    let answered = async {
+        let mut head = [0; 5];
+        while from_server.read_exact(&mut head).await.is_ok() {
+            let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize;
+            let mut body = vec![0; length - 4];
+            if from_server.read_exact(&mut body).await.is_err() {
+                return;
+            }
+            match head[0] {
+                // CommandComplete
+                b'C' if body == b"COMMIT\0" && due(&state, Fault::CutAfterCommit) => return,
+                // NotificationResponse
+                b'A' if due(&state, Fault::DropNotifications) => continue,
+                _ => {}
+            }
+            if to_client.write_all(&[&head[..], &body].concat()).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = asked => {}
+        () = answered => {}
+    }
+}
