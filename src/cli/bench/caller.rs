@@ -30,8 +30,8 @@ impl Size {
     }
     fn padding(self) -> usize {
         match self {
-            Self::Small => 900,
-            Self::Large => 79_000,
+            Self::Small => 1_130,
+            Self::Large => 79_200,
         }
     }
 }
