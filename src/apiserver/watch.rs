@@ -273,6 +273,7 @@ impl Watch {
             None => {}
         }
         tokio::select! {
+            biased;
             () = follow.watcher.moved() => return Ok(None),
             () = &mut self.bookmark => {}
         }

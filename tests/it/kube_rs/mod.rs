@@ -192,6 +192,7 @@ async fn an_untyped_object_keeps_every_field() {
         WatchEvent::Bookmark(_) => Value::from("bookmark"),
         other => panic!("{other:?}"),
     };
-    assert_eq!(calls(&watched[0]), 11);
-    assert!(watched[1..].iter().all(|event| calls(event) == "bookmark"));
+    // A bookmark may fall anywhere: the watch is so short that its last one is due at once.
+    let changes: Vec<Value> = watched.iter().map(calls).filter(|change| change != "bookmark").collect();
+    assert_eq!(changes, [11]);
 }
