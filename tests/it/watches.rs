@@ -328,7 +328,10 @@ async fn secrets_are_watched_and_listed_in_the_clear_by_those_who_may() {
     let server = Served::start(Options::default()).await;
     let path = "/api/v1/namespaces/default/secrets";
     let secret = |value: &str| json!({"metadata": {"name": "s", "annotations": {"a": value}}, "stringData": {"k": value}});
-    let mut watch = server.watch(&format!("{path}?watch=1&fieldSelector=type%3DOpaque")).await;
+    // From a revision: without one the watch begins at the newest state, which may be the second already.
+    let (_, empty) = server.get(path).await;
+    let from = version(&empty);
+    let mut watch = server.watch(&format!("{path}?watch=1&fieldSelector=type%3DOpaque&resourceVersion={from}")).await;
     server.post(path, &secret("one")).await;
     server.patch(&format!("{path}/s"), "application/merge-patch+json", &secret("two")).await;
     for (value, base64) in [("one", "b25l"), ("two", "dHdv")] {
