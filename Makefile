@@ -42,5 +42,5 @@ fmt: ## formats everything
 	$(CARGO) fmt
 
 clean-demo: ## ends the demo's lab and removes all it made
-	-target/debug/autovibe lab stop --data $(DATA)
+	target/debug/autovibe lab remove --data $(DATA)
 	rm -rf $(DATA)

@@ -162,4 +162,6 @@ fn the_lab_outlives_a_killed_hub_and_is_found_again() {
     // Its parent is gone, so whoever reaps orphans may leave a zombie for a moment; it has no command line any more.
     assert!(std::fs::read(format!("/proc/{first}/cmdline")).unwrap_or_default().is_empty());
     assert!(said(data.path(), &["lab", "stop"]).starts_with("No lab runs in "));
+    assert!(said(data.path(), &["lab", "remove"]).starts_with("No lab runs in "));
+    assert!(!data.path().join("lab").exists() && data.path().join("kubeconfig").exists());
 }

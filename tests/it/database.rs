@@ -153,7 +153,10 @@ impl Cluster {
         let pid = std::fs::read_to_string(self.directory.join("data/postmaster.pid")).unwrap().lines().next().unwrap().to_owned();
         let children = std::fs::read_to_string(format!("/proc/{pid}/task/{pid}/children")).unwrap();
         let pids: Vec<&str> = std::iter::once(pid.as_str()).chain(children.split_whitespace()).collect();
-        let _ = Command::new("kill").arg("-9").args(&pids).stderr(Stdio::null()).status().unwrap();
+        for pid in pids.iter().filter_map(|pid| rustix::process::Pid::from_raw(pid.parse().unwrap())) {
+            // One that has just ended by itself is as good.
+            rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+        }
         let living = |pid: &&str| std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
         while pids.iter().any(living) {
             std::thread::sleep(Duration::from_millis(5));

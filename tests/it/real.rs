@@ -418,5 +418,13 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
     let content = driver.guest(next, &clock).verify(&verify("cat file; hostname"), "/home/agent/work", PATIENCE).await.unwrap();
     assert_eq!(content.output, "one\ntwo\nb\n");
     assert_eq!(driver.guest(next, &clock).status().await.unwrap(), AgentState::None);
-    driver.stop(&owned(&driver, next, next_uid).await, &clock).await.unwrap();
+    // All of it goes with one command, while that guest still runs.
+    let remove = || Command::new(env!("CARGO_BIN_EXE_autovibe")).args(["lab", "remove", "--data"]).arg(place.data.path()).output().unwrap();
+    let removed = remove();
+    let said = String::from_utf8_lossy(&removed.stdout);
+    assert!(removed.status.success() && said.contains("and 1 guests with it"), "{said}{}", String::from_utf8_lossy(&removed.stderr));
+    assert!(!place.data.path().exists());
+    let pools = Command::new("zpool").args(["list", "-H", "-o", "name"]).output().unwrap();
+    assert!(pools.status.success() && !String::from_utf8_lossy(&pools.stdout).lines().any(|name| name == place.pool));
+    assert!(remove().status.success(), "what is gone is fine");
 }

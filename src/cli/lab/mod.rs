@@ -5,6 +5,7 @@ pub(super) mod process;
 use super::{Context, print};
 use crate::clock::Clock;
 use crate::lab;
+use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use process::{Mode, Stopped};
 use std::{
@@ -44,6 +45,8 @@ pub(super) struct Lab {
 enum LabCommand {
     /// Powers the lab's guests off and ends it; disks and checkpoints stay
     Stop,
+    /// Ends it likewise and removes its directory: all its guests' disks and checkpoints are lost
+    Remove,
     /// Carries one connection of a guest, on standard input and output, to the hub's gateway. QEMU runs it
     #[command(hide = true)]
     Forward {
@@ -63,14 +66,16 @@ impl Lab {
                 }
             }
             Some(LabCommand::Stop) => {
-                let named = context.data();
-                let directory = if named.join("endpoint.json").exists() { named } else { directory(&named) };
-                match process::stop(&directory, &Clock::system()).await? {
-                    Stopped::NoneRan => print::out(&format!("No lab runs in {}.\n", directory.display()))?,
-                    Stopped::Ended { guests } => {
-                        print::out(&format!("The lab in {} ended, and {guests} guests with it.\n", directory.display()))?;
-                    }
-                }
+                stop(&place(context)).await?;
+            }
+            Some(LabCommand::Remove) => {
+                let directory = place(context);
+                stop(&directory).await?;
+                lab::real::pool::destroy(&directory, &Clock::system()).await?;
+                std::fs::remove_dir_all(&directory).or_else(|error| match error.kind() {
+                    std::io::ErrorKind::NotFound => Ok(()),
+                    _ => Err(error).with_context(|| format!("{} cannot be removed", directory.display())),
+                })?;
             }
             None => self.serve(context).await?,
         }
@@ -97,6 +102,20 @@ impl Lab {
         lab::run(config, shutdown).await?;
         Ok(())
     }
+}
+
+/// The lab's directory that the user means, by its own name or by the hub's.
+fn place(context: &Context) -> PathBuf {
+    let named = context.data();
+    if named.join("endpoint.json").exists() { named } else { directory(&named) }
+}
+
+async fn stop(directory: &Path) -> anyhow::Result<()> {
+    match process::stop(directory, &Clock::system()).await? {
+        Stopped::NoneRan => print::out(&format!("No lab runs in {}.\n", directory.display()))?,
+        Stopped::Ended { guests } => print::out(&format!("The lab in {} ended, and {guests} guests with it.\n", directory.display()))?,
+    }
+    Ok(())
 }
 
 /// The lab's directory in the hub's.

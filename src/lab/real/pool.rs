@@ -15,6 +15,9 @@ use tracing::{info, warn};
 const DAEMON_UP: Duration = Duration::from_secs(15);
 /// How long one command may take before the pool counts as hung. The command itself goes on.
 const COMMAND: Duration = Duration::from_mins(1);
+/// zfs-fuse calls a pool busy for a moment after its last use.
+const BUSY: Duration = Duration::from_millis(200);
+const TRIES: u32 = 100;
 /// The kernel module's device.
 const OPENZFS: &str = "/dev/zfs";
 /// Where zfs-fuse keeps the pools that it brings back at its start.
@@ -92,6 +95,33 @@ pub async fn bring_up(data: &Path, name: &str, size_bytes: u64, clock: &Clock) -
     }
     mount(name).await?;
     Ok(Pool { name: name.to_owned(), mountpoint, zfs })
+}
+
+/// Destroys the pool that [`bring_up`] made in this directory; fine when it is not there, or not imported: its file is all it is.
+///
+/// Errors: `Failed` when a pool of its name is on another file, or stays busy.
+pub async fn destroy(data: &Path, clock: &Clock) -> Result<(), Error> {
+    let data = std::path::absolute(data).map_err(Error::io("cannot resolve", data))?;
+    let (image, name) = (data.join("pool.img"), name(&data));
+    if !image.exists() || !zpool(&["list", "-H", "-o", "name"]).await.is_ok_and(|listed| listed.status.success()) {
+        return Ok(());
+    }
+    if health(&name).await?.is_none() {
+        return Ok(());
+    }
+    on_image(&name, &image).await?;
+    for _ in 0..TRIES {
+        let output = zpool(&["destroy", "-f", &name]).await?;
+        let words = String::from_utf8_lossy(&output.stderr);
+        if output.status.success() || words.contains("no such pool") {
+            return Ok(());
+        }
+        if !words.contains("busy") {
+            return Err(Error::Failed(format!("pool {name} cannot be destroyed: {}", words.trim())));
+        }
+        clock.sleep(BUSY).await;
+    }
+    Err(Error::Failed(format!("pool {name} stays busy: see what uses {}", data.join("mnt").display())))
 }
 
 /// Mounts what should be mounted in this pool and is not: a lab or a driver may have ended between two commands.
@@ -205,6 +235,15 @@ async fn health(name: &str) -> Result<Option<String>, Error> {
 }
 
 async fn check(name: &str, state: &str, image: &Path) -> Result<(), Error> {
+    on_image(name, image).await?;
+    match state {
+        "ONLINE" => Ok(()),
+        _ => Err(Error::Failed(format!("pool {name} is {state}: see `zpool status {name}`"))),
+    }
+}
+
+/// Refuses a pool of another lab that has the name.
+async fn on_image(name: &str, image: &Path) -> Result<(), Error> {
     let status = must(&zpool(&["status", name]).await?, "the pool cannot be read")?;
     if !status.split_whitespace().any(|word| Path::new(word) == image) {
         return Err(Error::Failed(format!(
@@ -212,10 +251,7 @@ async fn check(name: &str, state: &str, image: &Path) -> Result<(), Error> {
             image.display()
         )));
     }
-    match state {
-        "ONLINE" => Ok(()),
-        _ => Err(Error::Failed(format!("pool {name} is {state}: see `zpool status {name}`"))),
-    }
+    Ok(())
 }
 
 /// Makes the pool on a sparse file that never grows beyond what the file system under it can give now.
