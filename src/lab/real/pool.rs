@@ -103,10 +103,8 @@ pub async fn bring_up(data: &Path, name: &str, size_bytes: u64, clock: &Clock) -
 pub async fn destroy(data: &Path, clock: &Clock) -> Result<(), Error> {
     let data = std::path::absolute(data).map_err(Error::io("cannot resolve", data))?;
     let (image, name) = (data.join("pool.img"), name(&data));
-    if !image.exists() || !zpool(&["list", "-H", "-o", "name"]).await.is_ok_and(|listed| listed.status.success()) {
-        return Ok(());
-    }
-    if health(&name).await?.is_none() {
+    let served = zpool(&["list", "-H", "-o", "name"]).await.is_ok_and(|listed| listed.status.success());
+    if !served || health(&name).await?.is_none() {
         return Ok(());
     }
     on_image(&name, &image).await?;
