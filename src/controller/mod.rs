@@ -13,7 +13,6 @@ mod wake;
 use crate::ledger::Ledger;
 use crate::objects::{self, Objects};
 use crate::runtime::{self, Key, Requeue};
-use crate::wire::LabEndpoint;
 use crate::{driver, store};
 use hub::Hubs;
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
@@ -23,7 +22,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 #[derive(Clone, Debug)]
 pub struct Config {
     /// The lab beside this hub, for Hubs with `infrastructure.lab`.
-    pub lab: Option<LabEndpoint>,
+    pub lab: Option<driver::Connection>,
     /// How many objects of a kind are reconciled at once.
     pub concurrency: usize,
     /// Directories below which `spec.source.directory` of a Machine may lie.

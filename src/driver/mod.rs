@@ -11,7 +11,7 @@ pub mod vm;
 use crate::api::hub::VmidRange;
 use crate::clock::Retry;
 use crate::proxmox::{self, Node};
-use crate::wire::LabEndpoint;
+use crate::wire::{LabEndpoint, Service};
 use crate::zfs::{self, Dataset, Zfs};
 use std::{sync::Arc, time::Duration};
 use tokio::sync::Semaphore;
@@ -20,6 +20,8 @@ use tokio::sync::Semaphore;
 #[derive(Clone, Debug)]
 pub struct Connection {
     pub proxmox: proxmox::Config,
+    /// Answers for Proxmox instead of the network.
+    pub service: Option<Service>,
     /// `None` is the only one there is.
     pub node: Option<Node>,
     /// Name of the zfspool storage in Proxmox.
@@ -45,6 +47,7 @@ impl Connection {
                 token_id: lab.token_id.clone(),
                 secret: lab.secret.clone().into(),
             },
+            service: None,
             node: Some(Node(lab.node.clone())),
             storage: lab.storage.clone(),
             dataset: Dataset(lab.dataset.clone()),
@@ -146,7 +149,7 @@ pub struct Driver {
 impl Driver {
     /// Connects: probes ZFS, asks Proxmox for its nodes. Errors: `Settings` when the node to use is not clear or not there.
     pub async fn open(connection: Connection) -> Result<Self, Error> {
-        let proxmox = proxmox::Client::new(connection.proxmox.clone())?;
+        let proxmox = proxmox::Client::over(connection.proxmox.clone(), connection.service.clone())?;
         let zfs = Zfs::open(connection.runner.clone()).await?;
         let nodes = proxmox.nodes().await?;
         let node = match (&connection.node, nodes.as_slice()) {

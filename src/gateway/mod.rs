@@ -19,6 +19,7 @@ use crate::{
     llm::{anthropic, prices, replay::Replays},
     objects::Objects,
     store::{self, CallEnd, NewMessage},
+    wire::{NoAnswer, Service},
 };
 use answer::Answer;
 use axum::serve::ListenerExt;
@@ -33,6 +34,7 @@ use std::{
     time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower::ServiceExt as _;
 
 /// How the gateway is to run.
 #[derive(Clone, Debug)]
@@ -79,6 +81,49 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
     rustls::crypto::ring::default_provider().install_default().ok();
     let listener = tokio::net::TcpListener::bind(config.listen).await.map_err(|source| Error::Listen { address: config.listen, source })?;
     let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
+    let (gateway, followers) = open(&config, objects, &shutdown).await?;
+    let serving = tokio::spawn(async move {
+        serve(gateway, listener, config.drain, shutdown).await;
+        followers.end().await;
+    });
+    Ok(Server { address, serving })
+}
+
+/// Starts it as a service in this process, which no network reaches.
+pub async fn start_in_process(config: Config, objects: Objects, shutdown: CancellationToken) -> Result<(Service, Server), Error> {
+    let (gateway, followers) = open(&config, objects, &shutdown).await?;
+    let router = http::router(gateway.clone());
+    let service = Service::new(move |request| {
+        let router = router.clone();
+        Box::pin(async move {
+            let request = axum::http::Request::<reqwest::Body>::try_from(request).map_err(|_| NoAnswer)?;
+            let Ok(response) = router.oneshot(request.map(axum::body::Body::new)).await;
+            Ok(response.map(|body| reqwest::Body::wrap_stream(body.into_data_stream())).into())
+        })
+    });
+    let serving = tokio::spawn(async move {
+        shutdown.cancelled().await;
+        drain(&gateway, std::future::ready(()), config.drain).await;
+        followers.end().await;
+    });
+    Ok((service, Server { address: config.listen, serving }))
+}
+
+/// What follows objects for a gateway. It ends last: running calls still need to see them.
+struct Followers {
+    tasks: TaskTracker,
+    drained: CancellationToken,
+}
+
+impl Followers {
+    async fn end(self) {
+        self.drained.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}
+
+async fn open(config: &Config, objects: Objects, shutdown: &CancellationToken) -> Result<(Arc<Gateway>, Followers), Error> {
     let ledger = Ledger::new(objects.store().clone(), objects.clock().clone());
     let cut = ledger.recover().await?;
     if cut > 0 {
@@ -87,11 +132,10 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
     let (tasks, machines) = (TaskTracker::new(), Arc::new(Mutex::new(HashMap::<String, Arc<Live>>::new())));
     let forget = machines.clone();
     let gone = move |uid: &str| drop(forget.lock().unwrap_or_else(PoisonError::into_inner).remove(uid));
-    // What follows objects ends last: running calls still need to see them.
-    let (followers, drained) = (TaskTracker::new(), CancellationToken::new());
+    let followers = Followers { tasks: TaskTracker::new(), drained: CancellationToken::new() };
     let gateway = Arc::new(Gateway {
-        directory: Directory::start(&objects, &followers, &drained, gone),
-        checkpoints: Checkpoints::start(&objects, config.hold, &followers, &drained),
+        directory: Directory::start(&objects, &followers.tasks, &followers.drained, gone),
+        checkpoints: Checkpoints::start(&objects, config.hold, &followers.tasks, &followers.drained),
         ledger,
         client: anthropic::Client::new()?,
         replays: Replays::new(objects.clock().clone()),
@@ -102,33 +146,32 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
         abort: CancellationToken::new(),
     });
     gateway.tasks.spawn_blocking(prices::load);
-    let serving = tokio::spawn(async move {
-        serve(gateway, listener, config.drain, shutdown).await;
-        drained.cancel();
-        followers.close();
-        followers.wait().await;
-    });
-    Ok(Server { address, serving })
+    Ok((gateway, followers))
 }
 
-async fn serve(gateway: Arc<Gateway>, listener: tokio::net::TcpListener, drain: Duration, shutdown: CancellationToken) {
+async fn serve(gateway: Arc<Gateway>, listener: tokio::net::TcpListener, limit: Duration, shutdown: CancellationToken) {
     // Each event of a stream is to leave at once.
     let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
     let router = http::router(gateway.clone());
     let stop = shutdown.clone();
     let serving = tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await });
     shutdown.cancelled().await;
+    drain(&gateway, async { drop(serving.await) }, limit).await;
+}
+
+/// Waits until the server and all calls have ended, and cuts the calls that take longer than `limit`.
+async fn drain(gateway: &Gateway, serving: impl Future<Output = ()>, limit: Duration) {
     gateway.tasks.close();
     let drained = async {
-        let _ = serving.await;
+        serving.await;
         gateway.tasks.wait().await;
     };
     tokio::pin!(drained);
     tokio::select! {
         () = &mut drained => return,
-        () = gateway.clock().sleep(drain) => {}
+        () = gateway.clock().sleep(limit) => {}
     }
-    tracing::warn!("model calls still run after {drain:?}: they are cut and settled by what was seen");
+    tracing::warn!("model calls still run after {limit:?}: they are cut and settled by what was seen");
     gateway.abort.cancel();
     // A client that does not hang up must not keep the hub from stopping; calls settle without it.
     tokio::select! {

@@ -83,6 +83,13 @@ impl Faults {
 }
 
 impl Call {
+    /// Whether it does more than read.
+    pub fn changes(self) -> bool {
+        use Call::{AgentExecStatus, Config, Content, List, NextId, Nodes, Resources, Status, Storage, TaskList, TaskLog, TaskStatus, Version};
+        let reads = [AgentExecStatus, Config, Content, List, NextId, Nodes, Resources, Status, Storage, TaskList, TaskLog, TaskStatus, Version];
+        !reads.contains(&self) && !matches!(self, Self::Zfs("get" | "list"))
+    }
+
     /// Whether it is one of `agent/*`, which reach the guest.
     pub fn is_agent(self) -> bool {
         matches!(self, Self::AgentPing | Self::AgentExec | Self::AgentExecStatus | Self::AgentWrite | Self::AgentFreeze)

@@ -23,8 +23,9 @@ mod task;
 pub use fault::Call;
 
 use crate::{
-    wire::LabEndpoint,
-    zfs::{Runner, Zfs},
+    clock::Clock,
+    wire::{LabEndpoint, NoAnswer, Service},
+    zfs::{self, Runner, Zfs},
 };
 use fault::Fault;
 use guests::Guests;
@@ -37,9 +38,9 @@ use std::{
     os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -105,39 +106,74 @@ pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Erro
 
 /// Starts a lab in this process and writes `endpoint.json` once it serves.
 pub async fn start(config: Config) -> Result<Lab, Error> {
-    let started = Instant::now();
     let unusable = |source| Error::Data { path: config.data.clone(), source };
     fs::create_dir_all(&config.data).map_err(unusable)?;
     fs::set_permissions(&config.data, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
     let store = Arc::new(state::Store::open(&config.data)?);
     let shutdown = CancellationToken::new();
     let (guests, pool, place) = match config.mode {
-        Mode::Simulated => simulated(&store, &shutdown, &config.data)?,
+        Mode::Simulated => simulated(&store, None, &shutdown, &config.data)?,
         Mode::Real => real(&config).await?,
     };
-    let secret = store.change(|state| {
+    let secret = secret(&store);
+    store.write();
+    let listener = TcpListener::bind(config.listen).await.map_err(|source| Error::Listen { address: config.listen, source })?;
+    let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
+    let node = node(&config, store.clone(), guests, pool, &shutdown, Clock::system()).await;
+    spawn_until(&shutdown, async move { store.write_changes().await });
+    spawn_until(&shutdown, server::serve(listener, node.clone()));
+    if let Some(socket) = &place.socket {
+        let listener = simulated::socket::bind(socket).map_err(|source| Error::Data { path: socket.clone(), source })?;
+        spawn_until(&shutdown, simulated::socket::serve(listener, node.clone(), config.data.join("zvol")));
+    }
+    let endpoint = endpoint(&config, &node, address, secret, place);
+    write_endpoint(&config.data, &endpoint).map_err(unusable)?;
+    info!("the lab serves {} guests on {address}", endpoint.mode);
+    Ok(Lab { node, endpoint, address })
+}
+
+/// Starts a simulated lab that no network reaches: the hub calls [`Lab::proxmox`] and [`Lab::zfs`], guests call `gateway`.
+/// It lives in memory, and on `clock`, which a test may hold: with that, its hub's doings are the same in each run.
+pub async fn simulate(config: Config, gateway: Service, clock: Clock) -> Result<Lab, Error> {
+    let (store, shutdown) = (Arc::new(state::Store::in_memory()), CancellationToken::new());
+    let (guests, pool, place) = simulated(&store, Some(gateway), &shutdown, &config.data)?;
+    let secret = secret(&store);
+    let node = node(&config, store, guests, pool, &shutdown, clock).await;
+    let endpoint = endpoint(&config, &node, config.listen, secret, Place { socket: None, ..place });
+    Ok(Lab { node, endpoint, address: config.listen })
+}
+
+/// The token's secret, made with the state; workers of a former lab are no more.
+fn secret(store: &state::Store) -> String {
+    store.change(|state| {
         task::bury(&mut state.tasks);
         if state.secret.is_empty() {
             state.secret = uuid::Uuid::new_v4().to_string();
         }
         state.secret.clone()
-    });
-    store.write();
-    let listener = TcpListener::bind(config.listen).await.map_err(|source| Error::Listen { address: config.listen, source })?;
-    let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
-    let node = Arc::new(Node::new(store.clone(), guests, pool, shutdown.clone(), started));
+    })
+}
+
+/// A node whose guests of a former lab are found again.
+async fn node(
+    config: &Config,
+    store: Arc<state::Store>,
+    guests: Guests,
+    pool: Pool,
+    shutdown: &CancellationToken,
+    clock: Clock,
+) -> Arc<Node> {
+    let node = Arc::new(Node::new(store, guests, pool, shutdown.clone(), Instant::now(), clock));
     node.set_lag(config.lag);
     *node::lock(&node.refusal) = config.refusal;
     node.guests.recover().await;
-    spawn_until(&shutdown, async move { store.write_changes().await });
-    spawn_until(&shutdown, server::serve(listener, node.clone()));
     let broadcasting = node.clone();
-    spawn_until(&shutdown, async move { broadcasting.broadcasts().await });
-    if let Some(socket) = &place.socket {
-        let listener = simulated::socket::bind(socket).map_err(|source| Error::Data { path: socket.clone(), source })?;
-        spawn_until(&shutdown, simulated::socket::serve(listener, node.clone(), config.data.join("zvol")));
-    }
-    let endpoint = LabEndpoint {
+    spawn_until(shutdown, async move { broadcasting.broadcasts().await });
+    node
+}
+
+fn endpoint(config: &Config, node: &Node, address: SocketAddr, secret: String, place: Place) -> LabEndpoint {
+    LabEndpoint {
         pid: std::process::id(),
         mode: if config.mode == Mode::Real { "real" } else { "simulated" }.into(),
         endpoint: format!("http://{address}"),
@@ -154,10 +190,7 @@ pub async fn start(config: Config) -> Result<Lab, Error> {
         vmid_to: VMIDS.1,
         gateway_url: place.gateway_url.unwrap_or_else(|| format!("http://{}", config.gateway)),
         gateway: config.gateway,
-    };
-    write_endpoint(&config.data, &endpoint).map_err(unusable)?;
-    info!("the lab serves {} guests on {address}", endpoint.mode);
-    Ok(Lab { node, endpoint, address })
+    }
 }
 
 /// Where things are in one mode.
@@ -167,9 +200,15 @@ struct Place {
     gateway_url: Option<String>,
 }
 
-fn simulated(store: &Arc<state::Store>, shutdown: &CancellationToken, data: &Path) -> Result<(Guests, Pool, Place), Error> {
+fn simulated(
+    store: &Arc<state::Store>,
+    gateway: Option<Service>,
+    shutdown: &CancellationToken,
+    data: &Path,
+) -> Result<(Guests, Pool, Place), Error> {
     store.change(simulated::fill).map_err(Error::Model)?;
-    let guests = simulated::Guests::new(store.clone(), shutdown.clone()).map_err(Error::Model)?;
+    let gateway = simulated::Reach::new(gateway).map_err(Error::Model)?;
+    let guests = simulated::Guests::new(store.clone(), gateway, shutdown.clone());
     let place = Place { keep: simulated::KEEP.into(), socket: Some(data.join("zfs.sock")), gateway_url: None };
     Ok((Guests::Simulated(guests), Pool::Model(store.clone()), place))
 }
@@ -216,6 +255,31 @@ impl Lab {
         self.address
     }
 
+    /// Its API as a service in this process.
+    pub fn proxmox(&self) -> Service {
+        let node = self.node.clone();
+        Service::new(move |request| {
+            let node = node.clone();
+            Box::pin(async move {
+                let request = hyper::Request::<reqwest::Body>::try_from(request).map_err(|_| NoAnswer)?;
+                server::respond(node, request).await.map(|response| response.map(reqwest::Body::wrap).into())
+            })
+        })
+    }
+
+    /// The `zfs` of its model pool, likewise.
+    pub fn zfs(&self) -> zfs::Service {
+        let node = self.node.clone();
+        zfs::Service::new(move |argv| {
+            let node = node.clone();
+            Box::pin(async move {
+                // No image is written to a volume of a pool in memory, so it needs no device.
+                let (status, stdout, stderr) = simulated::socket::run(&argv, &node, None).await.ok()??;
+                Some(zfs::Output { status, stdout, stderr })
+            })
+        })
+    }
+
     /// What `endpoint.json` says.
     pub fn endpoint(&self) -> &LabEndpoint {
         &self.endpoint
@@ -256,6 +320,11 @@ impl Lab {
         self.node.faults.count(|call| !matches!(call, Call::Zfs(_)) && !call.is_agent())
     }
 
+    /// All calls and commands but those that only read.
+    pub fn changes(&self) -> u64 {
+        self.node.faults.count(Call::changes)
+    }
+
     /// All `zfs` commands.
     pub fn zfs_commands(&self) -> u64 {
         self.node.faults.count(|call| matches!(call, Call::Zfs(_)))
@@ -289,6 +358,16 @@ impl Lab {
         self.node
             .store
             .read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.config.get("name").cloned().unwrap_or_default())).collect())
+    }
+
+    /// The configs of all VMs, by VMID.
+    pub fn configs(&self) -> std::collections::BTreeMap<u32, guests::VmConfig> {
+        self.node.store.read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.config.clone())).collect())
+    }
+
+    /// How many holds a snapshot of the model pool has.
+    pub fn holds(&self, snapshot: &str) -> usize {
+        self.node.store.read(|state| state.pool.holds(snapshot))
     }
 
     /// Names of all datasets and snapshots of the model pool.

@@ -14,9 +14,9 @@ use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
-use tokio::sync::OwnedMutexGuard;
+use tokio::{sync::OwnedMutexGuard, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 /// Name of the one node.
@@ -71,13 +71,13 @@ pub(super) fn not_found(vmid: u32) -> String {
 }
 
 impl Node {
-    pub(super) fn new(store: Arc<Store>, guests: Guests, pool: Pool, shutdown: CancellationToken, started: Instant) -> Self {
+    pub(super) fn new(store: Arc<Store>, guests: Guests, pool: Pool, shutdown: CancellationToken, started: Instant, clock: Clock) -> Self {
         Self {
             store,
             guests,
             pool,
             faults: Faults::default(),
-            clock: Clock::system(),
+            clock,
             started,
             shutdown,
             workers: Mutex::default(),

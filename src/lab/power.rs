@@ -9,7 +9,8 @@ use super::{
     qemu::apply,
     task::Log,
 };
-use std::{sync::Arc, time::Duration, time::Instant};
+use std::{sync::Arc, time::Duration};
+use tokio::time::Instant;
 
 const SECONDS: Kind = Kind::Integer(0, i64::MAX);
 const TEXT: Kind = Kind::Text(usize::MAX);

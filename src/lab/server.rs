@@ -7,11 +7,12 @@ use super::{
     node::{NODE, Node, TOKEN_ID, lock},
     parameters::{Kind, Parameters},
 };
+use crate::wire::NoAnswer;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::{
     Method, Request, Response, StatusCode,
-    body::{Body, Incoming},
+    body::Body,
     ext::ReasonPhrase,
     header,
     service::service_fn,
@@ -28,10 +29,12 @@ const IDLE: Duration = Duration::from_secs(5);
 const LARGEST_BODY: usize = 512 << 10;
 const JSON: &str = "application/json;charset=UTF-8";
 
-/// The connection is closed instead of an answer.
-#[derive(Debug, thiserror::Error)]
-#[error("closed without an answer")]
-struct Closed;
+/// The body of a request, from a socket or from this process.
+pub(super) trait Caller: Body<Data = Bytes, Error: Into<BoxError>> + Send {}
+
+impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Send> Caller for B {}
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves until it is dropped.
 pub(super) async fn serve(listener: TcpListener, node: Arc<Node>) {
@@ -41,7 +44,7 @@ pub(super) async fn serve(listener: TcpListener, node: Arc<Node>) {
         let node = node.clone();
         tokio::spawn(async move {
             let ended = node.shutdown.clone();
-            let service = service_fn(move |request| respond(node.clone(), request));
+            let service = service_fn(move |request: Request<hyper::body::Incoming>| respond(node.clone(), request));
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(IDLE)
@@ -55,7 +58,8 @@ pub(super) async fn serve(listener: TcpListener, node: Arc<Node>) {
     }
 }
 
-async fn respond(node: Arc<Node>, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Closed> {
+/// One call. Errors: its connection is to be closed.
+pub(super) async fn respond<B: Caller>(node: Arc<Node>, request: Request<B>) -> Result<Response<Full<Bytes>>, NoAnswer> {
     let changes = request.method() != Method::GET;
     let path = request.uri().path().to_owned();
     let segments: Vec<String> =
@@ -73,12 +77,12 @@ async fn respond(node: Arc<Node>, request: Request<Incoming>) -> Result<Response
         node.store.settled().await;
     }
     if fault == Some(Fault::DropReply) {
-        return Err(Closed);
+        return Err(NoAnswer);
     }
     render(answer)
 }
 
-fn render(answer: Answer) -> Result<Response<Full<Bytes>>, Closed> {
+fn render(answer: Answer) -> Result<Response<Full<Bytes>>, NoAnswer> {
     let response = match answer {
         Ok(Reply { data, total }) => {
             let mut body = json!({ "data": data });
@@ -88,16 +92,16 @@ fn render(answer: Answer) -> Result<Response<Full<Bytes>>, Closed> {
             Response::builder().header(header::CONTENT_TYPE, JSON).body(Full::from(body.to_string()))
         }
         Err(refusal) => {
-            let (status, reason, kind, body) = refusal.render().ok_or(Closed)?;
+            let (status, reason, kind, body) = refusal.render().ok_or(NoAnswer)?;
             let response = Response::builder().status(status).header(header::CONTENT_TYPE, kind).header(header::CONNECTION, "close");
-            let mut response = response.body(Full::from(body)).map_err(|_| Closed)?;
+            let mut response = response.body(Full::from(body)).map_err(|_| NoAnswer)?;
             if let Ok(reason) = ReasonPhrase::try_from(reason.into_bytes()) {
                 response.extensions_mut().insert(reason);
             }
             Ok(response)
         }
     };
-    let mut response = response.map_err(|_| Closed)?;
+    let mut response = response.map_err(|_| NoAnswer)?;
     for (name, value) in [(header::SERVER, "pve-api-daemon/3.0"), (header::CACHE_CONTROL, "max-age=0"), (header::PRAGMA, "no-cache")] {
         response.headers_mut().insert(name, header::HeaderValue::from_static(value));
     }
@@ -137,7 +141,7 @@ fn call(method: &Method, parts: &[&str]) -> Call {
     }
 }
 
-async fn answer(node: &Arc<Node>, request: Request<Incoming>, parts: &[&str]) -> Answer {
+async fn answer<B: Caller>(node: &Arc<Node>, request: Request<B>, parts: &[&str]) -> Answer {
     let method = request.method().clone();
     if !matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE") {
         return Err(Refusal::Empty(501, format!("method '{method}' not available")));
@@ -177,7 +181,7 @@ async fn authenticate(node: &Node, given: Option<&header::HeaderValue>) -> Resul
 }
 
 /// From query and body; what is in the query wins.
-async fn parameters(request: Request<Incoming>) -> Result<Parameters, Refusal> {
+async fn parameters<B: Caller>(request: Request<B>) -> Result<Parameters, Refusal> {
     let mut parameters = Parameters::default();
     let (head, body) = request.into_parts();
     let body = Limited::new(body, LARGEST_BODY).collect().await.map_err(|_| Refusal::Lost)?.to_bytes();

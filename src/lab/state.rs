@@ -44,7 +44,8 @@ struct Inner {
 /// The state, and its way to disk.
 pub(super) struct Store {
     inner: Mutex<Inner>,
-    path: PathBuf,
+    /// `None` keeps it in memory alone.
+    path: Option<PathBuf>,
     /// One writer at a time: the new file has one name.
     writing: Mutex<()>,
     dirty: Notify,
@@ -60,13 +61,22 @@ impl Store {
             Err(error) if error.kind() == io::ErrorKind::NotFound => State::default(),
             Err(source) => return Err(Error::Data { path, source }),
         };
-        Ok(Self {
+        Ok(Self::new(Some(path), state))
+    }
+
+    /// One that lives as long as this process.
+    pub(super) fn in_memory() -> Self {
+        Self::new(None, State::default())
+    }
+
+    fn new(path: Option<PathBuf>, state: State) -> Self {
+        Self {
             inner: Mutex::new(Inner { state, generation: 0 }),
             path,
             writing: Mutex::new(()),
             dirty: Notify::new(),
             written: watch::channel(0).0,
-        })
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -90,6 +100,9 @@ impl Store {
 
     /// Returns when every change up to now is on disk.
     pub(super) async fn settled(&self) {
+        if self.path.is_none() {
+            return;
+        }
         let generation = self.lock().generation;
         let mut written = self.written.subscribe();
         // The writer lives as long as the store is used.
@@ -106,17 +119,18 @@ impl Store {
 
     /// Writes the present state.
     pub(super) fn write(&self) {
+        let Some(path) = &self.path else { return };
         let _turn = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let (bytes, generation) = {
             let inner = self.lock();
             (serde_json::to_vec(&inner.state), inner.generation)
         };
-        let new = self.path.with_extension("new");
-        let written = bytes.map_err(io::Error::from).and_then(|bytes| fs::write(&new, bytes)).and_then(|()| fs::rename(&new, &self.path));
+        let new = path.with_extension("new");
+        let written = bytes.map_err(io::Error::from).and_then(|bytes| fs::write(&new, bytes)).and_then(|()| fs::rename(&new, path));
         match written {
             Ok(()) => drop(self.written.send_replace(generation)),
             // Answers wait: what is not on disk was not done.
-            Err(error) => tracing::error!("the lab's state cannot be written to {}: {error}", self.path.display()),
+            Err(error) => tracing::error!("the lab's state cannot be written to {}: {error}", path.display()),
         }
     }
 }

@@ -5,6 +5,7 @@ use super::{
     http::{Http, Parameters, segment},
     value,
 };
+use crate::wire::Service;
 use reqwest::Method;
 use serde_json::Value;
 use std::{collections::BTreeMap, time::Duration};
@@ -47,7 +48,12 @@ fn power_of(row: &Value) -> Option<Power> {
 impl Client {
     /// Errors: `Other` with status 0 when token, fingerprint or TLS store cannot be used.
     pub fn new(config: Config) -> Result<Self, Error> {
-        Ok(Self { http: Http::new(&config)? })
+        Self::over(config, None)
+    }
+
+    /// Like [`Self::new`]; a `service` in this process answers instead of the network.
+    pub fn over(config: Config, service: Option<Service>) -> Result<Self, Error> {
+        Ok(Self { http: Http::new(&config, service)? })
     }
 
     /// `release`, for example `9.2`.

@@ -3,6 +3,7 @@
 //! HTTP/1.1 only: Proxmox puts its message in the reason phrase, which HTTP/2 has not.
 
 use super::{Config, Error, tls, value};
+use crate::wire::Service;
 use hyper::ext::ReasonPhrase;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, header};
@@ -26,6 +27,9 @@ pub(super) type Parameters<'a> = Vec<(&'a str, String)>;
 #[derive(Clone)]
 pub(super) struct Http {
     client: reqwest::Client,
+    /// Answers instead of the network.
+    service: Option<Service>,
+    authorization: header::HeaderValue,
     base: String,
 }
 
@@ -42,7 +46,7 @@ pub(super) fn segment(text: &str) -> String {
 }
 
 impl Http {
-    pub(super) fn new(config: &Config) -> Result<Self, Error> {
+    pub(super) fn new(config: &Config, service: Option<Service>) -> Result<Self, Error> {
         let unusable = |message: String| Error::Other { status: 0, message };
         let token = format!("PVEAPIToken={}={}", config.token_id, config.secret.expose_secret());
         let mut authorization =
@@ -53,9 +57,7 @@ impl Http {
             .no_proxy()
             .redirect(reqwest::redirect::Policy::none())
             .pool_idle_timeout(POOL_IDLE)
-            .connect_timeout(CONNECT_TIMEOUT)
-            .timeout(TIMEOUT)
-            .default_headers([(header::AUTHORIZATION, authorization)].into_iter().collect());
+            .connect_timeout(CONNECT_TIMEOUT);
         if let Some(fingerprint) = &config.fingerprint {
             let sha256 =
                 tls::parse_fingerprint(fingerprint).ok_or_else(|| unusable(format!("`{fingerprint}` is not a SHA-256 fingerprint")))?;
@@ -63,7 +65,7 @@ impl Http {
             builder = builder.tls_backend_preconfigured(pinned);
         }
         let client = builder.build().map_err(|error| unusable(error.to_string()))?;
-        Ok(Self { client, base: format!("{}/api2/json", config.endpoint.trim_end_matches('/')) })
+        Ok(Self { client, service, authorization, base: format!("{}/api2/json", config.endpoint.trim_end_matches('/')) })
     }
 
     /// Reads; tried twice when the connection broke.
@@ -82,12 +84,23 @@ impl Http {
     }
 
     async fn send(&self, method: Method, path: &str, parameters: &Parameters<'_>) -> Result<Result<Value, Error>, Lost> {
+        let late = |_| Err(Lost::Timeout(format!("no whole answer within {} s", TIMEOUT.as_secs())));
+        tokio::time::timeout(TIMEOUT, self.exchange(method, path, parameters)).await.unwrap_or_else(late)
+    }
+
+    async fn exchange(&self, method: Method, path: &str, parameters: &Parameters<'_>) -> Result<Result<Value, Error>, Lost> {
         let url = format!("{}{path}", self.base);
         let in_query = matches!(method, Method::GET | Method::DELETE);
-        let request = self.client.request(method, url);
+        let request = self.client.request(method, url).header(header::AUTHORIZATION, self.authorization.clone());
         // A body on GET or DELETE is refused with 501.
         let request = if in_query { request.query(parameters) } else { request.form(parameters) };
-        let mut response = request.send().await.map_err(Lost::from)?;
+        let mut response = match &self.service {
+            None => request.send().await.map_err(Lost::from)?,
+            Some(service) => {
+                let request = request.build().map_err(Lost::from)?;
+                service.call(request).await.map_err(|error| Lost::Connection(error.to_string()))?
+            }
+        };
         let status = response.status().as_u16();
         let reason = response.extensions().get::<ReasonPhrase>().map(|phrase| String::from_utf8_lossy(phrase.as_bytes()).into_owned());
         let mut body = Vec::new();
@@ -132,7 +145,7 @@ impl From<reqwest::Error> for Lost {
             text = format!("{text}: {inner}");
             source = inner.source();
         }
-        if error.is_timeout() && !error.is_connect() { Self::Timeout(text) } else { Self::Connection(text) }
+        Self::Connection(text)
     }
 }
 

@@ -3,7 +3,7 @@
 //! The SQL of this module is written once, in what the engines share: `$1` placeholders, `ON CONFLICT`, `RETURNING`, integers
 //! of 64 bits, texts, bytes. What they do not share stands in `sqlite` and `postgres`.
 
-use super::{Error, postgres};
+use super::{Error, postgres, sqlite::done};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
 use sqlx::{Arguments, AssertSqlSafe, Connection as _, FromRow, Postgres, Row as _, Sqlite};
@@ -48,14 +48,14 @@ impl Connection {
 
     pub(super) async fn snapshot(&mut self) -> Result<Snapshot<'_>, Error> {
         Ok(match self {
-            Self::Sqlite(connection) => Snapshot::Sqlite(connection.begin().await?),
+            Self::Sqlite(connection) => Snapshot::Sqlite(done(connection.begin()).await?),
             Self::Postgres(connection) => Snapshot::Postgres(postgres::patiently(connection.begin()).await?),
         })
     }
 
     pub(super) async fn close(self) -> Result<(), Error> {
         match self {
-            Self::Sqlite(connection) => connection.close().await?,
+            Self::Sqlite(connection) => done(connection.close()).await?,
             Self::Postgres(connection) => postgres::patiently(connection.close()).await?,
         }
         Ok(())
@@ -76,8 +76,8 @@ impl Link<'_> {
     pub(super) async fn run(self, sql: &'static str) -> Result<(), Error> {
         match self {
             // One alone is kept prepared.
-            Self::Sqlite(connection) if !sql.contains(';') => sqlx::query(sql).execute(connection).await.map(drop)?,
-            Self::Sqlite(connection) => sqlx::raw_sql(sql).execute(connection).await.map(drop)?,
+            Self::Sqlite(connection) if !sql.contains(';') => done(sqlx::query(sql).execute(connection)).await.map(drop)?,
+            Self::Sqlite(connection) => done(sqlx::raw_sql(sql).execute(connection)).await.map(drop)?,
             Self::Postgres(connection) => postgres::patiently(sqlx::raw_sql(sql).execute(connection)).await.map(drop)?,
         }
         Ok(())
@@ -117,7 +117,7 @@ impl<'q> Statement<'q> {
     /// Runs it; how many rows it changed.
     pub(super) async fn execute(self, link: Link<'_>) -> Result<u64, Error> {
         Ok(match link {
-            Link::Sqlite(connection) => sqlx::query_with(self.sql, self.sqlite()?).execute(connection).await?.rows_affected(),
+            Link::Sqlite(connection) => done(sqlx::query_with(self.sql, self.sqlite()?).execute(connection)).await?.rows_affected(),
             Link::Postgres(connection) => {
                 postgres::patiently(sqlx::query_with(self.sql, self.postgres()?).execute(connection)).await?.rows_affected()
             }
@@ -127,7 +127,7 @@ impl<'q> Statement<'q> {
     /// Runs an insertion into the log; the revision that it was given. SQLite says it faster than by `RETURNING`.
     pub(super) async fn insert(self, link: Link<'_>) -> Result<i64, Error> {
         Ok(match link {
-            Link::Sqlite(connection) => sqlx::query_with(self.sql, self.sqlite()?).execute(connection).await?.last_insert_rowid(),
+            Link::Sqlite(connection) => done(sqlx::query_with(self.sql, self.sqlite()?).execute(connection)).await?.last_insert_rowid(),
             Link::Postgres(connection) => {
                 let sql = AssertSqlSafe(format!("{} RETURNING revision", self.sql));
                 let row = sqlx::query_with(sql, self.postgres()?).fetch_one(connection);
@@ -138,7 +138,7 @@ impl<'q> Statement<'q> {
 
     pub(super) async fn fetch_optional<R: Row>(self, link: Link<'_>) -> Result<Option<R>, Error> {
         Ok(match link {
-            Link::Sqlite(connection) => sqlx::query_as_with(self.sql, self.sqlite()?).fetch_optional(connection).await?,
+            Link::Sqlite(connection) => done(sqlx::query_as_with(self.sql, self.sqlite()?).fetch_optional(connection)).await?,
             Link::Postgres(connection) => {
                 postgres::patiently(sqlx::query_as_with(self.sql, self.postgres()?).fetch_optional(connection)).await?
             }
@@ -151,7 +151,7 @@ impl<'q> Statement<'q> {
 
     pub(super) async fn fetch_all<R: Row>(self, link: Link<'_>) -> Result<Vec<R>, Error> {
         Ok(match link {
-            Link::Sqlite(connection) => sqlx::query_as_with(self.sql, self.sqlite()?).fetch_all(connection).await?,
+            Link::Sqlite(connection) => done(sqlx::query_as_with(self.sql, self.sqlite()?).fetch_all(connection)).await?,
             Link::Postgres(connection) => {
                 postgres::patiently(sqlx::query_as_with(self.sql, self.postgres()?).fetch_all(connection)).await?
             }

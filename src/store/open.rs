@@ -32,15 +32,27 @@ impl Default for History {
 }
 
 /// How a store is opened.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Options {
     pub clock: Clock,
     pub history: History,
+    /// Asked before and after each commit; when it says no, this store is as one whose process was killed there.
+    pub goes_on: Option<GoesOn>,
+}
+
+pub type GoesOn = Arc<dyn Fn(Moment) -> bool + Send + Sync>;
+
+/// Where a commit is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Moment {
+    BeforeCommit,
+    /// It is durable, and nobody was told.
+    AfterCommit,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { clock: Clock::system(), history: History::default() }
+        Self { clock: Clock::system(), history: History::default(), goes_on: None }
     }
 }
 
@@ -108,6 +120,7 @@ impl Store {
             batch: 0,
             lock,
             follower,
+            goes_on: options.goes_on.clone(),
             counted: writes.clone(),
         };
         tokio::spawn(writer.run());

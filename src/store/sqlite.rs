@@ -4,7 +4,7 @@ use super::{Error, database::Purpose};
 use crate::clock::Clock;
 use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection as _};
-use std::{fs::File, io::Write, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
+use std::{cell::Cell, fs::File, io::Write, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
 /// A store that was just dropped in this process, or a process that is just ending, gives the lock back within this.
 const LOCK_PATIENCE: Duration = Duration::from_secs(1);
@@ -17,6 +17,21 @@ pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
 
 /// The highest revision ever given, also when its log entry is gone; no row before the first.
 pub(super) const NEWEST: &str = "SELECT seq FROM sqlite_sequence WHERE name = 'log'";
+
+thread_local! {
+    static IN_PLACE: Cell<bool> = const { Cell::new(false) };
+}
+
+/// From now on this thread waits for SQLite where it stands, instead of doing other work meanwhile: under a paused clock no
+/// time passes then, and what a simulation does comes in the same order in each run.
+pub fn wait_in_place() {
+    IN_PLACE.set(true);
+}
+
+/// What SQLite's own thread does.
+pub(super) async fn done<F: Future>(work: F) -> F::Output {
+    if IN_PLACE.get() { futures::executor::block_on(work) } else { work.await }
+}
 
 pub(super) async fn connect(path: &Path, purpose: Purpose) -> Result<SqliteConnection, Error> {
     let options = SqliteConnectOptions::new()
@@ -32,7 +47,7 @@ pub(super) async fn connect(path: &Path, purpose: Purpose) -> Result<SqliteConne
         Purpose::Read => options.pragma("query_only", "ON"),
         Purpose::Write => options,
     };
-    Ok(SqliteConnection::connect_with(&options).await?)
+    Ok(done(SqliteConnection::connect_with(&options)).await?)
 }
 
 /// Takes the lock file beside the database; the kernel gives it back however this process ends.

@@ -3,13 +3,14 @@
 
 use super::connection::{Connection, query};
 use super::database::{Database, PATIENCE, PAUSE, Purpose};
-use super::{Error, Revision, Transaction, lead::Lead, postgres, read, sqlite};
+use super::{Error, GoesOn, Moment, Revision, Transaction, lead::Lead, postgres, read, sqlite};
 use crate::clock::Clock;
 use futures::{FutureExt, future::BoxFuture};
 use jiff::SignedDuration;
 use std::{
     any::Any,
     collections::VecDeque,
+    ops::ControlFlow,
     panic::AssertUnwindSafe,
     sync::{
         Arc,
@@ -113,6 +114,7 @@ pub(super) struct Writer {
     pub(super) lock: Option<std::fs::File>,
     /// Publishes what others commit.
     pub(super) follower: Option<AbortOnDropHandle<()>>,
+    pub(super) goes_on: Option<GoesOn>,
     /// Writes that were committed.
     pub(super) counted: Arc<AtomicU64>,
 }
@@ -144,7 +146,9 @@ impl Writer {
                 next = if waiting.len() < BATCH { self.requests.try_recv().ok() } else { None };
             }
             while !waiting.is_empty() {
-                self.commit(&mut waiting).await;
+                if self.commit(&mut waiting).await.is_break() {
+                    return;
+                }
             }
         }
         self.requests.close();
@@ -159,11 +163,12 @@ impl Writer {
     }
 
     /// Runs and commits what waits. A database error that ends the transaction ends the batch early; the rest stays waiting.
-    async fn commit(&mut self, waiting: &mut VecDeque<Box<dyn Job>>) {
+    /// Breaks when this store was to die here.
+    async fn commit(&mut self, waiting: &mut VecDeque<Box<dyn Job>>) -> ControlFlow<()> {
         if let Err(error) = self.begin().await {
             tracing::error!("no write transaction could be begun: {error}");
             waiting.drain(..).for_each(|job| job.refuse(error.repeat()));
-            return;
+            return ControlFlow::Continue(());
         }
         // One alone needs no savepoint: it is the transaction.
         let alone = waiting.len() == 1;
@@ -190,11 +195,19 @@ impl Writer {
                 outcome = self.connection.link().run(end).await;
             }
         }
+        let asked = self.goes_on.clone().filter(|_| kept);
+        let goes_on = |moment| asked.as_ref().is_none_or(|goes_on| goes_on(moment));
+        if outcome.is_ok() && !goes_on(Moment::BeforeCommit) {
+            return ControlFlow::Break(());
+        }
         if outcome.is_ok() {
             outcome = if kept { self.finish(revision.is_some()).await } else { self.connection.link().run("ROLLBACK").await };
         }
         match outcome {
             Ok(()) => {
+                if !goes_on(Moment::AfterCommit) {
+                    return ControlFlow::Break(());
+                }
                 if let Some(revision) = revision {
                     publish(&self.revisions, revision);
                 }
@@ -212,6 +225,7 @@ impl Writer {
                 }
             }
         }
+        ControlFlow::Continue(())
     }
 
     /// Commits. An answer that is lost says nothing: what became of the transaction is looked up.

@@ -55,7 +55,7 @@ impl Zfs {
     /// Waits for the device node of a volume. A helper on a socket shows its volumes in `zvol` beside the socket.
     async fn device(&self, dataset: &str) -> Result<PathBuf, Error> {
         let root = match &self.runner {
-            Runner::Local => PathBuf::from("/dev/zvol"),
+            Runner::Local | Runner::Service(_) => PathBuf::from("/dev/zvol"),
             Runner::Socket(socket) => socket.parent().unwrap_or(Path::new("/")).join("zvol"),
         };
         let (device, mut waited) = (root.join(dataset), Duration::ZERO);

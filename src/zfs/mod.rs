@@ -12,8 +12,10 @@ mod tests;
 
 pub use client::Zfs;
 pub use error::Error;
+pub use run::Output;
 
-use std::collections::BTreeMap;
+use futures::future::BoxFuture;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Full name of a dataset: `tank/data/vm-100-disk-0`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -46,6 +48,30 @@ pub enum Runner {
     Local,
     /// By a helper that answers on a unix socket: one JSON line `{"argv":[…]}` in, one `{"status":n,"stdout":"…","stderr":"…"}` out, per connection.
     Socket(std::path::PathBuf),
+    /// By a service in this process.
+    Service(Service),
+}
+
+/// Answers the arguments of one `zfs` command; `None` is an end that nobody saw.
+#[derive(Clone)]
+pub struct Service(Arc<Call>);
+
+type Call = dyn Fn(Vec<String>) -> BoxFuture<'static, Option<Output>> + Send + Sync;
+
+impl Service {
+    pub fn new(call: impl Fn(Vec<String>) -> BoxFuture<'static, Option<Output>> + Send + Sync + 'static) -> Self {
+        Self(Arc::new(call))
+    }
+
+    pub async fn call(&self, argv: Vec<String>) -> Option<Output> {
+        (self.0)(argv).await
+    }
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Service")
+    }
 }
 
 /// What this ZFS can do; probed once.

@@ -14,13 +14,13 @@ use tokio::{
 const DEADLINE: Duration = Duration::from_mins(2);
 
 /// What a command printed, and its exit status.
-#[derive(Debug, Deserialize)]
-pub(super) struct Output {
-    pub(super) status: i32,
+#[derive(Clone, Debug, Deserialize)]
+pub struct Output {
+    pub status: i32,
     #[serde(default)]
-    pub(super) stdout: String,
+    pub stdout: String,
     #[serde(default)]
-    pub(super) stderr: String,
+    pub stderr: String,
 }
 
 /// Runs `zfs` with these arguments. Errors: `Unavailable` when it did not start, `Unknown` when its end was not seen.
@@ -33,6 +33,7 @@ pub(super) async fn run(runner: &Runner, argv: Vec<String>) -> Result<Output, Er
         let result = match &runner {
             Runner::Local => local(&argv).await,
             Runner::Socket(path) => over_socket(path, &argv).await,
+            Runner::Service(service) => service.call(argv).await.ok_or_else(|| Error::Unknown("its end was not seen".into())),
         };
         // Nobody waits any more when the deadline has passed.
         let _ = sender.send(result);

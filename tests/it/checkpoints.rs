@@ -47,8 +47,8 @@ async fn bench() -> Bench {
     let document = serde_json::json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}});
     objects.create_document(namespace, "", document, &Default::default()).await.unwrap();
     let shutdown = CancellationToken::new();
-    let config =
-        controller::Config { lab: Some(lab.endpoint().clone()), concurrency: 8, source_roots: Vec::new(), resync: Duration::from_mins(1) };
+    let lab_connection = Some(autovibe::driver::Connection::of_lab(lab.endpoint()));
+    let config = controller::Config { lab: lab_connection, concurrency: 8, source_roots: Vec::new(), resync: Duration::from_mins(1) };
     let controllers = controller::start(config, objects.clone(), shutdown.clone());
     Bench { objects, lab, controllers, shutdown, _dir: dir }
 }

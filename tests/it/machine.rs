@@ -6,3 +6,5 @@ mod crashes;
 mod killed;
 mod lives;
 mod stage;
+
+pub(crate) use stage::CONVERSATION;

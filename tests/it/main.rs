@@ -30,6 +30,7 @@ mod process;
 mod python;
 mod real;
 mod served;
+mod simulation;
 mod storage;
 mod store;
 mod vmids;

@@ -435,7 +435,7 @@ async fn a_watch_tells_what_there_is_and_then_every_change() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_watch_that_lost_history_lists_again_and_tells_of_what_vanished() {
     let dir = tempfile::tempdir().unwrap();
-    let options = Options { clock: Clock::system(), history: History { age: Duration::ZERO, changes: 0 } };
+    let options = Options { clock: Clock::system(), history: History { age: Duration::ZERO, changes: 0 }, ..Options::default() };
     let store = Store::open_with(&Database::Sqlite(dir.path().join("autovibe.db")), options.clone()).await.unwrap();
     let objects = Objects::new(store.clone(), Clock::system(), Cipher::ephemeral());
     objects.ensure_presets().await.unwrap();

@@ -120,6 +120,7 @@ async fn connect(endpoint: LabEndpoint) -> Driver {
             token_id: endpoint.token_id,
             secret: endpoint.secret.into(),
         },
+        service: None,
         node: None,
         storage: endpoint.storage,
         dataset: Dataset(endpoint.dataset),

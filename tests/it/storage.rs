@@ -46,6 +46,7 @@ fn connection(lab: &Lab, socket: Option<PathBuf>) -> Connection {
     let at = lab.endpoint().clone();
     Connection {
         proxmox: proxmox::Config { endpoint: at.endpoint, fingerprint: at.fingerprint, token_id: at.token_id, secret: at.secret.into() },
+        service: None,
         node: Some(Node(at.node)),
         storage: at.storage,
         dataset: Dataset(at.dataset),

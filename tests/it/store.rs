@@ -195,7 +195,7 @@ async fn pages_are_ordered_and_show_one_revision_however_much_changes_between_th
 }
 
 async fn history_beyond_its_window_expires_and_revisions_go_on(home: Home) {
-    let options = Options { clock: Clock::system(), history: History { age: Duration::ZERO, changes: 3 } };
+    let options = Options { clock: Clock::system(), history: History { age: Duration::ZERO, changes: 3 }, ..Options::default() };
     let store = home.open_with(options.clone()).await;
     let mut revisions = Vec::new();
     for value in 0..10 {

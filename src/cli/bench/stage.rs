@@ -8,7 +8,7 @@ use crate::lab::{Config, Lab, Mode};
 use crate::objects::{Cipher, Objects, WriteOptions};
 use crate::store::{self, Change, Store};
 use crate::wire::LabEndpoint;
-use crate::{admission, apiserver, gateway};
+use crate::{admission, apiserver, driver, gateway};
 use anyhow::{Context as _, anyhow};
 use futures::StreamExt;
 use rand::RngCore;
@@ -83,7 +83,8 @@ impl Stage {
 
     fn start_controllers(&mut self, resync: Duration) {
         let stop = self.shutdown.child_token();
-        let config = controller::Config { lab: Some(self.node.endpoint()), concurrency: CONCURRENCY, source_roots: Vec::new(), resync };
+        let lab = Some(driver::Connection::of_lab(&self.node.endpoint()));
+        let config = controller::Config { lab, concurrency: CONCURRENCY, source_roots: Vec::new(), resync };
         self.controllers = Some((controller::start(config, self.objects.clone(), stop.clone()), stop));
     }
 

@@ -2,7 +2,7 @@
 
 use crate::api::{DEFAULT_HUB, Hub, hub};
 use crate::cli::lab::process::{self, Mode};
-use crate::controller;
+use crate::{controller, driver};
 use crate::objects::Objects;
 use crate::wire::LabEndpoint;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
@@ -27,6 +27,7 @@ pub(super) struct Beside {
 pub(super) async fn run(lab: Option<Beside>, objects: Objects, source_roots: Vec<PathBuf>, shutdown: CancellationToken) {
     let clock = objects.clock().clone();
     let start = |lab: Option<LabEndpoint>, stop: &CancellationToken| {
+        let lab = lab.as_ref().map(driver::Connection::of_lab);
         let config = controller::Config { lab, concurrency: CONCURRENCY, source_roots: source_roots.clone(), resync: RESYNC };
         controller::start(config, objects.clone(), stop.clone())
     };

@@ -5,7 +5,6 @@ use crate::api::{Hub, SYSTEM_NAMESPACE};
 use crate::driver::Connection;
 use crate::objects::{self, Objects};
 use crate::proxmox::{self, Node};
-use crate::wire::LabEndpoint;
 use crate::zfs::{Dataset, Runner};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
@@ -18,14 +17,14 @@ pub struct Waiting(pub String);
 /// Resolves the connection; the outer error is a store that cannot be read.
 pub(super) async fn resolve(
     hub: &Hub,
-    lab: Option<&LabEndpoint>,
+    lab: Option<&Connection>,
     objects: &Objects,
 ) -> Result<Result<Connection, Waiting>, objects::Error> {
     let infrastructure = &hub.spec.infrastructure;
     match (&infrastructure.proxmox, &infrastructure.zfs) {
         (Some(proxmox), Some(zfs)) => of_proxmox(hub, proxmox, zfs, objects).await,
         _ => Ok(lab
-            .map(Connection::of_lab)
+            .cloned()
             .ok_or_else(|| Waiting("this hub has no lab; start it with `autovibe up --lab real` or `--lab simulated`".into()))),
     }
 }
@@ -52,6 +51,7 @@ async fn of_proxmox(hub: &Hub, proxmox: &Proxmox, zfs: &Zfs, objects: &Objects) 
             token_id: token_id.trim().to_owned(),
             secret: SecretString::from(secret.trim().to_owned()),
         },
+        service: None,
         node: proxmox.node.clone().map(Node),
         storage: zfs.storage.clone(),
         dataset: Dataset(zfs.dataset.clone()),

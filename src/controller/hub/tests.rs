@@ -5,7 +5,7 @@ use super::{connection, plan::plan, status::status};
 use crate::api::Hub;
 use crate::api::hub::{HubSpec, Image as ImageSpec, Infrastructure, Lab};
 use crate::clock::Clock;
-use crate::driver::{self, storage::Image};
+use crate::driver::{self, Connection, storage::Image};
 use crate::runtime::{Requeue, Seen};
 use crate::wire::LabEndpoint;
 use crate::zfs::{Dataset, Snapshot};
@@ -139,7 +139,7 @@ async fn the_secret_tells_connections_apart_and_is_not_shown() {
     let dir = tempfile::tempdir().unwrap();
     let store = crate::store::Store::open(&dir.path().join("db")).await.unwrap();
     let objects = crate::objects::Objects::new(store, Clock::system(), crate::objects::Cipher::ephemeral());
-    let resolve = async |lab: &LabEndpoint| connection::resolve(&hub(), Some(lab), &objects).await.unwrap().unwrap();
+    let resolve = async |lab: &LabEndpoint| connection::resolve(&hub(), Some(&Connection::of_lab(lab)), &objects).await.unwrap().unwrap();
     let one = resolve(&lab).await;
     let other = resolve(&LabEndpoint { secret: "other".into(), ..lab.clone() }).await;
     assert_eq!(connection::identity(&one), connection::identity(&resolve(&lab).await));

@@ -19,13 +19,15 @@ use super::{
     guests::VmConfig,
     state::{State, Store},
 };
+use crate::wire::Service;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Duration,
 };
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// Dataset of the storage `tank`.
@@ -52,8 +54,32 @@ struct Memory {
 pub struct Guests {
     store: Arc<Store>,
     memory: Mutex<BTreeMap<u32, Memory>>,
-    http: reqwest::Client,
+    gateway: Reach,
     shutdown: CancellationToken,
+}
+
+/// The way from guests to the gateway: over the network, or to a service in this process.
+#[derive(Clone)]
+pub(super) struct Reach {
+    http: reqwest::Client,
+    service: Option<Service>,
+}
+
+impl Reach {
+    pub(super) fn new(service: Option<Service>) -> Result<Self, String> {
+        // The provider may have been installed already, by whoever started the process.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build();
+        Ok(Self { http: http.map_err(|error| error.to_string())?, service })
+    }
+
+    /// `None` when no answer came.
+    async fn send(&self, request: reqwest::RequestBuilder) -> Option<reqwest::Response> {
+        match &self.service {
+            None => request.send().await.ok(),
+            Some(service) => service.call(request.build().ok()?).await.ok(),
+        }
+    }
 }
 
 /// Datasets that a running guest uses.
@@ -75,12 +101,8 @@ pub(super) fn fill(state: &mut State) -> Result<(), pool::Refusal> {
 }
 
 impl Guests {
-    pub(super) fn new(store: Arc<Store>, shutdown: CancellationToken) -> Result<Self, String> {
-        // The provider may have been installed already, by whoever started the process.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let http =
-            reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).build().map_err(|error| error.to_string())?;
-        Ok(Self { store, memory: Mutex::default(), http, shutdown })
+    pub(super) fn new(store: Arc<Store>, gateway: Reach, shutdown: CancellationToken) -> Self {
+        Self { store, memory: Mutex::default(), gateway, shutdown }
     }
 
     fn memory(&self) -> std::sync::MutexGuard<'_, BTreeMap<u32, Memory>> {
@@ -172,7 +194,7 @@ impl Guests {
         {
             former.cancel();
         }
-        let player = player::Player { store: self.store.clone(), http: self.http.clone(), vmid, launch };
+        let player = player::Player { store: self.store.clone(), gateway: self.gateway.clone(), vmid, launch };
         tokio::spawn(async move {
             tokio::select! {
                 () = player.run() => {}

@@ -3,6 +3,7 @@
 //! and exits with 1 when an answer breaks off.
 
 use super::{
+    Reach,
     disk::{Disk, Exit},
     guest::Launch,
     prompt::Directives,
@@ -23,12 +24,14 @@ const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 /// Between two reports of the agent's end, until one is accepted.
 const REPORT: Duration = Duration::from_secs(2);
+/// How long a report waits to be heard.
+const HEARD: Duration = Duration::from_secs(30);
 const MODEL: &str = "claude-sonnet-4-5";
 const MAX_TOKENS: u32 = 4096;
 
 pub(super) struct Player {
     pub(super) store: Arc<Store>,
-    pub(super) http: reqwest::Client,
+    pub(super) gateway: Reach,
     pub(super) vmid: u32,
     pub(super) launch: Launch,
 }
@@ -141,6 +144,7 @@ impl Player {
         let mut wait = FIRST_WAIT;
         for attempt in 0..=TRIES {
             let request = self
+                .gateway
                 .http
                 .post(&url)
                 .bearer_auth(self.variable("AUTOVIBE_TOKEN"))
@@ -150,7 +154,7 @@ impl Player {
                 .header("x-claude-code-session-id", self.variable("AUTOVIBE_SESSION"))
                 .header("x-stainless-retry-count", attempt)
                 .json(&body);
-            if let Ok(response) = request.send().await {
+            if let Some(response) = self.gateway.send(request).await {
                 if response.status() == StatusCode::OK {
                     return Self::read(response).await;
                 }
@@ -198,15 +202,9 @@ impl Player {
         let url = format!("{}{EXIT_PATH}", self.variable("AUTOVIBE_GATEWAY").trim_end_matches('/'));
         let report = ExitReport { launch: self.launch.number, exit_code: code };
         loop {
-            let sent = self
-                .http
-                .post(&url)
-                .bearer_auth(self.variable("AUTOVIBE_TOKEN"))
-                .json(&report)
-                .timeout(Duration::from_secs(30))
-                .send()
-                .await;
-            if sent.is_ok_and(|response| response.status().is_success()) {
+            let request = self.gateway.http.post(&url).bearer_auth(self.variable("AUTOVIBE_TOKEN")).json(&report);
+            let sent = tokio::time::timeout(HEARD, self.gateway.send(request)).await;
+            if sent.is_ok_and(|response| response.is_some_and(|response| response.status().is_success())) {
                 return;
             }
             Clock::system().sleep(REPORT).await;

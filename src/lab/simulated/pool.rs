@@ -73,6 +73,10 @@ impl Pool {
         }
     }
 
+    pub(crate) fn holds(&self, snapshot: &str) -> usize {
+        self.snapshot_of(snapshot).map_or(0, |snapshot| snapshot.holds.len())
+    }
+
     /// Names of all datasets and snapshots.
     pub(crate) fn names(&self) -> Vec<String> {
         let own = |(name, dataset): (&String, &Dataset)| {

@@ -53,33 +53,39 @@ async fn answer(stream: UnixStream, node: &Node, volumes: &Path) -> std::io::Res
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     let request: Request = serde_json::from_str(&line)?;
-    let verb = request.argv.first().and_then(|verb| VERBS.iter().find(|known| *known == verb)).copied().unwrap_or("other");
+    let Some((status, stdout, stderr)) = run(&request.argv, node, Some(volumes)).await? else { return Ok(()) };
+    let answer = json!({ "status": status, "stdout": stdout, "stderr": stderr }).to_string();
+    stream.get_mut().write_all(answer.as_bytes()).await?;
+    stream.get_mut().shutdown().await
+}
+
+/// Runs one command, with the fault that waits for it; `None` when its end is not to be seen. Errors: a volume was not made.
+pub(in crate::lab) async fn run(argv: &[String], node: &Node, volumes: Option<&Path>) -> std::io::Result<Option<zfs::Answer>> {
+    let verb = argv.first().and_then(|verb| VERBS.iter().find(|known| *known == verb)).copied().unwrap_or("other");
     let fault = node.faults.met(Call::Zfs(verb));
-    let (status, stdout, stderr) = match fault {
+    let answer = match fault {
         Some(Fault::Fail(_)) => (1, String::new(), "internal error: injected failure\n".to_owned()),
         Some(Fault::Hang) => return std::future::pending().await,
         _ => {
-            if let Some(answer) = node.store.read(|state| zfs::look(&state.pool, &request.argv)) {
+            if let Some(answer) = node.store.read(|state| zfs::look(&state.pool, argv)) {
                 answer
             } else {
                 let answer = node.store.change(|state| {
                     let open = open_datasets(state);
-                    zfs::run(&mut state.pool, &request.argv, &open)
+                    zfs::run(&mut state.pool, argv, &open)
                 });
-                if verb == "create" && answer.0 == 0 {
-                    show_volume(node, request.argv.last(), volumes)?;
+                if verb == "create"
+                    && answer.0 == 0
+                    && let Some(volumes) = volumes
+                {
+                    show_volume(node, argv.last(), volumes)?;
                 }
                 node.store.settled().await;
                 answer
             }
         }
     };
-    if fault == Some(Fault::DropReply) {
-        return Ok(());
-    }
-    let answer = json!({ "status": status, "stdout": stdout, "stderr": stderr }).to_string();
-    stream.get_mut().write_all(answer.as_bytes()).await?;
-    stream.get_mut().shutdown().await
+    Ok((fault != Some(Fault::DropReply)).then_some(answer))
 }
 
 /// A new volume's device: a sparse file, which takes an image and is not looked at again.

@@ -7,6 +7,7 @@ use autovibe::{
         self, Controllers,
         machine::{AfterStep, Memory, Timing},
     },
+    driver::Connection,
     gateway,
     lab::{self, Lab, Mode},
     objects::{Cipher, Objects},
@@ -133,7 +134,7 @@ impl Stage {
         let gateway = gateway::start(config, objects.clone(), shutdown.clone()).await.unwrap();
         let timing = Timing { boot: Duration::from_millis(500), shutdown: Duration::from_secs(1) };
         let config = controller::Config {
-            lab: Some(self.lab.endpoint().clone()),
+            lab: Some(Connection::of_lab(self.lab.endpoint())),
             concurrency: 16,
             source_roots: vec![self.source_root()],
             resync: Duration::from_secs(2),

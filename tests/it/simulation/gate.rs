@@ -1,0 +1,267 @@
+//! What stands between one incarnation of a hub and the world: each commit and each call is a point, numbered in the order in
+//! which they come. At a point the hub may die, or the call may go wrong.
+
+use autovibe::wire::{NoAnswer, Service};
+use autovibe::{store, zfs};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Where in a call, or around a commit, the hub is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Moment {
+    BeforeSend,
+    /// It was done, and its answer is not read yet. To die right after the answer is to die before the next point.
+    AfterDone,
+    BeforeCommit,
+    AfterCommit,
+}
+
+/// One point of a run.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Point {
+    /// `POST …/qemu`, `zfs clone`, `commit`
+    pub(super) what: String,
+    pub(super) moment: Moment,
+}
+
+/// What goes wrong with a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Fault {
+    /// It never arrives, and its connection breaks.
+    LoseRequest,
+    /// It is done, and its connection breaks before an answer.
+    LoseReply,
+    /// It is done twice, as when a proxy repeats it; the second answer is read.
+    Repeat,
+    /// It is not done; what the last such read showed is shown again.
+    Stale,
+    /// It is done, and its answer comes so many milliseconds later.
+    Late(u64),
+}
+
+/// What a run does to a hub.
+#[derive(Default)]
+pub(super) struct Plan {
+    /// The hub dies at the point of this number, counted from its start.
+    pub(super) die_at: Option<usize>,
+    /// Decides about each call: its number among the calls, and what it is.
+    pub(super) fault: Option<Box<dyn FnMut(usize, &str) -> Option<Fault> + Send>>,
+}
+
+#[derive(Default)]
+struct State {
+    plan: Plan,
+    points: Vec<Point>,
+    calls: usize,
+    /// How often each fault struck.
+    struck: BTreeMap<Fault, usize>,
+    dead: bool,
+    /// The last answer to each read.
+    shown: BTreeMap<String, Answer>,
+}
+
+#[derive(Clone)]
+enum Answer {
+    Http(u16, Option<hyper::ext::ReasonPhrase>, bytes::Bytes),
+    Zfs(zfs::Output),
+}
+
+/// The gate of one incarnation.
+#[derive(Clone, Default)]
+pub(super) struct Gate {
+    state: Arc<Mutex<State>>,
+    died: Arc<Notify>,
+}
+
+impl Gate {
+    pub(super) fn new(plan: Plan) -> Self {
+        Self { state: Arc::new(Mutex::new(State { plan, ..State::default() })), died: Arc::default() }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn points(&self) -> Vec<Point> {
+        self.state().points.clone()
+    }
+
+    pub(super) fn struck(&self) -> BTreeMap<Fault, usize> {
+        self.state().struck.clone()
+    }
+
+    /// From now on nothing goes wrong.
+    pub(super) fn calm(&self) {
+        self.state().plan = Plan::default();
+    }
+
+    /// Returns when the hub has died by its plan.
+    pub(super) async fn died(&self) {
+        self.died.notified().await;
+    }
+
+    pub(super) fn is_dead(&self) -> bool {
+        self.state().dead
+    }
+
+    /// Nothing of this hub reaches the world any more.
+    pub(super) fn kill(&self) {
+        self.state().dead = true;
+    }
+
+    /// Counts a point; `false` when the hub is dead, now or before.
+    fn lives(&self, what: &str, moment: Moment) -> bool {
+        let mut state = self.state();
+        if state.dead {
+            return false;
+        }
+        let number = state.points.len();
+        state.points.push(Point { what: nameless(what), moment });
+        if state.plan.die_at == Some(number) {
+            state.dead = true;
+            self.died.notify_one();
+        }
+        !state.dead
+    }
+
+    async fn pass(&self, what: &str, moment: Moment) {
+        if !self.lives(what, moment) {
+            // The dead wait for ever.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    fn fault(&self, what: &str, reads: bool) -> Option<Fault> {
+        let mut state = self.state();
+        state.calls += 1;
+        let number = state.calls;
+        let fault = state.plan.fault.as_mut().and_then(|fault| fault(number, what))?;
+        let applies = match fault {
+            Fault::Stale => reads && state.shown.contains_key(what),
+            _ => true,
+        };
+        applies.then(|| {
+            *state.struck.entry(fault).or_default() += 1;
+            fault
+        })
+    }
+
+    /// For the store.
+    pub(super) fn commits(&self) -> store::GoesOn {
+        let gate = self.clone();
+        Arc::new(move |moment| {
+            let moment = match moment {
+                store::Moment::BeforeCommit => Moment::BeforeCommit,
+                store::Moment::AfterCommit => Moment::AfterCommit,
+            };
+            gate.lives("commit", moment)
+        })
+    }
+
+    /// Runs one call through faults and deaths; `None` is no answer.
+    async fn call<F: Future<Output = Option<Answer>>>(&self, what: &str, reads: bool, run: impl Fn() -> F) -> Option<Answer> {
+        self.pass(what, Moment::BeforeSend).await;
+        let fault = self.fault(what, reads);
+        let answer = match fault {
+            Some(Fault::LoseRequest) => return None,
+            Some(Fault::Stale) => self.state().shown.get(what).cloned(),
+            Some(Fault::Repeat) => {
+                run().await;
+                run().await
+            }
+            _ => run().await,
+        };
+        self.pass(what, Moment::AfterDone).await;
+        match fault {
+            Some(Fault::LoseReply) => return None,
+            Some(Fault::Late(milliseconds)) => tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await,
+            _ => {}
+        }
+        if reads && let Some(answer) = &answer {
+            self.state().shown.insert(what.to_owned(), answer.clone());
+        }
+        answer
+    }
+
+    /// Proxmox behind this gate. `after` is called after each change.
+    pub(super) fn proxmox(&self, lab: Service, after: Arc<dyn Fn(&str) + Send + Sync>) -> Service {
+        let gate = self.clone();
+        Service::new(move |request| {
+            let (gate, lab, after) = (gate.clone(), lab.clone(), after.clone());
+            Box::pin(async move {
+                let reads = request.method() == reqwest::Method::GET;
+                let what = name(&request);
+                let run = || async {
+                    let response = lab.call(request.try_clone().expect("bodies are bytes")).await.ok()?;
+                    let (status, reason) = (response.status().as_u16(), response.extensions().get().cloned());
+                    let body = response.bytes().await.ok()?;
+                    if !reads {
+                        after(&what);
+                    }
+                    Some(Answer::Http(status, reason, body))
+                };
+                match gate.call(&what, reads, run).await {
+                    Some(Answer::Http(status, reason, body)) => {
+                        let mut response = axum::http::Response::builder().status(status);
+                        if let (Some(extensions), Some(reason)) = (response.extensions_mut(), reason) {
+                            extensions.insert(reason);
+                        }
+                        Ok(response.body(body).unwrap().into())
+                    }
+                    _ => Err(NoAnswer),
+                }
+            })
+        })
+    }
+
+    /// The node's `zfs` behind this gate, likewise.
+    pub(super) fn zfs(&self, lab: zfs::Service, after: Arc<dyn Fn(&str) + Send + Sync>) -> zfs::Service {
+        let gate = self.clone();
+        zfs::Service::new(move |argv| {
+            let (gate, lab, after) = (gate.clone(), lab.clone(), after.clone());
+            Box::pin(async move {
+                let reads = matches!(argv[0].as_str(), "get" | "list" | "holds");
+                let what = if reads { format!("zfs {}", argv.join(" ")) } else { format!("zfs {}", argv[0]) };
+                let run = || async {
+                    let output = lab.call(argv.clone()).await?;
+                    if !reads {
+                        after(&what);
+                    }
+                    Some(Answer::Zfs(output))
+                };
+                match gate.call(&what, reads, run).await {
+                    Some(Answer::Zfs(output)) => Some(output),
+                    _ => None,
+                }
+            })
+        })
+    }
+}
+
+/// Without uids, which differ from run to run.
+fn nameless(what: &str) -> String {
+    let uid = |word: &str| {
+        word.bytes().enumerate().all(|(at, byte)| if matches!(at, 8 | 13 | 18 | 23) { byte == b'-' } else { byte.is_ascii_hexdigit() })
+    };
+    let mut text = String::new();
+    let mut rest = what;
+    while let Some(at) = (0..rest.len()).find(|at| rest.get(*at..at + 36).is_some_and(uid)) {
+        text.push_str(&rest[..at]);
+        text.push('#');
+        rest = &rest[at + 36..];
+    }
+    text + rest
+}
+
+/// `GET /cluster/resources?type=vm`, without what differs from run to run.
+fn name(request: &reqwest::Request) -> String {
+    let url = request.url();
+    let path = url.path().strip_prefix("/api2/json").unwrap_or(url.path());
+    // Task ids hold times and process ids.
+    let path = path.split('/').map(|part| if part.starts_with("UPID") { "UPID" } else { part }).collect::<Vec<_>>().join("/");
+    match url.query() {
+        Some(query) if request.method() == reqwest::Method::GET => format!("{} {path}?{query}", request.method()),
+        _ => format!("{} {path}", request.method()),
+    }
+}

@@ -1,0 +1,235 @@
+//! A node that outlives its hubs, and the hub that is at present: killed and started again on the same database.
+
+use super::gate::{Gate, Plan};
+use super::invariants::Invariants;
+use autovibe::api::{Checkpoint, Hub, Kind, Machine, machine::Phase};
+use autovibe::clock::Clock;
+use autovibe::controller::{self, Controllers, machine::{Memory, Timing}};
+use autovibe::driver::Connection;
+use autovibe::lab::{self, Lab, Mode};
+use autovibe::objects::{self, Cipher, Objects};
+use autovibe::store::{self, Database, Store};
+use autovibe::wire::{NoAnswer, Service};
+use autovibe::{gateway, proxmox, zfs};
+use futures::StreamExt;
+use jiff::Timestamp;
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+
+pub(super) const NAMESPACE: &str = "default";
+/// How often a quiet object is looked at all the same.
+pub(super) const RESYNC: Duration = Duration::from_mins(5);
+/// Within so much simulated time everything must come to its end.
+const PATIENCE: Duration = Duration::from_hours(2);
+
+/// Runs `scenario` in a thread of its own, on a clock that passes only while everything waits.
+pub(super) fn simulate<F: Future<Output = T>, T: Send + 'static>(scenario: impl FnOnce() -> F + Send + 'static) -> T {
+    let thread = std::thread::Builder::new().stack_size(8 << 20);
+    let running = thread.spawn(|| {
+        rustls::crypto::ring::default_provider().install_default().ok();
+        store::wait_in_place();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        runtime.block_on(scenario())
+    });
+    match running.unwrap().join() {
+        Ok(value) => value,
+        Err(panic) => std::panic::resume_unwind(panic),
+    }
+}
+
+/// One life of a hub.
+pub(super) struct Incarnation {
+    pub(super) objects: Objects,
+    pub(super) store: Store,
+    pub(super) gate: Gate,
+    /// None of one that died at its start.
+    running: Option<(Controllers, gateway::Server)>,
+    shutdown: CancellationToken,
+}
+
+pub(super) struct Stage {
+    pub(super) lab: Arc<Lab>,
+    pub(super) invariants: Arc<Invariants>,
+    hub: Option<Incarnation>,
+    /// The gateway of the hub that is, for guests.
+    gateway: Arc<Mutex<Option<Service>>>,
+    clock: Clock,
+    directory: tempfile::TempDir,
+}
+
+fn memory_directory() -> tempfile::TempDir {
+    // Commits wait for a disk that forgets; what they survive here is a killed process.
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
+impl Stage {
+    pub(super) async fn new(plan: Plan) -> Self {
+        let directory = memory_directory();
+        std::fs::write(directory.path().join("conversation.yaml"), crate::machine::CONVERSATION).unwrap();
+        let clock = Clock::simulated("2026-11-02T08:00:00Z".parse::<Timestamp>().unwrap());
+        let gateway: Arc<Mutex<Option<Service>>> = Arc::default();
+        let reached = gateway.clone();
+        let guests = Service::new(move |request| {
+            let service = reached.lock().unwrap().clone();
+            Box::pin(async move { service.ok_or(NoAnswer)?.call(request).await })
+        });
+        let nowhere = "127.0.0.1:9".parse().unwrap();
+        let config = lab::Config {
+            mode: Mode::Simulated,
+            data: directory.path().join("lab"),
+            listen: nowhere,
+            gateway: nowhere,
+            lag: Duration::from_secs(10),
+            refusal: Duration::from_secs(3),
+        };
+        let lab = Arc::new(lab::simulate(config, guests, clock.clone()).await.unwrap());
+        let invariants = Arc::new(Invariants::new(lab.clone()).await);
+        let mut stage = Self { lab, invariants, hub: None, gateway, clock, directory };
+        stage.start(Plan::default()).await;
+        stage.create_hub().await;
+        stage.stop().await;
+        stage.start(plan).await;
+        stage
+    }
+
+    /// Starts a hub on what is there.
+    pub(super) async fn start(&mut self, plan: Plan) {
+        let gate = Gate::new(plan);
+        let database = Database::Sqlite(self.directory.path().join("state.db"));
+        let options = store::Options { clock: self.clock.clone(), goes_on: Some(gate.commits()), ..store::Options::default() };
+        let store = Store::open_with(&database, options).await.unwrap();
+        let objects = Objects::new(store.clone(), self.clock.clone(), Cipher::load(&self.directory.path().join("key")).unwrap());
+        let shutdown = CancellationToken::new();
+        let config = gateway::Config { hold: Duration::from_secs(10), drain: Duration::from_millis(100), ..gateway::Config::default() };
+        let started = async {
+            objects.ensure_presets().await.map_err(|error| error.to_string())?;
+            gateway::start_in_process(config, objects.clone(), shutdown.clone()).await.map_err(|error| error.to_string())
+        };
+        let (service, server) = match started.await {
+            Ok(started) => started,
+            Err(error) => {
+                assert!(gate.is_dead(), "{error}");
+                self.hub = Some(Incarnation { objects, store, gate, running: None, shutdown });
+                return;
+            }
+        };
+        let after = {
+            let invariants = self.invariants.clone();
+            Arc::new(move |what: &str| invariants.check(what))
+        };
+        *self.gateway.lock().unwrap() = Some(service);
+        let connection = Connection {
+            service: Some(gate.proxmox(self.lab.proxmox(), after.clone())),
+            runner: zfs::Runner::Service(gate.zfs(self.lab.zfs(), after)),
+            ..Connection::of_lab(self.lab.endpoint())
+        };
+        let config = controller::Config { lab: Some(connection), concurrency: 16, source_roots: Vec::new(), resync: RESYNC };
+        let controllers = controller::start_with(config, Memory::with(Timing::default(), None), objects.clone(), shutdown.clone());
+        self.hub = Some(Incarnation { objects, store, gate, running: Some((controllers, server)), shutdown });
+    }
+
+    /// Ends the hub as SIGTERM does.
+    pub(super) async fn stop(&mut self) {
+        let hub = self.hub.take().unwrap();
+        hub.shutdown.cancel();
+        if let Some((controllers, gateway)) = hub.running {
+            controllers.stopped().await;
+            gateway.stopped().await;
+        }
+        hub.store.close().await;
+        *self.gateway.lock().unwrap() = None;
+    }
+
+    /// Ends the hub as SIGKILL does: from one moment on nothing of it reaches the world.
+    pub(super) async fn kill(&mut self) -> Gate {
+        let hub = self.hub.take().unwrap();
+        hub.gate.kill();
+        *self.gateway.lock().unwrap() = None;
+        hub.store.close().await;
+        // What still waits in this process does so without timers.
+        hub.shutdown.cancel();
+        hub.gate
+    }
+
+    pub(super) fn hub(&self) -> &Incarnation {
+        self.hub.as_ref().unwrap()
+    }
+
+    async fn create_hub(&self) {
+        let file = self.directory.path().join("conversation.yaml");
+        let hub: Hub = serde_json::from_value(json!({
+            "metadata": { "name": "default" },
+            "spec": {
+                "infrastructure": { "lab": {} },
+                "images": [{ "name": "micro", "dataset": "tank/images/micro@base" }],
+                "providers": [{ "name": "replay", "type": "Replay", "models": ["claude-*"], "replay": { "file": file } }],
+            },
+        }))
+        .unwrap();
+        self.hub().objects.create(&hub).await.unwrap();
+        self.until::<Hub>("the hub is connected", |hub| format!("{:?}", hub.status).contains("micro")).await;
+    }
+
+    /// Creates it as a user does, who tries again when no answer comes.
+    pub(super) async fn create(&self, name: &str, spec: Value) {
+        let document = json!({ "metadata": { "namespace": NAMESPACE, "name": name }, "spec": spec });
+        match self.hub().objects.create(&serde_json::from_value::<Machine>(document).unwrap()).await {
+            Ok(_) | Err(objects::Error::AlreadyExists { .. }) => {}
+            Err(objects::Error::Store(store::Error::Closed)) => std::future::pending().await,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// Waits in simulated time until some object of the kind is as wanted.
+    pub(super) async fn until<K: Kind>(&self, what: &str, wanted: impl Fn(&K) -> bool) -> K {
+        let mut changes = self.hub().objects.watch::<K>();
+        let mut last = BTreeMap::new();
+        let waited = tokio::time::timeout(PATIENCE, async {
+            while let Some(event) = changes.next().await {
+                if event.change == store::Change::Deleted {
+                    last.remove(event.object.name());
+                    continue;
+                }
+                if wanted(&event.object) {
+                    return Some(event.object);
+                }
+                last.insert(event.object.name().to_owned(), serde_json::to_value(&event.object).unwrap()["status"].clone());
+            }
+            None
+        });
+        match waited.await {
+            Ok(Some(object)) => object,
+            Ok(None) => std::future::pending().await,
+            _ => panic!("waited in vain until {what}; there are {last:#?}"),
+        }
+    }
+
+    pub(super) async fn until_finished(&self, name: &str) -> Machine {
+        self.until::<Machine>(&format!("{name} is finished"), |machine| machine.name() == name && phase(machine).is_finished()).await
+    }
+
+    /// Nothing is written or called any more, also when every object is looked at again.
+    pub(super) async fn assert_quiet(&self, what: &str) {
+        tokio::time::sleep(RESYNC).await;
+        let (writes, changes) = (self.hub().store.writes(), self.lab.changes());
+        tokio::time::sleep(RESYNC * 3).await;
+        assert_eq!(self.hub().store.writes(), writes, "{what}: still written");
+        assert_eq!(self.lab.changes(), changes, "{what}: the node is still changed");
+    }
+
+    pub(super) async fn checkpoints(&self) -> Vec<Checkpoint> {
+        self.hub().objects.list::<Checkpoint>(Some(NAMESPACE)).await.unwrap().0
+    }
+
+    /// Proxmox as someone else may call it, past every gate.
+    pub(super) fn proxmox(&self) -> proxmox::Client {
+        super::invariants::client(&self.lab)
+    }
+}
+
+pub(super) fn phase(machine: &Machine) -> Phase {
+    machine.status.as_ref().map(|status| status.phase).unwrap_or_default()
+}
