@@ -23,6 +23,8 @@ const FLUSH_CEILING: Duration = Duration::from_secs(15);
 /// What came of the steps.
 #[derive(Default)]
 pub(super) struct Outcome {
+    /// The Machine that is there: a snapshot whose record was lost is found by it.
+    pub(super) machine_uid: Option<String>,
     pub(super) captured: Option<Captured>,
     /// The object itself went with its finalizer.
     pub(super) gone: bool,

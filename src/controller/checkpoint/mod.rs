@@ -28,7 +28,8 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
     tracing::Span::current().record("object.uid", checkpoint.uid());
     let observed = observe::observe(&checkpoint, &context).await?;
     let plan = plan::plan(&checkpoint, &observed, context.objects.clock().now());
-    let mut outcome = Outcome::default();
+    let machine_uid = observed.machine.as_ref().map(|machine| machine.uid().to_owned());
+    let mut outcome = Outcome { machine_uid, ..Outcome::default() };
     for step in &plan.steps {
         if let Err(error) = act::act(step, &mut checkpoint, &observed, &context, &mut outcome).await {
             outcome.failed = Some(error);

@@ -119,12 +119,14 @@ async fn before_collecting(checkpoint: &Checkpoint, context: &Context, observed:
     }
     let status = checkpoint.status.clone().unwrap_or_default();
     observed.volumes = status.volumes;
-    if let (true, Some(machine)) = (observed.volumes.is_empty(), &observed.machine) {
-        // A capture whose record was lost.
+    let uid = status.machine_uid.or_else(|| observed.machine.as_ref().map(|machine| machine.uid().to_owned()));
+    if let (true, Some(uid)) = (observed.volumes.is_empty(), uid) {
+        // A capture whose record was lost. A namesake's disks are not its Machine's.
+        let machine = observed.machine.as_ref().filter(|machine| machine.uid() == uid);
+        let vm = machine.and_then(|machine| machine.status.as_ref()?.vm.clone());
+        let disks: Vec<Dataset> = vm.map(|vm| vm.disks).unwrap_or_default().into_iter().map(Dataset).collect();
         for handle in &observed.handles {
-            let disks = machine.status.as_ref().and_then(|status| status.vm.as_ref()).map(|vm| vm.disks.clone()).unwrap_or_default();
-            let disks: Vec<Dataset> = disks.into_iter().map(Dataset).collect();
-            observed.volumes.extend(handle.driver.find_captured(&disks, checkpoint.uid(), machine.uid()).await?);
+            observed.volumes.extend(handle.driver.find_captured(&disks, checkpoint.uid(), &uid).await?);
         }
     }
     Ok(())

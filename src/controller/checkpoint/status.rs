@@ -27,6 +27,9 @@ pub(super) fn status(stored: &Checkpoint, plan: &Plan, outcome: &Outcome, now: &
             (false, true) => CheckpointPhase::Failed,
             (false, false) => status.phase,
         };
+        if status.phase == CheckpointPhase::Failed {
+            status.machine_uid = status.machine_uid.or_else(|| outcome.machine_uid.clone());
+        }
         return Some(with(status, &readiness, stored, now));
     }
     let ready = |reason| Readiness::Ready { reason, message: "its snapshots are taken and held".into() };
@@ -43,6 +46,7 @@ pub(super) fn status(stored: &Checkpoint, plan: &Plan, outcome: &Outcome, now: &
         Stand::Waiting { reason, message } => Readiness::waiting(reason, message),
         Stand::Failed { reason, message } => {
             status.phase = CheckpointPhase::Failed;
+            status.machine_uid = status.machine_uid.or_else(|| outcome.machine_uid.clone());
             Readiness::stalled(reason, message)
         }
         Stand::Imported(volumes) => {

@@ -17,7 +17,7 @@ pub(super) struct Invariants {
     broken: Mutex<Vec<String>>,
 }
 
-pub(super) fn client(lab: &Lab) -> proxmox::Client {
+fn client(lab: &Lab) -> proxmox::Client {
     let at = lab.endpoint().clone();
     let config = proxmox::Config { endpoint: at.endpoint, fingerprint: None, token_id: at.token_id, secret: at.secret.into() };
     proxmox::Client::over(config, Some(lab.proxmox())).unwrap()

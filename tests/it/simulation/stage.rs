@@ -10,7 +10,7 @@ use autovibe::lab::{self, Lab, Mode};
 use autovibe::objects::{self, Cipher, Objects};
 use autovibe::store::{self, Database, Store};
 use autovibe::wire::{NoAnswer, Service};
-use autovibe::{gateway, proxmox, zfs};
+use autovibe::{gateway, zfs};
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -211,6 +211,26 @@ impl Stage {
         self.until::<Machine>(&format!("{name} is finished"), |machine| machine.name() == name && phase(machine).is_finished()).await
     }
 
+    /// What is under way comes to its end, and what was missed is looked at again.
+    pub(super) async fn settle(&self) {
+        tokio::time::sleep(RESYNC * 2).await;
+    }
+
+    /// When a user lets all objects go, nothing of theirs stays on the node: neither what was recorded nor what was not.
+    pub(super) async fn assert_all_goes(&self, what: &str) {
+        let objects = &self.hub().objects;
+        for machine in objects.list::<Machine>(Some(NAMESPACE)).await.unwrap().0 {
+            objects.delete::<Machine>(NAMESPACE, machine.name(), None).await.unwrap();
+        }
+        for checkpoint in self.checkpoints().await {
+            objects.delete::<Checkpoint>(NAMESPACE, checkpoint.name(), None).await.unwrap();
+        }
+        self.settle().await;
+        let left = self.lab.datasets().into_iter().filter(|name| name.contains("-disk-") && !name.contains("-1001-"));
+        assert_eq!(left.collect::<Vec<_>>(), [""; 0], "{what}: {:?}", self.checkpoints().await);
+        self.invariants.assert(what);
+    }
+
     /// Nothing is written or called any more, also when every object is looked at again.
     pub(super) async fn assert_quiet(&self, what: &str) {
         tokio::time::sleep(RESYNC).await;
@@ -222,11 +242,6 @@ impl Stage {
 
     pub(super) async fn checkpoints(&self) -> Vec<Checkpoint> {
         self.hub().objects.list::<Checkpoint>(Some(NAMESPACE)).await.unwrap().0
-    }
-
-    /// Proxmox as someone else may call it, past every gate.
-    pub(super) fn proxmox(&self) -> proxmox::Client {
-        super::invariants::client(&self.lab)
     }
 }
 

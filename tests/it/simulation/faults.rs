@@ -1,0 +1,74 @@
+//! Each call of a life goes wrong in each way; and lives in which much goes wrong, by seed.
+
+use super::gate::{Fault, Moment, Plan};
+use super::life::{each, live};
+use rand::{Rng, SeedableRng, rngs::StdRng};
+
+/// Longer than a client waits for an answer.
+const TOO_LATE: Fault = Fault::Late(40_000);
+
+fn striking(number: usize, fault: Fault) -> Plan {
+    Plan { fault: Some(Box::new(move |call, _| (call == number).then_some(fault))), ..Plan::default() }
+}
+
+#[test]
+fn a_call_that_goes_wrong_once_changes_no_end() {
+    let calls: Vec<String> = live("no fault", vec![])
+        .points
+        .into_iter()
+        .filter(|point| point.moment == Moment::BeforeSend)
+        .map(|point| point.what)
+        .collect();
+    let reads = |what: &str| what.starts_with("GET") || what.starts_with("zfs get") || what.starts_with("zfs list");
+    let mut cases = Vec::new();
+    for (at, what) in calls.iter().enumerate() {
+        let faults = [Fault::LoseRequest, Fault::LoseReply, TOO_LATE, Fault::Stale, Fault::Repeat];
+        cases.extend(faults.into_iter().filter(|fault| !matches!(fault, Fault::Stale | Fault::Repeat) || reads(what)).map(|fault| (at + 1, fault)));
+    }
+    let struck = std::sync::atomic::AtomicUsize::new(0);
+    each(cases.len(), |case| {
+        let (number, fault) = cases[case];
+        let what = format!("call {number}, {}: {fault:?}", calls[number - 1]);
+        let lived = live(&what, vec![striking(number, fault)]);
+        let times = lived.struck.values().sum::<usize>();
+        // What was never read before cannot be shown again.
+        assert!(times == 1 || fault == Fault::Stale, "{what} did not strike");
+        struck.fetch_add(times, std::sync::atomic::Ordering::Relaxed);
+    });
+    eprintln!("{} faults struck, of {} cases", struck.into_inner(), cases.len());
+}
+
+/// A plan in which calls go wrong at random, and its hub dies at some point or lives on.
+fn storm(random: &mut StdRng) -> Plan {
+    let rate = [0.02, 0.05, 0.15][random.random_range(0..3)];
+    let die_at = random.random_bool(0.5).then(|| random.random_range(0..200));
+    let mut random = StdRng::from_rng(random);
+    // Every storm ends.
+    let fault = move |number: usize, _: &str| {
+        (number < 400 && random.random_bool(rate)).then(|| match random.random_range(0..6) {
+            0 => Fault::LoseRequest,
+            1 => Fault::LoseReply,
+            2 => Fault::Stale,
+            3 => Fault::Repeat,
+            4 => TOO_LATE,
+            _ => Fault::Late(random.random_range(1..30_000)),
+        })
+    };
+    Plan { die_at, fault: Some(Box::new(fault)) }
+}
+
+/// `AUTOVIBE_SEED=n` runs one alone.
+#[test]
+fn storms_of_faults_change_no_end() {
+    let one = std::env::var("AUTOVIBE_SEED").ok().map(|seed| seed.parse::<usize>().unwrap());
+    let struck = std::sync::atomic::AtomicUsize::new(0);
+    let seed_of = |number: usize| one.unwrap_or(number);
+    each(one.map_or(super::runs(200), |_| 1), |number| {
+        let seed = seed_of(number);
+        let mut random = StdRng::seed_from_u64(seed as u64);
+        let plans = (0..random.random_range(1..4)).map(|_| storm(&mut random)).collect();
+        let lived = live(&format!("AUTOVIBE_SEED={seed}"), plans);
+        struck.fetch_add(lived.struck.values().sum::<usize>() + lived.died, std::sync::atomic::Ordering::Relaxed);
+    });
+    eprintln!("{} faults and deaths struck", struck.into_inner());
+}

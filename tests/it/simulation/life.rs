@@ -1,0 +1,129 @@
+//! One Machine's life from an image to its final checkpoint, as a user asks for it, whatever becomes of the hubs; and what its
+//! end must look like.
+
+use super::gate::{Fault, Plan, Point};
+use super::stage::{Stage, simulate};
+use autovibe::api::checkpoint::CheckpointPhase;
+use autovibe::api::machine::{Phase, TerminationReason};
+use autovibe::api::{Kind, Machine};
+use serde_json::json;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+fn life() -> serde_json::Value {
+    json!({
+        "from": { "image": "micro" },
+        "goal": { "prompt": "work", "verify": { "command": ["sim-turns", "2"] } },
+        "agent": { "type": "ClaudeCode", "model": "claude-sonnet-4-5" },
+    })
+}
+
+/// The Machine's end is that of a life without faults, and nothing else of it is left.
+async fn assert_same_end(stage: &Stage, machine: &Machine, what: &str) {
+    let state = machine.status.clone().unwrap();
+    assert_eq!((state.phase, state.termination_reason), (Phase::Succeeded, Some(TerminationReason::Completed)), "{what}: {state:?}");
+    stage.invariants.assert(what);
+    let disk = format!("tank/autovibe/m-{}-disk-0", machine.uid());
+    let disks: Vec<String> = stage.lab.datasets().into_iter().filter(|name| name.contains("-disk-") && !name.contains('@')).collect();
+    assert_eq!(disks.iter().filter(|name| !name.contains("-1001-")).collect::<Vec<_>>(), [&disk], "{what}: one disk, kept");
+    assert_eq!(stage.lab.vms().into_keys().collect::<Vec<_>>(), [super::invariants::FOREIGN], "{what}: no VM but someone else's");
+    let hub = stage.hub();
+    assert!(hub.store.vmid_leases("default").await.unwrap().is_empty(), "{what}");
+    // Each checkpoint that is Ready has its snapshot, with its hold; the final one is the Machine's.
+    let snapshots: BTreeSet<String> = stage.lab.datasets().into_iter().filter(|name| name.starts_with(&format!("{disk}@"))).collect();
+    let mut recorded = BTreeSet::new();
+    for checkpoint in stage.checkpoints().await {
+        let taken = checkpoint.status.clone().unwrap_or_default();
+        if taken.phase == CheckpointPhase::Failed && taken.released && taken.volumes.is_empty() {
+            // It could not be had in time, and says so: the answer behind it was let go.
+            continue;
+        }
+        assert_eq!(taken.phase, CheckpointPhase::Ready, "{what}: {} {taken:?}", checkpoint.name());
+        for volume in &taken.volumes {
+            let name = format!("{disk}@{}", volume.snapshot);
+            assert!(snapshots.contains(&name), "{what}: {name} is gone; there are {snapshots:?}");
+            assert!(stage.lab.holds(&name) > 0, "{what}: nobody holds {name}");
+            recorded.insert(name);
+        }
+    }
+    assert!(recorded.is_subset(&snapshots), "{what}");
+    assert!(state.final_checkpoint.is_some_and(|name| !name.is_empty()), "{what}");
+    // Each model call was charged once.
+    let account = format!("machine/{}", machine.uid());
+    let (balance, audit) = (hub.store.balance(&account).await.unwrap(), hub.store.audit(&account).await.unwrap());
+    assert_eq!(balance, audit, "{what}");
+    assert_eq!(balance.reserved, 0, "{what}: nothing stays reserved");
+}
+
+/// What became of a life.
+pub(super) struct Lived {
+    /// How many hubs died by their plans.
+    pub(super) died: usize,
+    /// How often each fault struck.
+    pub(super) struck: BTreeMap<Fault, usize>,
+    /// The points that the last hub passed until the Machine's end.
+    pub(super) points: Vec<Point>,
+}
+
+/// Lives through hubs with these plans, one after the other; the last one lives on without a plan. Asserts that the end is
+/// that of a life without faults, and that then nothing more happens.
+pub(super) fn live(what: &str, plans: Vec<Plan>) -> Lived {
+    let what = what.to_owned();
+    simulate(async move || {
+        let mut plans = plans.into_iter();
+        let mut stage = Stage::new(plans.next().unwrap_or_default()).await;
+        let (mut died, mut struck) = (0, BTreeMap::new());
+        loop {
+            let gate = stage.hub().gate.clone();
+            let story = async {
+                stage.create("a", life()).await;
+                stage.until_finished("a").await;
+            };
+            let fell = tokio::select! {
+                biased;
+                () = gate.died() => true,
+                () = story => false,
+            };
+            for (fault, times) in gate.struck() {
+                *struck.entry(fault).or_default() += times;
+            }
+            if !fell {
+                break;
+            }
+            died += 1;
+            stage.kill().await;
+            stage.start(plans.next().unwrap_or_default()).await;
+        }
+        let gate = &stage.hub().gate;
+        let points = gate.points();
+        gate.calm();
+        let machine = stage.until_finished("a").await;
+        stage.settle().await;
+        assert_same_end(&stage, &machine, &what).await;
+        stage.assert_quiet(&what).await;
+        stage.assert_all_goes(&what).await;
+        Lived { died, struck, points }
+    })
+}
+
+/// Runs `one` for each number below `count`, on some threads.
+pub(super) fn each(count: usize, one: impl Fn(usize) + Sync) {
+    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                loop {
+                    let number = next.fetch_add(1, Ordering::Relaxed);
+                    // A case that fails ends the others.
+                    if number >= count || failed.load(Ordering::Relaxed) {
+                        break;
+                    }
+                    if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one(number))) {
+                        failed.store(true, Ordering::Relaxed);
+                        std::panic::resume_unwind(panic);
+                    }
+                }
+            });
+        }
+    });
+}
