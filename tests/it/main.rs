@@ -16,6 +16,7 @@ mod engines;
 mod examples;
 mod fuzz;
 mod gateway;
+mod history;
 mod hubs;
 mod kube_rs;
 mod kubectl;
