@@ -31,6 +31,8 @@ pub(crate) enum Call {
 pub(crate) enum Answer {
     /// Written, at this revision.
     Done(i64),
+    /// Deleted, without a word of the revision at which; the call must name the one that it deletes, so that it is known by it.
+    Gone,
     /// The object, as it was since this revision.
     Read(i64, State),
     /// The state at this revision: each object with the revision of its last change.
@@ -167,12 +169,16 @@ impl<'a> Line<'a> {
                         return Err(format!("{operation:?} and {:?} have one revision", operations[other]));
                     }
                 }
-                Answer::Unknown => open.entry(&operation.object).or_default().push(index),
+                Answer::Gone if !matches!(operation.call, Call::Delete(Some(_))) => {
+                    return Err(format!("{operation:?} does not name what it deleted"));
+                }
+                Answer::Gone | Answer::Unknown => open.entry(&operation.object).or_default().push(index),
                 _ => {}
             }
         }
-        // Of deletions, which look alike, the earliest may have been the one whenever a later one may.
-        open.values_mut().for_each(|indexes| indexes.sort_by_key(|index| operations[*index].began));
+        // Deletions look alike. One that was acknowledged was it; else the earliest may have been whenever a later one may.
+        let order = |index: &usize| (matches!(operations[*index].answer, Answer::Unknown), operations[*index].began);
+        open.values_mut().for_each(|indexes| indexes.sort_by_key(order));
         let (mut before, mut written) = (HashMap::<&str, &Entry>::new(), HashMap::new());
         for entry in self.log {
             let previous = before.insert(&entry.object, entry);
@@ -189,7 +195,8 @@ impl<'a> Line<'a> {
             };
             written.insert(index, entry.revision);
         }
-        match done.values().next() {
+        let gone = open.values().flatten().find(|index| matches!(operations[**index].answer, Answer::Gone));
+        match done.values().next().or(gone) {
             Some(lost) => Err(format!("{:?} was acknowledged and is not in the log", operations[*lost])),
             None => Ok(written),
         }
@@ -199,7 +206,7 @@ impl<'a> Line<'a> {
     fn allowed(&self, operation: &Operation, written: Option<i64>) -> Result<Option<Vec<Span>>, String> {
         let states = || self.states(&operation.object).into_iter();
         let spans: Vec<Span> = match &operation.answer {
-            Answer::Done(_) | Answer::Unknown => match written {
+            Answer::Done(_) | Answer::Gone | Answer::Unknown => match written {
                 Some(revision) => vec![(at(revision), at(revision))],
                 None => return Ok(None),
             },

@@ -32,6 +32,7 @@ mod python;
 mod real;
 mod served;
 mod simulation;
+mod soak;
 mod storage;
 mod store;
 mod vmids;

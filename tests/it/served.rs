@@ -97,7 +97,7 @@ impl Served {
 
 impl Client {
     /// Reads the kubeconfig that the server wrote.
-    fn open(directory: &Path) -> Self {
+    pub(crate) fn open(directory: &Path) -> Self {
         let kubeconfig = std::fs::read_to_string(directory.join("kubeconfig")).expect("the kubeconfig is written");
         let kubeconfig: Value = serde_yaml::from_str(&kubeconfig).expect("it is YAML");
         let text = |pointer: &str| kubeconfig.pointer(pointer).and_then(Value::as_str).expect("the kubeconfig is complete").to_owned();
@@ -179,9 +179,14 @@ impl Client {
     }
 
     pub(crate) async fn watch_as(&self, path: &str, accept: &str) -> Lines {
-        let response = self.request(Method::GET, path).header(header::ACCEPT, accept).send().await.expect("the server answers");
+        self.try_watch(path, accept).await.expect("the server answers")
+    }
+
+    /// Errors: where no server answers.
+    pub(crate) async fn try_watch(&self, path: &str, accept: &str) -> reqwest::Result<Lines> {
+        let response = self.request(Method::GET, path).header(header::ACCEPT, accept).send().await?;
         assert_eq!(response.status().as_u16(), 200, "a watch answers 200, whatever becomes of it");
-        Lines { response, buffer: Vec::new() }
+        Ok(Lines { response, buffer: Vec::new() })
     }
 }
 
@@ -201,14 +206,20 @@ pub(crate) struct Lines {
 impl Lines {
     /// The next event's type and object; `None` when the stream ended.
     pub(crate) async fn next(&mut self) -> Option<(String, Value)> {
+        let event = tokio::time::timeout(std::time::Duration::from_secs(20), self.try_next()).await;
+        event.expect("an event within 20 s").expect("the stream ends cleanly")
+    }
+
+    /// The same of a server that may be killed meanwhile.
+    pub(crate) async fn try_next(&mut self) -> reqwest::Result<Option<(String, Value)>> {
         loop {
             if let Some(end) = self.buffer.iter().position(|b| *b == b'\n') {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 let mut event: Value = serde_json::from_slice(&line).expect("each line is JSON");
-                return Some((event["type"].as_str().expect("a type").to_owned(), event["object"].take()));
+                return Ok(Some((event["type"].as_str().expect("a type").to_owned(), event["object"].take())));
             }
-            let chunk = tokio::time::timeout(std::time::Duration::from_secs(20), self.response.chunk()).await;
-            self.buffer.extend(chunk.expect("an event within 20 s").expect("the stream ends cleanly")?);
+            let Some(chunk) = self.response.chunk().await? else { return Ok(None) };
+            self.buffer.extend(chunk);
         }
     }
 

@@ -77,6 +77,11 @@ fn what_is_linearizable_passes() {
     lost.push(read((32, 33), 3, "one"));
     lost.push(read((34, 35), 5, "two"));
     assert_eq!(check(&lost, &log()), Ok(()));
+    // A deletion that was only acknowledged, beside one whose reply was lost.
+    let mut gone = writes();
+    gone[2] = operation((50, 60), Call::Delete(Some(5)), Answer::Gone);
+    gone.push(operation((45, 46), Call::Delete(Some(5)), Answer::Unknown));
+    assert_eq!(check(&gone, &log()), Ok(()));
     // Which of two lost deletions it was matters not.
     let mut lost = writes();
     lost[2].answer = Answer::Unknown;
@@ -111,6 +116,12 @@ fn each_lie_is_found() {
         ("a conflict with nothing", with(vec![update((21, 29), 3, "x", Answer::Conflict)]), log(), "is true nowhere after"),
         ("a conflict of what names no revision", with(vec![patch((21, 29), Answer::Conflict)]), log(), "names no revision"),
         ("an acknowledged write that is lost", with(vec![patch((21, 22), Answer::Done(4))]), log(), "is not in the log"),
+        (
+            "an acknowledged deletion that is lost",
+            with(vec![operation((81, 82), Call::Delete(Some(9)), Answer::Gone)]),
+            log(),
+            "is not in the log",
+        ),
         ("a write without a writer", writes()[..3].to_vec(), log(), "nobody made"),
         (
             "a refused write that is there",
