@@ -56,6 +56,8 @@ use tokio_util::sync::CancellationToken;
 
 /// How long requests in flight may take once the server is asked to stop.
 const DRAIN: Duration = Duration::from_secs(10);
+/// Answers at once on one connection. Source: kube-apiserver `--http2-max-streams-per-connection`, by default 250.
+const STREAMS: u32 = 250;
 /// Bytes of a request's URL and headers, and of an answer that wait for a slow client.
 const MAX_HEAD: usize = 64 << 10;
 
@@ -137,7 +139,8 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
     let mut http = server.http_builder().http2();
     http.max_header_list_size(u32::try_from(MAX_HEAD).unwrap_or(u32::MAX));
     http.timer(hyper_util::rt::TokioTimer::new())
-        .max_concurrent_streams(1000)
+        .max_concurrent_streams(STREAMS)
+        .max_send_buf_size(connection::PIECE)
         .keep_alive_interval(Some(Duration::from_secs(30)))
         .keep_alive_timeout(Duration::from_secs(20));
     let serving = tokio::spawn(async move {

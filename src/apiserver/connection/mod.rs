@@ -1,18 +1,21 @@
 //! Connections: how many there may be, and how long one may keep the server waiting.
 //!
 //! A request's head must come within seconds of its first byte, a new connection must make a request as soon, one without
-//! requests is closed after a while, and one that takes nothing that is sent to it too. When there are too many, the oldest
+//! requests is closed after a while, and one that takes nothing that is sent to it, or of one answer, too. When there are too many, the oldest
 //! one that has nothing to do makes room for the next, so that whoever opens thousands shuts nobody out.
 
+mod answer;
 mod stream;
 #[cfg(test)]
 mod tests;
 
+pub(super) use answer::PIECE;
+
 use crate::clock::Clock;
+use answer::{Answer, Waiting};
 use axum::{body::Body, http::Request, http::Response, http::Version};
 use axum_server::accept::Accept;
 use futures::{FutureExt, future::BoxFuture};
-use http_body_util::BodyExt;
 use std::{
     collections::BTreeMap,
     io,
@@ -34,7 +37,7 @@ pub(super) struct Limits {
     pub(super) head: Duration,
     /// Between two requests. Source: kube-apiserver `IdleTimeout`.
     pub(super) idle: Duration,
-    /// How long nothing may be taken of what is sent.
+    /// How long nothing may be taken of what is sent. One answer among others of a connection: at most twice as long.
     pub(super) stall: Duration,
     /// Connections at once.
     pub(super) connections: usize,
@@ -115,6 +118,8 @@ struct Activity {
     begun: AtomicU64,
     /// It speaks HTTP/2, where bytes come between requests, too.
     multiplexed: AtomicBool,
+    /// Pieces of answers that nobody takes.
+    waiting: Waiting,
 }
 
 /// A connection's place among the others, given back when it is dropped.
@@ -152,6 +157,13 @@ impl Connections {
     }
 }
 
+impl Place {
+    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
+        let clock = self.connections.clock.clone();
+        async move { clock.sleep(time).await }.boxed()
+    }
+}
+
 impl Drop for Place {
     fn drop(&mut self) {
         self.connections.open().remove(&self.id);
@@ -163,15 +175,6 @@ impl Drop for Place {
 pub(super) struct Counted<S> {
     inner: S,
     activity: Arc<Activity>,
-}
-
-/// One request, until the last of its answer is sent or given up.
-struct Running(Arc<Activity>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.running.fetch_sub(1, Ordering::SeqCst);
-    }
 }
 
 impl<S, B> Service<Request<B>> for Counted<S>
@@ -190,18 +193,8 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         self.activity.multiplexed.store(request.version() == Version::HTTP_2, Ordering::SeqCst);
         self.activity.begun.fetch_add(1, Ordering::SeqCst);
-        self.activity.running.fetch_add(1, Ordering::SeqCst);
-        let running = Running(self.activity.clone());
+        let to_come = Answer::of(self.activity.clone());
         let answer = self.inner.call(request);
-        async move {
-            let answer = answer.await?;
-            Ok(answer.map(|body| {
-                Body::new(body.map_frame(move |frame| {
-                    let _ = &running;
-                    frame
-                }))
-            }))
-        }
-        .boxed()
+        async move { Ok(answer.await?.map(|body| Body::new(to_come.with(body)))) }.boxed()
     }
 }

@@ -7,7 +7,6 @@ use std::{
     pin::Pin,
     sync::atomic::Ordering,
     task::{Context, Poll, ready},
-    time::Duration,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::WaitForCancellationFutureOwned;
@@ -23,6 +22,8 @@ pub(in crate::apiserver) struct Watched<S> {
     over: bool,
     /// Runs while the client takes nothing.
     stalled: Option<BoxFuture<'static, ()>>,
+    /// Runs while pieces of answers wait; those up to this one must be taken when it ends.
+    unread: Option<(u64, BoxFuture<'static, ()>)>,
 }
 
 /// How long the client may go on like this.
@@ -34,16 +35,11 @@ struct Patience {
 impl<S> Watched<S> {
     pub(super) fn new(stream: S, place: Place) -> Self {
         let must_end = Box::pin(place.end.clone().cancelled_owned());
-        Self { stream, place, must_end, awaited: (0, false), patience: None, over: false, stalled: None }
+        Self { stream, place, must_end, awaited: (0, false), patience: None, over: false, stalled: None, unread: None }
     }
 
     fn activity(&self) -> &Activity {
         &self.place.activity
-    }
-
-    fn sleep(&self, time: Duration) -> BoxFuture<'static, ()> {
-        let clock = self.place.connections.clock.clone();
-        Box::pin(async move { clock.sleep(time).await })
     }
 
     /// Notes that bytes of a request's head came.
@@ -55,8 +51,35 @@ impl<S> Watched<S> {
 
     /// Whether it is to end now; else it is looked at again when the time has come.
     fn is_over(&mut self, cx: &mut Context<'_>) -> bool {
-        self.over = self.over || self.must_end.as_mut().poll(cx).is_ready() || self.has_waited(cx);
+        self.over = self.over || self.must_end.as_mut().poll(cx).is_ready() || self.has_waited(cx) || self.is_unread(cx);
         self.over
+    }
+
+    /// Whether the client has left an answer unread for too long, while it may well have taken others.
+    fn is_unread(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.activity().multiplexed.load(Ordering::SeqCst) {
+            return false;
+        }
+        self.activity().waiting.connection.register(cx.waker());
+        loop {
+            let (Some(oldest), newest) = self.activity().waiting.oldest_and_newest() else {
+                self.unread = None;
+                return false;
+            };
+            let time = self.place.connections.limits.stall;
+            let (until, end) = match &mut self.unread {
+                Some(unread) => unread,
+                none => none.insert((newest, self.place.sleep(time))),
+            };
+            if end.as_mut().poll(cx).is_pending() {
+                return false;
+            }
+            if oldest <= *until {
+                tracing::info!("a connection was ended: of an answer on it nothing was taken for {} s", time.as_secs());
+                return true;
+            }
+            self.unread = None;
+        }
     }
 
     fn has_waited(&mut self, cx: &mut Context<'_>) -> bool {
@@ -76,7 +99,7 @@ impl<S> Watched<S> {
             let goes_on = begun == 0 && self.patience.as_ref().is_some_and(|p| p.awaited.0 == 0);
             match self.patience.as_mut().filter(|_| goes_on) {
                 Some(patience) => patience.awaited = awaited,
-                None => self.patience = Some(Patience { awaited, end: self.sleep(time) }),
+                None => self.patience = Some(Patience { awaited, end: self.place.sleep(time) }),
             }
         }
         self.patience.as_mut().is_some_and(|p| p.end.as_mut().poll(cx).is_ready())
@@ -89,7 +112,7 @@ impl<S> Watched<S> {
             return done;
         }
         if self.stalled.is_none() {
-            self.stalled = Some(self.sleep(self.place.connections.limits.stall));
+            self.stalled = Some(self.place.sleep(self.place.connections.limits.stall));
         }
         if let Some(stalled) = &mut self.stalled {
             ready!(stalled.as_mut().poll(cx));

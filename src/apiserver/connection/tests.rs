@@ -1,5 +1,6 @@
-use super::{Activity, Connections, Limits, Place, Running, Watched};
+use super::{Activity, Answer, Connections, Limits, PIECE, Place, Watched};
 use crate::clock::Clock;
+use http_body_util::BodyExt;
 use std::{
     net::IpAddr,
     sync::atomic::{AtomicU64, Ordering},
@@ -23,10 +24,9 @@ fn connection() -> (DuplexStream, Watched<DuplexStream>, Arc<Activity>) {
     (client, Watched::new(server, place), activity)
 }
 
-fn begin(activity: &Arc<Activity>) -> Running {
+fn begin(activity: &Arc<Activity>) -> Answer {
     activity.begun.fetch_add(1, Ordering::SeqCst);
-    activity.running.fetch_add(1, Ordering::SeqCst);
-    Running(activity.clone())
+    Answer::of(activity.clone())
 }
 
 /// Seconds until the server takes the connection for ended, while the client sends a byte every `every` seconds.
@@ -89,6 +89,44 @@ async fn a_client_that_takes_nothing_is_cut() {
     let write = async { server.write_all(&[0; 1000]).await.unwrap_err().kind() };
     let kind = tokio::select! { kind = write => kind, () = slow => unreachable!("it never ends") };
     assert_eq!((kind, began.elapsed().as_secs()), (std::io::ErrorKind::TimedOut, 310));
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_nobody_reads_ends_its_connection_though_others_are_read() {
+    let (_client, mut server, activity) = connection();
+    activity.multiplexed.store(true, Ordering::SeqCst);
+    let mut read = begin(&activity).with(vec![1; 1000 * PIECE].into());
+    let mut unread = begin(&activity).with(vec![2; 3 * PIECE].into());
+    let began = tokio::time::Instant::now();
+    let others = async {
+        // For a while it is taken, too.
+        for _ in 0..2 {
+            assert_eq!(unread.frame().await.unwrap().unwrap().into_data().unwrap().len(), PIECE);
+            tokio::time::sleep(Duration::from_secs(50)).await;
+        }
+        while read.frame().await.is_some() {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+        }
+    };
+    let end = async { server.read(&mut [0; 8]).await.unwrap() };
+    tokio::select! { end = end => assert_eq!(end, 0), () = others => unreachable!("it is not ended") }
+    let took = began.elapsed().as_secs();
+    assert!((110..=170).contains(&took), "{took} s");
+    drop((read, unread));
+    assert_eq!(activity.waiting.oldest_and_newest().0, None);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_only_slow_to_come_ends_nothing() {
+    let (_client, mut server, activity) = connection();
+    activity.multiplexed.store(true, Ordering::SeqCst);
+    let pieces = futures::stream::unfold(0, |n| async move {
+        tokio::time::sleep(Duration::from_secs(1000)).await;
+        (n < 3).then_some((Ok::<_, std::convert::Infallible>("x"), n + 1))
+    });
+    let mut answer = begin(&activity).with(axum::body::Body::from_stream(pieces));
+    let take = async { while answer.frame().await.is_some() {} };
+    tokio::select! { _ = server.read_u8() => unreachable!("it is ended"), () = take => {} }
 }
 
 #[test]
