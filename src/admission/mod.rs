@@ -3,6 +3,7 @@
 mod catalog;
 pub mod cel;
 pub mod document;
+pub mod events;
 pub mod names;
 pub mod patch;
 mod roles;

@@ -41,7 +41,7 @@ fn is_name(name: &str) -> bool {
 }
 
 /// What is wrong with the key of a label or annotation, or a finalizer: `prefix/name` or `name`.
-fn qualified(key: &str) -> Option<String> {
+pub(super) fn qualified(key: &str) -> Option<String> {
     let (prefix, name) = key.split_once('/').map_or((None, key), |(prefix, name)| (Some(prefix), name));
     if let Some(wrong) = prefix.and_then(dns_subdomain) {
         return Some(format!("prefix part {wrong}"));

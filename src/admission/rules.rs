@@ -1,6 +1,10 @@
 //! What a schema cannot say, kind by kind: our kinds through [`Kind::validate`], core kinds by upstream's rules.
 
-use super::{Resource, names::Naming, roles};
+use super::{
+    Resource, events,
+    names::{Naming, qualified},
+    roles,
+};
 use crate::api::{Budget, Checkpoint, FieldError, GROUP, Hub, Kind, Machine};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
@@ -53,7 +57,8 @@ pub(super) fn validate(resource: &Resource, document: &Value, old: Option<&Value
         (GROUP, "Hub") => typed::<Hub>(document),
         ("", "Secret") => [data_keys(document, "data"), changed(document, old, &["data"])].concat(),
         ("", "ConfigMap") => [config_map(document), changed(document, old, &["data", "binaryData"])].concat(),
-        ("", "Event") => event(document),
+        ("", "Event") => events::validate(document),
+        ("", "Namespace") => namespace(document),
         (roles::RBAC, _) => roles::validate(resource, document, old),
         _ => Vec::new(),
     }
@@ -119,10 +124,20 @@ fn data_keys(document: &Value, field: &str) -> Vec<FieldError> {
     errors
 }
 
-fn event(document: &Value) -> Vec<FieldError> {
-    let involved = document["involvedObject"]["namespace"].as_str().unwrap_or_default();
-    let own = document["metadata"]["namespace"].as_str().unwrap_or_default();
-    let matches = if involved.is_empty() { matches!(own, "default" | "kube-system") } else { involved == own };
-    let detail = "does not match event.namespace";
-    if matches { Vec::new() } else { vec![FieldError::invalid("involvedObject.namespace", involved, detail)] }
+/// Source: Kubernetes `ValidateNamespaceStatusUpdate` and `ValidateNamespaceFinalizeUpdate`.
+fn namespace(document: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let (phase, is_ending) = (&document["status"]["phase"], document["metadata"]["deletionTimestamp"].is_string());
+    let (expect, when) = if is_ending { ("Terminating", "not empty") } else { ("Active", "empty") };
+    if !phase.is_null() && *phase != expect {
+        errors.push(FieldError::invalid("status.phase", phase, format!("may only be '{expect}' if `deletionTimestamp` is {when}")));
+    }
+    for finalizer in document["spec"]["finalizers"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+        let detail = qualified(finalizer).or_else(|| {
+            let is_plain = !finalizer.contains('/') && !matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion");
+            is_plain.then(|| "name is neither a standard finalizer name nor is it fully qualified".into())
+        });
+        errors.extend(detail.map(|detail| FieldError::invalid("spec.finalizers", finalizer, detail)));
+    }
+    errors
 }

@@ -93,6 +93,9 @@ impl Entry {
     pub(super) fn columns(&self) -> &'static [Column] {
         self.resource().map_or(&[], |r| r.columns)
     }
+    pub(super) fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|part| part.name == name)
+    }
     pub(super) fn has_verb(&self, verb: &str) -> bool {
         self.verbs.contains(&verb)
     }
@@ -180,6 +183,9 @@ fn stored(resource: &'static Resource) -> Entry {
         subresources.push(Subresource::of_own_kind("status", PART));
     }
     match (resource.group, resource.plural) {
+        ("", "namespaces") => {
+            subresources.extend([Subresource::of_own_kind("finalize", &["update"]), Subresource::of_own_kind("status", PART)])
+        }
         (api::GROUP, "machines") => subresources.push(Subresource::of_own_kind("log", GET)),
         (api::GROUP, "checkpoints") => subresources.push(Subresource::of_own_kind("bundle", GET)),
         ("", "serviceaccounts") => {

@@ -30,6 +30,12 @@ pub(super) async fn get(server: &Shared, target: &Target, name: &str, query: &Qu
     if let Some(revision) = query.revision()? {
         list::wait_for(&server.objects, revision).await?;
     }
+    if let Some(part) = target.subresource.as_deref() {
+        let part = target.entry.subresource(part).ok_or_else(Status::no_path)?;
+        if !part.verbs.contains(&"get") {
+            return Err(Status::method_not_allowed());
+        }
+    }
     let namespace = target.namespace.as_deref().unwrap_or_default();
     let document = match target.entry.source {
         Source::Stored(resource) | Source::EventsView(resource) => server.objects.read(resource, namespace, name).await?,
@@ -37,7 +43,6 @@ pub(super) async fn get(server: &Shared, target: &Target, name: &str, query: &Qu
         Source::Review(_) => return Err(Status::method_not_allowed()),
     };
     match target.subresource.as_deref() {
-        Some(part) if !target.entry.subresources.iter().any(|s| s.name == part) => return Err(Status::no_path()),
         Some("log") => return log(server, &document, query).await,
         Some("bundle") => return bundle(server, target, &document).await,
         // The object itself, or its status, which is shown with all of it.

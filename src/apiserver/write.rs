@@ -11,8 +11,8 @@ use super::{
     status::Status,
 };
 use crate::{
-    admission::{Resource, document::Document},
-    objects::{Approval, DeleteOptions, Deleted, FieldValidation, Objects, Part, Patch, WriteOptions, Written},
+    admission::{Resource, document::Document, events},
+    objects::{Approval, DeleteOptions, Deleted, FieldValidation, Objects, Part, Patch, VersionRules, WriteOptions, Written},
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -56,16 +56,21 @@ impl Request<'_> {
     fn name(&self) -> &str {
         self.target.name.as_deref().unwrap_or_default()
     }
-    fn part(&self) -> Result<Part, Status> {
-        match self.target.subresource.as_deref() {
-            None => Ok(Part::Main),
-            Some("status") if self.resource()?.has_status => Ok(Part::Status),
-            Some(_) => Err(Status::no_path()),
+    /// The part that is written, by a verb that it has.
+    fn part(&self, verb: &str) -> Result<Part, Status> {
+        let Some(name) = self.target.subresource.as_deref() else { return Ok(Part::Main) };
+        let part = self.entry().subresource(name).ok_or_else(Status::no_path)?;
+        match name {
+            _ if !part.verbs.contains(&verb) => Err(Status::method_not_allowed()),
+            "status" => Ok(Part::Status),
+            "finalize" => Ok(Part::Finalizers),
+            _ => Err(Status::method_not_allowed()),
         }
     }
 
     fn options(&self, kind: &str) -> Result<WriteOptions, Status> {
-        Ok(WriteOptions { approval: self.approval.clone(), ..self.query.write_options(self.agent, kind)? })
+        let rules: Option<VersionRules> = self.entry().is_view().then_some(events::validate_new);
+        Ok(WriteOptions { approval: self.approval.clone(), rules, ..self.query.write_options(self.agent, kind)? })
     }
 
     /// Decodes the body as an object of this kind that fits the URL; also what to warn of.
@@ -95,16 +100,19 @@ impl Request<'_> {
 
     /// PUT of an object or its status.
     pub(super) async fn update(self) -> Result<Answer, Status> {
-        let (resource, part) = (self.resource()?, self.part()?);
+        let (resource, part) = (self.resource()?, self.part("update")?);
         let options = self.options("UpdateOptions")?;
         let (document, warnings) = self.document(Some(self.name()), &options)?;
-        let written = self.objects.update_document(resource, self.namespace(), self.name(), part, document, &options).await?;
+        let written = match part {
+            Part::Finalizers => self.objects.finalize_namespace(self.name(), document, &options).await?,
+            _ => self.objects.update_document(resource, self.namespace(), self.name(), part, document, &options).await?,
+        };
         Ok(self.answer(200, written, warnings))
     }
 
     /// PATCH of an object or its status.
     pub(super) async fn patch(self) -> Result<Answer, Status> {
-        let (resource, part) = (self.resource()?, self.part()?);
+        let (resource, part) = (self.resource()?, self.part("patch")?);
         let options = self.options("PatchOptions")?;
         let media = body::media_type(self.content_type);
         let strategic = !self.entry().is_custom();

@@ -106,9 +106,13 @@ pub struct WriteOptions {
     pub dry_run: bool,
     pub field_validation: FieldValidation,
     pub field_manager: String,
+    /// What the version that the sender speaks asks for beyond the kind's own rules: of the new document, and what it replaces.
+    pub rules: Option<VersionRules>,
     /// Has the last word on what would be written.
     pub approval: Option<Approval>,
 }
+
+pub type VersionRules = fn(&serde_json::Value, Option<&serde_json::Value>) -> Vec<FieldError>;
 
 /// What happens to unknown and duplicate fields.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -124,6 +128,8 @@ pub enum FieldValidation {
 pub enum Part {
     Main,
     Status,
+    /// A Namespace's own finalizers.
+    Finalizers,
 }
 
 /// A patch, as its content type says.

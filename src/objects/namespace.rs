@@ -3,7 +3,7 @@
 //! A namespace that is deleted is emptied: first of our own kinds, whose controllers may still need the Secrets, then of the
 //! rest. Checkpoints are the past of a project, so they are let go only when the namespace says so.
 
-use super::{DeleteOptions, Error, Objects, WriteOptions, metadata};
+use super::{DeleteOptions, Error, Objects, Part, WriteOptions, Written, metadata};
 use crate::admission::{self, Resource};
 use crate::api::{GROUP, SYSTEM_NAMESPACE, Scope};
 use crate::store::{self, Expect, Key, Object};
@@ -15,6 +15,9 @@ pub const DELETE_CHECKPOINTS: &str = "autovibe.dev/delete-checkpoints";
 
 /// Namespaces that always exist and cannot be deleted. Tools take the uid of kube-system as the id of the cluster.
 const PRESETS: &[&str] = &["default", SYSTEM_NAMESPACE, "kube-system"];
+
+/// The server's own finalizer: it goes when a namespace that ends is empty. Source: core/v1 `FinalizerKubernetes`.
+const OWN_FINALIZER: &str = "kubernetes";
 
 pub(super) fn is_namespace(resource: &Resource) -> bool {
     resource.group.is_empty() && resource.kind == "Namespace"
@@ -47,20 +50,43 @@ pub(super) fn check(key: &Key, home: Option<&Object>, outlives: bool) -> Result<
     }
 }
 
-/// What the server says of a Namespace: its label, its finalizer, its phase.
-pub(super) fn complete(resource: &Resource, document: &mut Value, before: Option<&Value>) {
+/// What the server says of a Namespace: its label, its finalizer, its phase. The rest of status and finalizers changes only
+/// by those parts.
+pub(super) fn complete(resource: &Resource, part: Part, document: &mut Value, before: Option<&Value>) {
     if !is_namespace(resource) {
         return;
     }
     let name = metadata::text(document, "name").to_owned();
     let ending = document["metadata"]["deletionTimestamp"].is_string();
     document["metadata"]["labels"]["kubernetes.io/metadata.name"] = name.into();
-    document["spec"] = json!({ "finalizers": ["kubernetes"] });
-    let mut status = json!({ "phase": if ending { "Terminating" } else { "Active" } });
-    if let Some(conditions) = before.and_then(|before| before.pointer("/status/conditions")) {
-        status["conditions"] = conditions.clone();
+    let mut finalizers = match before {
+        Some(before) if part != Part::Finalizers => before["spec"]["finalizers"].clone(),
+        _ => document["spec"]["finalizers"].take(),
+    };
+    if let Some(list) = finalizers.as_array_mut()
+        && before.is_none()
+        && !list.iter().any(|finalizer| finalizer == OWN_FINALIZER)
+    {
+        list.push(OWN_FINALIZER.into());
     }
-    document["status"] = status;
+    document["spec"] = match finalizers {
+        Value::Null if before.is_none() => json!({ "finalizers": [OWN_FINALIZER] }),
+        Value::Null => json!({}),
+        list => json!({ "finalizers": list }),
+    };
+    if part == Part::Status {
+        return;
+    }
+    document["status"] = json!({ "phase": if ending { "Terminating" } else { "Active" } });
+    if let Some(conditions) = before.and_then(|before| before.pointer("/status/conditions")) {
+        document["status"]["conditions"] = conditions.clone();
+    }
+}
+
+/// Whether someone else's finalizer holds it.
+fn is_held(namespace: &Value) -> bool {
+    let finalizers = namespace["spec"]["finalizers"].as_array().into_iter().flatten();
+    !metadata::may_go(namespace) || finalizers.into_iter().any(|finalizer| finalizer != OWN_FINALIZER)
 }
 
 impl Objects {
@@ -73,6 +99,33 @@ impl Objects {
             }
         }
         self.ensure_accounts().await
+    }
+
+    /// Sets a Namespace's own finalizers. The server's stays until the namespace ends and is empty, and a warning says what is
+    /// still there: unlike upstream, nobody can have it removed before, for VMs would be left without an owner.
+    pub async fn finalize_namespace(&self, name: &str, mut document: Value, options: &WriteOptions) -> Result<Written, Error> {
+        let mut finalizers = document["spec"]["finalizers"].as_array().cloned().unwrap_or_default();
+        let keeps = finalizers.iter().any(|finalizer| finalizer == OWN_FINALIZER);
+        if !keeps {
+            finalizers.push(OWN_FINALIZER.into());
+            document["spec"] = json!({ "finalizers": finalizers });
+        }
+        let mut written = self.update_document(namespaces(), "", name, Part::Finalizers, document, options).await?;
+        if keeps || options.dry_run {
+            return Ok(written);
+        }
+        let is_ending = written.object["metadata"]["deletionTimestamp"].is_string();
+        if is_ending && self.finish_namespace(name).await? {
+            return Ok(written);
+        }
+        let why = if is_ending {
+            written.object = self.current(&key(name)).await?.document;
+            written.object["status"]["conditions"][0]["message"].as_str().unwrap_or_default().to_owned()
+        } else {
+            format!("delete it first: kubectl delete namespace {name}")
+        };
+        written.warnings.push(format!("the finalizer {OWN_FINALIZER:?} stays until the namespace is deleted and empty; {why}"));
+        Ok(written)
     }
 
     /// Empties namespaces that are being deleted, and removes those that are empty; the API server's background
@@ -97,7 +150,7 @@ impl Objects {
         if left.is_empty() {
             left = self.empty(name, &core, lets_go).await?;
         }
-        if left.is_empty() && metadata::may_go(&namespace.document) && self.remove_if_empty(name).await? {
+        if left.is_empty() && !is_held(&namespace.document) && self.remove_if_empty(name).await? {
             return Ok(true);
         }
         self.say_what_is_left(&namespace, name, &left, lets_go).await?;
@@ -154,7 +207,9 @@ impl Objects {
 
     async fn say_what_is_left(&self, namespace: &Object, name: &str, left: &[String], lets_go: bool) -> Result<(), Error> {
         let mut message = if left.is_empty() {
-            format!("Finalizers of the namespace are remaining: {}", namespace.document["metadata"]["finalizers"])
+            let all = ["metadata", "spec"].map(|part| namespace.document[part]["finalizers"].as_array().cloned().unwrap_or_default());
+            let others: Vec<Value> = all.concat().into_iter().filter(|finalizer| finalizer != OWN_FINALIZER).collect();
+            format!("Finalizers of the namespace are remaining: {}", Value::from(others))
         } else {
             format!("Some resources are remaining: {}", left.join(", "))
         };

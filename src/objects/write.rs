@@ -56,7 +56,7 @@ impl Objects {
         if resource.has_status {
             remove(&mut document, "status");
         }
-        namespace::complete(resource, &mut document, None);
+        namespace::complete(resource, Part::Main, &mut document, None);
         let prefix = metadata::text(&document, "generateName").to_owned();
         let generated = metadata::text(&document, "name").is_empty() && !prefix.is_empty();
         for attempt in 1.. {
@@ -64,7 +64,7 @@ impl Objects {
                 document["metadata"]["name"] = metadata::generate_name(&prefix).into();
             }
             let name = metadata::text(&document, "name").to_owned();
-            refuse(resource, &name, admission::validate(resource, &document, None))?;
+            refuse(resource, &name, faults(resource, &document, None, options))?;
             Approval::ask(options.approval.as_ref(), None, &document)?;
             match self.insert(resource, resource.key(namespace, &name), &document, options).await {
                 Ok(object) => return Ok(Written { object, warnings }),
@@ -277,7 +277,7 @@ impl Objects {
         }
         if !document["metadata"]["deletionTimestamp"].is_string() {
             metadata::mark_deleted(&mut document, &self.clock.api_now());
-            namespace::complete(resource, &mut document, Some(&before));
+            namespace::complete(resource, Part::Main, &mut document, Some(&before));
         }
         if document == before || options.dry_run {
             return Ok(Deleted::Marked(document));
@@ -317,13 +317,18 @@ fn next_document(
             put(&mut next, "status", wanted.get("status").cloned());
             next
         }
+        Part::Finalizers => {
+            let mut next = before.clone();
+            put(&mut next, "spec", wanted.get("spec").cloned());
+            next
+        }
     };
     let mut warnings = admit(resource, &mut next, options)?;
     warnings.extend(metadata::courtesy(&mut next, Some(before)));
     let mut errors = metadata::carry(before, &mut next);
-    namespace::complete(resource, &mut next, Some(before));
+    namespace::complete(resource, part, &mut next, Some(before));
     metadata::count_generation(before, &mut next);
-    errors.extend(admission::validate(resource, &next, Some(before)));
+    errors.extend(faults(resource, &next, Some(before), options));
     refuse(resource, metadata::text(before, "name"), errors)?;
     Ok((next, warnings))
 }
@@ -378,6 +383,15 @@ fn admit(resource: &Resource, document: &mut Value, options: &WriteOptions) -> R
             kind = resource.kind,
         ))),
     }
+}
+
+/// All that is wrong with a document, by the kind's rules and those of the sender's version.
+fn faults(resource: &Resource, document: &Value, old: Option<&Value>, options: &WriteOptions) -> Vec<FieldError> {
+    let mut errors = admission::validate(resource, document, old);
+    if let Some(rules) = options.rules.filter(|_| errors.is_empty()) {
+        errors = rules(document, old);
+    }
+    errors
 }
 
 fn refuse(resource: &Resource, name: &str, mut errors: Vec<FieldError>) -> Result<(), Error> {

@@ -41,6 +41,8 @@ const ROWS: &[Row] = &[
     row("hubs/status.autovibe.dev", "", "", "", ""),
     // One's own, by name: a list of them is of the whole cluster.
     row("namespaces", "", "g", "g", "g"),
+    row("namespaces/status", "", "g", "g", "g"),
+    row("namespaces/finalize", "", "", "", ""),
     row("secrets", "", "", ALL, ALL),
     row("configmaps", "", READ, ALL, ALL),
     row("events", "", READ, ALL, ALL),
@@ -135,7 +137,7 @@ fn request(route: &Route, verb: &str, place: Option<&str>) -> Option<(Method, St
     let mut path = route.base.clone();
     let mut name = "none".to_owned();
     match place {
-        Some(namespace) if route.resource == "namespaces" => {
+        Some(namespace) if plural == "namespaces" => {
             // Its name is its place.
             if collection_verb {
                 return None;
@@ -287,7 +289,7 @@ async fn every_role_on_every_route() {
     let mut cells = Vec::new();
     for route in &routes {
         let row = ROWS.iter().find(|row| row.resource == route.resource).expect("compared above");
-        let cluster = !route.namespaced && route.resource != "namespaces";
+        let cluster = !route.namespaced && !route.resource.starts_with("namespaces");
         let places: &[Option<&str>] = if cluster { &[None] } else { &[Some("a"), Some("b"), None] };
         for verb in &route.verbs {
             for place in places {
