@@ -74,7 +74,8 @@ pub(super) fn courtesy(document: &mut Value, before: Option<&Value>) -> Vec<Stri
 
 /// What a new object gets; whatever the sender says of it is wiped.
 pub(super) fn begin(document: &mut Value, now: &Time, generation: bool) {
-    let prefix = text(document, "generateName").to_owned();
+    // One of a wrong type stays, to be refused.
+    let prefix = document["metadata"]["generateName"].clone();
     let metadata = of(document);
     metadata.retain(|name, _| name != "resourceVersion" && !SERVERS.contains(&name.as_str()));
     metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
@@ -82,8 +83,8 @@ pub(super) fn begin(document: &mut Value, now: &Time, generation: bool) {
     if generation {
         metadata.insert("generation".into(), 1.into());
     }
-    if !prefix.is_empty() {
-        metadata.insert("generateName".into(), prefix.into());
+    if !prefix.is_null() && prefix != "" {
+        metadata.insert("generateName".into(), prefix);
     }
 }
 

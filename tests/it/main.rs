@@ -25,6 +25,7 @@ mod layers;
 mod ledger;
 mod limits;
 mod machine;
+mod malformed;
 mod objects;
 mod postgres;
 mod process;

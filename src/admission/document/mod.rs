@@ -41,6 +41,7 @@ const MOST_UNFOLDED: usize = 3 << 20;
 
 /// Reads one JSON text.
 pub fn json(bytes: &[u8]) -> Result<Document, Error> {
+    not_utf16(bytes)?;
     let mut state = State::new(usize::MAX);
     let mut reader = serde_json::Deserializer::from_slice(bytes);
     let value = Reader(&mut state).deserialize(&mut reader);
@@ -49,6 +50,7 @@ pub fn json(bytes: &[u8]) -> Result<Document, Error> {
 
 /// Reads one YAML text that holds one document.
 pub fn yaml(bytes: &[u8]) -> Result<Document, Error> {
+    not_utf16(bytes)?;
     let mut state = State::yaml(MOST_UNFOLDED);
     let value = Reader(&mut state).deserialize(serde_yaml::Deserializer::from_slice(bytes));
     state.finish(value)
@@ -66,6 +68,14 @@ pub fn yaml_stream(text: &str) -> Vec<Result<Document, Error>> {
         }
     }
     documents
+}
+
+/// Its mark tells it apart, and the parsers would complain of a byte.
+fn not_utf16(bytes: &[u8]) -> Result<(), Error> {
+    if bytes.starts_with(&[0xfe, 0xff]) || bytes.starts_with(&[0xff, 0xfe]) {
+        return Err(Error::Malformed("it is UTF-16; save it as UTF-8".into()));
+    }
+    Ok(())
 }
 
 /// Without a byte order mark, which some editors put before a text.

@@ -106,6 +106,12 @@ impl<'de> Visitor<'de> for Reader<'_> {
     fn visit_u64<E>(self, v: u64) -> Result<Value, E> {
         Ok(v.into())
     }
+    fn visit_i128<E: ReadError>(self, v: i128) -> Result<Value, E> {
+        Err(E::custom(format!("{v} is too large a number; if it is a text, put it in quotes")))
+    }
+    fn visit_u128<E: ReadError>(self, v: u128) -> Result<Value, E> {
+        Err(E::custom(format!("{v} is too large a number; if it is a text, put it in quotes")))
+    }
     fn visit_f64<E: ReadError>(self, v: f64) -> Result<Value, E> {
         serde_json::Number::from_f64(v).map(Value::Number).ok_or_else(|| E::custom(format!("{v} is no number that JSON has")))
     }

@@ -39,7 +39,10 @@ fn what_is_malformed_is_refused_with_its_place() {
     for (text, place) in [
         ("a: .nan", "a: NaN is no number that JSON has at line 1 column 4"),
         ("a:\n  b: [1, -.inf]", "a.b[1]: -inf is no number that JSON has at line 2 column 10"),
-        ("a: 99999999999999999999999", "a: invalid type: integer `99999999999999999999999` as u128"),
+        (
+            "a: 99999999999999999999999",
+            "a: 99999999999999999999999 is too large a number; if it is a text, put it in quotes at line 1 column 4",
+        ),
         ("a: !secret b", "a: invalid type: enum, expected a value that JSON has"),
         ("a: {b: 1", "line 2 column 1"),
         ("a:\n\tb: 1", "line 2 column 1"),

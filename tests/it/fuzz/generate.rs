@@ -101,7 +101,7 @@ const NUMBERS: &[&str] = &[
     "5e-324",
 ];
 
-pub(super) struct Generator(StdRng);
+pub(crate) struct Generator(StdRng);
 
 /// A request to send.
 pub(super) struct Sent {
@@ -129,7 +129,7 @@ impl Generator {
     }
 
     /// A valid object of a kind.
-    pub(super) fn valid(kind: &str) -> Value {
+    pub(crate) fn valid(kind: &str) -> Value {
         let metadata = json!({"name": "m", "namespace": "fuzz", "labels": {"app": "a"}, "annotations": {"note": "n"}, "finalizers": ["example.dev/f"]});
         let (version, body) = match kind {
             "Machine" => (

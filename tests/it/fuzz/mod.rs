@@ -1,55 +1,82 @@
 //! Structure-aware fuzzing: valid documents, patches and requests, changed at random. Nothing panics, no answer is a 5xx.
 //!
 //! A few seconds of fixed seeds run with the other tests. By the hour, with seeds of their own:
-//! `cargo test --test it fuzz -- --ignored --nocapture`. A failure names its seed and its input.
+//! `AUTOVIBE_FUZZ_MINUTES=30 cargo test --test it fuzz -- --ignored --nocapture`. A failure names its seed and its input.
 
 mod generate;
 
-use crate::served::Served;
+pub(crate) use generate::Generator;
+
+use crate::process::{ANY_PORTS, Hub};
+use crate::served::Client;
 use autovibe::admission::{self, Resource, document, patch};
 use autovibe::api::quantity::{Bytes, GoDuration, Millicores, NanoUsd};
-use autovibe::store::Options;
-use generate::Generator;
+
 use serde_json::Value;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-const SHORT: Duration = Duration::from_secs(4);
-const LONG: Duration = Duration::from_mins(30);
+const SHORT: Duration = Duration::from_secs(8);
+/// What a hub's memory may grow by, with all the objects that the requests leave: many times what one request may take.
+const MEMORY: u64 = 128 << 20;
 
-/// Runs `round` on seed after seed; returns how many there were. `round` leaves its input in the text, for the report.
-fn rounds(first: u64, time: Duration, mut round: impl FnMut(u64, &mut String)) -> u64 {
-    let started = Instant::now();
-    let mut seed = first;
-    while started.elapsed() < time {
+/// Runs `round` on seed after seed; returns how many inputs there were. `round` leaves its input in the text, for the report.
+fn rounds(first: u64, time: Duration, mut round: impl FnMut(u64, &mut String) -> u64) -> u64 {
+    let (started, mut inputs) = (Instant::now(), 0);
+    for seed in first.. {
+        if started.elapsed() >= time {
+            break;
+        }
         let mut input = String::new();
-        let went_well = catch_unwind(AssertUnwindSafe(|| round(seed, &mut input))).is_ok();
-        assert!(went_well, "seed {seed} panicked on:\n{input}");
-        seed += 1;
+        let count = catch_unwind(AssertUnwindSafe(|| round(seed, &mut input)));
+        inputs += count.unwrap_or_else(|_| panic!("seed {seed} panicked on:\n{input}"));
     }
-    seed - first
+    inputs
 }
 
-/// Text to document, prune, default, validate, patch, validate again: all that admission does with a body.
-fn admit(seed: u64, input: &mut String) {
+/// What comes of one text: values that it leads to by one more change each, so that most of the time goes into judging.
+const OFFSPRING: usize = 24;
+
+/// A resource, an object of it as it is sent, and the same admitted.
+struct Kind {
+    resource: &'static Resource,
+    sent: Value,
+    stored: Value,
+}
+
+fn kinds() -> &'static [Kind] {
+    static KINDS: LazyLock<Vec<Kind>> = LazyLock::new(|| {
+        let kind = |resource: &'static Resource| {
+            let sent = Generator::valid(resource.kind);
+            let stored = admitted(resource, sent.clone());
+            assert_eq!(admission::validate(resource, &stored, None), [], "the valid {} is valid", resource.kind);
+            Kind { resource, sent, stored }
+        };
+        admission::resources().iter().map(kind).collect()
+    });
+    &KINDS
+}
+
+/// Text to document, prune, default, validate, patch, validate again: all that admission does with a body. Returns how many
+/// inputs were judged.
+fn admit(seed: u64, input: &mut String) -> u64 {
     let mut random = Generator::new(seed);
-    let resources = admission::resources();
-    let resource = &resources[random.below(resources.len())];
-    let mut wanted = Generator::valid(resource.kind);
+    let kinds = kinds();
+    let Kind { resource, sent, stored } = &kinds[random.below(kinds.len())];
+    let mut wanted = sent.clone();
     for _ in 0..random.below(4) {
         random.mutate(&mut wanted);
     }
     let text = random.text(&wanted);
     input.push_str(&String::from_utf8_lossy(&text));
     let read = if random.one_in(2) { document::json(&text) } else { document::yaml(&text) };
-    let Ok(read) = read else { return };
-    let old = admitted(resource, Generator::valid(resource.kind));
-    assert_eq!(admission::validate(resource, &old, None), [], "the valid {} is valid", resource.kind);
-    judge(resource, &admitted(resource, read.value.clone()), &old);
+    let Ok(read) = read else { return 1 };
+    judge(resource, &admitted(resource, read.value.clone()), stored);
 
-    let change = random.patch(&old);
+    let change = random.patch(stored);
     input.push_str(&format!("\n{change}"));
-    let mut patched = old.clone();
+    let mut patched = stored.clone();
     let applied = match random.below(3) {
         0 => patch::json(&mut patched, &change).is_ok(),
         1 => patch::strategic(&mut patched, &read.value).is_ok(),
@@ -59,8 +86,22 @@ fn admit(seed: u64, input: &mut String) {
         }
     };
     if applied {
-        judge(resource, &admitted(resource, patched), &old);
+        judge(resource, &admitted(resource, patched.clone()), stored);
     }
+    for n in 0..OFFSPRING {
+        // Each from a valid one, or from the one before: near to valid, or far from it.
+        if n % 4 == 0 {
+            patched.clone_from(stored);
+        }
+        random.mutate(&mut patched);
+        // Which of them it is follows from the seed.
+        input.push('.');
+        let mut document = patched.clone();
+        admission::prune(resource, &mut document);
+        admission::default(resource, &mut document);
+        admission::validate(resource, &document, (n % 2 == 0).then_some(stored));
+    }
+    2 + OFFSPRING as u64
 }
 
 fn admitted(resource: &Resource, mut document: Value) -> Value {
@@ -81,7 +122,7 @@ fn judge(resource: &Resource, document: &Value, old: &Value) {
 }
 
 /// Whatever text: quantities that are read are written so that they are read again, and lines are found or not.
-fn parse(seed: u64, input: &mut String) {
+fn parse(seed: u64, input: &mut String) -> u64 {
     let mut random = Generator::new(seed);
     let text = random.word();
     input.push_str(&text);
@@ -97,19 +138,35 @@ fn parse(seed: u64, input: &mut String) {
     if let Ok(value) = text.parse::<GoDuration>() {
         assert_eq!(value.to_string().parse::<GoDuration>().unwrap(), value);
     }
-    let mut whole = Generator::valid("Hub");
-    random.mutate(&mut whole);
-    let yaml = random.text(&whole);
-    let yaml = String::from_utf8_lossy(&yaml);
-    input.push_str(&format!("\n{yaml}"));
-    drop(document::yaml_stream(&yaml));
-    document::line_of(&yaml, 0, &text);
+    // A file is worth a hundred words, and takes as long.
+    if seed % 100 == 0 {
+        let mut whole = Generator::valid("Hub");
+        random.mutate(&mut whole);
+        let yaml = random.text(&whole);
+        let yaml = String::from_utf8_lossy(&yaml);
+        input.push_str(&format!("\n{yaml}"));
+        drop(document::yaml_stream(&yaml));
+        document::line_of(&yaml, 0, &text);
+    }
+    1
 }
 
-/// Requests of every kind to a running server.
+/// Bytes of a process's memory at its largest.
+fn peak(process: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("Linux says it");
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+}
+
+/// Requests of every kind to a hub process, whose memory is watched.
 async fn requests(first: u64, time: Duration) -> u64 {
-    let server = Served::start(Options::default()).await;
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let data = tempfile::tempdir().unwrap();
+    let data = data.path();
+    let hub = tokio::task::block_in_place(|| Hub::start(data, &ANY_PORTS).serves());
+    let server = Client::open(data);
     server.namespace("fuzz").await;
+    let before = peak(hub.child.id());
     let started = Instant::now();
     let mut seed = first;
     while started.elapsed() < time {
@@ -137,7 +194,10 @@ async fn requests(first: u64, time: Duration) -> u64 {
     // And it still does what it should.
     let map = serde_json::json!({"metadata": {"name": "after"}});
     assert_eq!(server.post("/api/v1/namespaces/fuzz/configmaps", &map).await.0, 201);
-    server.stop().await;
+    let grown = peak(hub.child.id()) - before;
+    assert!(grown < MEMORY, "memory grew by {} MiB", grown >> 20);
+    assert!(!hub.logged().contains("panicked"), "{}", hub.logged());
+    assert_eq!(tokio::task::block_in_place(|| hub.terminate()).0, Some(0));
     seed - first
 }
 
@@ -156,6 +216,12 @@ async fn the_api_answers_anything_and_never_5xx() {
     eprintln!("{} requests", requests(0, SHORT).await);
 }
 
+/// Half an hour each, or as many minutes as `AUTOVIBE_FUZZ_MINUTES` says.
+fn long() -> Duration {
+    let minutes = std::env::var("AUTOVIBE_FUZZ_MINUTES").ok().and_then(|text| text.parse().ok());
+    Duration::from_mins(minutes.unwrap_or(30))
+}
+
 fn own() -> u64 {
     let seed = rand::random::<u64>() >> 16;
     eprintln!("first seed {seed}");
@@ -165,17 +231,17 @@ fn own() -> u64 {
 #[test]
 #[ignore = "half an hour"]
 fn admission_for_long() {
-    eprintln!("{} documents", rounds(own(), LONG, admit));
+    eprintln!("{} documents", rounds(own(), long(), admit));
 }
 
 #[test]
 #[ignore = "half an hour"]
 fn parsers_for_long() {
-    eprintln!("{} texts", rounds(own(), LONG, parse));
+    eprintln!("{} texts", rounds(own(), long(), parse));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "half an hour"]
 async fn the_api_for_long() {
-    eprintln!("{} requests", requests(own(), LONG).await);
+    eprintln!("{} requests", requests(own(), long()).await);
 }
