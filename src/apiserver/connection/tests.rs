@@ -1,6 +1,8 @@
-use super::{Activity, Answer, Connections, Limits, PIECE, Place, Watched};
+use super::{Activity, Answer, Connections, Counted, Limits, PIECE, Place, Watched};
 use crate::clock::Clock;
+use axum::body::Body;
 use http_body_util::BodyExt;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use std::{
     net::IpAddr,
     sync::atomic::{AtomicU64, Ordering},
@@ -18,7 +20,12 @@ fn connections(most: usize, from_one: usize) -> Arc<Connections> {
 }
 
 fn connection() -> (DuplexStream, Watched<DuplexStream>, Arc<Activity>) {
-    let (client, server) = tokio::io::duplex(64);
+    connection_of(64)
+}
+
+/// Through a pipe of so many bytes.
+fn connection_of(bytes: usize) -> (DuplexStream, Watched<DuplexStream>, Arc<Activity>) {
+    let (client, server) = tokio::io::duplex(bytes);
     let place = connections(9, 9).take(PEER).unwrap();
     let activity = place.activity.clone();
     (client, Watched::new(server, place), activity)
@@ -116,6 +123,50 @@ async fn an_answer_that_nobody_reads_ends_its_connection_though_others_are_read(
     assert_eq!(activity.waiting.oldest_and_newest().0, None);
 }
 
+/// Requests of a real HTTP/2 client to a real HTTP/2 server, over a pipe. `/long` never ends, and counts its pieces.
+#[tokio::test(start_paused = true)]
+async fn a_real_client_that_leaves_one_stream_unread_loses_its_connection_and_no_memory() {
+    let (client, server, activity) = connection_of(1 << 16);
+    let made = Arc::new(AtomicU64::new(0));
+    let counted = made.clone();
+    let answers = tower::service_fn(move |request: hyper::Request<hyper::body::Incoming>| {
+        let made = counted.clone();
+        async move {
+            let piece = move || {
+                made.fetch_add(1, Ordering::SeqCst);
+                Ok::<_, std::convert::Infallible>(vec![0_u8; PIECE])
+            };
+            let long = futures::stream::repeat_with(piece);
+            let body = if request.uri().path() == "/long" { Body::from_stream(long) } else { Body::from("short") };
+            Ok::<_, std::convert::Infallible>(hyper::Response::new(body))
+        }
+    });
+    let service = hyper_util::service::TowerToHyperService::new(Counted { inner: answers, activity: activity.clone() });
+    let serving = tokio::spawn(async move {
+        let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+        builder.http2().max_send_buf_size(PIECE);
+        let _ = builder.serve_connection(TokioIo::new(server), service).await;
+    });
+    let mut builder = hyper::client::conn::http2::Builder::new(TokioExecutor::new());
+    let (mut requests, connection) = builder.initial_stream_window_size(1 << 16).handshake::<_, Body>(TokioIo::new(client)).await.unwrap();
+    tokio::spawn(connection);
+    let get = |path: &str| hyper::Request::get(format!("http://hub{path}")).body(Body::empty()).unwrap();
+    let unread = requests.send_request(get("/long")).await.unwrap();
+    let began = tokio::time::Instant::now();
+    loop {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        assert!(began.elapsed().as_secs() < 130, "it is not cut");
+        let Ok(answer) = requests.send_request(get("/short")).await else { break };
+        let Ok(body) = answer.into_body().collect().await else { break };
+        assert_eq!(body.to_bytes(), "short", "the others are answered");
+    }
+    assert!(began.elapsed().as_secs() >= 60, "{:?}", began.elapsed());
+    assert!(made.load(Ordering::SeqCst) <= 4, "{made:?} pieces were made for nobody");
+    serving.await.unwrap();
+    assert_eq!((activity.running.load(Ordering::SeqCst), activity.waiting.oldest_and_newest().0), (0, None));
+    drop(unread);
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_answer_that_is_only_slow_to_come_ends_nothing() {
     let (_client, mut server, activity) = connection();
@@ -124,7 +175,7 @@ async fn an_answer_that_is_only_slow_to_come_ends_nothing() {
         tokio::time::sleep(Duration::from_secs(1000)).await;
         (n < 3).then_some((Ok::<_, std::convert::Infallible>("x"), n + 1))
     });
-    let mut answer = begin(&activity).with(axum::body::Body::from_stream(pieces));
+    let mut answer = begin(&activity).with(Body::from_stream(pieces));
     let take = async { while answer.frame().await.is_some() {} };
     tokio::select! { _ = server.read_u8() => unreachable!("it is ended"), () = take => {} }
 }
