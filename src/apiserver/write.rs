@@ -15,6 +15,7 @@ use crate::{
     objects::{Approval, DeleteOptions, Deleted, FieldValidation, Objects, Part, Patch, VersionRules, WriteOptions, Written},
 };
 use bytes::Bytes;
+use futures::{StreamExt, stream};
 use serde_json::{Value, json};
 
 /// A request that changes something.
@@ -42,6 +43,8 @@ const MERGE_PATCH: &str = "application/merge-patch+json";
 const STRATEGIC_PATCH: &str = "application/strategic-merge-patch+json";
 /// Source: apiserver `maxJSONPatchOperations`.
 const MAX_OPERATIONS: usize = 10_000;
+/// Deletions of a collection that run at once.
+const TOGETHER: usize = 64;
 
 impl Request<'_> {
     fn entry(&self) -> &'static Entry {
@@ -167,7 +170,8 @@ impl Request<'_> {
         Ok(Answer { code: 200, value, warnings: Vec::new() })
     }
 
-    /// DELETE of a collection: one by one, so that finalizers and refusals count for each.
+    /// DELETE of a collection: each by itself, so that finalizers and refusals count for each; some at once, for the store
+    /// commits them together.
     pub(super) async fn delete_collection(self) -> Result<Answer, Status> {
         let resource = self.resource()?;
         if self.entry().namespaced && self.target.namespace.is_none() {
@@ -178,9 +182,13 @@ impl Request<'_> {
         let request = list::Request { limit: self.query.number("limit")?.unwrap_or(0), ..list::Request::default() };
         let cache = self.caches.of(resource);
         let listing = list::list(cache, self.objects, self.target.namespace.as_deref(), &selector, &request).await?;
+        let (this, options) = (&self, &options);
+        let mut deletions = stream::iter(listing.items)
+            .map(|item| async move { this.objects.delete_document(resource, this.namespace(), &item.name, options).await })
+            .buffered(TOGETHER);
         let mut items = Vec::new();
-        for item in listing.items {
-            match self.objects.delete_document(resource, self.namespace(), &item.name, &options).await {
+        while let Some(deletion) = deletions.next().await {
+            match deletion {
                 Ok(Deleted::Gone(object) | Deleted::Marked(object)) => items.push(present::out(self.entry(), object)),
                 Err(crate::objects::Error::NotFound { .. }) => {}
                 Err(error) => return Err(error.into()),

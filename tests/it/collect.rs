@@ -4,9 +4,10 @@ use crate::served::{Client, Served};
 use autovibe::{
     admission,
     clock::Clock,
-    objects::{Cipher, DeleteOptions, Objects},
+    objects::{Cipher, DeleteOptions, Objects, WriteOptions},
     store::{Options, Store},
 };
+use futures::StreamExt;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -237,5 +238,68 @@ async fn a_storm_of_a_thousand_dependents_passes_and_others_are_served_meanwhile
         server.get("/api/v1/namespaces/default/configmaps").await.1["items"].as_array().is_some_and(Vec::is_empty)
     })
     .await;
+    server.stop().await;
+}
+
+/// More deletions at once than one transaction holds, of objects that must be asked for each: all end, a watcher sees each, and
+/// others are answered while it lasts. One that is held by its finalizer is told of, and can be let go.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_ten_thousand_deletions_passes_and_what_is_held_is_seen() {
+    const COUNT: usize = 10_000;
+    let server = Served::start(Options::default()).await;
+    server.namespace("storm").await;
+    let collection = "/api/v1/namespaces/storm/configmaps";
+    let maps = admission::named("", "configmaps").unwrap();
+    let create = |n: usize| {
+        let (objects, finalizers) = (server.objects.clone(), if n == 0 { json!(["example.dev/held"]) } else { json!([]) });
+        async move {
+            let document = json!({"metadata": {"name": format!("m{n}"), "finalizers": finalizers}});
+            objects.create_document(maps, "storm", document, &WriteOptions::default()).await.unwrap();
+        }
+    };
+    futures::stream::iter((0..COUNT).map(create)).buffer_unordered(128).collect::<Vec<()>>().await;
+    let (_, list) = server.get(&format!("{collection}?limit=1")).await;
+    let from = list["metadata"]["resourceVersion"].as_str().unwrap().to_owned();
+    let watch = async {
+        let client = server.alone();
+        let mut watch = client.watch(&format!("{collection}?watch=1&resourceVersion={from}")).await;
+        let mut deleted = 0;
+        while deleted < COUNT - 1 {
+            let (kind, object) = watch.next().await.unwrap();
+            assert!(matches!(kind.as_str(), "DELETED" | "MODIFIED"), "{kind} {object}");
+            deleted += usize::from(kind == "DELETED");
+        }
+    };
+    let done = std::sync::atomic::AtomicBool::new(false);
+    let storm = async {
+        // A request has a minute: one that is not done by then is sent again, as a client does.
+        while server.delete(collection).await.0 == 504 {}
+        done.store(true, std::sync::atomic::Ordering::SeqCst);
+    };
+    let others = async {
+        let client = server.alone();
+        let mut answered = 0;
+        while !done.load(std::sync::atomic::Ordering::SeqCst) {
+            assert_eq!(client.get("/api/v1/namespaces/default").await.0, 200);
+            let other = json!({"metadata": {"generateName": "other-"}});
+            assert_eq!(client.post("/api/v1/namespaces/default/configmaps", &other).await.0, 201);
+            answered += 1;
+        }
+        assert!(answered > 10, "{answered} others were answered");
+    };
+    tokio::join!(watch, storm, others);
+    // It is not gone, and says so; whoever may, lets it go.
+    let (_, list) = server.get(collection).await;
+    let left = list["items"].as_array().unwrap();
+    assert_eq!(left.len(), 1);
+    assert!(left[0]["metadata"]["deletionTimestamp"].is_string() && left[0]["metadata"]["finalizers"] == json!(["example.dev/held"]));
+    assert_eq!(server.delete("/api/v1/namespaces/storm").await.1["status"]["phase"], "Terminating");
+    until("the namespace says what holds it", async || {
+        let (_, namespace) = server.get("/api/v1/namespaces/storm").await;
+        namespace["status"]["conditions"][0]["message"].as_str().is_some_and(|message| message.contains("1 configmaps"))
+    })
+    .await;
+    assert_eq!(server.patch(&path("storm", "m0"), MERGE, &json!({"metadata": {"finalizers": null}})).await.0, 200);
+    gone(&server, "/api/v1/namespaces/storm").await;
     server.stop().await;
 }
