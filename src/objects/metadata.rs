@@ -100,10 +100,6 @@ pub(super) fn generate_name(prefix: &str) -> String {
 /// Takes over from the stored object what an update cannot change.
 pub(super) fn carry(before: &Value, next: &mut Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let uid = text(next, "uid");
-    if !uid.is_empty() && uid != text(before, "uid") {
-        errors.push(FieldError::invalid("metadata.uid", uid, "field is immutable"));
-    }
     let deleting = before["metadata"]["deletionTimestamp"].is_string();
     let old: Vec<&Value> = before["metadata"]["finalizers"].as_array().into_iter().flatten().collect();
     let new: Vec<&Value> = next["metadata"]["finalizers"].as_array().into_iter().flatten().filter(|f| !old.contains(f)).collect();

@@ -195,6 +195,12 @@ impl Objects {
             if !version.is_empty() && version != metadata::text(before, "resourceVersion") {
                 return Err(conflict(key, MODIFIED));
             }
+            let (uid, stored) = (metadata::text(&wanted, "uid"), metadata::text(before, "uid"));
+            if !uid.is_empty() && uid != stored {
+                // It was deleted and made again: whoever meant the old one must not touch this one.
+                let message = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {stored}");
+                return Err(conflict(key, message));
+            }
             let (next, warnings) = next_document(resource, part, before, wanted, options)?;
             Approval::ask(options.approval.as_ref(), Some(before), &next)?;
             if next == *before || options.dry_run {

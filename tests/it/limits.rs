@@ -1,6 +1,6 @@
 //! What a client may take: how large, how deep, how slow, how many. Each is refused with a reason, early, and others are served.
 
-use crate::served::Served;
+use crate::served::{Client, Served};
 use autovibe::store::Options;
 use reqwest::{Method, header};
 use rustls::pki_types::pem::PemObject;
@@ -14,7 +14,7 @@ use tokio::{
 const JSON: &str = "application/json";
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
-fn address(server: &Served) -> String {
+fn address(server: &Client) -> String {
     server.url.strip_prefix("https://").expect("https").to_owned()
 }
 
@@ -23,7 +23,7 @@ async fn post(server: &Served, content_type: &str, body: impl Into<reqwest::Body
 }
 
 /// A TLS connection of its own over which raw bytes go, HTTP/1.1.
-async fn raw(server: &Served) -> impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {
+pub(crate) async fn raw(server: &Client) -> impl tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin {
     let ca = std::fs::read(server.directory.join("ca.crt")).expect("the CA is written");
     let mut roots = rustls::RootCertStore::empty();
     roots.add(rustls::pki_types::CertificateDer::from_pem_slice(&ca).expect("a certificate")).expect("a CA");

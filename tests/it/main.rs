@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the whole binary is tests, helpers included")]
 
 mod access;
+mod again;
 mod api;
 mod backups;
 mod bench;
