@@ -25,7 +25,7 @@ fn main() -> ExitCode {
         // `autovibe get … | head` closes our output early; that is no failure.
         Err(error) if cli::is_closed_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {}", cli::complaint(&error));
             ExitCode::FAILURE
         }
     }

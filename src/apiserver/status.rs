@@ -38,7 +38,7 @@ impl Status {
     }
     /// `resource` is the plural with its group: `machines.autovibe.dev`.
     pub(super) fn not_found(resource: &str, name: &str) -> Self {
-        Self { details: of(resource, name), ..Self::new(404, "NotFound", format!("{resource} \"{name}\" not found")) }
+        Self { details: of(resource, name), ..Self::new(404, "NotFound", format!("{resource} {name:?} not found")) }
     }
     pub(super) fn method_not_allowed() -> Self {
         Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
@@ -205,5 +205,5 @@ pub(super) fn invalid(group: &str, kind: &str, name: &str, errors: &[crate::api:
     if !group.is_empty() {
         details["group"] = json!(group);
     }
-    Status { details, ..Status::new(422, "Invalid", format!("{qualified} \"{name}\" is invalid: {text}")) }
+    Status { details, ..Status::new(422, "Invalid", format!("{qualified} {name:?} is invalid: {text}")) }
 }

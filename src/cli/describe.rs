@@ -32,7 +32,7 @@ impl Describe {
             let whole = serde_json::json!({ "object": object, "events": about });
             print::out(&print::document(&whole, output)?)?;
         } else {
-            print::out(&text(&object, about)?)?;
+            print::out(&print::printable(&text(&object, about)?))?;
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -44,7 +44,7 @@ impl Logs {
                 any = true;
                 after = entry["seq"].as_i64().unwrap_or(after);
                 match context.options.output {
-                    Some(Output::Json) => print::out(&(serde_json::to_string(entry)? + "\n"))?,
+                    Some(Output::Json) => print::out(&print::line(entry)?)?,
                     Some(Output::Yaml) => print::out(&format!("---\n{}", serde_yaml::to_string(entry)?))?,
                     _ => print::out(&render(entry, self.full, context.environment.color))?,
                 }
@@ -77,14 +77,16 @@ pub(super) fn render(entry: &Value, full: bool, color: bool) -> String {
     };
     for block in blocks {
         let line = match block["type"].as_str() {
-            Some("text") => printable(block["text"].as_str().unwrap_or_default()),
-            Some("thinking") => format!("(thinks) {}", printable(block["thinking"].as_str().unwrap_or_default())),
-            Some("tool_use") => format!("→ {} {}", printable(block["name"].as_str().unwrap_or("tool")), input(&block["input"], full)),
+            Some("text") => print::printable(block["text"].as_str().unwrap_or_default()),
+            Some("thinking") => format!("(thinks) {}", print::printable(block["thinking"].as_str().unwrap_or_default())),
+            Some("tool_use") => {
+                format!("→ {} {}", print::printable(block["name"].as_str().unwrap_or("tool")), input(&block["input"], full))
+            }
             Some("tool_result") => {
                 format!("{} {}", if block["is_error"] == true { "← error:" } else { "←" }, result(&block["content"], full))
             }
-            Some(other) => format!("({})", printable(other)),
-            None => print::shorten(&printable(&block.to_string()), 200),
+            Some(other) => format!("({})", print::printable(other)),
+            None => print::shorten(&print::printable(&block.to_string()), 200),
         };
         if !line.trim().is_empty() {
             text += line.trim_end();
@@ -93,19 +95,13 @@ pub(super) fn render(entry: &Value, full: bool, color: bool) -> String {
     }
     text
 }
-
-/// What an agent or a tool printed, without the control characters that could drive the reader's terminal.
-fn printable(text: &str) -> String {
-    text.chars().filter(|c| !c.is_control() || matches!(c, '\n' | '\t')).collect()
-}
-
 fn input(input: &Value, full: bool) -> String {
     if full {
-        return printable(&serde_json::to_string_pretty(input).unwrap_or_default());
+        return print::printable(&serde_json::to_string_pretty(input).unwrap_or_default());
     }
     // The one field by which people know what the tool does.
     let telling = ["command", "file_path", "path", "pattern", "url", "query", "description"].iter().find_map(|name| input[*name].as_str());
-    print::shorten(&printable(telling.unwrap_or(&input.to_string())), 120)
+    print::shorten(&print::printable(telling.unwrap_or(&input.to_string())), 120)
 }
 
 fn result(content: &Value, full: bool) -> String {
@@ -114,6 +110,6 @@ fn result(content: &Value, full: bool) -> String {
         Value::Array(blocks) => blocks.iter().filter_map(|block| block["text"].as_str()).collect::<Vec<_>>().join("\n"),
         other => other.to_string(),
     };
-    let text = printable(&text);
+    let text = print::printable(&text);
     if full { text } else { print::shorten(&text, 160) }
 }

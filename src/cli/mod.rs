@@ -208,6 +208,11 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
 }
 
 /// Whether the reader of our output went away.
+/// What went wrong, as it may be printed: causes behind each other.
+pub fn complaint(error: &anyhow::Error) -> String {
+    print::printable(&format!("{error:#}"))
+}
+
 pub fn is_closed_pipe(error: &anyhow::Error) -> bool {
     error.chain().filter_map(|cause| cause.downcast_ref::<std::io::Error>()).any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe)
 }

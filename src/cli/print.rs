@@ -16,8 +16,36 @@ pub(super) fn out(text: &str) -> anyhow::Result<()> {
 pub(super) fn document(value: &Value, output: super::Output) -> anyhow::Result<String> {
     Ok(match output {
         super::Output::Yaml => serde_yaml::to_string(value)?,
-        _ => serde_json::to_string_pretty(value)? + "\n",
+        _ => escaped(&serde_json::to_string_pretty(value)?) + "\n",
     })
+}
+
+/// A document on one line, in JSON.
+pub(super) fn line(value: &Value) -> anyhow::Result<String> {
+    Ok(escaped(&serde_json::to_string(value)?) + "\n")
+}
+
+/// JSON in which what could drive a terminal is written as `\u` escapes: such characters stand only in its texts.
+fn escaped(json: &str) -> String {
+    json.chars().fold(String::with_capacity(json.len()), |mut text, c| {
+        if drives(c) {
+            text += &format!("\\u{:04x}", u32::from(c));
+        } else {
+            text.push(c);
+        }
+        text
+    })
+}
+
+/// What others wrote (users, agents, tools), without the characters that could drive the reader's terminal or turn the order
+/// of what is read.
+pub(super) fn printable(text: &str) -> String {
+    text.chars().filter(|c| !drives(*c)).collect()
+}
+
+fn drives(c: char) -> bool {
+    let turns = matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    turns || c.is_control() && !matches!(c, '\n' | '\t')
 }
 
 /// Columns aligned as kubectl aligns them: three spaces between, none at the end of a line.
@@ -43,7 +71,7 @@ pub(super) fn cell(value: &Value) -> String {
         Value::String(text) => text.clone(),
         other => other.to_string(),
     };
-    shorten(&text, 60)
+    shorten(&printable(&text), 60)
 }
 
 /// The first line of `text`, at most `width` characters, `…` where something was cut.

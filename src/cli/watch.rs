@@ -102,7 +102,7 @@ impl Printer {
             // One line per event in JSON, so that programs can read while it runs.
             return match output {
                 Output::Yaml => print::out(&format!("---\n{}", serde_yaml::to_string(what)?)),
-                _ => print::out(&(serde_json::to_string(what)? + "\n")),
+                _ => print::out(&print::line(what)?),
             };
         }
         let (header, mut rows) = get::table(what, self.output == Some(Output::Wide), self.with_namespace);

@@ -42,15 +42,15 @@ pub struct Event<K> {
 /// Why a read or write was refused; carries all that the wire's Status needs.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("{resource} \"{name}\" not found")]
+    #[error("{resource} {name:?} not found")]
     NotFound { resource: String, name: String },
-    #[error("{resource} \"{name}\" already exists")]
+    #[error("{resource} {name:?} already exists")]
     AlreadyExists { resource: String, name: String },
     /// The object was changed since it was read: read again.
-    #[error("Operation cannot be fulfilled on {resource} \"{name}\": {message}")]
+    #[error("Operation cannot be fulfilled on {resource} {name:?}: {message}")]
     Conflict { resource: String, name: String, message: String },
     /// Wrong fields, all of them.
-    #[error("{} \"{name}\" is invalid: {}", qualified(.group, .kind), all(.errors))]
+    #[error("{} {name:?} is invalid: {}", qualified(.group, .kind), all(.errors))]
     Invalid { group: String, kind: String, name: String, errors: Vec<FieldError> },
     /// A patch that does not fit the object: 422 without details on the wire.
     #[error("the server rejected our request due to an error in our request: {0}")]
@@ -60,7 +60,7 @@ pub enum Error {
     #[error("{0}")]
     Forbidden(String),
     /// Nothing new can be made in a namespace that is ending.
-    #[error("{resource} \"{name}\" is forbidden: unable to create new content in namespace {namespace} because it is being terminated")]
+    #[error("{resource} {name:?} is forbidden: unable to create new content in namespace {namespace} because it is being terminated")]
     Terminating { resource: String, name: String, namespace: String },
     #[error("{0}")]
     Expired(String),

@@ -18,6 +18,7 @@ mod examples;
 mod fuzz;
 mod gateway;
 mod history;
+mod hostile;
 mod hubs;
 mod kube_rs;
 mod kubectl;

@@ -37,7 +37,7 @@ impl Explain {
                     json!({ "kind": kind.kind, "name": name, "namespace": object["metadata"]["namespace"], "sentences": sentences });
                 print::out(&print::document(&whole, output)?)?;
             }
-            _ => print::out(&(sentences.join("\n") + "\n"))?,
+            _ => print::out(&(print::printable(&sentences.join("\n")) + "\n"))?,
         }
         Ok(ExitCode::SUCCESS)
     }

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 pub(crate) const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 
 /// Makes a ServiceAccount and returns its token.
-async fn account(client: &Client, namespace: &str, name: &str) -> String {
+pub(crate) async fn account(client: &Client, namespace: &str, name: &str) -> String {
     let (code, answer) =
         client.post(&format!("/api/v1/namespaces/{namespace}/serviceaccounts"), &json!({"metadata": {"name": name}})).await;
     assert_eq!(code, 201, "{answer}");
@@ -25,7 +25,7 @@ async fn token(client: &Client, namespace: &str, name: &str) -> String {
     answer["status"]["token"].as_str().expect("a token").to_owned()
 }
 
-fn to_account(namespace: &str, name: &str) -> Value {
+pub(crate) fn to_account(namespace: &str, name: &str) -> Value {
     json!({"kind": "ServiceAccount", "namespace": namespace, "name": name})
 }
 
@@ -34,7 +34,7 @@ fn to_person(kind: &str, name: &str) -> Value {
 }
 
 /// Gives a ClusterRole to a subject in a namespace.
-async fn bind(client: &Client, namespace: &str, name: &str, cluster_role: &str, subject: Value) {
+pub(crate) async fn bind(client: &Client, namespace: &str, name: &str, cluster_role: &str, subject: Value) {
     let binding = json!({
         "metadata": {"name": name}, "subjects": [subject],
         "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": cluster_role},
