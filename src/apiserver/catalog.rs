@@ -184,7 +184,7 @@ fn stored(resource: &'static Resource) -> Entry {
     }
     match (resource.group, resource.plural) {
         ("", "namespaces") => {
-            subresources.extend([Subresource::of_own_kind("finalize", &["update"]), Subresource::of_own_kind("status", PART)])
+            subresources.extend([Subresource::of_own_kind("finalize", &["update"]), Subresource::of_own_kind("status", PART)]);
         }
         (api::GROUP, "machines") => subresources.push(Subresource::of_own_kind("log", GET)),
         (api::GROUP, "checkpoints") => subresources.push(Subresource::of_own_kind("bundle", GET)),
