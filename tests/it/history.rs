@@ -142,8 +142,8 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn new(log: &'a [Entry]) -> Result<Self, String> {
         let mut objects: HashMap<&str, Vec<&Entry>> = HashMap::new();
-        for pair in log.windows(2).filter(|pair| pair[0].revision >= pair[1].revision) {
-            return Err(format!("the log is out of order: {:?} before {:?}", pair[0], pair[1]));
+        if let Some([first, second]) = log.windows(2).find(|pair| pair[0].revision >= pair[1].revision) {
+            return Err(format!("the log is out of order: {first:?} before {second:?}"));
         }
         for entry in log {
             objects.entry(&entry.object).or_default().push(entry);
@@ -182,7 +182,7 @@ impl<'a> Line<'a> {
         let (mut before, mut written) = (HashMap::<&str, &Entry>::new(), HashMap::new());
         for entry in self.log {
             let previous = before.insert(&entry.object, entry);
-            let fits = |index: &usize| effect(&operations[*index], previous) == Some(entry.state.clone());
+            let fits = |index: &usize| makes(&operations[*index], previous, entry.state.as_ref());
             let index = if let Some(index) = done.remove(&entry.revision) {
                 if operations[index].object != entry.object || !fits(&index) {
                     return Err(format!("{:?} made {entry:?} of {previous:?}", operations[index]));
@@ -236,14 +236,17 @@ impl<'a> Line<'a> {
     }
 }
 
-/// What the operation makes of an object; `None` when it may not be done at all.
-fn effect(operation: &Operation, before: Option<&Entry>) -> Option<Option<State>> {
+/// Whether the operation may be done on an object as it was, and makes this of it.
+fn makes(operation: &Operation, before: Option<&Entry>, after: Option<&State>) -> bool {
     let now = before.and_then(|entry| entry.state.as_ref().map(|state| (entry.revision, state)));
     match (&operation.call, now) {
-        (Call::Create(to), None) => Some(Some(to.clone())),
-        (Call::Update(named, to), Some((revision, _))) if named.is_none_or(|named| named == revision) => Some(Some(to.clone())),
-        (Call::Patch(change), Some((_, state))) => Some(Some(state.iter().chain(change).map(|(k, v)| (k.clone(), v.clone())).collect())),
-        (Call::Delete(named), Some((revision, _))) if named.is_none_or(|named| named == revision) => Some(None),
-        _ => None,
+        (Call::Create(to), None) => after == Some(to),
+        (Call::Update(named, to), Some((revision, _))) => named.is_none_or(|named| named == revision) && after == Some(to),
+        (Call::Patch(change), Some((_, state))) => {
+            let patched: State = state.iter().chain(change).map(|(k, v)| (k.clone(), v.clone())).collect();
+            after == Some(&patched)
+        }
+        (Call::Delete(named), Some((revision, _))) => named.is_none_or(|named| named == revision) && after.is_none(),
+        _ => false,
     }
 }
