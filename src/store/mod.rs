@@ -13,8 +13,10 @@ mod changed;
 mod compact;
 mod connection;
 mod database;
+mod job;
 mod lead;
 pub mod ledger;
+mod lineage;
 mod migrations;
 mod open;
 mod postgres;
@@ -184,7 +186,7 @@ pub struct Store {
 }
 
 struct Shared {
-    requests: mpsc::Sender<writer::Request>,
+    requests: mpsc::Sender<job::Request>,
     readers: read::Readers,
     revisions: watch::Receiver<Revision>,
     lead: Arc<lead::Lead>,
@@ -220,8 +222,8 @@ impl Store {
         F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = writer::job(work, reply);
-        self.shared.requests.send(writer::Request::Write(job)).await.map_err(|_| Error::Closed)?;
+        let job = job::of(work, reply);
+        self.shared.requests.send(job::Request::Write(job)).await.map_err(|_| Error::Closed)?;
         match answer.await.map_err(|_| Error::Closed)? {
             Ok(result) => result,
             Err(panic) => std::panic::resume_unwind(panic),
@@ -231,7 +233,7 @@ impl Store {
     /// Commits what was accepted and closes the database; writes after it are refused as `Closed`.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
-        if self.shared.requests.send(writer::Request::Close(done)).await.is_ok() {
+        if self.shared.requests.send(job::Request::Close(done)).await.is_ok() {
             let _ = closed.await;
         }
     }

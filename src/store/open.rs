@@ -103,7 +103,7 @@ impl Store {
             Database::Sqlite(_) => None,
             Database::Postgres(server) => {
                 let (revisions, lead, clock) = (publish.clone(), lead.clone(), clock.clone());
-                let others = postgres::Others { server: server.as_ref().clone(), revisions, lead, clock };
+                let others = postgres::Others { server: server.as_ref().clone(), revisions, lead, clock, writer: requests.downgrade() };
                 Some(AbortOnDropHandle::new(tokio::spawn(postgres::follow(others))))
             }
         };

@@ -4,14 +4,14 @@
 //! become visible in their order, whichever process commits, a rollback leaves no gap, and no two writers meet anywhere else:
 //! there is nothing to deadlock or to serialize.
 
-use super::{Error, Revision, database::Purpose, lead::Lead};
+use super::{Error, Revision, database::Purpose, job, lead::Lead, lineage};
 use crate::clock::Clock;
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Row as _};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
 /// The server ends a statement of ours after 30 s (below); one that does not even say that is gone.
@@ -65,8 +65,15 @@ impl Server {
 
     pub(super) async fn connect(&self, purpose: Purpose) -> Result<PgConnection, Error> {
         let options = self.options(purpose);
-        patiently(PgConnection::connect_with(&options)).await.map_err(|error| match error {
-            Error::Unavailable(why) => Error::Unavailable(format!("{self} cannot be reached: {why}")),
+        let connected = async {
+            let mut connection = patiently(PgConnection::connect_with(&options)).await?;
+            if purpose == Purpose::Write {
+                lineage::note(&mut connection).await?;
+            }
+            Ok(connection)
+        };
+        connected.await.map_err(|error| match error {
+            Error::Unavailable(why) => Error::Unavailable(format!("{self} cannot be used: {why}")),
             other => other,
         })
     }
@@ -88,8 +95,8 @@ pub(super) async fn prepare(connection: &mut PgConnection) -> Result<(), Error> 
     if encoding != "UTF8" {
         return Err(Error::Url(format!("the database's encoding is {encoding}; create one with UTF8")));
     }
-    patiently(sqlx::raw_sql("DELETE FROM writers WHERE at < now() - INTERVAL '7 days'").execute(connection)).await?;
-    Ok(())
+    patiently(sqlx::raw_sql("DELETE FROM writers WHERE at < now() - INTERVAL '7 days'").execute(&mut *connection)).await?;
+    lineage::begin(connection).await
 }
 
 /// What a process knows at the beginning of a batch, the lock being held.
@@ -97,6 +104,9 @@ pub(super) struct Begun {
     pub(super) epoch: i64,
     /// The newest revision that anyone committed.
     pub(super) newest: i64,
+    /// See [`lineage`].
+    pub(super) line: String,
+    pub(super) noted: String,
 }
 
 /// Begins a batch: takes the lock, and notes who commits what, so that the outcome of a lost commit can be looked up.
@@ -104,11 +114,12 @@ pub(super) async fn begin(connection: &mut PgConnection, writer: Uuid, batch: i6
     let sql = format!(
         "BEGIN; SELECT number FROM revisions FOR UPDATE; \
          INSERT INTO writers (writer, batch) VALUES ('{writer}', {batch}) ON CONFLICT (writer) DO UPDATE SET batch = excluded.batch, at = now(); \
-         SELECT CAST(value AS BIGINT), number FROM meta, revisions WHERE key = 'epoch'"
+         SELECT CAST(value AS BIGINT), number, {} FROM meta, revisions WHERE key = 'epoch'",
+        lineage::LINES
     );
     let rows = patiently(sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection)).await?;
     let row = rows.last().ok_or_else(|| Error::Corrupt("the database has no epoch".into()))?;
-    Ok(Begun { epoch: row.try_get(0)?, newest: row.try_get(1)? })
+    Ok(Begun { epoch: row.try_get(0)?, newest: row.try_get(1)?, line: row.try_get(2)?, noted: row.try_get(3)? })
 }
 
 /// Whether a batch whose answer was lost was committed. Waits for its transaction to end, by taking the lock.
@@ -128,6 +139,8 @@ pub(super) struct Others {
     pub(super) revisions: watch::Sender<Revision>,
     pub(super) lead: Arc<Lead>,
     pub(super) clock: Clock,
+    /// To the writer, who does what must be done when the database went back.
+    pub(super) writer: mpsc::WeakSender<job::Request>,
 }
 
 /// Publishes what other processes commit, and that one of them took over. Told by them, and without that by looking; so
@@ -149,9 +162,14 @@ async fn listen(others: &Others, said: &mut bool) -> Result<std::convert::Infall
     let mut listener = patiently(PgListener::connect_with(&pool.connect_lazy_with(others.server.options(Purpose::Read)))).await?;
     patiently(listener.listen("autovibe")).await?;
     *said = false;
+    // It may be another server than before.
+    look(others).await;
     loop {
         let sql = "SELECT number, CAST(value AS BIGINT) FROM revisions, meta WHERE key = 'epoch'";
         let (newest, epoch): (i64, i64) = patiently(sqlx::query_as(sql).fetch_one(&mut listener)).await?;
+        if newest < others.revisions.borrow().0 {
+            look(others).await;
+        }
         super::writer::publish(&others.revisions, Revision(newest));
         // Refused writes say it too; one who writes nothing learns it here. An older one was read before we took over.
         if epoch > others.lead.epoch() {
@@ -164,6 +182,19 @@ async fn listen(others: &Others, said: &mut bool) -> Result<std::convert::Infall
             () = others.clock.sleep(CATCH_UP) => {}
         }
         while listener.next_buffered().is_some() {}
+    }
+}
+
+/// Has the writer look at the database, which it does before each write: here before one that keeps nothing.
+async fn look(others: &Others) {
+    let (reply, answer) = oneshot::channel();
+    let nothing = job::of(|_| Box::pin(async { Err::<(), _>(Error::Closed) }), reply);
+    if let Some(writer) = others.writer.upgrade() {
+        let sent = writer.send(job::Request::Write(nothing)).await;
+        drop(writer);
+        if sent.is_ok() {
+            let _ = answer.await;
+        }
     }
 }
 

@@ -1,8 +1,9 @@
 //! Puts a backup in the place of a database. What was done since the backup is not in it, but clients and processes saw it:
-//! so revisions and epochs go on far above all that can have been given, and every watch begins anew.
+//! so it goes on as `lineage` says.
 
 use super::backup::{make_private, program, start, succeed, sync_parent, verify};
 use super::database::Purpose;
+use super::lineage::{self, REVISIONS};
 use super::{Database, Error, postgres, sqlite};
 use crate::clock::Clock;
 use sqlx::sqlite::SqliteConnectOptions;
@@ -14,12 +15,6 @@ use std::{
     process::Stdio,
 };
 use tokio::{io::AsyncWriteExt, process::Command};
-
-/// More changes than a hub makes between a backup and its restore: a thousand a second for eleven days. Source: kubernetes-api
-/// facts 7.3.
-const REVISIONS: i64 = 1_000_000_000;
-/// More processes than take over meanwhile.
-const EPOCHS: i64 = 1_000_000;
 
 /// What to do with a database that is there.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,9 +48,11 @@ async fn restore_file(file: &Path, path: &Path, replace: Replace, clock: &Clock)
     verify(&aside).await?;
     // Without a WAL: nothing but this one file is to be moved.
     let mut copy = SqliteConnectOptions::new().filename(&aside).disable_statement_logging().connect().await?;
-    let counter = "UPDATE sqlite_sequence SET seq = seq + REVISIONS WHERE name = 'log'; \
-                   INSERT INTO sqlite_sequence (name, seq) SELECT 'log', REVISIONS WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'log');";
-    copy.execute(AssertSqlSafe(format!("BEGIN; {} COMMIT;", go_on(counter, sqlite::NEWEST, clock)))).await?;
+    let counter = format!(
+        "UPDATE sqlite_sequence SET seq = seq + {REVISIONS} WHERE name = 'log'; \
+         INSERT INTO sqlite_sequence (name, seq) SELECT 'log', {REVISIONS} WHERE NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'log');"
+    );
+    copy.execute(AssertSqlSafe(format!("BEGIN; {} COMMIT;", lineage::statements(&counter, sqlite::NEWEST, "restore", clock)))).await?;
     copy.close().await?;
     File::open(&aside).and_then(|copy| copy.sync_all()).map_err(cannot)?;
     let kept = path.exists().then(|| path.with_added_extension(format!("replaced-{}", clock.now().as_second())));
@@ -109,7 +106,8 @@ async fn restore_archive(file: &Path, server: &postgres::Server, replace: Replac
         let _ = psql.kill().await;
         return Err(error);
     }
-    let ours = go_on("UPDATE revisions SET number = number + REVISIONS;", postgres::NEWEST, clock);
+    let counter = format!("UPDATE revisions SET number = number + {REVISIONS};");
+    let ours = lineage::statements(&counter, postgres::NEWEST, "restore", clock);
     let _ = input.write_all(format!("\nSET search_path TO DEFAULT;\n{ours}").as_bytes()).await;
     let _ = input.shutdown().await;
     drop(input);
@@ -122,19 +120,3 @@ const CLEAR: &str = "DO $$ DECLARE it record; BEGIN \
     FOR it IN SELECT p.oid::regprocedure AS name FROM pg_proc p WHERE pronamespace = current_schema()::regnamespace LOOP \
         EXECUTE format('DROP FUNCTION %s CASCADE', it.name); END LOOP; \
     END $$;\n";
-
-/// The statements that make a restored state one to go on from. The ledger says that something may be missing.
-fn go_on(counter: &str, newest: &str, clock: &Clock) -> String {
-    let now = clock.now().as_millisecond();
-    let counter = counter.replace("REVISIONS", &REVISIONS.to_string());
-    format!(
-        "{counter} \
-         INSERT INTO meta (key, value) SELECT 'restored', 'at {now} ms, with changes up to ' || COALESCE(CAST(max(at_seconds) AS TEXT), '0') || ' s' FROM log \
-         WHERE TRUE ON CONFLICT (key) DO UPDATE SET value = excluded.value; \
-         DELETE FROM log; \
-         UPDATE meta SET value = CAST(({newest}) AS TEXT) WHERE key = 'compacted'; \
-         UPDATE meta SET value = CAST(CAST(value AS BIGINT) + {EPOCHS} AS TEXT) WHERE key = 'epoch'; \
-         INSERT INTO ledger_entries (at_ms, lease, posting, account, money, reserved, api_calls, tokens_in, tokens_out) \
-         VALUES ({now}, 'restore', 'gap', 'store', 0, 0, 0, 0, 0);\n"
-    )
-}

@@ -3,100 +3,25 @@
 
 use super::connection::{Connection, query};
 use super::database::{Database, PATIENCE, PAUSE, Purpose};
-use super::{Error, GoesOn, Moment, Revision, Transaction, lead::Lead, postgres, read, sqlite};
+use super::job::{Job, Request};
+use super::{Error, GoesOn, Moment, Revision, Transaction, lead::Lead, lineage, postgres, read, sqlite};
 use crate::clock::Clock;
-use futures::{FutureExt, future::BoxFuture};
 use jiff::SignedDuration;
 use std::{
-    any::Any,
     collections::VecDeque,
     ops::ControlFlow,
-    panic::AssertUnwindSafe,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, watch};
 use tokio_util::task::AbortOnDropHandle;
 
 /// A commit of more would make the first caller wait for too much work of others.
 const BATCH: usize = 256;
 /// How long the outcome of a commit is asked for: what is not known would be done twice, or not at all.
 const OUTCOME: SignedDuration = SignedDuration::from_mins(1);
-
-pub(super) enum Request {
-    Write(Box<dyn Job>),
-    Close(oneshot::Sender<()>),
-}
-
-/// What the caller waits for: its result, or the panic of its work.
-pub(super) type Answer<T, E> = Result<Result<T, E>, Box<dyn Any + Send>>;
-
-/// A caller's work, its types forgotten.
-pub(super) trait Job: Send {
-    fn run<'t>(self: Box<Self>, transaction: &'t mut Transaction<'_>) -> BoxFuture<'t, Done>
-    where
-        Self: 't;
-    /// Tells the caller that its work was not begun.
-    fn refuse(self: Box<Self>, error: Error);
-}
-
-/// A job that ran: whether its writes stay, and how to tell its caller once the commit is durable (or failed).
-pub(super) struct Done {
-    keep: bool,
-    tell: Box<dyn FnOnce(Result<(), Error>) + Send>,
-}
-
-struct Work<F, T, E> {
-    work: F,
-    reply: oneshot::Sender<Answer<T, E>>,
-}
-
-/// Wraps a caller's work and the way back to the caller.
-pub(super) fn job<T, E, F>(work: F, reply: oneshot::Sender<Answer<T, E>>) -> Box<dyn Job>
-where
-    T: Send + 'static,
-    E: From<Error> + Send + 'static,
-    F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
-{
-    Box::new(Work { work, reply })
-}
-
-impl<T, E, F> Job for Work<F, T, E>
-where
-    T: Send + 'static,
-    E: From<Error> + Send + 'static,
-    F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
-{
-    fn run<'t>(self: Box<Self>, transaction: &'t mut Transaction<'_>) -> BoxFuture<'t, Done>
-    where
-        Self: 't,
-    {
-        let Self { work, reply } = *self;
-        let future = std::panic::catch_unwind(AssertUnwindSafe(|| work(transaction)));
-        Box::pin(async move {
-            let result: Answer<T, E> = match future {
-                Ok(future) => AssertUnwindSafe(future).catch_unwind().await,
-                Err(panic) => Err(panic),
-            };
-            let keep = matches!(result, Ok(Ok(_)));
-            let tell = Box::new(move |commit: Result<(), Error>| {
-                let answer = match commit {
-                    Err(error) if keep => Ok(Err(error.into())),
-                    _ => result,
-                };
-                // The caller may have gone; its write stands all the same.
-                let _ = reply.send(answer);
-            });
-            Done { keep, tell }
-        })
-    }
-
-    fn refuse(self: Box<Self>, error: Error) {
-        let _ = self.reply.send(Ok(Err(error.into())));
-    }
-}
 
 pub(super) struct Writer {
     pub(super) database: Database,
@@ -284,15 +209,15 @@ impl Writer {
             }
             Connection::Postgres(connection) => {
                 self.batch += 1;
-                let begun = postgres::begin(connection, self.session, self.batch).await?;
+                let mut begun = postgres::begin(connection, self.session, self.batch).await?;
                 let known = self.revisions.borrow().0;
-                if begun.newest < known {
-                    self.connection.link().run("ROLLBACK").await?;
-                    return Err(Error::Corrupt(format!(
-                        "the database went back from revision {known} to {}: it was restored, or a replica took over that lacked the newest \
-                         commits; restart autovibe to go on from there",
-                        begun.newest
-                    )));
+                if let Some(back) = lineage::went_back(&begun, known) {
+                    tracing::error!("the database went back {back}. What was committed since is lost; the ledger notes the gap");
+                    lineage::go_on(connection, known, &self.clock).await?;
+                    // That was a commit of its own, which is not to be taken for the one that follows.
+                    self.batch += 1;
+                    begun = postgres::begin(connection, self.session, self.batch).await?;
+                    publish(&self.revisions, Revision(begun.newest));
                 }
                 begun.epoch
             }

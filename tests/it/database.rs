@@ -76,6 +76,15 @@ impl Home {
         self.url.parse().unwrap()
     }
 
+    /// The one text that a query of PostgreSQL answers, past the store.
+    pub(crate) async fn ask(&self, sql: &str) -> String {
+        use sqlx::Connection;
+        let mut raw = sqlx::PgConnection::connect(&self.url).await.unwrap();
+        let (text,): (String,) = sqlx::query_as(sqlx::AssertSqlSafe(sql.to_owned())).fetch_one(&mut raw).await.unwrap();
+        raw.close().await.unwrap();
+        text
+    }
+
     /// Runs statements on the database, past the store.
     pub(crate) async fn execute(&self, sql: &str) {
         use sqlx::{Connection, Executor};
@@ -98,6 +107,8 @@ pub(crate) struct Cluster {
     programs: PathBuf,
     /// A shell that starts the server at each line of its standard input; at the end of that it ends it and cleans up.
     keeper: Child,
+    /// Of TCP where it listens there, and in the name of the socket.
+    port: u16,
     databases: AtomicU32,
 }
 
@@ -110,6 +121,23 @@ impl Cluster {
 
     /// A new one; `None`, said aloud, where there is no PostgreSQL. `settings` are options of `postgres`.
     pub(crate) fn start(settings: &str) -> Option<Self> {
+        Self::make("$1/initdb -D data -U autovibe -A trust -E UTF8 --no-locale -N", settings, 5432)
+    }
+
+    /// A new one that also listens on localhost.
+    pub(crate) fn start_tcp(settings: &str) -> Option<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let settings = format!("-c port={port} -c listen_addresses=localhost {settings}");
+        Self::make("$1/initdb -D data -U autovibe -A trust -E UTF8 --no-locale -N", &settings, port)
+    }
+
+    /// A replica, which follows this one without being waited for.
+    pub(crate) fn replica(&self) -> Self {
+        let copy = format!("$1/pg_basebackup -h {} -U autovibe -D data -R -X stream -c fast", self.directory.display());
+        Self::make(&copy, "-c fsync=off", 5432).expect("there is a first one")
+    }
+
+    fn make(data: &str, settings: &str, port: u16) -> Option<Self> {
         let find = "readlink -f \"$(command -v initdb || ls -d /usr/lib/postgresql/*/bin/initdb | tail -n 1)\"";
         let found = Command::new("sh").args(["-c", find]).output().unwrap();
         let programs = Path::new(String::from_utf8(found.stdout).unwrap().trim()).parent().map(Path::to_owned);
@@ -124,14 +152,16 @@ impl Cluster {
         if let Some(user) = user {
             assert!(Command::new("chown").arg(user).arg(&directory).status().unwrap().success(), "there is no user {user}");
         }
-        let script = "cd $0 && mkdir log && $1/initdb -D data -U autovibe -A trust -E UTF8 --no-locale -N >log/initdb && \
-                      while read -r line; do $1/postgres -D data -k $0 -c listen_addresses= $2 >>log/postgres 2>&1 </dev/null & server=$!; done; \
-                      kill -QUIT $server; wait $server; rm -rf $0/*; rmdir $0 2>/dev/null";
+        let script = format!(
+            "cd $0 && mkdir log && {data} >log/initdb 2>&1 && \
+             while read -r line; do $1/postgres -D data -k $0 -c listen_addresses= $2 >>log/postgres 2>&1 </dev/null & server=$!; done; \
+             kill -QUIT $server; wait $server; rm -rf $0/*; rmdir $0 2>/dev/null"
+        );
         let mut command = Command::new(if user.is_some() { "runuser" } else { "env" });
-        command.args(user.map(|user| ["-u", user, "--"]).into_iter().flatten()).args(["sh", "-c", script]);
+        command.args(user.map(|user| ["-u", user, "--"]).into_iter().flatten()).args(["sh", "-c", &script]);
         command.arg(&directory).arg(&programs).arg(settings).current_dir("/");
         let keeper = command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let mut cluster = Self { directory, programs, keeper, databases: AtomicU32::new(0) };
+        let mut cluster = Self { directory, programs, keeper, port, databases: AtomicU32::new(0) };
         cluster.run();
         Some(cluster)
     }
@@ -140,12 +170,20 @@ impl Cluster {
     pub(crate) fn run(&mut self) {
         self.keeper.stdin.as_mut().unwrap().write_all(b"run\n").unwrap();
         let until = Instant::now() + Duration::from_mins(1);
-        let ready = || Command::new(self.programs.join("pg_isready")).arg("-q").arg("-h").arg(&self.directory).status().unwrap().success();
+        let port = self.port.to_string();
+        let ready = || {
+            let mut ready = Command::new(self.programs.join("pg_isready"));
+            ready.arg("-q").args(["-p", &port, "-h"]).arg(&self.directory).status().unwrap().success()
+        };
         while !ready() {
-            let log = || std::fs::read_to_string(self.directory.join("log/postgres")).unwrap_or_default();
-            assert!(Instant::now() < until, "PostgreSQL does not start: {}", log());
+            assert!(Instant::now() < until, "PostgreSQL does not start: {}", self.log());
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// What it logged.
+    pub(crate) fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("log/postgres")).unwrap_or_default()
     }
 
     /// Kills the server as a power cut would, with SIGKILL, and waits until all of its processes are gone.
@@ -165,11 +203,20 @@ impl Cluster {
 
     /// The server's socket.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.directory.join(".s.PGSQL.5432")
+        self.directory.join(format!(".s.PGSQL.{}", self.port))
+    }
+
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where its files are; they belong to the user that it runs as.
+    pub(crate) fn data(&self) -> PathBuf {
+        self.directory.join("data")
     }
 
     pub(crate) fn url(&self, database: &str) -> String {
-        format!("postgres:///{database}?host={}&user=autovibe", self.directory.display())
+        format!("postgres:///{database}?host={}&port={}&user=autovibe", self.directory.display(), self.port)
     }
 
     /// A new database's URL.

@@ -2,6 +2,7 @@
 //!
 //! Each store here stands for a process: it shares nothing with the others but the database.
 
+mod failover;
 mod proxy;
 
 use crate::database::{Cluster, Home};
@@ -311,13 +312,16 @@ async fn one_process_leads_and_the_one_before_it_learns_that_it_does_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_database_that_went_back_is_not_written() {
+async fn d5_a_database_that_went_back_on_its_server_is_found_by_its_revisions() {
     let Some(home) = Home::postgres().await else { return };
-    let store = home.open().await;
-    put_all(&store, vec!["a".into(), "b".into()], Duration::ZERO).await.unwrap();
+    let (leader, server) = (home.open().await, home.open().await);
+    let epoch = leader.take_over().await.unwrap();
+    let lost = put_all(&leader, vec!["a".into(), "b".into()], Duration::ZERO).await.unwrap();
     home.execute("UPDATE revisions SET number = 1; DELETE FROM log WHERE revision = 2; DELETE FROM objects WHERE revision = 2").await;
-    let refused = put_all(&store, vec!["c".into()], Duration::ZERO).await;
-    assert!(matches!(&refused, Err(Error::NotCommitted(why) | Error::Corrupt(why)) if why.contains("revision 2 to 1")), "{refused:?}");
+    let refused = put_all(&leader, vec!["c".into()], Duration::ZERO).await;
+    assert!(matches!(refused, Err(Error::Fenced { ours, .. }) if ours == epoch), "{refused:?}");
+    assert!(put_all(&server, vec!["b".into()], Duration::ZERO).await.unwrap() > Revision(lost.0 + 1_000_000));
+    assert!(matches!(server.changes(RESOURCE, lost, 0).await, Err(Error::Expired { .. })));
 }
 
 #[tokio::test(flavor = "multi_thread")]

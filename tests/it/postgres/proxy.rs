@@ -21,6 +21,8 @@ pub(super) enum Fault {
 }
 
 struct State {
+    /// The server's socket.
+    server: PathBuf,
     fault: Fault,
     injected: u32,
 }
@@ -33,15 +35,18 @@ pub(super) struct Proxy {
 impl Proxy {
     /// Runs as long as the test's runtime.
     pub(super) async fn start(server: PathBuf) -> Self {
-        let state = Arc::new(Mutex::new(State { fault: Fault::None, injected: 0 }));
+        let state = Arc::new(Mutex::new(State { server, fault: Fault::None, injected: 0 }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = state.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 client.set_nodelay(true).unwrap();
-                let server = UnixStream::connect(&server).await.unwrap();
-                tokio::spawn(forward(client, server, shared.clone()));
+                let server = shared.lock().unwrap().server.clone();
+                // One that does not run is one that hangs up.
+                if let Ok(server) = UnixStream::connect(&server).await {
+                    tokio::spawn(forward(client, server, shared.clone()));
+                }
             }
         });
         Self { state, port }
@@ -55,6 +60,11 @@ impl Proxy {
 
     pub(super) fn arm(&self, fault: Fault) {
         self.state.lock().unwrap().fault = fault;
+    }
+
+    /// From now on new connections lead to another server.
+    pub(super) fn turn(&self, server: PathBuf) {
+        self.state.lock().unwrap().server = server;
     }
 
     /// How many faults were injected.
