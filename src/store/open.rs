@@ -111,6 +111,7 @@ impl Store {
         let writer = Writer {
             database: database.clone(),
             connection,
+            lost: false,
             requests: incoming,
             revisions: publish,
             readers: readers.clone(),

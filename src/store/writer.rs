@@ -26,6 +26,8 @@ const OUTCOME: SignedDuration = SignedDuration::from_mins(1);
 pub(super) struct Writer {
     pub(super) database: Database,
     pub(super) connection: Connection,
+    /// Whether the connection must be replaced before the next transaction.
+    pub(super) lost: bool,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) revisions: watch::Sender<Revision>,
     pub(super) readers: read::Readers,
@@ -178,7 +180,10 @@ impl Writer {
                 Ok(true) => return Ok(()),
                 Ok(false) => return Err(Error::NotCommitted(why)),
                 Err(_) if self.clock.now() < until => self.clock.sleep(PAUSE).await,
-                Err(error) => return Err(Error::Unknown(error.to_string())),
+                Err(error) => {
+                    self.lost = true;
+                    return Err(Error::Unknown(error.to_string()));
+                }
             }
         }
     }
@@ -187,19 +192,30 @@ impl Writer {
     async fn begin(&mut self) -> Result<(), Error> {
         let until = self.clock.now() + PATIENCE;
         loop {
-            let why = match self.begin_now().await {
-                Err(Error::Unavailable(why)) if self.clock.now() < until => why,
-                other => return other,
-            };
-            tracing::debug!("no write transaction could be begun: {why}; trying again");
-            self.clock.sleep(PAUSE).await;
-            if let Ok(connection) = self.database.connect(Purpose::Write).await {
-                self.connection = connection;
+            match self.begin_now().await {
+                Err(Error::Unavailable(why)) => {
+                    self.lost = true;
+                    if self.clock.now() >= until {
+                        return Err(Error::Unavailable(why));
+                    }
+                    tracing::debug!("no write transaction could be begun: {why}; trying again");
+                    self.clock.sleep(PAUSE).await;
+                }
+                Err(other) => {
+                    // What was begun of it would be in the way of the next one.
+                    let _ = self.connection.link().run("ROLLBACK").await;
+                    return Err(other);
+                }
+                Ok(()) => return Ok(()),
             }
         }
     }
 
     async fn begin_now(&mut self) -> Result<(), Error> {
+        if self.lost {
+            self.connection = self.database.connect(Purpose::Write).await?;
+            self.lost = false;
+        }
         let stored = match &mut self.connection {
             Connection::Sqlite(_) => {
                 self.connection.link().run(sqlite::BEGIN).await?;
@@ -222,11 +238,7 @@ impl Writer {
                 begun.epoch
             }
         };
-        let lead = self.lead.check(stored);
-        if lead.is_err() {
-            self.connection.link().run("ROLLBACK").await?;
-        }
-        lead
+        self.lead.check(stored)
     }
 }
 

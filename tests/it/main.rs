@@ -29,6 +29,7 @@ mod limits;
 mod machine;
 mod malformed;
 mod objects;
+mod order;
 mod postgres;
 mod process;
 mod python;

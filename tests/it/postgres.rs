@@ -3,7 +3,9 @@
 //! Each store here stands for a process: it shares nothing with the others but the database.
 
 mod failover;
+mod kills;
 mod proxy;
+mod states;
 
 use crate::database::{Cluster, Home};
 use autovibe::store::{Error, Expect, Key, Object, Revision, Store};
@@ -11,10 +13,7 @@ use proxy::{Fault, Proxy};
 use serde_json::json;
 use std::{
     collections::BTreeSet,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -70,7 +69,7 @@ fn scatter(seed: u64, below: u64) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn commits_of_sixteen_processes_are_seen_in_the_order_of_their_revisions_and_without_a_gap() {
+async fn d3_commits_of_sixteen_processes_are_seen_in_the_order_of_their_revisions_and_without_a_gap() {
     let Some(home) = Home::postgres().await else { return };
     let home = Arc::new(home);
     let (processes, rounds) = (16_u64, 12_u64);
@@ -110,7 +109,7 @@ async fn commits_of_sixteen_processes_are_seen_in_the_order_of_their_revisions_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_process_that_stops_in_a_transaction_holds_the_others_up_for_seconds_and_writes_nothing() {
+async fn d3_a_process_that_stops_in_a_transaction_holds_the_others_up_for_seconds_and_writes_nothing() {
     let Some(home) = Home::postgres().await else { return };
     let (stuck, other) = (home.open().await, home.open().await);
     let work = tokio::spawn(async move { put_all(&stuck, vec!["stuck".into()], Duration::from_secs(12)).await });
@@ -125,72 +124,7 @@ async fn a_process_that_stops_in_a_transaction_holds_the_others_up_for_seconds_a
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_killed_server_loses_nothing_that_was_answered_and_watches_go_on() {
-    let Some(mut cluster) = Cluster::start("") else { return };
-    let home = Home::at(cluster.create().await);
-    let (store, reader) = (home.open().await, home.open().await);
-    let (stop, stopped) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicBool::new(false)));
-    let watcher = {
-        let stopped = stopped.clone();
-        let last = Arc::new(std::sync::Mutex::new(Revision(i64::MAX)));
-        let until = last.clone();
-        let task = tokio::spawn(follow(reader.clone(), move |seen| {
-            stopped.load(Ordering::Acquire) && seen.last().copied() == Some(*until.lock().unwrap())
-        }));
-        (task, last)
-    };
-    let writers: Vec<_> = (0..8)
-        .map(|writer| {
-            let (store, stop) = (store.clone(), stop.clone());
-            tokio::spawn(async move {
-                let (mut answered, mut refused) = (Vec::new(), Vec::new());
-                for round in 0.. {
-                    if stop.load(Ordering::Acquire) {
-                        break;
-                    }
-                    let name = format!("{writer}-{round}");
-                    match put_all(&store, vec![format!("{name}-a"), format!("{name}-b")], Duration::ZERO).await {
-                        Ok(_) => answered.push(name),
-                        Err(Error::NotCommitted(_) | Error::Unavailable(_)) => refused.push(name),
-                        Err(other) => panic!("{other}"),
-                    }
-                }
-                (answered, refused)
-            })
-        })
-        .collect();
-    let rounds: u64 = 6;
-    for round in 0..rounds {
-        tokio::time::sleep(Duration::from_millis(150 + scatter(round, 200))).await;
-        cluster.kill();
-        cluster.run();
-    }
-    tokio::time::sleep(Duration::from_millis(300)).await;
-    stop.store(true, Ordering::Release);
-    let (mut answered, mut refused) = (Vec::new(), Vec::new());
-    for writer in writers {
-        let (yes, no) = writer.await.unwrap();
-        answered.extend(yes);
-        refused.extend(no);
-    }
-    let page = reader.list(&autovibe::store::Query { resource: RESOURCE.into(), ..Default::default() }).await.unwrap();
-    let names: BTreeSet<String> = page.items.iter().map(|item| item.key.name.clone()).collect();
-    let lost: Vec<_> = answered.iter().filter(|name| !["a", "b"].iter().all(|half| names.contains(&format!("{name}-{half}")))).collect();
-    assert!(lost.is_empty(), "answered and lost: {lost:?}");
-    let kept: Vec<_> = refused.iter().filter(|name| ["a", "b"].iter().any(|half| names.contains(&format!("{name}-{half}")))).collect();
-    assert!(kept.is_empty(), "refused and kept: {kept:?}");
-    assert!(answered.len() > 50, "only {} writes were answered", answered.len());
-    eprintln!("{rounds} kills: {} writes answered, {} refused", answered.len(), refused.len());
-    let (task, last) = watcher;
-    *last.lock().unwrap() = page.revision;
-    stopped.store(true, Ordering::Release);
-    let seen = tokio::time::timeout(Duration::from_secs(20), task).await.expect("the watcher comes to the end").unwrap();
-    assert_eq!(seen.len(), names.len());
-    assert!(seen.iter().zip(1..).all(|(revision, n)| revision.0 == n), "a gap");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_whose_answer_was_lost_is_looked_up_and_done_once() {
+async fn d2_a_commit_whose_answer_was_lost_is_looked_up_and_done_once() {
     let Some(home) = Home::postgres().await else { return };
     let proxy = Proxy::start(Cluster::shared().unwrap().socket()).await;
     let store = Store::open_with(&proxy.url(&home.url).parse().unwrap(), autovibe::store::Options::default()).await.unwrap();
@@ -236,7 +170,7 @@ async fn a_commit_whose_answer_was_lost_is_looked_up_and_done_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_others_commit_is_seen_at_once_and_without_notifications_within_seconds() {
+async fn d4_what_others_commit_is_seen_at_once_and_without_notifications_within_seconds() {
     let Some(home) = Home::postgres().await else { return };
     let proxy = Proxy::start(Cluster::shared().unwrap().socket()).await;
     let (writer, told) = (home.open().await, home.open().await);
@@ -261,7 +195,7 @@ async fn what_others_commit_is_seen_at_once_and_without_notifications_within_sec
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn sessions_that_are_ended_are_opened_again() {
+async fn d4_sessions_that_are_ended_are_opened_again() {
     let Some(home) = Home::postgres().await else { return };
     let store = home.open().await;
     for n in 0..4 {
@@ -280,7 +214,7 @@ async fn sessions_that_are_ended_are_opened_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_server_with_few_connections_bears_many_watchers() {
+async fn d6_a_server_with_few_connections_bears_many_watchers() {
     // Of the five, two are the writer's and the listener's.
     let settings = "-c fsync=off -c max_connections=5 -c superuser_reserved_connections=0 -c max_wal_senders=0";
     let Some(cluster) = Cluster::start(settings) else { return };
