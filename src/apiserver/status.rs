@@ -179,7 +179,8 @@ impl From<store::Error> for Status {
                 let message = "the write could not be completed at this time, please try again";
                 Self { details: json!({"retryAfterSeconds": 1}), retry_after: Some(1), ..Self::new(500, "ServerTimeout", message) }
             }
-            store::Error::Unavailable(why) => {
+            // The latter when it refuses a session that it once gave.
+            store::Error::Unavailable(why) | store::Error::Url(why) => {
                 tracing::warn!("the database is not available: {why}");
                 let message = "the database is not available now, please try again";
                 Self { details: json!({"retryAfterSeconds": 1}), retry_after: Some(1), ..Self::new(503, "ServiceUnavailable", message) }

@@ -8,7 +8,7 @@ use super::{Error, Revision, database::Purpose, job, lead::Lead, lineage};
 use crate::clock::Clock;
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
-use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions};
+use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Row as _};
 use std::{fmt, str::FromStr, sync::Arc, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -47,6 +47,7 @@ impl Server {
         if options.get_database().is_none() {
             return Err(Error::Url("the address of the PostgreSQL server names no database; add /NAME".into()));
         }
+        let options = with_files(options, url)?;
         Ok(Self { url: url.into(), options: options.application_name("autovibe").disable_statement_logging() })
     }
 
@@ -74,9 +75,31 @@ impl Server {
         };
         connected.await.map_err(|error| match error {
             Error::Unavailable(why) => Error::Unavailable(format!("{self} cannot be used: {why}")),
+            // It will say the same again: of the certificate, the password, the database's name.
+            Error::Database(why) => Error::Url(format!("{self} cannot be used: {why}")),
             other => other,
         })
     }
+}
+
+/// Looks after the files that the address names: an error at the connection would not say which. A CA is not named to be
+/// ignored: with one, `require` checks the certificate, as libpq documents it.
+fn with_files(options: PgConnectOptions, url: &str) -> Result<PgConnectOptions, Error> {
+    let mut options = options;
+    for (key, file) in url::Url::parse(url).iter().flat_map(url::Url::query_pairs) {
+        if matches!(&*key, "sslrootcert" | "sslcert" | "sslkey") {
+            std::fs::File::open(&*file).map_err(|e| Error::Url(format!("{key}={file} cannot be read: {e}")))?;
+        }
+        if key == "sslrootcert" && matches!(options.get_ssl_mode(), PgSslMode::Require) {
+            options = options.ssl_mode(PgSslMode::VerifyCa);
+        }
+    }
+    Ok(options)
+}
+
+/// Whether the peer's certificate was not taken, which another try does not change.
+fn is_distrust(error: &std::io::Error) -> bool {
+    error.get_ref().is_some_and(|error| matches!(error.downcast_ref(), Some(rustls::Error::InvalidCertificate(_))))
 }
 
 impl fmt::Display for Server {
@@ -211,7 +234,8 @@ pub(super) async fn patiently<T>(answer: impl Future<Output = Result<T, sqlx::Er
 /// Source: PostgreSQL, appendix A, "PostgreSQL Error Codes".
 pub(super) fn is_passing(error: &sqlx::Error) -> bool {
     match error {
-        sqlx::Error::Io(_) | sqlx::Error::Tls(_) | sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut => true,
+        sqlx::Error::Io(error) => !is_distrust(error),
+        sqlx::Error::Protocol(_) | sqlx::Error::PoolTimedOut => true,
         sqlx::Error::Database(error) => error.code().is_some_and(|code| {
             let classes = ["08", "40", "53", "57"];
             // lock_not_available, read_only_sql_transaction (a standby), idle_in_transaction_session_timeout, io_error

@@ -6,6 +6,7 @@ mod failover;
 mod kills;
 mod proxy;
 mod states;
+mod tls;
 
 use crate::database::{Cluster, Home};
 use autovibe::store::{Error, Expect, Key, Object, Revision, Store};
