@@ -31,6 +31,7 @@ mod malformed;
 mod objects;
 mod order;
 mod postgres;
+mod power;
 mod process;
 mod python;
 mod real;
