@@ -164,7 +164,7 @@ pub enum Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        if postgres::is_passing(&error) { Self::Unavailable(error.to_string()) } else { Self::Database(error) }
+        if postgres::is_passing(&error) || sqlite::is_passing(&error) { Self::Unavailable(error.to_string()) } else { Self::Database(error) }
     }
 }
 

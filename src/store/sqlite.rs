@@ -2,7 +2,8 @@
 
 use super::{Error, database::Purpose};
 use crate::clock::Clock;
-use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteJournalMode, SqliteSynchronous};
+use sqlx::error::DatabaseError;
+use sqlx::sqlite::{SqliteConnectOptions, SqliteConnection, SqliteError, SqliteJournalMode, SqliteSynchronous};
 use sqlx::{ConnectOptions, Connection as _};
 use std::{cell::Cell, fs::File, io::Write, os::unix::fs::OpenOptionsExt, path::Path, time::Duration};
 
@@ -11,6 +12,9 @@ const LOCK_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How long a statement waits for another process: a backup, or a person's sqlite3.
 pub(super) const BUSY: Duration = Duration::from_secs(10);
+
+/// Bytes that the WAL keeps once it was copied back; it grows beyond them while someone reads for long.
+const WAL_KEPT: &str = "16777216";
 
 /// Takes the write lock; a commit is then in revision order, for there is no other writer.
 pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
@@ -41,6 +45,8 @@ pub(super) async fn connect(path: &Path, purpose: Purpose) -> Result<SqliteConne
         // A commit that was answered survives a power cut.
         .synchronous(SqliteSynchronous::Full)
         .foreign_keys(true)
+        // What a long backup has made of the WAL is given back afterwards.
+        .pragma("journal_size_limit", WAL_KEPT)
         .busy_timeout(BUSY)
         .disable_statement_logging();
     let options = match purpose {
@@ -48,6 +54,23 @@ pub(super) async fn connect(path: &Path, purpose: Purpose) -> Result<SqliteConne
         Purpose::Write => options,
     };
     Ok(done(SqliteConnection::connect_with(&options)).await?)
+}
+
+/// The extended code of a result. Source: SQLite, "Result and Error Codes".
+fn code(error: &sqlx::Error) -> Option<i32> {
+    let sqlx::Error::Database(error) = error else { return None };
+    error.try_downcast_ref::<SqliteError>()?.code()?.parse().ok()
+}
+
+/// Whether this passes: SQLITE_BUSY, SQLITE_LOCKED, SQLITE_READONLY and SQLITE_FULL. Nothing was written.
+pub(super) fn is_passing(error: &sqlx::Error) -> bool {
+    code(error).is_some_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 13))
+}
+
+/// Whether it was a sync that failed, SQLITE_IOERR_FSYNC: all was written, and what came to the disk is not known. A write that
+/// fails leaves no commit, for that is written last.
+pub(super) fn is_sync(error: &sqlx::Error) -> bool {
+    code(error) == Some(1034)
 }
 
 /// Takes the lock file beside the database; the kernel gives it back however this process ends.

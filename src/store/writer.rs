@@ -164,6 +164,11 @@ impl Writer {
         };
         let why = match self.connection.link().run(sql).await {
             Err(Error::Unavailable(why)) => why,
+            Err(Error::Database(why)) if sqlite::is_sync(&why) => {
+                // Whoever opens the file next finds it or not, unless another commit comes in its place.
+                self.lost = true;
+                return Err(Error::Unknown(why.to_string()));
+            }
             other => return other,
         };
         tracing::warn!("the answer to a commit was lost: {why}; looking up what became of it");

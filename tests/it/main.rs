@@ -15,6 +15,7 @@ mod crds;
 mod database;
 mod engines;
 mod examples;
+mod files;
 mod fuzz;
 mod gateway;
 mod history;
