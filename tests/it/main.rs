@@ -30,7 +30,6 @@ mod limits;
 mod machine;
 mod malformed;
 mod objects;
-mod order;
 mod postgres;
 mod power;
 mod process;

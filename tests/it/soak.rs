@@ -1,5 +1,6 @@
 //! Writers and watchers of a hub process that is killed and started again while they work. What they saw is one history.
 
+use crate::database::{Cluster, Home};
 use crate::history::{Answer, Call, Entry, Recorder, State, check};
 use crate::process::{ANY_PORTS, Hub};
 use crate::served::{Client, Served};
@@ -83,6 +84,9 @@ async fn send(client: &Client, object: &str, call: &Call) -> Answer {
         (409, "AlreadyExists", _) => Answer::Exists,
         (409, "Conflict", Call::Patch(_) | Call::Update(None, _)) | (429, ..) => Answer::Refused,
         (409, "Conflict", _) => Answer::Conflict,
+        // The database is away: nothing was written; or nobody can say.
+        (500, "ServerTimeout", _) | (503, "ServiceUnavailable", _) => Answer::Refused,
+        (504, "Timeout", _) => Answer::Unknown,
         // A hub that is killed tells no one.
         _ => panic!("{call:?} of {object} was answered {code} {body}"),
     }
@@ -108,17 +112,19 @@ async fn write(client: Client, writer: usize, size: &Size, recorder: &Recorder, 
         let answer = recorder.perform(object, call.clone(), send(&client, object, &call)).await;
         match answer {
             Answer::Done(revision) | Answer::Read(revision, _) => drop(seen.insert(object, revision)),
-            Answer::Unknown => tokio::time::sleep(Duration::from_millis(50)).await,
+            Answer::Unknown | Answer::Refused => tokio::time::sleep(Duration::from_millis(50)).await,
             _ => {}
         }
         done.fetch_add(1, Ordering::SeqCst);
     }
 }
 
-/// Watches from `from` until the end of the log, again from where it was whenever the stream breaks; all that it was told.
-async fn watch(client: Client, from: i64, reconnects: &AtomicUsize) -> Vec<Entry> {
-    let (mut log, mut last) = (Vec::new(), from);
+/// Watches from `from` until the end of the log, again from where it was whenever the stream breaks, at the next server; all
+/// that it was told.
+async fn watch(clients: Vec<Client>, from: i64, reconnects: &AtomicUsize) -> Vec<Entry> {
+    let (mut log, mut last, mut clients) = (Vec::new(), from, clients.iter().cycle());
     loop {
+        let client = clients.next().expect("one at least");
         let path = format!("{MAPS}?watch=1&allowWatchBookmarks=true&resourceVersion={last}");
         if let Ok(mut lines) = client.try_watch(&path, "application/json").await {
             while let Ok(Some((kind, object))) = lines.try_next().await {
@@ -140,15 +146,16 @@ async fn watch(client: Client, from: i64, reconnects: &AtomicUsize) -> Vec<Entry
 }
 
 /// Runs all of them, and `trouble` beside them, which is told how many operations were done; then holds what they saw together.
-async fn run(client: &Client, size: Size, trouble: impl AsyncFnOnce(&AtomicUsize)) {
+async fn run(clients: &[&Client], size: Size, trouble: impl AsyncFnOnce(&AtomicUsize)) {
     let (recorder, done, reconnects) = (Recorder::default(), AtomicUsize::new(0), AtomicUsize::new(0));
-    let from = revision(&client.get(MAPS).await.1);
+    let client = |n: usize| clients[n % clients.len()].alone();
+    let from = revision(&client(0).get(MAPS).await.1);
     let writers = async {
-        tokio::join!(trouble(&done), join_all((0..size.writers).map(|writer| write(client.alone(), writer, &size, &recorder, &done))));
-        let (code, answer) = client.post(MAPS, &map(END, &State::new())).await;
+        tokio::join!(trouble(&done), join_all((0..size.writers).map(|writer| write(client(writer), writer, &size, &recorder, &done))));
+        let (code, answer) = client(0).post(MAPS, &map(END, &State::new())).await;
         assert_eq!(code, 201, "{answer}");
     };
-    let watchers = join_all((0..size.watchers).map(|_| watch(client.alone(), from, &reconnects)));
+    let watchers = join_all((0..size.watchers).map(|n| watch((n..n + clients.len()).map(client).collect(), from, &reconnects)));
     let ((), logs) = tokio::join!(writers, watchers);
     for log in &logs {
         assert_eq!(*log, logs[0], "every watcher sees every revision, once, in order");
@@ -156,9 +163,10 @@ async fn run(client: &Client, size: Size, trouble: impl AsyncFnOnce(&AtomicUsize
     let operations = recorder.operations();
     let count = |of: fn(&Answer) -> bool| operations.iter().filter(|operation| of(&operation.answer)).count();
     eprintln!(
-        "{} operations ({} lost, {} conflicts), {} revisions, {} watchers ({} reconnects)",
+        "{} operations ({} lost, {} refused, {} conflicts), {} revisions, {} watchers ({} reconnects)",
         operations.len(),
         count(|answer| matches!(answer, Answer::Unknown)),
+        count(|answer| matches!(answer, Answer::Refused)),
         count(|answer| matches!(answer, Answer::Conflict)),
         logs[0].len(),
         logs.len(),
@@ -171,7 +179,7 @@ async fn run(client: &Client, size: Size, trouble: impl AsyncFnOnce(&AtomicUsize
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sixty_four_clients_make_one_linearizable_history() {
     let server = Served::start(Options::default()).await;
-    run(&server, Size { writers: 64, watchers: 4, operations: 40 }, async |_| {}).await;
+    run(&[&server], Size { writers: 64, watchers: 4, operations: 40 }, async |_| {}).await;
     server.stop().await;
 }
 
@@ -201,6 +209,50 @@ async fn a_hub_killed_again_and_again_loses_no_write_and_no_watcher_misses_one()
     let kills = 6;
     let every = size.writers * size.operations / (kills + 2);
     let mut ended = None;
-    run(&client, size, async |done| ended = Some(kill(data, hub, kills, every, done).await)).await;
+    run(&[&client], size, async |done| ended = Some(kill(data, hub, kills, every, done).await)).await;
     assert_eq!(ended.expect("the hub runs").terminate().0, Some(0));
+}
+
+/// Two servers on one PostgreSQL, one of which leads; each of the three is killed in turn.
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn servers_and_postgresql_killed_in_turn_lose_no_write_and_no_watcher_misses_one() {
+    let Some(mut cluster) = Cluster::start("-c fsync=off") else { return };
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let home = Home::at(cluster.create().await);
+    let directories = ["hub", "server"].map(|name| home.path().join(name));
+    let arguments = [&["--lab", "off"][..], &["--api-only"]].map(|role| [role, &["--database-url", &home.url]].concat());
+    let start = |n: usize, more: &[&str]| {
+        std::fs::create_dir_all(&directories[n]).unwrap();
+        Hub::start(&directories[n], &[&arguments[n], more].concat()).serves()
+    };
+    let hub = start(0, &ANY_PORTS[2..]);
+    std::fs::create_dir_all(&directories[1]).unwrap();
+    std::fs::copy(directories[0].join("secrets.key"), directories[1].join("secrets.key")).unwrap();
+    let server = start(1, &ANY_PORTS[2..4]);
+    let clients = directories.each_ref().map(|directory| Client::open(directory));
+    let size = Size { writers: 16, watchers: 50, operations: 100 };
+    let kills = 9;
+    let every = size.writers * size.operations / (kills + 2);
+    let mut processes = [Some(hub), Some(server)];
+    run(&clients.each_ref(), size, async |done| {
+        for n in 1..=kills {
+            while done.load(Ordering::SeqCst) < n * every {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            tokio::task::block_in_place(|| match n % 3 {
+                0 => {
+                    cluster.kill();
+                    cluster.run();
+                }
+                who => {
+                    processes[who - 1].take().expect("it runs").kill();
+                    processes[who - 1] = Some(start(who - 1, &[]));
+                }
+            });
+        }
+    })
+    .await;
+    for process in processes.into_iter().flatten() {
+        assert_eq!(process.terminate().0, Some(0));
+    }
 }

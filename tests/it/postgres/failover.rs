@@ -149,7 +149,7 @@ async fn d5_one_that_knows_nothing_of_the_loss_does_not_hide_it() {
 /// A server that comes back as it was is no other one.
 #[tokio::test(flavor = "multi_thread")]
 async fn d5_a_restart_of_the_same_server_is_no_fail_over() {
-    let Some(mut cluster) = Cluster::start("") else { return };
+    let Some(mut cluster) = Cluster::start("-c fsync=off") else { return };
     let home = Home::at(cluster.create().await);
     let store = home.open().await;
     let epoch = store.take_over().await.unwrap();

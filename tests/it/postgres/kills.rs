@@ -2,70 +2,79 @@
 
 use super::{RESOURCE, key, scatter};
 use crate::database::{Cluster, Home};
-use crate::order::{self, Client, Entry, Told, What};
-use autovibe::store::{Error, Event, Expect, Revision, Store};
+use crate::history::{Answer, Call, Entry, Recorder, State, check};
+use autovibe::store::{Error, Event, Expect, Key, Revision, Store};
 use serde_json::json;
 use std::{
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 const KILLS: u64 = 30;
 /// Few, so that writers meet.
 const OBJECTS: u64 = 6;
-/// Each change is of two objects in one transaction; the twin's value is this much higher.
-const TWIN: u64 = 1 << 40;
 
-fn value(document: &serde_json::Value) -> u64 {
-    document["spec"]["value"].as_u64().unwrap()
+fn state(document: &serde_json::Value) -> State {
+    [("value".to_owned(), document["spec"]["value"].to_string())].into()
 }
 
 fn entry(event: &Event) -> Entry {
-    Entry { revision: event.revision.0, object: event.key.name.clone(), value: value(&event.document) }
+    Entry { revision: event.revision.0, object: event.key.name.clone(), state: Some(state(&event.document)) }
 }
 
-/// Reads an object, and changes it and its twin unless it was changed meanwhile. Says what it was told of both.
-async fn change(store: &Store, object: &str, new: u64, told: &mut Client) {
+/// What a write was told. None of them is sent without a revision, so a conflict is with the one that was read.
+fn answer(done: &Result<[Revision; 2], Error>, half: usize) -> Answer {
+    match done {
+        Ok(revisions) => Answer::Done(revisions[half].0),
+        Err(Error::Conflict(_)) if half == 0 => Answer::Conflict,
+        Err(Error::Exists(_)) if half == 0 => Answer::Exists,
+        Err(Error::NotCommitted(_) | Error::Unavailable(_) | Error::Conflict(_) | Error::Exists(_)) => Answer::Refused,
+        Err(Error::Unknown(_)) => Answer::Unknown,
+        Err(other) => panic!("{other}"),
+    }
+}
+
+/// Reads an object, and changes it and its twin in one transaction, unless it was changed meanwhile.
+async fn change(store: &Store, object: &str, new: u64, recorder: &Recorder) {
     let twin = format!("{object}-twin");
-    let began = Instant::now();
-    let before = match store.get(&key(object)).await {
-        Ok(before) => before,
-        Err(Error::Unavailable(_)) => return,
-        Err(other) => panic!("{other}"),
-    };
-    told.note(object, began, What::Read(before.as_ref().map(|found| (found.revision.0, value(&found.document)))));
-    let began = Instant::now();
-    let expect = before.map_or(Expect::Absent, |found| Expect::At(found.revision));
-    let places = [(key(object), new, Some(expect)), (key(&twin), new + TWIN, None)];
-    let done: Result<[Revision; 2], Error> = store
-        .write(move |t| {
-            Box::pin(async move {
-                let mut revisions = [Revision(0); 2];
-                for (at, (key, new, expect)) in places.into_iter().enumerate() {
-                    let expect = match expect {
-                        Some(expect) => expect,
-                        None => t.get(&key).await?.map_or(Expect::Absent, |_| Expect::Present),
-                    };
-                    let document = json!({"metadata": {"name": key.name, "namespace": "shop"}, "spec": {"value": new}});
-                    revisions[at] = t.put(&key, document, expect).await?.revision;
-                }
-                Ok(revisions)
-            })
-        })
-        .await;
-    let (one, other) = match done {
-        Ok([one, other]) => (What::Wrote { revision: one.0, value: new }, What::Wrote { revision: other.0, value: new + TWIN }),
-        Err(Error::NotCommitted(_) | Error::Unavailable(_) | Error::Conflict(_) | Error::Exists(_)) => {
-            (What::Refused { value: new }, What::Refused { value: new + TWIN })
+    let get = async {
+        match store.get(&key(object)).await {
+            Ok(Some(found)) => Answer::Read(found.revision.0, state(&found.document)),
+            Ok(None) => Answer::Absent,
+            Err(Error::Unavailable(_)) => Answer::Refused,
+            Err(other) => panic!("{other}"),
         }
-        Err(Error::Unknown(_)) => (What::Unknown { value: new }, What::Unknown { value: new + TWIN }),
-        Err(other) => panic!("{other}"),
     };
-    told.note(object, began, one);
-    told.note(&twin, began, other);
+    let expect = match recorder.perform(object, Call::Get, get).await {
+        Answer::Read(revision, _) => Some(revision),
+        Answer::Absent => None,
+        _ => return,
+    };
+    let (one, other) = (key(object), key(&twin));
+    let put = store.write(move |t| {
+        Box::pin(async move {
+            let document = |key: &Key| json!({"metadata": {"name": key.name, "namespace": "shop"}, "spec": {"value": new}});
+            let first = t.put(&one, document(&one), expect.map_or(Expect::Absent, |at| Expect::At(Revision(at)))).await?.revision;
+            let expect = t.get(&other).await?.map_or(Expect::Absent, |_| Expect::Present);
+            Ok([first, t.put(&other, document(&other), expect).await?.revision])
+        })
+    });
+    let to: State = [("value".to_owned(), new.to_string())].into();
+    // It is made with its object and changed with it, and never looked at.
+    let (call, of_twin) = match expect {
+        Some(at) => (Call::Update(Some(at), to.clone()), Call::Update(None, to)),
+        None => (Call::Create(to.clone()), Call::Create(to)),
+    };
+    let (tell, told) = tokio::sync::oneshot::channel();
+    let first = recorder.perform(object, call, async {
+        let done = put.await;
+        tell.send(answer(&done, 1)).unwrap();
+        answer(&done, 0)
+    });
+    tokio::join!(recorder.perform(&twin, of_twin, async { told.await.unwrap() }), first);
 }
 
 /// Follows the log from its beginning up to `end`, which is known only later.
@@ -92,24 +101,24 @@ async fn watch(store: Store, end: Arc<std::sync::OnceLock<Revision>>) -> Vec<Ent
 
 #[tokio::test(flavor = "multi_thread")]
 async fn d1_thirty_kills_lose_nothing_that_was_answered_and_watches_go_on() {
-    let Some(mut cluster) = Cluster::start("") else { return };
+    // What a process had written to the kernel outlives it, so nothing needs to be synced.
+    let Some(mut cluster) = Cluster::start("-c fsync=off") else { return };
     let home = Home::at(cluster.create().await);
     let stores = [home.open().await, home.open().await];
     let (stop, end) = (Arc::new(AtomicBool::new(false)), Arc::new(std::sync::OnceLock::new()));
     let watchers: Vec<_> = (0..4).map(|n| tokio::spawn(watch(stores[n % 2].clone(), end.clone()))).collect();
+    let recorder = Arc::new(Recorder::default());
     let writers: Vec<_> = (0..8_u64)
         .map(|writer| {
-            let (store, stop) = (stores[usize::try_from(writer % 2).unwrap()].clone(), stop.clone());
+            let (store, stop, recorder) = (stores[usize::try_from(writer % 2).unwrap()].clone(), stop.clone(), recorder.clone());
             tokio::spawn(async move {
-                let mut told = Client::default();
                 for round in 0.. {
                     if stop.load(Ordering::Acquire) {
                         break;
                     }
                     let object = format!("o{}", scatter(writer * 7919 + round, OBJECTS));
-                    change(&store, &object, (writer << 32) + round + 1, &mut told).await;
+                    change(&store, &object, (writer << 32) + round, &recorder).await;
                 }
-                told.told
             })
         })
         .collect();
@@ -120,22 +129,22 @@ async fn d1_thirty_kills_lose_nothing_that_was_answered_and_watches_go_on() {
     }
     tokio::time::sleep(Duration::from_millis(300)).await;
     stop.store(true, Ordering::Release);
-    let mut told: Vec<Told> = Vec::new();
     for writer in writers {
-        told.extend(writer.await.unwrap());
+        writer.await.unwrap();
     }
     let (events, newest) = stores[0].changes(RESOURCE, Revision(0), 0).await.unwrap();
     let log: Vec<Entry> = events.iter().map(entry).collect();
     assert!(log.iter().zip(1..).all(|(entry, n)| entry.revision == n), "a gap in the revisions");
-    let checked = order::check(&told, &log);
     // A transaction is there in whole, or not at all.
-    for half in log.chunks(2) {
-        assert!(half.len() == 2 && half[1].value == half[0].value + TWIN, "half a transaction: {half:?}");
+    for both in log.chunks(2) {
+        assert!(both.len() == 2 && both[1].state == both[0].state, "half a transaction: {both:?}");
     }
-    let count = |wanted: fn(&What) -> bool| told.iter().filter(|one| wanted(&one.what)).count();
-    let (wrote, refused) = (count(|what| matches!(what, What::Wrote { .. })), count(|what| matches!(what, What::Refused { .. })));
-    eprintln!("{KILLS} kills: {checked} answers, of them {wrote} written and {refused} refused, in {} changes", log.len());
-    assert!(wrote > 100, "only {wrote} writes were answered");
+    let operations = Arc::into_inner(recorder).expect("its users have ended").operations();
+    assert_eq!(check(&operations, &log), Ok(()));
+    let count = |of: fn(&Answer) -> bool| operations.iter().filter(|operation| of(&operation.answer)).count();
+    let (done, refused) = (count(|answer| matches!(answer, Answer::Done(_))), count(|answer| matches!(answer, Answer::Refused)));
+    eprintln!("{KILLS} kills: {} operations, of them {done} writes done and {refused} refused", operations.len());
+    assert!(done > 100, "only {done} writes were answered");
     end.set(newest).unwrap();
     for watcher in watchers {
         let seen = tokio::time::timeout(Duration::from_secs(60), watcher).await.expect("the watcher comes to the end").unwrap();
