@@ -236,7 +236,7 @@ pub struct HubStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready; and Reconciling, Stalled.
+    /// Ready; Reconciling, Stalled; UnownedVms, LedgerGap.
     #[serde(default)]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -249,6 +249,20 @@ pub struct HubStatus {
     /// Images that can be spawned from.
     #[serde(default)]
     pub images: Vec<ImageStatus>,
+    /// VMs that this installation made and that no Machine holds, as after the restore of an older database; at most 50. Nothing
+    /// touches them, and their VMIDs are given to no one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub unowned_vms: Vec<UnownedVm>,
+}
+
+/// A VM without a Machine, and the Machine that its marks name.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct UnownedVm {
+    pub vmid: u32,
+    pub machine_uid: String,
+    pub namespace: String,
+    pub name: String,
 }
 
 /// An image as it stands in the pool.

@@ -54,6 +54,14 @@ pub enum Owner {
     Other(String),
 }
 
+/// The Machine that a VM was made for, as its marks name it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bearer {
+    pub machine_uid: String,
+    pub namespace: String,
+    pub name: String,
+}
+
 /// Longest wait for a task that creates or deletes; what it did is looked at then.
 const TASK: Duration = Duration::from_mins(2);
 /// Longest time between two looks at a task.
@@ -67,6 +75,15 @@ impl Driver {
         match self.proxmox.config(self.node(), vmid).await {
             Ok(config) => Ok(owner(vmid, machine_uid, &config)),
             Err(proxmox::Error::NoConfig(_)) => Ok(Owner::Nobody),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// What a VM of this installation says of its Machine, by all its marks; `None` of any other, and where there is none.
+    pub async fn bearer(&self, vmid: Vmid, installation: &str) -> Result<Option<Bearer>, Error> {
+        match self.proxmox.config(self.node(), vmid).await {
+            Ok(config) => Ok(bearer(vmid, installation, &config)),
+            Err(proxmox::Error::NoConfig(_)) => Ok(None),
             Err(error) => Err(error.into()),
         }
     }
@@ -236,6 +253,11 @@ pub fn tag(machine_uid: &str) -> String {
     format!("av-{machine_uid}")
 }
 
+/// The Machine that a VM's tags name.
+pub fn tagged(tags: &[String]) -> Option<&str> {
+    tags.iter().find_map(|tag| tag.strip_prefix("av-"))
+}
+
 /// The config of a new VM, keys as Proxmox names them.
 fn config_values(spec: &VmSpec, storage: &str, bridge: &str) -> BTreeMap<String, String> {
     let about = serde_json::json!({ "autovibe": {
@@ -283,6 +305,14 @@ fn owner(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> Owner {
     }
 }
 
+fn bearer(vmid: Vmid, installation: &str, config: &VmConfig) -> Option<Bearer> {
+    let about: serde_json::Value = serde_json::from_str(config.values.get("description")?.trim()).ok()?;
+    let text = |key: &str| about["autovibe"][key].as_str().map(str::to_owned);
+    let bearer = Bearer { machine_uid: text("machine")?, namespace: text("namespace")?, name: text("name")? };
+    let ours = text("installation")? == installation && matches!(owner(vmid, &bearer.machine_uid, config), Owner::Ours(_));
+    ours.then_some(bearer)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -318,6 +348,23 @@ mod tests {
         check(|v| drop(v.remove("smbios1")), false);
         check(|v| drop(v.insert("tags".into(), format!("xav-{UID}"))), false);
         check(|v| drop(v.insert("smbios1".into(), "uuid=6a1f0d6e-6c1b-4b8e-9a53-000000000000".into())), false);
+    }
+
+    #[test]
+    fn a_vm_names_its_machine_to_its_own_installation_alone() {
+        let config = |change: &dyn Fn(&mut BTreeMap<String, String>)| {
+            let mut values = config_values(&spec(), "local-zfs", "vmbr0");
+            change(&mut values);
+            VmConfig { digest: "d".into(), values }
+        };
+        let found = bearer(Vmid(20001), "i", &config(&|_| {})).unwrap();
+        assert_eq!((found.machine_uid.as_str(), found.namespace.as_str(), found.name.as_str()), (UID, "shop", "add-tests"));
+        assert_eq!(bearer(Vmid(20001), "another", &config(&|_| {})), None);
+        // A note that was copied proves nothing.
+        for mark in ["tags", "smbios1", "description"] {
+            assert_eq!(bearer(Vmid(20001), "i", &config(&|values| drop(values.remove(mark)))), None, "{mark}");
+        }
+        assert_eq!(tagged(&["autovibe".into(), format!("av-{UID}")]), Some(UID));
     }
 
     #[test]

@@ -50,6 +50,25 @@ impl Store {
     }
 }
 
+/// A time from which on entries may be missing before it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Gap {
+    /// When it was found.
+    pub at: Timestamp,
+    /// `restore` or `failover`.
+    pub cause: String,
+}
+
+impl Store {
+    /// The newest gap that the ledger notes.
+    pub async fn ledger_gap(&self) -> Result<Option<Gap>, Error> {
+        let sql = "SELECT at_ms, lease FROM ledger_entries WHERE lease IN ('restore', 'failover') AND posting = 'gap' \
+                   ORDER BY at_ms DESC LIMIT 1";
+        let row: Option<(i64, String)> = query(sql).fetch_optional(self.reader().await?.connection()).await?;
+        row.map(|(at, cause)| Ok(Gap { at: super::calls::instant(at)?, cause })).transpose()
+    }
+}
+
 const BALANCE: &str = "SELECT money, reserved, api_calls, tokens_in, tokens_out FROM ledger_accounts WHERE account = $1";
 
 type Sums = (i64, i64, i64, i64, i64);

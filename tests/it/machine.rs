@@ -5,6 +5,7 @@
 mod crashes;
 mod killed;
 mod lives;
+mod restored;
 mod stage;
 
 pub(crate) use stage::CONVERSATION;

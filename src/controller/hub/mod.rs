@@ -8,12 +8,14 @@ mod registry;
 mod status;
 #[cfg(test)]
 mod tests;
+mod unowned;
 
 pub use connection::Waiting;
 pub use registry::{HubHandle, Hubs};
 
 use super::{Context, Error, kstatus};
 use crate::api::{Hub, Kind};
+use crate::objects::EventType;
 use crate::runtime::{Key, Requeue};
 use std::sync::Arc;
 
@@ -51,5 +53,10 @@ async fn write_status(hub: &Hub, observed: &observe::Observed, plan: &plan::Plan
     changed.status = Some(after.clone());
     context.objects.update_status(&changed).await?;
     kstatus::record_change(&context.objects, hub, &before.conditions, &after.conditions).await;
+    if before.unowned_vms != after.unowned_vms
+        && let Some(found) = after.conditions.iter().find(|condition| condition.type_ == status::UNOWNED)
+    {
+        context.objects.record(hub, EventType::Warning, &found.reason, &found.message).await;
+    }
     Ok(())
 }

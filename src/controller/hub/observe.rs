@@ -1,10 +1,13 @@
 //! Reads what a Hub's Proxmox and ZFS show; changes nothing.
 
 use super::connection::{self, Waiting};
+use super::unowned;
+use crate::api::hub::UnownedVm;
 use crate::api::{Hub, Kind};
 use crate::controller::{Context, Error};
 use crate::driver::{self, Driver, storage::Image};
 use crate::runtime::Seen;
+use crate::store::ledger::Gap;
 use crate::world::World;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -34,12 +37,24 @@ pub(super) struct Observed {
     pub(super) link: Option<Link>,
     /// Image name → what is in the pool of it.
     pub(super) images: BTreeMap<String, Seen<Image>>,
+    /// VMs of this installation that no Machine holds; `None` when that could not be seen.
+    pub(super) unowned: Option<Vec<UnownedVm>>,
+    /// Since when the ledger may lack something.
+    pub(super) gap: Option<Gap>,
+}
+
+impl Observed {
+    /// Of one whose connection does not stand.
+    pub(super) fn closed(state: State, gap: Option<Gap>) -> Self {
+        Self { state, link: None, images: BTreeMap::new(), unowned: None, gap }
+    }
 }
 
 pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Error> {
+    let gap = context.objects.store().ledger_gap().await?;
     let connection = match connection::resolve(hub, context.config.lab.as_ref(), &context.objects).await? {
         Ok(connection) => connection,
-        Err(waiting) => return Ok(Observed { state: State::Waiting(waiting), link: None, images: BTreeMap::new() }),
+        Err(waiting) => return Ok(Observed::closed(State::Waiting(waiting), gap)),
     };
     let identity = connection::identity(&connection);
     let (driver, world) = match context.hubs.driver(hub.name(), &identity).await {
@@ -49,7 +64,7 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
                 let world = World::new(driver.proxmox.clone(), driver.node().clone());
                 (driver, world)
             }
-            Err(error) => return Ok(Observed { state: State::Unreachable(error), link: None, images: BTreeMap::new() }),
+            Err(error) => return Ok(Observed::closed(State::Unreachable(error), gap)),
         },
     };
     let version = Seen::from_lookup(driver.proxmox.version().await.map(Some));
@@ -62,5 +77,7 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
         };
         images.insert(image.name.clone(), seen);
     }
-    Ok(Observed { state: State::Open { version }, link: Some(Link { driver, world, identity }), images })
+    let link = Link { driver, world, identity };
+    let unowned = unowned::unowned(&link, context).await?;
+    Ok(Observed { state: State::Open { version }, link: Some(link), images, unowned, gap })
 }

@@ -2,14 +2,32 @@
 
 use super::observe::{Observed, State};
 use super::plan::Plan;
-use crate::api::hub::{HubStatus, ImageStatus};
+use crate::api::hub::{HubStatus, ImageStatus, UnownedVm};
+use crate::api::meta::{clear_condition, set_condition};
 use crate::api::{Hub, Kind};
+use crate::store::ledger::Gap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// There are VMs without a Machine.
+pub(super) const UNOWNED: &str = "UnownedVms";
+/// Something may be missing in the ledger.
+const GAP: &str = "LedgerGap";
 
 pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) -> HubStatus {
     let mut status = hub.status.clone().unwrap_or_default();
     status.observed_generation = Some(hub.generation());
     plan.readiness.apply(&mut status.conditions, hub.generation(), now);
+    let mut shown = |kind, found: Option<(&str, String)>| match found {
+        Some((reason, message)) => set_condition(&mut status.conditions, hub.generation(), now, (kind, true, reason, &message)),
+        None => clear_condition(&mut status.conditions, kind),
+    };
+    if let Some(unowned) = &observed.unowned {
+        shown(UNOWNED, (!unowned.is_empty()).then(|| ("NoMachine", without_machine(unowned))));
+    }
+    shown(GAP, observed.gap.as_ref().map(missing));
+    if let Some(unowned) = &observed.unowned {
+        status.unowned_vms.clone_from(unowned);
+    }
     status.message = (!plan.readiness.is_ready()).then(|| plan.readiness.message().to_owned());
     if let State::Open { version } = &observed.state {
         if let Some(version) = version.present() {
@@ -18,6 +36,23 @@ pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) ->
         status.images = hub.spec.images.iter().map(|image| image_status(&image.name, observed, plan)).collect();
     }
     status
+}
+
+fn without_machine(unowned: &[UnownedVm]) -> String {
+    let vms: Vec<String> = unowned.iter().map(|vm| format!("VM {} of {}/{}", vm.vmid, vm.namespace, vm.name)).collect();
+    format!(
+        "{} bear the marks of this installation, and no Machine holds them, as after the restore of an older database: nothing touches \
+         them, and their VMIDs are given to no one. Delete them in Proxmox once nothing of them is needed.",
+        vms.join(", ")
+    )
+}
+
+fn missing(gap: &Gap) -> (&'static str, String) {
+    let (reason, what) = match gap.cause.as_str() {
+        "restore" => ("Restored", "a backup was restored"),
+        _ => ("FailedOver", "the database went back, as when a replica took over"),
+    };
+    (reason, format!("At {} {what}: calls that were paid shortly before, and are not in it, are in no budget.", gap.at))
 }
 
 fn image_status(name: &str, observed: &Observed, plan: &Plan) -> ImageStatus {

@@ -3,10 +3,11 @@
 use super::observe::{Observed, State};
 use super::{connection, plan::plan, status::status};
 use crate::api::Hub;
-use crate::api::hub::{HubSpec, Image as ImageSpec, Infrastructure, Lab};
+use crate::api::hub::{HubSpec, Image as ImageSpec, Infrastructure, Lab, UnownedVm};
 use crate::clock::Clock;
 use crate::driver::{self, Connection, storage::Image};
 use crate::runtime::{Requeue, Seen};
+use crate::store::ledger::Gap;
 use crate::wire::LabEndpoint;
 use crate::zfs::{Dataset, Snapshot};
 use std::time::Duration;
@@ -41,7 +42,7 @@ fn unknown<T>(why: &str) -> Seen<T> {
 
 fn open(version: Seen<String>, micro: Seen<Image>, debian: Seen<Image>) -> Observed {
     let images = [("micro".to_owned(), micro), ("debian".to_owned(), debian)].into();
-    Observed { state: State::Open { version }, link: None, images }
+    Observed { images, ..Observed::closed(State::Open { version }, None) }
 }
 
 struct Expect {
@@ -82,7 +83,7 @@ fn a_hub_says_how_it_stands() {
     let unreachable = Expect { reason: "Unreachable", abnormal: Some("Reconciling"), imports: &[], within: soon };
     check(&open(unknown("time-out"), there("tank/keep/image-micro"), there("tank/debian")), &unreachable);
 
-    let closed = |state| Observed { state, link: None, images: std::collections::BTreeMap::default() };
+    let closed = |state| Observed::closed(state, None);
     let waiting = Expect { reason: "ConnectionIncomplete", abnormal: Some("Reconciling"), imports: &[], within: soon };
     check(&closed(State::Waiting(connection::Waiting("no lab".into()))), &waiting);
     let refused = |error| closed(State::Unreachable(error));
@@ -147,4 +148,32 @@ async fn the_secret_tells_connections_apart_and_is_not_shown() {
     assert!(!format!("{one:?}").contains("s3cret"));
     assert_eq!(one.vmids, crate::api::hub::VmidRange { from: 100, to: 199 });
     assert!(connection::resolve(&hub(), None, &objects).await.unwrap().is_err(), "a lab that is not there is waited for");
+}
+
+#[test]
+fn vms_without_a_machine_and_a_gap_are_named_until_they_are_seen_to_be_gone() {
+    let (mut hub, now) = (hub(), Clock::system().api_now());
+    let mut seen = open(Seen::Present("9.2".into()), Seen::Present(image("a", false)), Seen::Present(image("b", false)));
+    let vm = UnownedVm { vmid: 1007, machine_uid: "u".into(), namespace: "shop".into(), name: "lost".into() };
+    seen.unowned = Some(vec![vm.clone()]);
+    seen.gap = Some(Gap { at: "2026-01-02T03:04:05Z".parse().unwrap(), cause: "restore".into() });
+    let of = |hub: &Hub, seen: &Observed| status(hub, seen, &plan(hub, seen, RESYNC), &now);
+    let condition = |hub: &Hub, kind: &str| {
+        let conditions = &hub.status.as_ref().unwrap().conditions;
+        conditions.iter().find(|c| c.type_ == kind).map(|c| (c.reason.clone(), c.message.clone()))
+    };
+    hub.status = Some(of(&hub, &seen));
+    let (reason, message) = condition(&hub, "UnownedVms").unwrap();
+    assert!(reason == "NoMachine" && message.contains("VM 1007 of shop/lost"), "{message}");
+    let (reason, message) = condition(&hub, "LedgerGap").unwrap();
+    assert!(reason == "Restored" && message.contains("2026-01-02T03:04:05Z"), "{message}");
+    assert!(condition(&hub, "Ready").is_some_and(|(reason, _)| reason == "Ready"), "it works all the same");
+    // Not seen is not gone.
+    seen.unowned = None;
+    hub.status = Some(of(&hub, &seen));
+    assert_eq!(hub.status.as_ref().unwrap().unowned_vms, [vm]);
+    assert!(condition(&hub, "UnownedVms").is_some());
+    seen.unowned = Some(Vec::new());
+    hub.status = Some(of(&hub, &seen));
+    assert!(condition(&hub, "UnownedVms").is_none() && hub.status.unwrap().unowned_vms.is_empty());
 }

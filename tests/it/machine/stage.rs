@@ -12,7 +12,7 @@ use autovibe::{
     lab::{self, Lab, Mode},
     objects::{Cipher, Objects},
     proxmox::{self, Node, VmConfig, Vmid},
-    store::Store,
+    store::{Database, Store},
 };
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -141,6 +141,16 @@ impl Stage {
         };
         let controllers = controller::start_with(config, Memory::with(timing, after_step), objects.clone(), shutdown.clone());
         self.hub = Some(HubSide { objects, store, controllers, gateway, shutdown });
+    }
+
+    /// The hub's database.
+    pub(crate) fn database(&self) -> Database {
+        Database::Sqlite(self.directory.path().join("state.db"))
+    }
+
+    /// A VM's config, as it is now.
+    pub(crate) async fn config(&self, vmid: u32) -> VmConfig {
+        config(&self.lab, Vmid(vmid)).await
     }
 
     /// Ends the hub; lab and guests go on. What is not autovibe's is as it was.

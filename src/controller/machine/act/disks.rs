@@ -7,11 +7,12 @@ use crate::api::Kind;
 use crate::api::machine::VmStatus;
 use crate::controller::machine::observe::hub_name;
 use crate::driver::storage::{MACHINE, vmid_of};
-use crate::driver::vm::{Owner, VmSpec};
+use crate::driver::vm::{Owner, VmSpec, tagged};
 use crate::driver::{self};
 use crate::proxmox::{Power, Vmid};
 use crate::runtime::Seen;
 use crate::store;
+use crate::world::View;
 use crate::zfs::Dataset;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -27,18 +28,24 @@ impl Act<'_> {
         // One that was refused is in no list yet that is older.
         let refused = self.context.machines.known(self.uid()).refusals > 0;
         let view = if refused { world.fresher_than(Instant::now()).await } else { world.at_most(TAKEN).await };
-        let view = view.map_err(|unknown| Problem::Unseen(unknown.to_string()))?;
+        let mut view = view.map_err(|unknown| Problem::Unseen(unknown.to_string()))?;
+        // A restored database may have forgotten the lease of a VM that is there: it gets it back, and no second VM.
+        let own = |view: &View| view.vms.iter().find(|(_, vm)| !refused && tagged(&vm.tags) == Some(self.uid())).map(|(vmid, _)| vmid.0);
+        if own(&view).is_some() {
+            view = world.fresher_than(Instant::now()).await.map_err(|unknown| Problem::Unseen(unknown.to_string()))?;
+        }
         let datasets = hub.driver.zfs.datasets(&hub.driver.connection().dataset).await.map_err(driver::Error::from)?;
         let taken: Vec<u32> =
             view.vms.keys().map(|vmid| vmid.0).chain(datasets.iter().filter_map(|d| vmid_of(&d.name)).map(|vmid| vmid.0)).collect();
         let range = hub.driver.connection().vmids;
+        let (from, to, taken) = own(&view).map_or((range.from, range.to, taken), |own| (own, own, Vec::new()));
         let (hub_name, uid) = (hub_name(self.machine).to_owned(), self.uid().to_owned());
         let leased: Option<u32> = self
             .context
             .objects
             .store()
             .write(move |transaction| {
-                Box::pin(async move { transaction.lease_vmid(&hub_name, &uid, (range.from, range.to), &taken).await })
+                Box::pin(async move { transaction.lease_vmid(&hub_name, &uid, (from, to), &taken).await })
             })
             .await
             .map_err(|error: store::Error| error)?;
