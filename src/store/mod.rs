@@ -13,6 +13,7 @@ mod changed;
 mod compact;
 mod connection;
 mod database;
+mod document;
 mod job;
 mod lead;
 pub mod ledger;
@@ -164,7 +165,11 @@ pub enum Error {
 
 impl From<sqlx::Error> for Error {
     fn from(error: sqlx::Error) -> Self {
-        if postgres::is_passing(&error) || sqlite::is_passing(&error) { Self::Unavailable(error.to_string()) } else { Self::Database(error) }
+        if postgres::is_passing(&error) || sqlite::is_passing(&error) {
+            Self::Unavailable(error.to_string())
+        } else {
+            Self::Database(error)
+        }
     }
 }
 
@@ -244,11 +249,4 @@ fn stamp(document: &mut Value, revision: Revision) {
     if let Some(metadata) = document.get_mut("metadata").and_then(Value::as_object_mut) {
         metadata.insert("resourceVersion".into(), revision.0.to_string().into());
     }
-}
-
-/// Reads a stored document and stamps it.
-fn parse(key: &Key, text: &str, revision: Revision) -> Result<Value, Error> {
-    let mut document = serde_json::from_str(text).map_err(|e| Error::Corrupt(format!("the document of {key:?} is not JSON: {e}")))?;
-    stamp(&mut document, revision);
-    Ok(document)
 }

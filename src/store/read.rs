@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, Link, Snapshot, query};
 use super::database::{Database, Purpose};
-use super::{Change, Error, Event, Key, Object, Page, Query, Revision, Store, parse, postgres, sqlite};
+use super::{Change, Error, Event, Key, Object, Page, Query, Revision, Store, document::Stored, postgres, sqlite};
 use crate::clock::Clock;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -79,7 +79,7 @@ impl Drop for Reader {
 }
 
 /// Revision, change, namespace, name, document, previous document and its revision.
-type LogRow = (i64, String, String, String, String, Option<String>, Option<i64>);
+type LogRow = (i64, String, String, String, Stored, Option<Stored>, Option<i64>);
 
 impl Store {
     /// A connection for reads, for the relational tables of this module.
@@ -133,10 +133,10 @@ impl Store {
         for (revision, change, namespace, name, document, previous, previous_revision) in rows {
             let (key, revision) = (Key::new(resource, namespace, name), Revision(revision));
             let previous = match (previous, previous_revision) {
-                (Some(text), Some(at)) => Some(parse(&key, &text, Revision(at))?),
+                (Some(previous), Some(at)) => Some(previous.read(&key, Revision(at))),
                 _ => None,
             };
-            let document = parse(&key, &document, revision)?;
+            let document = document.read(&key, revision);
             events.push(Event { revision, change: Change::from_text(&change)?, key, document, previous });
         }
         let complete = match events.last() {
@@ -147,15 +147,19 @@ impl Store {
     }
 }
 
-pub(super) async fn get_text(connection: Link<'_>, key: &Key) -> Result<Option<(Revision, String)>, Error> {
+async fn get_stored(connection: Link<'_>, key: &Key) -> Result<Option<(Revision, Stored)>, Error> {
     let sql = "SELECT revision, document FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3";
-    let row: Option<(i64, String)> = query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).fetch_optional(connection).await?;
-    Ok(row.map(|(revision, text)| (Revision(revision), text)))
+    let row: Option<(i64, Stored)> = query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).fetch_optional(connection).await?;
+    Ok(row.map(|(revision, stored)| (Revision(revision), stored)))
+}
+
+pub(super) async fn get_text(connection: Link<'_>, key: &Key) -> Result<Option<(Revision, String)>, Error> {
+    Ok(get_stored(connection, key).await?.map(|(revision, stored)| (revision, stored.text())))
 }
 
 pub(super) async fn get(connection: Link<'_>, key: &Key) -> Result<Option<Object>, Error> {
-    let Some((revision, text)) = get_text(connection, key).await? else { return Ok(None) };
-    Ok(Some(Object { key: key.clone(), revision, document: parse(key, &text, revision)? }))
+    let found = get_stored(connection, key).await?;
+    Ok(found.map(|(revision, stored)| Object { key: key.clone(), revision, document: stored.read(key, revision) }))
 }
 
 /// The highest revision ever given, also when its log entry is gone.
@@ -192,7 +196,7 @@ async fn list(connection: Link<'_>, wanted: &Query, at: Revision, newest: Revisi
          ORDER BY namespace, name LIMIT $5"
     };
     let limit = if wanted.limit == 0 { i64::MAX } else { i64::from(wanted.limit) + 1 };
-    let rows: Vec<(String, String, i64, String)> = query(sql)
+    let rows: Vec<(String, String, i64, Stored)> = query(sql)
         .bind(&wanted.resource)
         .bind(&wanted.namespace)
         .bind(wanted.after.as_ref().map(|(namespace, _)| namespace))
@@ -201,13 +205,12 @@ async fn list(connection: Link<'_>, wanted: &Query, at: Revision, newest: Revisi
         .bind(at.0)
         .fetch_all(connection)
         .await?;
-    rows.into_iter()
-        .map(|(namespace, name, revision, text)| {
-            let (key, revision) = (Key::new(wanted.resource.clone(), namespace, name), Revision(revision));
-            let document = parse(&key, &text, revision)?;
-            Ok(Object { key, revision, document })
-        })
-        .collect()
+    let object = |(namespace, name, revision, stored): (String, String, i64, Stored)| {
+        let (key, revision) = (Key::new(wanted.resource.clone(), namespace, name), Revision(revision));
+        let document = stored.read(&key, revision);
+        Object { key, revision, document }
+    };
+    Ok(rows.into_iter().map(object).collect())
 }
 
 async fn count_after(connection: Link<'_>, wanted: &Query, last: &Key) -> Result<u64, Error> {

@@ -1,6 +1,6 @@
 //! Stored documents written anew in place: for a change of how they lie here, not of what they say.
 
-use super::{Database, Error, Key, Revision, Store, Transaction, connection::query, database::Purpose, parse, postgres};
+use super::{Database, Error, Key, Revision, Store, Transaction, connection::query, database::Purpose, document::parse, postgres};
 use serde_json::Value;
 use sqlx::{ConnectOptions, Connection, sqlite::SqliteConnectOptions};
 

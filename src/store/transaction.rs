@@ -1,7 +1,7 @@
 //! What a write transaction can do to objects. Relational tables add their own methods in sibling files.
 
 use super::connection::{Connection, Link, query};
-use super::{Change, Error, Expect, Key, Object, Revision, parse};
+use super::{Change, Error, Expect, Key, Object, Revision, document::Stored};
 use serde_json::Value;
 
 /// One write transaction. When its work returns an error, nothing of it remains.
@@ -57,7 +57,7 @@ impl<'c> Transaction<'c> {
         let revision = self.log(key, Change::Deleted, &previous.1, Some(&previous)).await?;
         let sql = "DELETE FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3";
         query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).execute(self.connection()).await?;
-        Ok(Object { key: key.clone(), revision, document: parse(key, &previous.1, revision)? })
+        Ok(Object { key: key.clone(), revision, document: Stored::from(previous.1).read(key, revision) })
     }
 
     /// The stored revision and text, when they are as expected.

@@ -22,8 +22,7 @@ async fn put(store: &Store, name: &str) -> Result<Revision, Error> {
 }
 
 async fn put_if(store: &Store, name: &str, expect: Expect) -> Result<Revision, Error> {
-    let (key, document) =
-        (key(name), json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"filler": "x".repeat(FILLER)}}));
+    let (key, document) = (key(name), json!({"metadata": {"name": name, "namespace": "shop"}, "spec": {"filler": "x".repeat(FILLER)}}));
     store.write(move |t| Box::pin(async move { t.put(&key, document, expect).await.map(|object| object.revision) })).await
 }
 

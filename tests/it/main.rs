@@ -12,6 +12,7 @@ mod checkpoints;
 mod cli;
 mod collect;
 mod crds;
+mod damage;
 mod database;
 mod engines;
 mod examples;

@@ -55,9 +55,10 @@ impl Item {
 
     /// Parsed and decrypted.
     pub(in crate::apiserver) fn document(&self, objects: &Objects) -> Result<Value, Status> {
-        let document = serde_json::from_slice(&self.text).map_err(|e| Status::internal(&e))?;
+        let document: Value = serde_json::from_slice(&self.text).map_err(|e| Status::internal(&e))?;
         match &self.sealed {
-            Some(resource) => Ok(objects.unseal(resource, document)?),
+            // One that no key opens must not hide the others.
+            Some(resource) => Ok(objects.unseal(resource, document.clone()).unwrap_or_else(|error| without_values(document, &error))),
             None => Ok(document),
         }
     }
@@ -74,6 +75,21 @@ impl Item {
             None => Ok(present::out(entry, self.document(objects)?).to_string().into()),
         }
     }
+}
+
+/// A Secret whose values cannot be decrypted: what is known of it, and why not more.
+fn without_values(mut document: Value, error: &crate::objects::Error) -> Value {
+    tracing::error!("{error}");
+    if let Some(fields) = document.as_object_mut() {
+        fields.remove("data");
+    }
+    if let Some(metadata) = document["metadata"].as_object_mut() {
+        metadata.remove("annotations");
+    }
+    let message = error.to_string();
+    let condition = json!({"type": "Degraded", "status": "True", "reason": "Undecryptable", "message": message, "lastTransitionTime": "1970-01-01T00:00:00Z"});
+    document["status"] = json!({"conditions": [condition]});
+    document
 }
 
 /// What a watch tells of a change: an object enters or leaves a selection as its labels and fields do.

@@ -128,7 +128,12 @@ impl Cache {
     }
 
     async fn load(&self) -> Result<(), store::Error> {
-        let page = self.objects.store().list(&store::Query { resource: self.resource.name(), ..store::Query::default() }).await?;
+        let mut page = self.objects.store().list(&store::Query { resource: self.resource.name(), ..store::Query::default() }).await?;
+        for item in page.items.iter_mut().filter(|item| item.document.get("kind").is_none()) {
+            // A damaged one has lost its own.
+            item.document["apiVersion"] = self.resource.api_version().into();
+            item.document["kind"] = self.resource.kind.into();
+        }
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Some(State::new(page, self.bounds));
         self.tell();
         Ok(())

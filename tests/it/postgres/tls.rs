@@ -82,7 +82,8 @@ async fn a_server_with_tls_is_used_and_its_certificate_checked_as_is_asked() {
     for (n, more) in good.iter().enumerate() {
         let store = server.open("localhost", &server.password, more).await.unwrap_or_else(|error| panic!("{more}: {error}"));
         put_all(&store, vec![format!("n{n}")], Duration::ZERO).await.unwrap();
-        let sql = "SELECT count(*)::text FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'autovibe' AND NOT ssl";
+        let sql =
+            "SELECT count(*)::text FROM pg_stat_ssl JOIN pg_stat_activity USING (pid) WHERE application_name = 'autovibe' AND NOT ssl";
         let clear = Home::at(server.cluster.url(&server.name)).ask(sql).await;
         assert_eq!(clear, "0", "sessions of {more} in the clear");
         store.close().await;

@@ -3,26 +3,23 @@
 use std::collections::BTreeMap;
 
 /// All calls of all threads, paths beside descriptors, data as hex in whole.
-pub(super) const ARGUMENTS: &[&str] = &[
-    "-f",
-    "-qq",
-    "-y",
-    "-xx",
-    "-s",
-    "1000000",
-    "-e",
-    "trace=openat,pwrite64,write,fsync,fdatasync,ftruncate,unlink",
-    "-e",
-    "signal=none",
-];
+pub(super) const ARGUMENTS: &[&str] =
+    &["-f", "-qq", "-y", "-xx", "-s", "1000000", "-e", "trace=openat,pwrite64,write,fsync,fdatasync,ftruncate,unlink", "-e", "signal=none"];
 
 /// A call that ended well. Files are named within the directory; the directory itself is the empty name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
     Create(String),
     Remove(String),
-    Write { file: String, offset: usize, data: Vec<u8> },
-    Truncate { file: String, length: usize },
+    Write {
+        file: String,
+        offset: usize,
+        data: Vec<u8>,
+    },
+    Truncate {
+        file: String,
+        length: usize,
+    },
     Sync(String),
     /// The child said that a write was answered.
     Answered(String),

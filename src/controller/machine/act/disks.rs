@@ -44,9 +44,7 @@ impl Act<'_> {
             .context
             .objects
             .store()
-            .write(move |transaction| {
-                Box::pin(async move { transaction.lease_vmid(&hub_name, &uid, (from, to), &taken).await })
-            })
+            .write(move |transaction| Box::pin(async move { transaction.lease_vmid(&hub_name, &uid, (from, to), &taken).await }))
             .await
             .map_err(|error: store::Error| error)?;
         leased.map(|_| Done::Next).ok_or_else(|| Problem::NoVmid(hub.name.clone()))
