@@ -82,10 +82,12 @@ async fn send(client: &Client, object: &str, call: &Call) -> Answer {
         (200 | 201, ..) => Answer::Done(revision(&body)),
         (404, "NotFound", _) => Answer::Absent,
         (409, "AlreadyExists", _) => Answer::Exists,
-        (409, "Conflict", Call::Patch(_) | Call::Update(None, _)) | (429, ..) => Answer::Refused,
+        // The last two when the database is away: nothing was written.
+        (409, "Conflict", Call::Patch(_) | Call::Update(None, _))
+        | (429, ..)
+        | (500, "ServerTimeout", _)
+        | (503, "ServiceUnavailable", _) => Answer::Refused,
         (409, "Conflict", _) => Answer::Conflict,
-        // The database is away: nothing was written; or nobody can say.
-        (500, "ServerTimeout", _) | (503, "ServiceUnavailable", _) => Answer::Refused,
         (504, "Timeout", _) => Answer::Unknown,
         // A hub that is killed tells no one.
         _ => panic!("{call:?} of {object} was answered {code} {body}"),

@@ -36,6 +36,8 @@ on_both! {
     a_deletion_carries_its_own_revision_and_the_last_document,
     pages_are_ordered_and_show_one_revision_however_much_changes_between_them,
     history_beyond_its_window_expires_and_revisions_go_on,
+    d10_a_deletion_at_the_compacted_revision_is_not_lost_to_a_watch_that_lags,
+    d10_a_watch_of_a_future_revision_gets_no_old_event,
     a_dropped_store_opens_again_with_all_it_answered_and_a_new_epoch,
     a_newer_database_is_refused_instead_of_read_wrongly,
     a_store_that_was_taken_over_writes_no_more,
@@ -218,6 +220,37 @@ async fn history_beyond_its_window_expires_and_revisions_go_on(home: Home) {
     let store = home.open().await;
     assert_eq!(*store.revisions().borrow(), revisions[9]);
     assert!(put(&store, "a", 11, Expect::Present).await.unwrap() > revisions[9]);
+}
+
+/// etcd 18089, 19179: a watch that resumed right at a compaction was not told of the deletion that stood there.
+async fn d10_a_deletion_at_the_compacted_revision_is_not_lost_to_a_watch_that_lags(home: Home) {
+    let store = home.open().await;
+    let created = put(&store, "a", 1, Expect::Absent).await.unwrap();
+    let deleted = delete(&store, "a").await.unwrap();
+    let next = put(&store, "b", 1, Expect::Absent).await.unwrap();
+    // All but the last change goes: the deletion is the newest that is gone.
+    let options = Options { clock: Clock::system(), history: History { age: Duration::ZERO, changes: 1 } };
+    assert_eq!(store.compact(&options).await.unwrap(), 2);
+    let lags = store.changes("machines.autovibe.dev", created, 0).await;
+    assert!(matches!(lags, Err(Error::Expired { oldest, .. }) if oldest == deleted), "it is told to list anew: {lags:?}");
+    let (events, complete) = store.changes("machines.autovibe.dev", deleted, 0).await.unwrap();
+    assert_eq!((events.iter().map(|event| event.revision).collect::<Vec<_>>(), complete), (vec![next], next));
+    let names: Vec<String> = store.list(&all()).await.unwrap().items.into_iter().map(|item| item.key.name).collect();
+    assert_eq!(names, ["b"]);
+}
+
+/// etcd 15271, 17529, 20221: a watch that asked for a revision to come was sent what was before it.
+async fn d10_a_watch_of_a_future_revision_gets_no_old_event(home: Home) {
+    let store = home.open().await;
+    let first = put(&store, "a", 0, Expect::Absent).await.unwrap();
+    let future = Revision(first.0 + 3);
+    for value in 1..6 {
+        let (events, complete) = store.changes("machines.autovibe.dev", future, 0).await.unwrap();
+        assert!(events.iter().all(|event| event.revision > future), "{events:?}");
+        assert_eq!(complete, future.max(*store.revisions().borrow()));
+        put(&store, "a", value, Expect::Present).await.unwrap();
+    }
+    assert_eq!(store.changes("machines.autovibe.dev", future, 0).await.unwrap().0.len(), 2);
 }
 
 async fn a_dropped_store_opens_again_with_all_it_answered_and_a_new_epoch(home: Home) {

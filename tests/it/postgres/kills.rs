@@ -147,7 +147,7 @@ async fn d1_thirty_kills_lose_nothing_that_was_answered_and_watches_go_on() {
     assert!(done > 100, "only {done} writes were answered");
     end.set(newest).unwrap();
     for watcher in watchers {
-        let seen = tokio::time::timeout(Duration::from_secs(60), watcher).await.expect("the watcher comes to the end").unwrap();
+        let seen = tokio::time::timeout(Duration::from_mins(1), watcher).await.expect("the watcher comes to the end").unwrap();
         assert!(seen == log, "a watcher saw something else than the log");
     }
 }
