@@ -112,18 +112,51 @@ pub struct Zfs {
     pub dataset: String,
     /// The checkpoint tree: a dataset in the same pool, outside `dataset`.
     pub keep: String,
-    /// How `zfs` is run: `local: {}` on this machine, or `socket: PATH` by a helper that answers there.
+    /// How `zfs` is run. Default: on this machine.
     #[serde(default)]
     pub runner: Runner,
 }
 
-/// How `zfs` is run.
+/// How `zfs` is run: on this machine, or as one of these says.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [rule::holds(
+    "!(has(self.socket) && has(self.ssh))",
+    "give socket or ssh, or neither to run zfs on this machine",
+)]))]
 pub struct Runner {
-    /// Path of a unix socket of a helper that runs it. Default: run on this machine.
+    /// Path of a unix socket of a helper that runs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub socket: Option<String>,
+    /// The node, with `autovibe zfs-helper` as the forced command of this hub's key; docs/proxmox.md has the set-up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ssh: Option<Ssh>,
+}
+
+/// A node that is reached by SSH.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Ssh {
+    /// Its name or address.
+    pub host: String,
+    /// The port of its sshd.
+    #[serde(default = "default_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// The user there; not root.
+    #[serde(default = "default_user")]
+    pub user: String,
+    /// The node's public host key, type and base64: the line of `/etc/ssh/ssh_host_ed25519_key.pub`. No other is accepted.
+    pub host_key: String,
+    /// Secret in namespace `autovibe-system` with key `ssh-privatekey`: a private key without passphrase.
+    pub key_secret_ref: SecretRef,
+}
+
+fn default_port() -> u16 {
+    22
+}
+fn default_user() -> String {
+    "autovibe".into()
 }
 
 /// A Secret in namespace `autovibe-system`.
@@ -361,6 +394,32 @@ fn is_dataset(name: &str) -> bool {
     name.len() <= 200 && name.split('/').all(part)
 }
 
+fn validate_ssh(ssh: &Ssh, errors: &mut Vec<FieldError>) {
+    let path = "spec.infrastructure.zfs.runner.ssh";
+    // Both become words of a command line: nothing that could be taken for an option.
+    let word = |text: &str, more: &str| {
+        text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || (c == ':' && more.contains(':')))
+            && text.chars().all(|c| c.is_ascii_alphanumeric() || more.contains(c))
+            && text.len() <= 253
+    };
+    if !word(&ssh.host, ".:-") {
+        errors.push(FieldError::invalid(format!("{path}.host"), &ssh.host, "must be a host name or an address, for example pve1.example"));
+    }
+    if !word(&ssh.user, "._-") {
+        errors.push(FieldError::invalid(format!("{path}.user"), &ssh.user, "must be the name of a user on the node, for example autovibe"));
+    }
+    let key: Vec<&str> = ssh.host_key.split_ascii_whitespace().collect();
+    let base64 = |c: char| c.is_ascii_alphanumeric() || "+/=".contains(c);
+    let legal = matches!(key[..], [kind, key, ..] if word(kind, "-@.") && key.starts_with("AAAA") && key.chars().all(base64));
+    if !legal || ssh.host_key.trim().contains(char::is_control) {
+        errors.push(FieldError::invalid(
+            format!("{path}.hostKey"),
+            &ssh.host_key,
+            "must be a public host key on one line, as `ssh-keyscan -t ed25519 HOST` shows it after the name: ssh-ed25519 AAAA…",
+        ));
+    }
+}
+
 fn validate_infrastructure(proxmox: &Proxmox, zfs: &Zfs, errors: &mut Vec<FieldError>) {
     let path = "spec.infrastructure";
     if !proxmox.endpoint.starts_with("https://") {
@@ -378,6 +437,9 @@ fn validate_infrastructure(proxmox: &Proxmox, zfs: &Zfs, errors: &mut Vec<FieldE
                 "must be the name of a dataset, for example rpool/data",
             ));
         }
+    }
+    if let Some(ssh) = &zfs.runner.ssh {
+        validate_ssh(ssh, errors);
     }
     let pool = |dataset: &str| dataset.split('/').next().unwrap_or_default().to_owned();
     if pool(&zfs.keep) != pool(&zfs.dataset) {

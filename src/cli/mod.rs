@@ -26,6 +26,7 @@ mod secrets;
 mod up;
 mod version;
 mod watch;
+mod zfs_helper;
 
 use crate::config::Environment;
 use crate::store::{self, Database};
@@ -122,6 +123,8 @@ enum Command {
     Demo(demo::Demo),
     /// Measures what autovibe promises, against baselines of the same run
     Bench(bench::Bench),
+    /// Runs zfs commands on a node for a hub elsewhere, as the forced command of its SSH key
+    ZfsHelper(zfs_helper::ZfsHelper),
     /// Prints the version
     Version(version::Version),
 }
@@ -203,6 +206,7 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         Command::Doctor(command) => command.run(&context).await,
         Command::Demo(command) => command.run(&context).await,
         Command::Bench(command) => Box::pin(command.run(&context)).await,
+        Command::ZfsHelper(command) => command.run().await,
         Command::Version(command) => command.run(&context),
     }
 }

@@ -23,6 +23,8 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub struct Config {
     /// The lab beside this hub, for Hubs with `infrastructure.lab`.
     pub lab: Option<driver::Connection>,
+    /// The hub's data directory.
+    pub data: PathBuf,
     /// How many objects of a kind are reconciled at once.
     pub concurrency: usize,
     /// Directories below which `spec.source.directory` of a Machine may lie.

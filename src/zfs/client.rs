@@ -7,12 +7,15 @@ use super::{
     run::{Output, run},
 };
 use crate::clock::Clock;
+use futures::StreamExt;
 use std::{collections::BTreeMap, time::Duration};
 use tracing::warn;
 
 /// A dataset that was just unmounted or closed stays busy for a moment.
 const BUSY_TRIES: u32 = 6;
 const BUSY_PAUSE: Duration = Duration::from_millis(400);
+/// Commands of one call at once: more would wait for each other.
+const AT_ONCE: usize = 8;
 const COLUMNS: &str = "name,property,value,source";
 
 /// Runs `zfs`; cheap to clone.
@@ -37,7 +40,7 @@ impl Zfs {
             2 if probe.stderr.contains("invalid option") => false,
             _ => return Err(Error::from_text("the pool", &probe.stderr)),
         };
-        Ok(Self { runner, capabilities: Capabilities { volumes: modern, atomic_snapshots: modern, list_parsable: modern } })
+        Ok(Self { runner, capabilities: Capabilities { volumes: modern, atomic_snapshots: modern, resumable: modern, list_parsable: modern } })
     }
 
     pub fn capabilities(&self) -> Capabilities {
@@ -92,6 +95,13 @@ impl Zfs {
             self.act(&subject, [argv(["snapshot"]), options.clone(), names].concat()).await?;
         }
         Ok(())
+    }
+
+    /// Snapshots several groups at the same time, each with its own marks and its own outcome, in their order. Each is as
+    /// atomic as [`Self::snapshot`]; ZFS puts what comes together into one transaction group.
+    pub async fn snapshot_groups(&self, groups: &[(Vec<Snapshot>, Properties)]) -> Vec<Result<(), Error>> {
+        let each = groups.iter().map(|(snapshots, properties)| self.snapshot(snapshots, properties));
+        futures::stream::iter(each).buffered(AT_ONCE).collect().await
     }
 
     /// Holds them; one that has this tag already is fine.
@@ -161,6 +171,12 @@ impl Zfs {
             Err(Error::Busy(_)) if self.snapshot_info(snapshot).await?.is_some_and(|info| info.holds > 0) => Err(Error::Held(text)),
             result => result,
         }
+    }
+
+    /// Destroys one snapshot as soon as neither hold nor clone needs it, which may be now. It can still be seen until then.
+    pub async fn destroy_snapshot_later(&self, snapshot: &Snapshot) -> Result<(), Error> {
+        let text = name::snapshot(snapshot)?;
+        self.act(&text, argv(["destroy", "-d", &text])).await
     }
 
     /// Destroys one dataset without snapshots or children.
@@ -266,7 +282,7 @@ impl Zfs {
 }
 
 /// The text of a command that succeeded without a word on standard error.
-fn checked(subject: &str, output: Output) -> Result<String, Error> {
+pub(super) fn checked(subject: &str, output: Output) -> Result<String, Error> {
     match output.status {
         0 if output.stderr.trim().is_empty() => Ok(output.stdout),
         // It says that it worked and complains: only a look can tell.

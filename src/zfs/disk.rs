@@ -20,15 +20,35 @@ impl Zfs {
     ///
     /// A disk is whole once a snapshot of it exists; without one it may be the rest of an import that was cut.
     pub async fn import_disk(&self, image: &Path, to: &Dataset, properties: &Properties) -> Result<(), Error> {
+        let unreadable = |error: io::Error| Error::Unavailable(format!("{}: {error}", image.display()));
+        let file = File::open(image).map_err(unreadable)?;
+        let size = file.metadata().map_err(unreadable)?.len();
+        let Runner::Ssh(ssh) = &self.runner else {
+            return self.import_from(file, size, to, properties).await;
+        };
+        // The helper has no such file, so it is sent.
+        let text = name::dataset(to)?.to_owned();
+        let argv = [vec!["import".into(), size.to_string()], name::options(properties)?, vec![text.clone()]].concat();
+        let output = ssh.feed(&argv, &mut tokio::fs::File::from_std(file)).await?;
+        super::client::checked(&text, output).map(drop)
+    }
+
+    /// As [`Self::import_disk`], of what is read: exactly `size` bytes, or it fails.
+    pub(super) async fn import_from(
+        &self,
+        image: impl Read + Send + 'static,
+        size: u64,
+        to: &Dataset,
+        properties: &Properties,
+    ) -> Result<(), Error> {
         let text = name::dataset(to)?.to_owned();
         let options = name::options(properties)?;
-        let size = fs::metadata(image).map_err(|error| Error::Unavailable(format!("{}: {error}", image.display())))?.len();
         let imported = if self.capabilities().volumes {
-            let size = size.div_ceil(ROUND).max(1) * ROUND;
-            let create = [vec!["create".into(), "-s".into(), "-V".into(), size.to_string()], options, vec![text.clone()]].concat();
+            let rounded = size.div_ceil(ROUND).max(1) * ROUND;
+            let create = [vec!["create".into(), "-s".into(), "-V".into(), rounded.to_string()], options, vec![text.clone()]].concat();
             self.act(&text, create).await?;
             match self.device(&text).await {
-                Ok(device) => copy(image, &device, false).await,
+                Ok(device) => copy(image, size, &device, false).await,
                 Err(error) => Err(error),
             }
         } else {
@@ -36,7 +56,7 @@ impl Zfs {
             let place = PathBuf::from(format!("/run/autovibe-import-{}", uuid::Uuid::new_v4().simple()));
             let mount = vec!["create".into(), "-o".into(), format!("mountpoint={}", place.display())];
             self.act(&text, [mount, options, vec![text.clone()]].concat()).await?;
-            let copied = copy(image, &place.join("disk.raw"), true).await;
+            let copied = copy(image, size, &place.join("disk.raw"), true).await;
             let left = match self.unmount(&text).await {
                 Ok(()) => self.act(&text, vec!["inherit".into(), "mountpoint".into(), text.clone()]).await,
                 Err(error) => Err(error),
@@ -56,6 +76,7 @@ impl Zfs {
     async fn device(&self, dataset: &str) -> Result<PathBuf, Error> {
         let root = match &self.runner {
             Runner::Local | Runner::Service(_) => PathBuf::from("/dev/zvol"),
+            Runner::Ssh(_) => return Err(Error::Other("the devices of another machine are the helper's".into())),
             Runner::Socket(socket) => socket.parent().unwrap_or(Path::new("/")).join("zvol"),
         };
         let (device, mut waited) = (root.join(dataset), Duration::ZERO);
@@ -70,9 +91,9 @@ impl Zfs {
     }
 }
 
-async fn copy(from: &Path, to: &Path, create: bool) -> Result<(), Error> {
-    let (from, to) = (from.to_owned(), to.to_owned());
-    let done = tokio::task::spawn_blocking(move || copy_sparse(&from, &to, create)).await;
+async fn copy(from: impl Read + Send + 'static, size: u64, to: &Path, create: bool) -> Result<(), Error> {
+    let to = to.to_owned();
+    let done = tokio::task::spawn_blocking(move || copy_sparse(from, &to, create)).await;
     let failed = |error: io::Error| {
         if error.kind() == io::ErrorKind::StorageFull {
             Error::OutOfSpace(error.to_string())
@@ -80,12 +101,14 @@ async fn copy(from: &Path, to: &Path, create: bool) -> Result<(), Error> {
             Error::Other(format!("the image was not copied: {error}"))
         }
     };
-    done.map_err(|error| Error::Other(error.to_string()))?.map_err(failed)
+    match done.map_err(|error| Error::Other(error.to_string()))?.map_err(failed)? {
+        copied if copied == size => Ok(()),
+        copied => Err(Error::Other(format!("the image was not copied: {copied} bytes came of {size}"))),
+    }
 }
 
-/// Writes what is not zero, and returns when it is on disk.
-pub(super) fn copy_sparse(from: &Path, to: &Path, create: bool) -> io::Result<()> {
-    let mut source = File::open(from)?;
+/// Writes what is not zero, and returns how much was read when it is on disk.
+pub(super) fn copy_sparse(mut source: impl Read, to: &Path, create: bool) -> io::Result<u64> {
     let mut target = OpenOptions::new().write(true).create_new(create).open(to)?;
     let mut block = vec![0; 1 << 20];
     let mut end = 0;
@@ -103,5 +126,6 @@ pub(super) fn copy_sparse(from: &Path, to: &Path, create: bool) -> io::Result<()
     if create {
         target.set_len(end)?;
     }
-    target.sync_all()
+    target.sync_all()?;
+    Ok(end)
 }

@@ -26,6 +26,9 @@ pub enum Error {
     /// The program or helper is not there: nothing was done.
     #[error("zfs cannot be run: {0}")]
     Unavailable(String),
+    /// The helper on the node did not run it, and says why.
+    #[error("the helper on the node refused: {0}")]
+    Refused(String),
     /// A name that ZFS does not allow; nothing was run.
     #[error("{0} is not a legal name for ZFS")]
     BadName(String),
@@ -77,6 +80,8 @@ impl Error {
     pub fn retry(&self) -> Retry {
         match self {
             Self::BadName(_) => Retry::Never,
+            // People set the helper up.
+            Self::Refused(_) => Retry::After(Duration::from_secs(30)),
             // Room is made by people or by garbage collection, both slow.
             Self::OutOfSpace(_) => Retry::After(Duration::from_mins(1)),
             _ => Retry::Soon,

@@ -37,6 +37,10 @@ impl Item {
         self.properties.extend(other.properties);
     }
 
+    pub(super) fn properties(&self) -> &Properties {
+        &self.properties
+    }
+
     fn guid(&self, name: &str) -> Result<String, Error> {
         let guid = self.native.get("guid").filter(|guid| guid.parse::<u64>().is_ok());
         guid.cloned().ok_or_else(|| Error::Unknown(format!("{name} was listed without a guid")))

@@ -1,11 +1,15 @@
-//! Typed `zfs` commands over a [`Runner`]: local, or answered by a helper on a socket. Knows nothing of Machines.
+//! Typed `zfs` commands over a [`Runner`]: local, on another machine by SSH and the [`helper`] there, or on a socket. Knows
+//! nothing of Machines.
 
 mod client;
 mod disk;
 mod error;
+pub mod helper;
 mod listing;
 mod name;
 mod run;
+mod ssh;
+mod stream;
 
 #[cfg(test)]
 mod tests;
@@ -13,6 +17,7 @@ mod tests;
 pub use client::Zfs;
 pub use error::Error;
 pub use run::Output;
+pub use ssh::Ssh;
 
 use futures::future::BoxFuture;
 use std::{collections::BTreeMap, sync::Arc};
@@ -50,6 +55,8 @@ pub enum Runner {
     Socket(std::path::PathBuf),
     /// By a service in this process.
     Service(Service),
+    /// On another machine, by the helper there.
+    Ssh(Ssh),
 }
 
 /// Answers the arguments of one `zfs` command; `None` is an end that nobody saw.
@@ -74,6 +81,24 @@ impl std::fmt::Debug for Service {
     }
 }
 
+/// How a node is reached, and on whose behalf.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub host: String,
+    pub port: u16,
+    pub user: String,
+    /// The node's public host key, as in `/etc/ssh/ssh_host_ed25519_key.pub`: type and base64. No other is accepted.
+    pub host_key: String,
+    /// The private key, in OpenSSH's form.
+    pub key: secrecy::SecretString,
+    /// Where the key lies in a file while it is used.
+    pub directory: std::path::PathBuf,
+    /// Id of this hub's database.
+    pub installation: String,
+    /// Under which this process leads. The helper refuses one below the highest that it was called with.
+    pub epoch: i64,
+}
+
 /// What this ZFS can do; probed once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
@@ -81,6 +106,8 @@ pub struct Capabilities {
     pub volumes: bool,
     /// Several snapshots in one atomic command.
     pub atomic_snapshots: bool,
+    /// A receive that was cut can go on where it stopped; sends can be compressed.
+    pub resumable: bool,
     /// `-p` of `zfs list`.
     pub list_parsable: bool,
 }

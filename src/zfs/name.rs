@@ -28,6 +28,12 @@ pub(super) fn tag(tag: &str) -> Result<&str, Error> {
     if component(tag) && tag.len() <= LONGEST_NAME { Ok(tag) } else { Err(Error::BadName(format!("`{}`", tag.escape_debug()))) }
 }
 
+/// What `zfs get receive_resume_token` printed. Source: OpenZFS zfs_send_resume_token_to_nvlist: `version-checksum-size-hex`.
+pub(super) fn token(token: &str) -> Result<&str, Error> {
+    let legal = token.starts_with(|c: char| c.is_ascii_digit()) && token.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
+    if legal { Ok(token) } else { Err(Error::BadName(format!("`{}`", token.escape_debug()))) }
+}
+
 /// `-o name=value` for each.
 pub(super) fn options(properties: &Properties) -> Result<Vec<String>, Error> {
     let mut options = Vec::new();

@@ -1,20 +1,27 @@
 //! Runs one command and waits for its end, but never ends it: a killed `zfs` may have been done or not.
 
-use super::{Error, Runner};
-use serde::Deserialize;
-use std::{path::Path, process::Stdio, time::Duration};
+use super::{Error, Runner, stream};
+use serde::{Deserialize, Serialize};
+use std::{
+    io,
+    path::Path,
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::UnixStream,
-    process::Command,
+    process::{Child, Command},
     sync::oneshot,
 };
 
 /// A pool under heavy writing needs seconds for one transaction group; minutes mean that it hangs.
 const DEADLINE: Duration = Duration::from_mins(2);
+/// Where it is when the search path leaves it out, as that of an ordinary user does.
+const PROGRAMS: [&str; 3] = ["zfs", "/usr/sbin/zfs", "/sbin/zfs"];
 
 /// What a command printed, and its exit status.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Output {
     pub status: i32,
     #[serde(default)]
@@ -30,13 +37,8 @@ pub(super) async fn run(runner: &Runner, argv: Vec<String>) -> Result<Output, Er
     let runner = runner.clone();
     // Its own task: neither the deadline nor a caller that goes away stops the command half-way.
     tokio::spawn(async move {
-        let result = match &runner {
-            Runner::Local => local(&argv).await,
-            Runner::Socket(path) => over_socket(path, &argv).await,
-            Runner::Service(service) => service.call(argv).await.ok_or_else(|| Error::Unknown("its end was not seen".into())),
-        };
         // Nobody waits any more when the deadline has passed.
-        let _ = sender.send(result);
+        let _ = sender.send(to_its_end(&runner, &argv).await);
     });
     match tokio::time::timeout(DEADLINE, receiver).await {
         Ok(Ok(result)) => result,
@@ -45,19 +47,53 @@ pub(super) async fn run(runner: &Runner, argv: Vec<String>) -> Result<Output, Er
     }
 }
 
+/// As [`run`], without a deadline.
+pub(super) async fn to_its_end(runner: &Runner, argv: &[String]) -> Result<Output, Error> {
+    match runner {
+        Runner::Local => local(argv).await,
+        Runner::Socket(path) => over_socket(path, argv).await,
+        Runner::Service(service) => service.call(argv.to_vec()).await.ok_or_else(|| Error::Unknown("its end was not seen".into())),
+        Runner::Ssh(ssh) => ssh.run(argv).await,
+    }
+}
+
+/// Starts `zfs`, wherever it is.
+fn start(argv: &[String], input: fn() -> Stdio) -> Result<Child, Error> {
+    let mut result = Err(io::ErrorKind::NotFound.into());
+    for program in PROGRAMS {
+        let mut command = Command::new(program);
+        // A process group of its own: the terminal's Ctrl-C is not for it.
+        command.args(argv).env("LC_ALL", "C").process_group(0);
+        result = command.stdin(input()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
+        if !matches!(&result, Err(error) if error.kind() == io::ErrorKind::NotFound) {
+            break;
+        }
+    }
+    result.map_err(|error| Error::Unavailable(error.to_string()))
+}
+
 async fn local(argv: &[String]) -> Result<Output, Error> {
-    let child = Command::new("zfs")
-        .args(argv)
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| Error::Unavailable(error.to_string()))?;
-    let output = child.wait_with_output().await.map_err(|error| Error::Unknown(error.to_string()))?;
-    let status = output.status.code().ok_or_else(|| Error::Unknown(format!("`zfs {}` was ended: {}", argv[0], output.status)))?;
+    let output = start(argv, Stdio::null)?.wait_with_output().await.map_err(|error| Error::Unknown(error.to_string()))?;
+    ended(argv, output.status, output.stdout, output.stderr)
+}
+
+/// Runs a command here that prints a stream.
+pub(super) async fn drain(argv: &[String], to: &mut (impl AsyncWrite + Unpin + Send)) -> Result<Output, Error> {
+    let done = stream::pipe(start(argv, Stdio::piped)?, b"", None::<&mut tokio::io::Empty>, to).await?;
+    ended(argv, done.status, Vec::new(), done.stderr)
+}
+
+/// Runs a command here that reads a stream.
+pub(super) async fn feed(argv: &[String], from: &mut (impl AsyncRead + Unpin + Send)) -> Result<Output, Error> {
+    let mut printed = Vec::new();
+    let done = stream::pipe(start(argv, Stdio::piped)?, b"", Some(from), &mut printed).await?;
+    ended(argv, done.status, printed, done.stderr)
+}
+
+fn ended(argv: &[String], status: ExitStatus, stdout: Vec<u8>, stderr: Vec<u8>) -> Result<Output, Error> {
+    let status = status.code().ok_or_else(|| Error::Unknown(format!("`zfs {}` was ended: {status}", argv[0])))?;
     let text = |bytes| String::from_utf8(bytes).map_err(|_| Error::Unknown(format!("`zfs {}` printed bytes that are no text", argv[0])));
-    Ok(Output { status, stdout: text(output.stdout)?, stderr: text(output.stderr)? })
+    Ok(Output { status, stdout: text(stdout)?, stderr: text(stderr)? })
 }
 
 async fn over_socket(path: &Path, argv: &[String]) -> Result<Output, Error> {

@@ -24,11 +24,19 @@ pub(super) struct Beside {
 }
 
 /// Runs the controllers until `shutdown`.
-pub(super) async fn run(lab: Option<Beside>, objects: Objects, source_roots: Vec<PathBuf>, shutdown: CancellationToken) {
+pub(super) async fn run(
+    lab: Option<Beside>,
+    objects: Objects,
+    data: PathBuf,
+    source_roots: Vec<PathBuf>,
+    shutdown: CancellationToken,
+) {
     let clock = objects.clock().clone();
+    // Keys of nodes that a hub left when it was killed.
+    let _ = std::fs::remove_dir_all(data.join("ssh"));
     let start = |lab: Option<LabEndpoint>, stop: &CancellationToken| {
         let lab = lab.as_ref().map(driver::Connection::of_lab);
-        let config = controller::Config { lab, concurrency: CONCURRENCY, source_roots: source_roots.clone(), resync: RESYNC };
+        let config = controller::Config { lab, data: data.clone(), concurrency: CONCURRENCY, source_roots: source_roots.clone(), resync: RESYNC };
         controller::start(config, objects.clone(), stop.clone())
     };
     let Some(lab) = lab else {

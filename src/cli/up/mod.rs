@@ -111,7 +111,7 @@ impl Up {
 
         let controllers = gateway_address.map(|gateway| {
             let beside = self.lab.mode().map(|mode| controllers::Beside { directory: lab::directory(&data), mode, gateway });
-            tokio::spawn(controllers::run(beside, objects, self.source_root.clone(), controllers_stop.clone()))
+            tokio::spawn(controllers::run(beside, objects, data.clone(), self.source_root.clone(), controllers_stop.clone()))
         });
 
         let lost = tokio::select! {

@@ -1,13 +1,17 @@
 //! A Hub's spec, its Secrets and the lab's address, resolved to a [`Connection`].
 
-use crate::api::hub::{Proxmox, Zfs};
+use crate::api::hub::{self as api, Proxmox, Zfs};
 use crate::api::{Hub, SYSTEM_NAMESPACE};
 use crate::driver::Connection;
 use crate::objects::{self, Objects};
 use crate::proxmox::{self, Node};
-use crate::zfs::{Dataset, Runner};
+use crate::zfs::{Dataset, Runner, Settings, Ssh};
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use std::path::Path;
+
+/// Source: Kubernetes `kubernetes.io/ssh-auth`.
+const SSH_KEY: &str = "ssh-privatekey";
 
 /// Why there is no connection yet, in words that say what to do.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -19,17 +23,24 @@ pub(super) async fn resolve(
     hub: &Hub,
     lab: Option<&Connection>,
     objects: &Objects,
+    data: &Path,
 ) -> Result<Result<Connection, Waiting>, objects::Error> {
     let infrastructure = &hub.spec.infrastructure;
     match (&infrastructure.proxmox, &infrastructure.zfs) {
-        (Some(proxmox), Some(zfs)) => of_proxmox(hub, proxmox, zfs, objects).await,
+        (Some(proxmox), Some(zfs)) => of_proxmox(hub, proxmox, zfs, objects, data).await,
         _ => Ok(lab
             .cloned()
             .ok_or_else(|| Waiting("this hub has no lab; start it with `autovibe up --lab real` or `--lab simulated`".into()))),
     }
 }
 
-async fn of_proxmox(hub: &Hub, proxmox: &Proxmox, zfs: &Zfs, objects: &Objects) -> Result<Result<Connection, Waiting>, objects::Error> {
+async fn of_proxmox(
+    hub: &Hub,
+    proxmox: &Proxmox,
+    zfs: &Zfs,
+    objects: &Objects,
+    data: &Path,
+) -> Result<Result<Connection, Waiting>, objects::Error> {
     let secret = &proxmox.token_secret_ref.name;
     let mut values = Vec::new();
     for key in ["tokenId", "secret"] {
@@ -43,6 +54,14 @@ async fn of_proxmox(hub: &Hub, proxmox: &Proxmox, zfs: &Zfs, objects: &Objects) 
             }
         }
     }
+    let runner = match (&zfs.runner.ssh, &zfs.runner.socket) {
+        (Some(ssh), _) => match of_ssh(ssh, objects, data).await? {
+            Ok(ssh) => Runner::Ssh(ssh),
+            Err(waiting) => return Ok(Err(waiting)),
+        },
+        (None, Some(path)) => Runner::Socket(path.into()),
+        (None, None) => Runner::Local,
+    };
     let [token_id, secret] = [values[0].expose_secret().to_owned(), values[1].expose_secret().to_owned()];
     Ok(Ok(Connection {
         proxmox: proxmox::Config {
@@ -56,11 +75,31 @@ async fn of_proxmox(hub: &Hub, proxmox: &Proxmox, zfs: &Zfs, objects: &Objects) 
         storage: zfs.storage.clone(),
         dataset: Dataset(zfs.dataset.clone()),
         keep: Dataset(zfs.keep.clone()),
-        runner: zfs.runner.socket.as_ref().map_or(Runner::Local, |path| Runner::Socket(path.into())),
+        runner,
         vmids: proxmox.vmids,
         bridge: proxmox.bridge.clone(),
         gateway_url: hub.spec.gateway.as_ref().map(|gateway| gateway.url.clone()).unwrap_or_default(),
     }))
+}
+
+async fn of_ssh(ssh: &api::Ssh, objects: &Objects, data: &Path) -> Result<Result<Ssh, Waiting>, objects::Error> {
+    let secret = &ssh.key_secret_ref.name;
+    let Some(key) = objects.secret(SYSTEM_NAMESPACE, secret, SSH_KEY).await? else {
+        return Ok(Err(Waiting(format!(
+            "Secret {SYSTEM_NAMESPACE}/{secret} has no key {SSH_KEY}: create it with `kubectl -n {SYSTEM_NAMESPACE} create secret generic \
+             {secret} --from-file={SSH_KEY}=FILE`"
+        ))));
+    };
+    Ok(Ok(Ssh::new(Settings {
+        host: ssh.host.clone(),
+        port: ssh.port,
+        user: ssh.user.clone(),
+        host_key: ssh.host_key.clone(),
+        key,
+        directory: data.join("ssh"),
+        installation: objects.store().installation().to_owned(),
+        epoch: objects.store().epoch(),
+    })))
 }
 
 /// What tells one connection from another, the secret included; safe to keep.
@@ -68,5 +107,8 @@ pub(super) fn identity(connection: &Connection) -> String {
     let mut hash = Sha256::new();
     hash.update(format!("{connection:?}"));
     hash.update(connection.proxmox.secret.expose_secret());
+    if let Runner::Ssh(ssh) = &connection.runner {
+        hash.update(ssh.settings().key.expose_secret());
+    }
     hex::encode(hash.finalize())
 }

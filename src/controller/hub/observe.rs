@@ -52,7 +52,7 @@ impl Observed {
 
 pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Error> {
     let gap = context.objects.store().ledger_gap().await?;
-    let connection = match connection::resolve(hub, context.config.lab.as_ref(), &context.objects).await? {
+    let connection = match connection::resolve(hub, context.config.lab.as_ref(), &context.objects, &context.config.data).await? {
         Ok(connection) => connection,
         Err(waiting) => return Ok(Observed::closed(State::Waiting(waiting), gap)),
     };

@@ -140,14 +140,14 @@ async fn the_secret_tells_connections_apart_and_is_not_shown() {
     let dir = tempfile::tempdir().unwrap();
     let store = crate::store::Store::open(&dir.path().join("db")).await.unwrap();
     let objects = crate::objects::Objects::new(store, Clock::system(), crate::objects::Cipher::ephemeral());
-    let resolve = async |lab: &LabEndpoint| connection::resolve(&hub(), Some(&Connection::of_lab(lab)), &objects).await.unwrap().unwrap();
+    let resolve = async |lab: &LabEndpoint| connection::resolve(&hub(), Some(&Connection::of_lab(lab)), &objects, dir.path()).await.unwrap().unwrap();
     let one = resolve(&lab).await;
     let other = resolve(&LabEndpoint { secret: "other".into(), ..lab.clone() }).await;
     assert_eq!(connection::identity(&one), connection::identity(&resolve(&lab).await));
     assert_ne!(connection::identity(&one), connection::identity(&other));
     assert!(!format!("{one:?}").contains("s3cret"));
     assert_eq!(one.vmids, crate::api::hub::VmidRange { from: 100, to: 199 });
-    assert!(connection::resolve(&hub(), None, &objects).await.unwrap().is_err(), "a lab that is not there is waited for");
+    assert!(connection::resolve(&hub(), None, &objects, dir.path()).await.unwrap().is_err(), "a lab that is not there is waited for");
 }
 
 #[test]

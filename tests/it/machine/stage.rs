@@ -135,6 +135,7 @@ impl Stage {
         let timing = Timing { boot: Duration::from_millis(500), shutdown: Duration::from_secs(1) };
         let config = controller::Config {
             lab: Some(Connection::of_lab(self.lab.endpoint())),
+            data: std::path::PathBuf::new(),
             concurrency: 16,
             source_roots: vec![self.source_root()],
             resync: Duration::from_secs(2),

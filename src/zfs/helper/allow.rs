@@ -1,0 +1,278 @@
+//! What the helper runs: the forms of our own client's commands, on names that are ours, below the datasets it was given.
+
+use super::super::{Dataset, Properties, listing, name};
+use super::legal;
+
+/// Marks that make a dataset ours. Each is set with what it marks, in one command.
+const DISK_MARKS: &[&str] = &["autovibe:machine", "autovibe:image"];
+/// Marks that make a snapshot ours.
+const SNAPSHOT_MARKS: &[&str] = &["autovibe:checkpoint", "autovibe:image"];
+/// What a hold's tag begins with.
+const TAG: &str = "autovibe";
+
+/// Where the helper may act.
+#[derive(Clone, Debug, Default)]
+pub struct Limits {
+    /// The storage's dataset and the checkpoint tree. Only direct children with our names.
+    pub roots: Vec<String>,
+    /// Datasets whose snapshots may be read, held and cloned.
+    pub images: Vec<String>,
+    /// The VM ids that are autovibe's; all, if `None`.
+    pub vmids: Option<(u32, u32)>,
+}
+
+/// A command that may run once `needs` were seen.
+#[derive(Debug, PartialEq)]
+pub(super) struct Allowed {
+    pub(super) work: Work,
+    pub(super) needs: Vec<Need>,
+}
+
+/// How it is run.
+#[derive(Debug, PartialEq)]
+pub(super) enum Work {
+    Plain,
+    /// Its standard output is a stream.
+    Prints,
+    /// The same, of whatever snapshot a token means.
+    Resumes(String),
+    /// It reads a stream.
+    Reads,
+    /// No command of `zfs`: a disk is made of the raw image that follows.
+    Import { to: Dataset, size: u64, properties: Properties },
+}
+
+/// What must be seen on the node first.
+#[derive(Debug, PartialEq)]
+pub(super) enum Need {
+    /// A dataset with our mark.
+    Disk(String),
+    /// The same, and what it is a clone of is a disk of ours too.
+    Promotable(String),
+    /// A snapshot with our mark.
+    Snapshot(String),
+}
+
+impl Need {
+    pub(super) fn name(&self) -> &str {
+        match self {
+            Self::Disk(name) | Self::Promotable(name) | Self::Snapshot(name) => name,
+        }
+    }
+
+    pub(super) fn check(&self, properties: &Properties, origin: Option<&str>, limits: &Limits) -> Result<(), String> {
+        let marks = if matches!(self, Self::Snapshot(_)) { SNAPSHOT_MARKS } else { DISK_MARKS };
+        if !marks.iter().any(|mark| properties.contains_key(*mark)) {
+            return Err(format!("{} does not carry the mark {}; it is not autovibe's", self.name(), marks.join(" or ")));
+        }
+        if matches!(self, Self::Promotable(_))
+            && let Some(origin) = origin.and_then(listing::split_snapshot)
+        {
+            limits.disk(&origin.dataset.0)?;
+        }
+        Ok(())
+    }
+}
+
+fn plain(needs: Vec<Need>) -> Result<Allowed, String> {
+    Ok(Allowed { work: Work::Plain, needs })
+}
+
+/// `-o name=value` …, and what comes after them.
+fn options<'a>(mut words: &'a [&'a str]) -> Result<(Properties, &'a [&'a str]), String> {
+    let mut properties = Properties::new();
+    while let ["-o", assignment, rest @ ..] = words {
+        let (name, value) = assignment.split_once('=').ok_or("an option without `=`")?;
+        if !name.starts_with("autovibe:") {
+            return Err(format!("property {} is not autovibe's", name.escape_debug()));
+        }
+        properties.insert(name.to_owned(), value.to_owned());
+        words = rest;
+    }
+    name::options(&properties).map_err(|error| error.to_string())?;
+    Ok((properties, words))
+}
+
+fn marked(properties: &Properties, marks: &[&str]) -> Result<(), String> {
+    if marks.iter().any(|mark| properties.contains_key(*mark)) { Ok(()) } else { Err(format!("it sets no mark {}", marks.join(" or "))) }
+}
+
+impl Limits {
+    /// Whether the helper may run this. Errors: words for people.
+    pub(super) fn allow(&self, argv: &[String]) -> Result<Allowed, String> {
+        let words: Vec<&str> = argv.iter().map(String::as_str).collect();
+        match words.as_slice() {
+            ["list", "-Hp", "-d", "0", "-o", "name"] => plain(Vec::new()),
+            ["get", "-Hp", rest @ ..] => self.get(rest),
+            ["snapshot", rest @ ..] => {
+                let (properties, names) = options(rest)?;
+                marked(&properties, SNAPSHOT_MARKS)?;
+                if names.is_empty() {
+                    return Err("a snapshot of nothing".into());
+                }
+                let disks = names.iter().map(|name| self.snapshot(name).map(|dataset| Need::Disk(dataset.to_owned())));
+                plain(disks.collect::<Result<_, _>>()?)
+            }
+            ["hold" | "release", tag, snapshot] => {
+                if !tag.starts_with(TAG) || name::tag(tag).is_err() {
+                    return Err(format!("tag {} is not autovibe's", tag.escape_debug()));
+                }
+                self.source(snapshot)?;
+                plain(Vec::new())
+            }
+            ["clone", rest @ ..] => {
+                let (properties, names) = options(rest)?;
+                let [from, to] = names else { return Err("clone takes a snapshot and a name".into()) };
+                marked(&properties, DISK_MARKS)?;
+                self.source(from)?;
+                self.disk(to)?;
+                plain(Vec::new())
+            }
+            ["create", "-o", "mountpoint=none", "-o", "canmount=off", root] if self.roots.iter().any(|known| known == root) => {
+                plain(Vec::new())
+            }
+            ["import", size, rest @ ..] => {
+                let (properties, names) = options(rest)?;
+                let ([to], Ok(size)) = (names, size.parse()) else { return Err("import takes a size and a name".into()) };
+                marked(&properties, DISK_MARKS)?;
+                self.disk(to)?;
+                let work = Work::Import { to: Dataset((*to).to_owned()), size, properties };
+                Ok(Allowed { work, needs: Vec::new() })
+            }
+            ["rename", from, to] => {
+                self.disk(from)?;
+                self.disk(to)?;
+                plain(vec![Need::Disk((*from).to_owned())])
+            }
+            ["promote", dataset] => {
+                self.disk(dataset)?;
+                plain(vec![Need::Promotable((*dataset).to_owned())])
+            }
+            ["destroy", "-d", snapshot] | ["destroy", snapshot] if snapshot.contains('@') => {
+                self.snapshot(snapshot)?;
+                plain(vec![Need::Snapshot((*snapshot).to_owned())])
+            }
+            ["destroy" | "mount" | "unmount", dataset] => {
+                self.disk(dataset)?;
+                plain(vec![Need::Disk((*dataset).to_owned())])
+            }
+            ["send", rest @ ..] => self.send(rest),
+            ["receive", "-s", "-u", to] | ["receive", to] => {
+                self.kept(to)?;
+                Ok(Allowed { work: Work::Reads, needs: Vec::new() })
+            }
+            // What came half of a stream has no mark yet; ZFS aborts nothing that is whole.
+            ["receive", "-A", to] => self.kept(to).and_then(|_| plain(Vec::new())),
+            ["set", assignment, to] => {
+                // Marking is how something becomes ours: only under a name that says the same, which Proxmox never uses.
+                let uid = self.kept(to)?;
+                if *assignment == format!("autovibe:machine={uid}") { plain(Vec::new()) } else { Err("that may not be set".into()) }
+            }
+            _ => Err(format!("`{}` is none of autovibe's commands", words.first().unwrap_or(&"").escape_debug())),
+        }
+    }
+
+    fn get(&self, words: &[&str]) -> Result<Allowed, String> {
+        let mut rest = words;
+        loop {
+            rest = match rest {
+                ["-r", rest @ ..] | ["-d", "1", rest @ ..] | ["-t", "filesystem,volume" | "snapshot", rest @ ..] => rest,
+                ["-s", sources, rest @ ..] if sources.split(',').all(|source| matches!(source, "local" | "none")) => rest,
+                ["-o", "name,property,value,source" | "value", rest @ ..] => rest,
+                _ => break,
+            };
+        }
+        let [properties, name] = rest else { return Err("get takes properties and a name".into()) };
+        if !properties.chars().all(|c| c.is_ascii_lowercase() || ",_:".contains(c)) {
+            return Err("a property that no one has".into());
+        }
+        // The guid of a pool says whether it is there at all.
+        let pool = self.roots.iter().chain(&self.images).any(|root| root.split('/').next() == Some(*name));
+        let dataset = match name.split_once('@') {
+            Some((dataset, snapshot)) if name::tag(snapshot).is_ok() => dataset,
+            Some(_) => return Err(format!("`{}` is no name", name.escape_debug())),
+            None => name,
+        };
+        if (pool && *properties == "guid" && rest.len() == 2 && !words.contains(&"-r")) || self.readable(dataset) {
+            plain(Vec::new())
+        } else {
+            Err(format!("{} is outside what this helper may see", name.escape_debug()))
+        }
+    }
+
+    fn send(&self, words: &[&str]) -> Result<Allowed, String> {
+        let rest = match words {
+            ["-t", token] => {
+                let token = name::token(token).map_err(|error| error.to_string())?;
+                return Ok(Allowed { work: Work::Resumes(token.to_owned()), needs: Vec::new() });
+            }
+            ["-L", "-e", "-c", rest @ ..] => rest,
+            rest => rest,
+        };
+        let (["-i", _, snapshot] | [snapshot]) = rest else { return Err("send takes one snapshot".into()) };
+        if let ["-i", base, _] = rest {
+            self.source(base)?;
+        }
+        self.source(snapshot)?;
+        Ok(Allowed { work: Work::Prints, needs: Vec::new() })
+    }
+
+    /// A disk under one of our names, right below a root.
+    pub(super) fn disk(&self, dataset: &str) -> Result<(), String> {
+        let refused = || Err(format!("{} is no disk of autovibe's", dataset.escape_debug()));
+        let Some((parent, name)) = dataset.rsplit_once('/').filter(|_| legal(dataset)) else { return refused() };
+        if !self.roots.iter().any(|root| root == parent) {
+            return refused();
+        }
+        let number = |text: &str| text.len() <= 9 && !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        let legal = match name.split_once('-') {
+            Some(("image", rest)) => !rest.is_empty(),
+            Some((kind @ ("vm" | "m"), rest)) => rest.rsplit_once("-disk-").is_some_and(|(owner, index)| {
+                number(index)
+                    && match kind {
+                        "vm" => number(owner) && self.vmids.is_none_or(|(from, to)| owner.parse().is_ok_and(|id| (from..=to).contains(&id))),
+                        _ => uuid::Uuid::try_parse(owner).is_ok(),
+                    }
+            }),
+            _ => false,
+        };
+        if legal { Ok(()) } else { refused() }
+    }
+
+    /// A kept disk; gives the uid in its name.
+    fn kept<'a>(&self, dataset: &'a str) -> Result<&'a str, String> {
+        self.disk(dataset)?;
+        let uid = dataset.rsplit_once("/m-").and_then(|(_, name)| name.rsplit_once("-disk-"));
+        uid.map(|(uid, _)| uid).ok_or_else(|| format!("{dataset} is no kept disk"))
+    }
+
+    /// A snapshot under one of our names, of one of our disks; gives the disk.
+    fn snapshot<'a>(&self, snapshot: &'a str) -> Result<&'a str, String> {
+        match snapshot.split_once('@') {
+            Some((dataset, short)) if (short.starts_with("av-") || short == "base") && name::tag(short).is_ok() => {
+                self.disk(dataset).map(|()| dataset)
+            }
+            _ => Err(format!("{} is no snapshot of autovibe's", snapshot.escape_debug())),
+        }
+    }
+
+    /// A snapshot that may be held, cloned and sent: of a disk of ours, or below an image root.
+    pub(super) fn source(&self, snapshot: &str) -> Result<(), String> {
+        match snapshot.split_once('@') {
+            Some((dataset, short)) if name::tag(short).is_ok() && (self.disk(dataset).is_ok() || self.image(dataset)) => Ok(()),
+            _ => Err(format!("{} is no snapshot that autovibe may use", snapshot.escape_debug())),
+        }
+    }
+
+    fn image(&self, dataset: &str) -> bool {
+        legal(dataset) && self.images.iter().any(|root| within(root, dataset))
+    }
+
+    fn readable(&self, dataset: &str) -> bool {
+        legal(dataset) && self.roots.iter().chain(&self.images).any(|root| within(root, dataset))
+    }
+}
+
+fn within(root: &str, dataset: &str) -> bool {
+    dataset.strip_prefix(root).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}

@@ -1,0 +1,158 @@
+//! What flows through `zfs send` and `zfs receive`: a snapshot on its way to another pool, whole or continued.
+//!
+//! What was received counts once its guid was seen to be the source's; until then it carries no mark of ours.
+
+use super::{Dataset, Error, Runner, Snapshot, client::Zfs, name, run};
+use std::process::ExitStatus;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    process::Child,
+};
+
+/// How a command ended.
+pub(super) struct Ended {
+    pub(super) status: ExitStatus,
+    pub(super) stderr: Vec<u8>,
+}
+
+/// How long standard error may stay open after its end: a connection that is kept has it too.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Waits for a command to its end: `first` and then `input` go in, what it prints goes to `output`.
+pub(super) async fn pipe(
+    mut child: Child,
+    first: &[u8],
+    input: Option<&mut (impl AsyncRead + Unpin + Send)>,
+    output: &mut (impl AsyncWrite + Unpin + Send),
+) -> Result<Ended, Error> {
+    let unknown = |error: std::io::Error| Error::Unknown(error.to_string());
+    let (mut stdin, mut stdout, mut stderr) = match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
+        (Some(stdin), Some(stdout), Some(stderr)) => (stdin, stdout, stderr),
+        _ => return Err(Error::Other("a command without pipes".into())),
+    };
+    let feeding = async move {
+        // One that ends before it has read all says why on standard error.
+        if stdin.write_all(first).await.is_ok()
+            && let Some(input) = input
+        {
+            return copy(input, &mut stdin, false).await;
+        }
+        Ok(())
+    };
+    let (fed, drained, said) = tokio::join!(feeding, copy(&mut stdout, output, true), async {
+        let (mut said, ended) = (Vec::new(), child.wait());
+        tokio::pin!(ended);
+        let status = loop {
+            tokio::select! {
+                status = &mut ended => break status,
+                read = stderr.read_buf(&mut said) => if !matches!(read, Ok(1..)) { break ended.await },
+            }
+        };
+        let rest = async { while matches!(stderr.read_buf(&mut said).await, Ok(1..)) {} };
+        // What is not said by then is of a process that stays.
+        let _ = tokio::time::timeout(LAST_WORDS, rest).await;
+        status.map(|status| (status, said))
+    });
+    let (status, said) = said.map_err(unknown)?;
+    fed.map_err(unknown)?;
+    drained.map_err(unknown)?;
+    Ok(Ended { status, stderr: said })
+}
+
+/// Copies to the end. When the writer's failure does not count, the command that should read has ended and says why itself.
+async fn copy(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    writer_counts: bool,
+) -> std::io::Result<()> {
+    let mut block = vec![0; 128 << 10];
+    loop {
+        let read = from.read(&mut block).await?;
+        if read == 0 {
+            return to.flush().await.or_else(|error| if writer_counts { Err(error) } else { Ok(()) });
+        }
+        match to.write_all(&block[..read]).await {
+            Err(error) if writer_counts => return Err(error),
+            // The command has ended, and its status says why.
+            Err(_) => return Ok(()),
+            Ok(()) => {}
+        }
+    }
+}
+
+impl Zfs {
+    /// Writes a snapshot to `to`: all of it, or what changed since `base`. It is whole only if this succeeds.
+    pub async fn send(&self, snapshot: &Snapshot, base: Option<&Snapshot>, to: &mut (impl AsyncWrite + Unpin + Send)) -> Result<(), Error> {
+        let text = name::snapshot(snapshot)?;
+        let mut argv = vec!["send".to_owned()];
+        if self.capabilities().resumable {
+            argv.extend(["-L", "-e", "-c"].map(str::to_owned));
+        }
+        if let Some(base) = base {
+            argv.extend(["-i".to_owned(), name::snapshot(base)?]);
+        }
+        argv.push(text.clone());
+        self.drain(&text, argv, to).await
+    }
+
+    /// Writes the rest of what [`Self::receive`] got half of; `token` is [`Self::resume_token`] of the other side.
+    pub async fn send_rest(&self, token: &str, to: &mut (impl AsyncWrite + Unpin + Send)) -> Result<(), Error> {
+        self.drain("the rest", vec!["send".into(), "-t".into(), name::token(token)?.to_owned()], to).await
+    }
+
+    async fn drain(&self, subject: &str, argv: Vec<String>, to: &mut (impl AsyncWrite + Unpin + Send)) -> Result<(), Error> {
+        let output = match &self.runner {
+            Runner::Local => run::drain(&argv, to).await?,
+            Runner::Ssh(ssh) => ssh.drain(&argv, to).await?,
+            Runner::Socket(_) => return Err(no_streams()),
+        };
+        super::client::checked(subject, output).map(drop)
+    }
+
+    /// Makes `to` of a stream, mounted nowhere; or brings it a snapshot further. Of a stream that was cut nothing stays, or
+    /// where this ZFS can ([`super::Capabilities::resumable`]) what came, to be continued.
+    pub async fn receive(&self, to: &Dataset, from: &mut (impl AsyncRead + Unpin + Send)) -> Result<(), Error> {
+        let text = name::dataset(to)?;
+        let options: &[&str] = if self.capabilities().resumable { &["-s", "-u"] } else { &[] };
+        let argv: Vec<String> = ["receive"].iter().chain(options).chain([&text]).map(|word| (*word).to_owned()).collect();
+        let output = match &self.runner {
+            Runner::Local => run::feed(&argv, from).await?,
+            Runner::Ssh(ssh) => ssh.feed(&argv, from).await?,
+            Runner::Socket(_) => return Err(no_streams()),
+        };
+        super::client::checked(text, output).map(drop)
+    }
+
+    /// What the sender needs to go on with a receive that was cut; `None` when there is nothing to continue.
+    pub async fn resume_token(&self, dataset: &Dataset) -> Result<Option<String>, Error> {
+        if !self.capabilities().resumable {
+            return Ok(None);
+        }
+        let text = name::dataset(dataset)?;
+        let argv = ["get", "-Hp", "-o", "value", "receive_resume_token", text].map(str::to_owned).to_vec();
+        match super::client::checked(text, run::run(&self.runner, argv).await?) {
+            Ok(token) => Ok(Some(token.trim().to_owned()).filter(|token| token != "-" && !token.is_empty())),
+            Err(Error::NotFound(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives up a receive that was cut: what came of it goes.
+    pub async fn abort_receive(&self, dataset: &Dataset) -> Result<(), Error> {
+        let text = name::dataset(dataset)?;
+        self.act(text, ["receive", "-A", text].map(str::to_owned).to_vec()).await
+    }
+
+    /// Marks a dataset that was received whole as a Machine's.
+    pub async fn mark(&self, dataset: &Dataset, property: &str, value: &str) -> Result<(), Error> {
+        let text = name::dataset(dataset)?;
+        let [_, assignment] = &name::options(&[(property.to_owned(), value.to_owned())].into())?[..] else {
+            return Err(Error::BadName(property.to_owned()));
+        };
+        self.act(text, vec!["set".into(), assignment.clone(), text.to_owned()]).await
+    }
+}
+
+fn no_streams() -> Error {
+    Error::Unavailable("a helper on a socket takes no streams".into())
+}
