@@ -220,7 +220,7 @@ impl Zfs {
         }
         // `all` of zfs-fuse leaves out what is asked for here. Marks are set when a thing is made, so the later listing has
         // those of all that the first one shows; what was made in between is not shown yet.
-        let mut items = get("none", "type,guid,origin,userrefs,referenced").await?;
+        let mut items = get("none", "type,guid,createtxg,origin,userrefs,referenced").await?;
         for (name, marks) in get("local", "all").await? {
             if let Some(item) = items.get_mut(&name) {
                 item.add(marks);
@@ -233,20 +233,19 @@ impl Zfs {
     async fn one(&self, text: &str, dataset: &Dataset) -> Result<Option<BTreeMap<String, Item>>, Error> {
         match self.listing(vec!["get", "-Hp"], text).await {
             Ok(items) => Ok(Some(items)),
-            Err(Error::NotFound(_)) => {
-                let pool = dataset.0.split('/').next().unwrap_or_default();
-                match self.act_quietly(argv(["get", "-Hp", "-o", "value", "guid", pool])).await {
-                    Ok(()) => Ok(None),
-                    Err(Error::NotFound(_)) => Err(Error::Unavailable(format!("pool {pool} is not there"))),
-                    Err(error) => Err(error),
-                }
-            }
+            Err(Error::NotFound(_)) => self.pool_guid(dataset).await.map(|_| None),
             Err(error) => Err(error),
         }
     }
 
-    async fn act_quietly(&self, argv: Vec<String>) -> Result<(), Error> {
-        checked("the pool", run(&self.runner, argv).await?).map(drop)
+    /// Guid of the pool's root dataset, decimal: what tells one pool from another of the same name.
+    pub async fn pool_guid(&self, dataset: &Dataset) -> Result<String, Error> {
+        let pool = name::dataset(dataset)?.split('/').next().unwrap_or_default();
+        match checked(pool, run(&self.runner, argv(["get", "-Hp", "-o", "value", "guid", pool])).await?) {
+            Ok(guid) => Ok(guid.trim().to_owned()),
+            Err(Error::NotFound(_)) => Err(Error::Unavailable(format!("pool {pool} is not there"))),
+            Err(error) => Err(error),
+        }
     }
 
     async fn each_tagged(&self, verb: &str, tag: &str, snapshots: &[Snapshot], done_already: &str) -> Result<(), Error> {

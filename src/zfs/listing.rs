@@ -62,6 +62,10 @@ impl Item {
             guid: self.guid(name)?,
             // Without this number a held snapshot would look free.
             holds: holds.ok_or_else(|| Error::Unknown(format!("{name} was listed without its number of holds")))?,
+            createtxg: self
+                .value("createtxg")
+                .and_then(|text| text.parse().ok())
+                .ok_or_else(|| Error::Unknown(format!("{name} was listed without its transaction group")))?,
             referenced_bytes: self.value("referenced").and_then(|text| text.parse().ok()),
             properties: self.properties,
             name: snapshot,

@@ -130,6 +130,8 @@ pub struct SnapshotInfo {
     pub name: Snapshot,
     /// Decimal.
     pub guid: String,
+    /// The pool's transaction group that made it: the order of snapshots within a pool, whatever its clock says.
+    pub createtxg: u64,
     pub holds: u64,
     pub referenced_bytes: Option<u64>,
     pub properties: Properties,

@@ -6,6 +6,4 @@ mod crashes;
 mod killed;
 mod lives;
 mod restored;
-mod stage;
-
-pub(crate) use stage::CONVERSATION;
+pub(crate) mod stage;

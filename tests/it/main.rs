@@ -40,6 +40,7 @@ mod served;
 mod simulation;
 mod soak;
 mod storage;
+mod ssh;
 mod store;
 mod vmids;
 mod watches;

@@ -10,7 +10,7 @@ use autovibe::{
     driver::Connection,
     gateway,
     lab::{self, Lab, Mode},
-    objects::{Cipher, Objects},
+    objects::{Cipher, Objects, WriteOptions},
     proxmox::{self, Node, VmConfig, Vmid},
     store::{Database, Store},
 };
@@ -98,6 +98,20 @@ impl Stage {
     }
 
     pub(crate) async fn with(after_step: Option<AfterStep>) -> Self {
+        let mut stage = Self::lab_alone().await;
+        stage.start(after_step).await;
+        stage.create_hub(json!({ "lab": {} }), None).await;
+        stage
+    }
+
+    /// Controllers that have no Hub yet.
+    pub(crate) async fn without_hub() -> Self {
+        let mut stage = Self::lab_alone().await;
+        stage.start(None).await;
+        stage
+    }
+
+    async fn lab_alone() -> Self {
         rustls::crypto::ring::default_provider().install_default().ok();
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("conversation.yaml"), CONVERSATION).unwrap();
@@ -114,10 +128,12 @@ impl Stage {
         .await
         .unwrap();
         let foreign = make_foreign(&lab).await;
-        let mut stage = Self { lab, hub: None, gateway, foreign, directory };
-        stage.start(after_step).await;
-        stage.create_hub().await;
-        stage
+        Self { lab, hub: None, gateway, foreign, directory }
+    }
+
+    /// The hub's data directory.
+    pub(crate) fn data(&self) -> &std::path::Path {
+        self.directory.path()
     }
 
     pub(crate) fn source_root(&self) -> PathBuf {
@@ -135,7 +151,7 @@ impl Stage {
         let timing = Timing { boot: Duration::from_millis(500), shutdown: Duration::from_secs(1) };
         let config = controller::Config {
             lab: Some(Connection::of_lab(self.lab.endpoint())),
-            data: std::path::PathBuf::new(),
+            data: self.data().to_owned(),
             concurrency: 16,
             source_roots: vec![self.source_root()],
             resync: Duration::from_secs(2),
@@ -183,12 +199,24 @@ impl Stage {
         &self.hub.as_ref().unwrap().store
     }
 
-    async fn create_hub(&self) {
+    /// Creates a Secret that the Hub may read.
+    pub(crate) async fn create_secret(&self, name: &str, values: &[(&str, &str)]) {
+        let values: serde_json::Map<String, Value> = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+        let secrets = autovibe::admission::resources().iter().find(|resource| resource.plural == "secrets").unwrap();
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "namespace": "autovibe-system" }, "stringData": values,
+        });
+        self.objects().create_document(secrets, "autovibe-system", secret, &WriteOptions::default()).await.unwrap();
+    }
+
+    pub(crate) async fn create_hub(&self, infrastructure: Value, gateway: Option<&str>) {
         let file = self.directory.path().join("conversation.yaml");
+        let gateway = gateway.map(|url| json!({ "url": url }));
         let hub: Hub = serde_json::from_value(json!({
             "metadata": { "name": "default" },
             "spec": {
-                "infrastructure": { "lab": {} },
+                "infrastructure": infrastructure,
+                "gateway": gateway,
                 "images": [{ "name": "micro", "dataset": "tank/images/micro@base" }],
                 "providers": [{ "name": "replay", "type": "Replay", "models": ["claude-*"], "replay": { "file": file } }],
             },

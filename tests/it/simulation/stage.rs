@@ -68,7 +68,7 @@ fn memory_directory() -> tempfile::TempDir {
 impl Stage {
     pub(super) async fn new(plan: Plan) -> Self {
         let directory = memory_directory();
-        std::fs::write(directory.path().join("conversation.yaml"), crate::machine::CONVERSATION).unwrap();
+        std::fs::write(directory.path().join("conversation.yaml"), crate::machine::stage::CONVERSATION).unwrap();
         let clock = Clock::simulated("2026-11-02T08:00:00Z".parse::<Timestamp>().unwrap());
         let gateway: Arc<Mutex<Option<Service>>> = Arc::default();
         let reached = gateway.clone();
@@ -126,7 +126,7 @@ impl Stage {
             runner: zfs::Runner::Service(gate.zfs(self.lab.zfs(), after)),
             ..Connection::of_lab(self.lab.endpoint())
         };
-        let config = controller::Config { lab: Some(connection), concurrency: 16, source_roots: Vec::new(), resync: RESYNC };
+        let config = controller::Config { lab: Some(connection), data: self.directory.path().to_owned(), concurrency: 16, source_roots: Vec::new(), resync: RESYNC };
         let controllers = controller::start_with(config, Memory::with(Timing::default(), None), objects.clone(), shutdown.clone());
         self.hub = Some(Incarnation { objects, store, gate, running: Some((controllers, server)), shutdown });
     }

@@ -1,0 +1,340 @@
+//! The same over this machine's own ZFS (skipped aloud where none answers): what a pool and a program do that no model does.
+
+use super::{UID, at, marks, sshd::Sshd};
+use autovibe::{
+    clock::Clock,
+    lab::real::pool,
+    zfs::{Dataset, Error, Properties, Runner, Snapshot, Zfs},
+};
+use std::{
+    os::unix::fs::PermissionsExt,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+/// A pool of the test's own, gone with it.
+struct Pool {
+    name: String,
+    dir: tempfile::TempDir,
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        let started = Instant::now();
+        loop {
+            let gone = Command::new("zpool").args(["destroy", "-f", &self.name]).output().unwrap();
+            let said = String::from_utf8_lossy(&gone.stderr).into_owned();
+            if gone.status.success() || said.contains("no such pool") {
+                return;
+            }
+            if started.elapsed() > Duration::from_secs(20) {
+                eprintln!("pool {} was left behind: {said}", self.name);
+                return;
+            }
+            // zfs-fuse keeps a pool busy for a while after an unmount, or until the next one.
+            for verb in ["mount", "unmount"] {
+                Command::new("zfs").args([verb, &self.name]).output().unwrap();
+            }
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+}
+
+async fn pool(test: &str) -> Option<Pool> {
+    let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
+    if !root || Command::new("zpool").arg("list").output().is_err() {
+        eprintln!("SKIPPED {test}: it needs root and zfs");
+        return None;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let name = pool::name(dir.path());
+    match pool::bring_up(dir.path(), &name, 512 << 20, &Clock::system()).await {
+        Ok(_) => {}
+        Err(autovibe::lab::real::Error::Unavailable(why)) => {
+            eprintln!("SKIPPED {test}: {why}");
+            return None;
+        }
+        Err(error) => panic!("{error}"),
+    }
+    let pool = Pool { name, dir };
+    for root in [pool.data(), pool.keep()] {
+        zfs(&["create", "-o", "mountpoint=none", &root]);
+    }
+    Some(pool)
+}
+
+fn zfs(arguments: &[&str]) {
+    let output = Command::new("zfs").args(arguments).output().unwrap();
+    assert!(output.status.success(), "zfs {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+}
+
+impl Pool {
+    fn data(&self) -> String {
+        format!("{}/d", self.name)
+    }
+    fn keep(&self) -> String {
+        format!("{}/k", self.name)
+    }
+    fn disk(&self, vmid: u32) -> Dataset {
+        Dataset(format!("{}/vm-{vmid}-disk-0", self.data()))
+    }
+    fn kept(&self, index: u32) -> Dataset {
+        Dataset(format!("{}/m-{UID}-disk-{index}", self.keep()))
+    }
+    fn arguments(&self) -> String {
+        format!("--datasets {},{} --state {{state}}", self.data(), self.keep())
+    }
+    /// A disk as the helper must see it: with our mark.
+    fn make(&self, vmid: u32) -> Dataset {
+        zfs(&["create", "-o", "mountpoint=none", "-o", "autovibe:machine=M", &self.disk(vmid).0]);
+        self.disk(vmid)
+    }
+}
+
+/// A program `zfs` that does as the file `mode` beside it says, and otherwise what `zfs` does. It never kills a `zfs`.
+fn wrapper(dir: &Path) {
+    let script = "#!/bin/sh\n\
+        mode=$(cat \"${0%/*}/mode\")\n\
+        case \"$1\" in get|list) mode=none;; esac\n\
+        case $mode in\n\
+        killed-before) kill -KILL $$;;\n\
+        killed-after) /usr/sbin/zfs \"$@\"; kill -KILL $$;;\n\
+        garbage) printf '\\377\\376'; exit 0;;\n\
+        complains) /usr/sbin/zfs \"$@\"; echo 'warning: something' >&2; exit 0;;\n\
+        lies) echo 'it worked, or so' >&2; exit 0;;\n\
+        *) exec /usr/sbin/zfs \"$@\";;\n\
+        esac\n";
+    std::fs::write(dir.join("zfs"), script).unwrap();
+    std::fs::set_permissions(dir.join("zfs"), std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn z2_the_outcome_of_a_command_is_what_can_be_seen() {
+    let name = "z2_the_outcome_of_a_command_is_what_can_be_seen";
+    let Some(pool) = pool(name).await else { return };
+    let bin = pool.dir.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    wrapper(&bin);
+    std::fs::write(bin.join("mode"), "none").unwrap();
+    let command = format!("PATH={}:$PATH exec {} zfs-helper {}", bin.display(), env!("CARGO_BIN_EXE_autovibe"), pool.arguments());
+    let Some(sshd) = Sshd::with_command(name, &command) else { return };
+    let zfs = Zfs::open(sshd.runner()).await.unwrap();
+    let disk = pool.make(1000);
+    for (mode, done) in [("killed-before", false), ("killed-after", true), ("garbage", false), ("complains", true), ("lies", false)] {
+        std::fs::write(bin.join("mode"), mode).unwrap();
+        let snapshot = at(&disk, &format!("av-{mode}"));
+        let result = zfs.snapshot(std::slice::from_ref(&snapshot), &marks("checkpoint", mode)).await;
+        // Neither done nor not done, as long as nobody has looked; one that is killed is not told apart by its status.
+        assert!(matches!(result, Err(Error::Unknown(_))), "{mode}: {result:?}");
+        assert_eq!(zfs.snapshot_info(&snapshot).await.unwrap().is_some(), done, "{mode}");
+    }
+    // A helper that is not there has done nothing.
+    let missing = Sshd::with_command(name, "/nonexistent/autovibe zfs-helper").unwrap();
+    match Zfs::open(missing.runner()).await {
+        Err(Error::Unavailable(why)) => assert!(why.contains("127"), "{why}"),
+        other => panic!("{:?}", other.err()),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn z6_a_stream_that_is_cut_leaves_nothing_that_counts_and_its_source_whole() {
+    let name = "z6_a_stream_that_is_cut_leaves_nothing_that_counts_and_its_source_whole";
+    let Some(pool) = pool(name).await else { return };
+    let Some(sshd) = Sshd::start(name, &pool.arguments()) else { return };
+    let zfs = Zfs::open(sshd.runner()).await.unwrap();
+    // A disk with something on it, imported through the helper.
+    let image = pool.dir.path().join("image.raw");
+    std::fs::write(&image, (0..2_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    let source = pool.disk(1000);
+    zfs.import_disk(&image, &source, &marks("machine", "M")).await.unwrap();
+    let snapshot = at(&source, "av-C");
+    zfs.snapshot(std::slice::from_ref(&snapshot), &marks("checkpoint", "C")).await.unwrap();
+    let guid = zfs.snapshot_info(&snapshot).await.unwrap().unwrap().guid;
+    let mut stream = Vec::new();
+    zfs.send(&snapshot, None, &mut stream).await.unwrap();
+    assert!(stream.len() > 8_000_000, "{} bytes", stream.len());
+    let seed = std::process::id() as usize;
+    eprintln!("seed {seed}");
+    for round in 0..20 {
+        // A step that shares no factor with the length reaches offsets all over it.
+        let cut = (seed + round * 2_654_435_761) % stream.len();
+        let target = pool.kept(u32::try_from(round).unwrap());
+        let received = zfs.receive(&target, &mut &stream[..cut]).await;
+        assert!(received.is_err(), "{cut} of {} bytes were taken for all: {received:?}", stream.len());
+        if let Some(token) = zfs.resume_token(&target).await.unwrap() {
+            let mut rest = Vec::new();
+            zfs.send_rest(&token, &mut rest).await.unwrap();
+            zfs.receive(&target, &mut rest.as_slice()).await.unwrap();
+        } else {
+            assert_eq!(zfs.dataset(&target).await.unwrap(), None, "half a disk is there after {cut} bytes");
+            if round < 3 {
+                zfs.receive(&target, &mut stream.as_slice()).await.unwrap();
+            }
+        }
+        if round < 3 {
+            let there = zfs.snapshot_info(&at(&target, "av-C")).await.unwrap().unwrap();
+            assert_eq!((there.guid.as_str(), there.properties.len()), (guid.as_str(), 0));
+            // It is no one's until it was seen to be whole.
+            assert!(matches!(zfs.destroy_dataset(&target).await, Err(Error::Refused(_))));
+            zfs.mark(&target, "autovibe:machine", UID).await.unwrap();
+            assert_eq!(zfs.dataset(&target).await.unwrap().unwrap().properties, marks("machine", UID));
+        }
+    }
+    assert_eq!(zfs.snapshot_info(&snapshot).await.unwrap().unwrap().guid, guid);
+    // A wrong base is refused, and what was there stays.
+    let later = at(&source, "av-D");
+    zfs.snapshot(std::slice::from_ref(&later), &marks("checkpoint", "D")).await.unwrap();
+    let mut increment = Vec::new();
+    zfs.send(&later, Some(&snapshot), &mut increment).await.unwrap();
+    assert!(zfs.receive(&pool.kept(50), &mut increment.as_slice()).await.is_err(), "an increment without its base");
+    let mut flipped = increment.clone();
+    let middle = flipped.len() / 2;
+    flipped[middle] ^= 1;
+    assert!(zfs.receive(&pool.kept(0), &mut flipped.as_slice()).await.is_err(), "a flipped bit was not seen");
+    assert_eq!(zfs.snapshots(&pool.kept(0)).await.unwrap().len(), 1);
+    zfs.receive(&pool.kept(0), &mut increment.as_slice()).await.unwrap();
+    assert_eq!(zfs.snapshots(&pool.kept(0)).await.unwrap().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn z5_a_pool_that_is_full_or_away_denies_nothing() {
+    let name = "z5_a_pool_that_is_full_or_away_denies_nothing";
+    let Some(pool) = pool(name).await else { return };
+    let Some(sshd) = Sshd::start(name, &pool.arguments()) else { return };
+    let remote = Zfs::open(sshd.runner()).await.unwrap();
+    let disk = pool.make(1000);
+    let snapshot = at(&disk, "av-C");
+    remote.snapshot(std::slice::from_ref(&snapshot), &marks("checkpoint", "C")).await.unwrap();
+    let identity = remote.pool_guid(&disk).await.unwrap();
+    // No room for an image: said so, and nothing of it stays.
+    let image = pool.dir.path().join("image.raw");
+    std::fs::write(&image, vec![7; 64 << 20]).unwrap();
+    zfs(&["set", "quota=8M", &pool.data()]);
+    let full = remote.import_disk(&image, &pool.disk(1001), &marks("machine", "M")).await;
+    assert!(full.is_err(), "{full:?}");
+    assert_eq!(remote.dataset(&pool.disk(1001)).await.unwrap(), None, "half an image stayed after: {full:?}");
+    zfs(&["set", "quota=none", &pool.data()]);
+    // Away: neither disk nor snapshot is "not there".
+    let zpool = |arguments: &[&str]| Command::new("zpool").args(arguments).output().unwrap();
+    let started = Instant::now();
+    loop {
+        let exported = zpool(&["export", &pool.name]);
+        if exported.status.success() {
+            break;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "{}", String::from_utf8_lossy(&exported.stderr));
+        for verb in ["mount", "unmount"] {
+            Command::new("zfs").args([verb, &pool.name]).output().unwrap();
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    let results = [
+        remote.dataset(&disk).await.map(|found| found.is_some()),
+        remote.snapshot_info(&snapshot).await.map(|found| found.is_some()),
+        remote.pool_guid(&disk).await.map(|_| true),
+    ];
+    for result in results {
+        assert!(matches!(result, Err(Error::Unavailable(_))), "{result:?}");
+    }
+    let back = zpool(&["import", "-d", pool.dir.path().to_str().unwrap(), &pool.name]);
+    assert!(back.status.success(), "{}", String::from_utf8_lossy(&back.stderr));
+    assert!(remote.snapshot_info(&snapshot).await.unwrap().is_some());
+    assert_eq!(remote.pool_guid(&disk).await.unwrap(), identity);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn z7_z8_snapshots_are_known_by_guid_whatever_others_take_and_the_clock_says() {
+    let name = "z7_z8_snapshots_are_known_by_guid_whatever_others_take_and_the_clock_says";
+    let Some(pool) = pool(name).await else { return };
+    let Some(sshd) = Sshd::start(name, &pool.arguments()) else { return };
+    let remote = Zfs::open(sshd.runner()).await.unwrap();
+    let disk = pool.make(1000);
+    let mut order = Vec::new();
+    for (number, short) in ["av-b", "__replicate_100-0_1", "av-a", "autosnap_daily", "av-c"].into_iter().enumerate() {
+        if short.starts_with("av-") {
+            remote.snapshot(&[at(&disk, short)], &marks("checkpoint", &number.to_string())).await.unwrap();
+            order.push(short);
+        } else {
+            zfs(&["snapshot", &at(&disk, short).to_string()]);
+        }
+    }
+    // In the order in which the pool took them, which no clock sets back.
+    let mut found = remote.snapshots(&disk).await.unwrap();
+    found.sort_by_key(|snapshot| snapshot.createtxg);
+    let ours: Vec<&str> = found.iter().filter(|s| !s.properties.is_empty()).map(|s| s.name.name.as_str()).collect();
+    assert_eq!(ours, order);
+    // Others' are seen, and neither taken, held beyond our tag, nor destroyed.
+    assert_eq!(found.len(), 5);
+    for theirs in ["__replicate_100-0_1", "autosnap_daily"] {
+        assert!(matches!(remote.destroy_snapshot(&at(&disk, theirs)).await, Err(Error::Refused(_))));
+        assert!(matches!(remote.snapshot(&[at(&disk, theirs)], &marks("checkpoint", "x")).await, Err(Error::Refused(_))));
+    }
+    // A namesake is another: the name is free again, the guid is not.
+    let old = remote.snapshot_info(&at(&disk, "av-a")).await.unwrap().unwrap();
+    remote.destroy_snapshot(&at(&disk, "av-a")).await.unwrap();
+    remote.snapshot(&[at(&disk, "av-a")], &marks("checkpoint", "2")).await.unwrap();
+    let new = remote.snapshot_info(&at(&disk, "av-a")).await.unwrap().unwrap();
+    assert!(new.guid != old.guid && new.createtxg > old.createtxg, "{old:?} {new:?}");
+}
+
+/// Commands that reach `zfs` while `work` runs are the same with a few and with many snapshots there, and none lists them.
+#[tokio::test(flavor = "multi_thread")]
+async fn z4_no_command_of_a_checkpoint_depends_on_how_many_there_are() {
+    let name = "z4_no_command_of_a_checkpoint_depends_on_how_many_there_are";
+    let Some(pool) = pool(name).await else { return };
+    let log = pool.dir.path().join("log");
+    let bin = pool.dir.path().join("bin");
+    std::fs::create_dir(&bin).unwrap();
+    let script = format!("#!/bin/sh\necho \"$*\" >> {}\nexec /usr/sbin/zfs \"$@\"\n", log.display());
+    std::fs::write(bin.join("zfs"), script).unwrap();
+    std::fs::set_permissions(bin.join("zfs"), std::fs::Permissions::from_mode(0o755)).unwrap();
+    let command = format!("PATH={}:$PATH exec {} zfs-helper {}", bin.display(), env!("CARGO_BIN_EXE_autovibe"), pool.arguments());
+    let Some(sshd) = Sshd::with_command(name, &command) else { return };
+    let remote = Zfs::open(sshd.runner()).await.unwrap();
+    let disk = pool.make(1000);
+    let round = async |number: u32| {
+        std::fs::write(&log, "").unwrap();
+        let snapshot = at(&disk, &format!("av-{number}"));
+        remote.snapshot(std::slice::from_ref(&snapshot), &marks("checkpoint", "C")).await.unwrap();
+        remote.hold("autovibe", std::slice::from_ref(&snapshot)).await.unwrap();
+        remote.snapshot_info(&snapshot).await.unwrap().unwrap();
+        remote.clone_snapshot(&snapshot, &pool.disk(2000 + number), &marks("machine", "N")).await.unwrap();
+        remote.dataset(&pool.disk(2000 + number)).await.unwrap().unwrap();
+        std::fs::read_to_string(&log).unwrap()
+    };
+    let few = round(1).await;
+    // `snapshot -r` of many children takes them all at once.
+    for child in 0..10 {
+        zfs(&["create", "-o", "mountpoint=none", &format!("{}/filler{child}", pool.data())]);
+    }
+    for number in 0..30 {
+        zfs(&["snapshot", "-r", &format!("{}@filler-{number}", pool.data())]);
+    }
+    let many = round(2).await;
+    assert_eq!(few.lines().count(), many.lines().count(), "{few}\n{many}");
+    assert!(!many.lines().any(|line| line.contains(" -r") || line.starts_with("list")), "{many}");
+    let took: Properties = remote.snapshot_info(&at(&disk, "av-2")).await.unwrap().unwrap().properties;
+    assert_eq!(took, marks("checkpoint", "C"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn z1_a_snapshot_that_is_there_already_is_said_to_be() {
+    let name = "z1_a_snapshot_that_is_there_already_is_said_to_be";
+    let Some(pool) = pool(name).await else { return };
+    let Some(sshd) = Sshd::start(name, &pool.arguments()) else { return };
+    let remote = Zfs::open(sshd.runner()).await.unwrap();
+    let local = Zfs::open(Runner::Local).await.unwrap();
+    assert_eq!(remote.capabilities(), local.capabilities());
+    let disk = pool.make(1000);
+    let snapshot: Snapshot = at(&disk, "av-C");
+    remote.snapshot(std::slice::from_ref(&snapshot), &marks("checkpoint", "C")).await.unwrap();
+    let again = remote.snapshot(std::slice::from_ref(&snapshot), &marks("checkpoint", "C")).await;
+    assert!(matches!(again, Err(Error::Exists(_))), "{again:?}");
+    assert_eq!(remote.snapshot_info(&snapshot).await.unwrap(), local.snapshot_info(&snapshot).await.unwrap());
+    // Renamed out of sight and back, its guid stays; a rename of a dataset that is busy for a moment is tried again.
+    let kept = Dataset(format!("{}/m-{UID}-disk-0", pool.keep()));
+    remote.rename(&disk, &kept).await.unwrap();
+    assert_eq!(remote.dataset(&disk).await.unwrap(), None);
+    assert!(remote.snapshot_info(&at(&kept, "av-C")).await.unwrap().is_some());
+}
