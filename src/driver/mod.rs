@@ -99,9 +99,11 @@ impl Error {
             Self::Zfs(error) => match error {
                 zfs::Error::Busy(_) | zfs::Error::Unknown(_) => Retry::Soon,
                 zfs::Error::BadName(_) => Retry::Never,
-                zfs::Error::OutOfSpace(_) | zfs::Error::Held(_) | zfs::Error::HasClones(_) | zfs::Error::HasChildren(_) | zfs::Error::Refused(_) => {
-                    Retry::After(Duration::from_secs(30))
-                }
+                zfs::Error::OutOfSpace(_)
+                | zfs::Error::Held(_)
+                | zfs::Error::HasClones(_)
+                | zfs::Error::HasChildren(_)
+                | zfs::Error::Refused(_) => Retry::After(Duration::from_secs(30)),
                 zfs::Error::Unavailable(_) | zfs::Error::Exists(_) | zfs::Error::NotFound(_) | zfs::Error::Other(_) => {
                     Retry::After(Duration::from_secs(5))
                 }

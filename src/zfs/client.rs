@@ -40,7 +40,10 @@ impl Zfs {
             2 if probe.stderr.contains("invalid option") => false,
             _ => return Err(Error::from_text("the pool", &probe.stderr)),
         };
-        Ok(Self { runner, capabilities: Capabilities { volumes: modern, atomic_snapshots: modern, resumable: modern, list_parsable: modern } })
+        Ok(Self {
+            runner,
+            capabilities: Capabilities { volumes: modern, atomic_snapshots: modern, resumable: modern, list_parsable: modern },
+        })
     }
 
     pub fn capabilities(&self) -> Capabilities {

@@ -60,11 +60,7 @@ pub(super) async fn pipe(
 }
 
 /// Copies to the end. When the writer's failure does not count, the command that should read has ended and says why itself.
-async fn copy(
-    from: &mut (impl AsyncRead + Unpin),
-    to: &mut (impl AsyncWrite + Unpin),
-    writer_counts: bool,
-) -> std::io::Result<()> {
+async fn copy(from: &mut (impl AsyncRead + Unpin), to: &mut (impl AsyncWrite + Unpin), writer_counts: bool) -> std::io::Result<()> {
     let mut block = vec![0; 128 << 10];
     loop {
         let read = from.read(&mut block).await?;

@@ -41,6 +41,7 @@ mod simulation;
 mod soak;
 mod storage;
 mod ssh;
+mod storage;
 mod store;
 mod vmids;
 mod watches;

@@ -24,13 +24,7 @@ pub(super) struct Beside {
 }
 
 /// Runs the controllers until `shutdown`.
-pub(super) async fn run(
-    lab: Option<Beside>,
-    objects: Objects,
-    data: PathBuf,
-    source_roots: Vec<PathBuf>,
-    shutdown: CancellationToken,
-) {
+pub(super) async fn run(lab: Option<Beside>, objects: Objects, data: PathBuf, source_roots: Vec<PathBuf>, shutdown: CancellationToken) {
     let clock = objects.clock().clone();
     // Keys of nodes that a hub left when it was killed.
     let _ = std::fs::remove_dir_all(data.join("ssh"));

@@ -39,7 +39,11 @@ pub(super) enum Work {
     /// It reads a stream.
     Reads,
     /// No command of `zfs`: a disk is made of the raw image that follows.
-    Import { to: Dataset, size: u64, properties: Properties },
+    Import {
+        to: Dataset,
+        size: u64,
+        properties: Properties,
+    },
 }
 
 /// What must be seen on the node first.
@@ -230,7 +234,9 @@ impl Limits {
             Some((kind @ ("vm" | "m"), rest)) => rest.rsplit_once("-disk-").is_some_and(|(owner, index)| {
                 number(index)
                     && match kind {
-                        "vm" => number(owner) && self.vmids.is_none_or(|(from, to)| owner.parse().is_ok_and(|id| (from..=to).contains(&id))),
+                        "vm" => {
+                            number(owner) && self.vmids.is_none_or(|(from, to)| owner.parse().is_ok_and(|id| (from..=to).contains(&id)))
+                        }
                         _ => uuid::Uuid::try_parse(owner).is_ok(),
                     }
             }),

@@ -49,7 +49,10 @@ fn the_clients_own_commands_are_run() {
     assert_eq!(allow(&["send", "-i", &checkpoint, &checkpoint]).map(|allowed| allowed.work), Ok(Work::Prints));
     assert_eq!(allow(&["send", "-t", "1-c740b4779-e0-789c"]).map(|allowed| allowed.work), Ok(Work::Resumes("1-c740b4779-e0-789c".into())));
     assert_eq!(allow(&["receive", "-s", "-u", &kept]).map(|allowed| allowed.work), Ok(Work::Reads));
-    assert!(matches!(allow(&["import", "512", "-o", "autovibe:image=a", "tank/av/image-a"]).map(|a| a.work), Ok(Work::Import { size: 512, .. })));
+    assert!(matches!(
+        allow(&["import", "512", "-o", "autovibe:image=a", "tank/av/image-a"]).map(|a| a.work),
+        Ok(Work::Import { size: 512, .. })
+    ));
     assert_eq!(allow(&["destroy", disk]).map(|allowed| allowed.needs), Ok(vec![Need::Disk(disk.into())]));
     assert_eq!(allow(&["destroy", &checkpoint]).map(|allowed| allowed.needs), Ok(vec![Need::Snapshot(checkpoint.clone())]));
 }

@@ -266,9 +266,8 @@ async fn z9_of_fifty_checkpoints_at_once_only_the_bad_one_fails() {
         async move { zfs.clone_snapshot(&micro(), &disk(vmid), &marks("machine", "M")).await.unwrap() }
     });
     futures::future::join_all(clones).await;
-    let groups: Vec<_> = (1000..1050)
-        .map(|vmid| (vec![at(&disk(vmid), &format!("av-{vmid}"))], marks("checkpoint", &vmid.to_string())))
-        .collect();
+    let groups: Vec<_> =
+        (1000..1050).map(|vmid| (vec![at(&disk(vmid), &format!("av-{vmid}"))], marks("checkpoint", &vmid.to_string()))).collect();
     let outcomes = zfs.snapshot_groups(&groups).await;
     for (group, outcome) in groups.iter().zip(&outcomes) {
         let (snapshot, properties) = (&group.0[0], &group.1);

@@ -270,10 +270,9 @@ async fn z7_z8_snapshots_are_known_by_guid_whatever_others_take_and_the_clock_sa
     // Others' are seen, and neither taken, held beyond our tag, nor destroyed.
     assert_eq!(found.len(), 5);
     for theirs in ["__replicate_100-0_1", "autosnap_daily"] {
-        for result in [
-            remote.destroy_snapshot(&at(&disk, theirs)).await,
-            remote.snapshot(&[at(&disk, theirs)], &marks("checkpoint", "x")).await,
-        ] {
+        for result in
+            [remote.destroy_snapshot(&at(&disk, theirs)).await, remote.snapshot(&[at(&disk, theirs)], &marks("checkpoint", "x")).await]
+        {
             // A name with `__` does not even leave the hub.
             assert!(matches!(result, Err(Error::Refused(_) | Error::BadName(_))), "{result:?}");
         }

@@ -73,8 +73,7 @@ impl Sshd {
             );
             fs::write(at("config"), config).unwrap();
             let log = fs::File::create(at("log")).unwrap();
-            let mut child =
-                Command::new(SSHD).args(["-D", "-e", "-f"]).arg(at("config")).stdin(Stdio::null()).stderr(log).spawn().unwrap();
+            let mut child = Command::new(SSHD).args(["-D", "-e", "-f"]).arg(at("config")).stdin(Stdio::null()).stderr(log).spawn().unwrap();
             let started = Instant::now();
             loop {
                 let said = fs::read_to_string(at("log")).unwrap();
