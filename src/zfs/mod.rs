@@ -101,6 +101,7 @@ pub struct Settings {
 
 /// What this ZFS can do; probed once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a capability of its own")]
 pub struct Capabilities {
     /// Volumes; without them a disk is the file `disk.raw` in a mounted filesystem dataset.
     pub volumes: bool,

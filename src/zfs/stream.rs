@@ -26,9 +26,8 @@ pub(super) async fn pipe(
     output: &mut (impl AsyncWrite + Unpin + Send),
 ) -> Result<Ended, Error> {
     let unknown = |error: std::io::Error| Error::Unknown(error.to_string());
-    let (mut stdin, mut stdout, mut stderr) = match (child.stdin.take(), child.stdout.take(), child.stderr.take()) {
-        (Some(stdin), Some(stdout), Some(stderr)) => (stdin, stdout, stderr),
-        _ => return Err(Error::Other("a command without pipes".into())),
+    let (Some(mut stdin), Some(mut stdout), Some(mut stderr)) = (child.stdin.take(), child.stdout.take(), child.stderr.take()) else {
+        return Err(Error::Other("a command without pipes".into()));
     };
     let feeding = async move {
         // One that ends before it has read all says why on standard error.

@@ -180,9 +180,11 @@ impl Limits {
         let mut rest = words;
         loop {
             rest = match rest {
-                ["-r", rest @ ..] | ["-d", "1", rest @ ..] | ["-t", "filesystem,volume" | "snapshot", rest @ ..] => rest,
+                ["-r", rest @ ..]
+                | ["-d", "1", rest @ ..]
+                | ["-t", "filesystem,volume" | "snapshot", rest @ ..]
+                | ["-o", "name,property,value,source" | "value", rest @ ..] => rest,
                 ["-s", sources, rest @ ..] if sources.split(',').all(|source| matches!(source, "local" | "none")) => rest,
-                ["-o", "name,property,value,source" | "value", rest @ ..] => rest,
                 _ => break,
             };
         }
@@ -205,14 +207,11 @@ impl Limits {
     }
 
     fn send(&self, words: &[&str]) -> Result<Allowed, String> {
-        let rest = match words {
-            ["-t", token] => {
-                let token = name::token(token).map_err(|error| error.to_string())?;
-                return Ok(Allowed { work: Work::Resumes(token.to_owned()), needs: Vec::new() });
-            }
-            ["-L", "-e", "-c", rest @ ..] => rest,
-            rest => rest,
-        };
+        if let ["-t", token] = words {
+            let token = name::token(token).map_err(|error| error.to_string())?;
+            return Ok(Allowed { work: Work::Resumes(token.to_owned()), needs: Vec::new() });
+        }
+        let rest = words.strip_prefix(&["-L", "-e", "-c"]).unwrap_or(words);
         let (["-i", _, snapshot] | [snapshot]) = rest else { return Err("send takes one snapshot".into()) };
         if let ["-i", base, _] = rest {
             self.source(base)?;

@@ -47,7 +47,7 @@ async fn disks_live_and_end_on_a_node_far_away() {
     assert_eq!(driver.import_image(&file, "debian").await.unwrap(), base);
     let disk = driver.fork(&base.snapshot, &base.guid, UID, vmid, 0).await.unwrap();
     let volume = driver.capture(std::slice::from_ref(&disk), "C", UID).await.unwrap().remove(0);
-    assert_eq!(driver.capture(std::slice::from_ref(&disk), "C", UID).await.unwrap(), [volume.clone()]);
+    assert_eq!(driver.capture(std::slice::from_ref(&disk), "C", UID).await.unwrap(), std::slice::from_ref(&volume));
     let kept = driver.keep(UID, &[disk]).await.unwrap();
     assert_eq!(kept, [driver.kept(UID, 0)]);
     let source = driver.locate(&volume, Some(UID)).await.unwrap().unwrap();

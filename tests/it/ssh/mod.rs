@@ -69,7 +69,8 @@ async fn only_the_pinned_host_and_a_known_key_are_spoken_to() {
     let Some(node) = node("only_the_pinned_host_and_a_known_key_are_spoken_to").await else { return };
     Zfs::open(node.sshd.runner()).await.unwrap();
     let other = Sshd::start("", "--datasets tank/data").unwrap();
-    let changed: [(&str, Box<dyn Fn(&mut Settings)>, &str); 5] = [
+    type Change = Box<dyn Fn(&mut Settings)>;
+    let changed: [(&str, Change, &str); 5] = [
         ("another host's key is pinned", Box::new(|s| s.host_key.clone_from(&other.host_key)), "Host key verification failed"),
         ("another key logs in", Box::new(|s| s.key = other.key().to_owned().into()), "Permission denied"),
         ("what is given is no key", Box::new(|s| s.key = "nonsense".to_owned().into()), "Permission denied"),
@@ -139,7 +140,6 @@ async fn z2_no_argument_leaves_its_place() {
     // Whatever `ssh` is told to run is not run: the forced command reads its request from standard input.
     let key = node.dir.path().join("key");
     std::fs::write(&key, node.sshd.key()).unwrap();
-    std::os::unix::fs::PermissionsExt::set_mode(&mut std::fs::metadata(&key).unwrap().permissions(), 0o600);
     Command::new("chmod").arg("600").arg(&key).status().unwrap();
     let touch = format!("touch {}", mark.display());
     let ssh = Command::new("ssh")

@@ -226,7 +226,7 @@ async fn z5_a_pool_that_is_full_or_away_denies_nothing() {
         if exported.status.success() {
             break;
         }
-        assert!(started.elapsed() < Duration::from_secs(60), "{}", String::from_utf8_lossy(&exported.stderr));
+        assert!(started.elapsed() < Duration::from_mins(1), "{}", String::from_utf8_lossy(&exported.stderr));
         for verb in ["mount", "unmount"] {
             Command::new("zfs").args([verb, &pool.name]).output().unwrap();
         }
