@@ -69,8 +69,8 @@ async fn only_the_pinned_host_and_a_known_key_are_spoken_to() {
     let Some(node) = node("only_the_pinned_host_and_a_known_key_are_spoken_to").await else { return };
     Zfs::open(node.sshd.runner()).await.unwrap();
     let other = Sshd::start("", "--datasets tank/data").unwrap();
-    type Change = Box<dyn Fn(&mut Settings)>;
-    let changed: [(&str, Change, &str); 5] = [
+    type Change<'a> = Box<dyn Fn(&mut Settings) + 'a>;
+    let changed: [(&str, Change<'_>, &str); 5] = [
         ("another host's key is pinned", Box::new(|s| s.host_key.clone_from(&other.host_key)), "Host key verification failed"),
         ("another key logs in", Box::new(|s| s.key = other.key().to_owned().into()), "Permission denied"),
         ("what is given is no key", Box::new(|s| s.key = "nonsense".to_owned().into()), "Permission denied"),
