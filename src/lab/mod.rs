@@ -3,19 +3,27 @@
 //!
 //! It refuses what Proxmox refuses; kinder is a bug. Not here: who uses it. The hub speaks to it as to any Proxmox.
 
+mod access;
 mod agent;
 mod answer;
+mod clone;
 mod fault;
+mod format;
 pub mod guests;
 mod keys;
 mod node;
 mod parameters;
+mod permission;
 mod pool;
+mod pools;
 mod power;
 mod qemu;
 pub mod real;
+mod routes;
+mod schema;
 mod server;
 pub mod simulated;
+mod snapshot;
 mod state;
 mod storage;
 mod task;
@@ -150,6 +158,7 @@ fn secret(store: &state::Store) -> String {
         if state.secret.is_empty() {
             state.secret = uuid::Uuid::new_v4().to_string();
         }
+        access::fill(&mut state.access, TOKEN_ID, &state.secret);
         state.secret.clone()
     })
 }
@@ -328,6 +337,17 @@ impl Lab {
     /// All `zfs` commands.
     pub fn zfs_commands(&self) -> u64 {
         self.node.faults.count(|call| matches!(call, Call::Zfs(_)))
+    }
+
+    /// Makes a token, and its user when there is none, and returns its secret: what `pveum` does on the node.
+    pub fn token(&self, id: &str, privsep: bool) -> String {
+        self.node.store.change(|state| {
+            let secret = uuid::Uuid::new_v4().to_string();
+            state.access.users.entry(permission::Who::parse(id).user).or_default();
+            let token = permission::Token { secret: secret.clone(), privsep, comment: None, expire: 0 };
+            state.access.tokens.insert(id.to_owned(), token);
+            secret
+        })
     }
 
     /// How far `/cluster/resources` lags from now on; zero is live.

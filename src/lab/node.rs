@@ -5,7 +5,8 @@ use super::{
     fault::Faults,
     guests::{Guests, VmConfig},
     keys,
-    parameters::{Kind, Parameters},
+    parameters::Parameters,
+    permission::{ROOT, Who},
     pool::Pool,
     state::Store,
 };
@@ -131,7 +132,11 @@ impl Node {
         Ok(json!({ "version": VERSION, "release": "9.2", "repoid": "0000000000000000" }).into())
     }
 
-    pub(super) fn nodes(&self) -> Answer {
+    pub(super) fn nodes(&self, who: &Who) -> Answer {
+        if !self.access(|access| access.may(who, &format!("/nodes/{NODE}"), "Sys.Audit")) {
+            // Its numbers are for those who may look.
+            return Ok(json!([{ "node": NODE, "id": format!("node/{NODE}"), "type": "node", "status": "online", "level": "", "ssl_fingerprint": "" }]).into());
+        }
         let uptime = self.started.elapsed().as_secs();
         Ok(json!([{ "node": NODE, "id": format!("node/{NODE}"), "type": "node", "status": "online", "level": "", "uptime": uptime, "cpu": 0.01,
             "maxcpu": 8, "mem": 1_u64 << 32, "maxmem": 1_u64 << 35, "disk": 1_u64 << 34, "maxdisk": 1_u64 << 38, "ssl_fingerprint": "" }])
@@ -139,7 +144,6 @@ impl Node {
     }
 
     pub(super) fn next_id(&self, parameters: &Parameters) -> Answer {
-        parameters.check(&[("vmid", Kind::Vmid, false)], |_| None)?;
         self.store.read(|state| match parameters.number::<u32>("vmid") {
             Some(vmid) if state.vms.contains_key(&vmid) => Err(Refusal::parameter("vmid", format!("VM {vmid} already exists"))),
             Some(vmid) => Ok(Value::from(vmid.to_string()).into()),
@@ -181,10 +185,12 @@ impl Node {
     }
 
     pub(super) async fn list(&self, parameters: &Parameters) -> Answer {
-        parameters.check(&[("full", Kind::Flag, false)], |_| None)?;
         let vms: Vec<(u32, VmConfig)> = self.store.read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.config.clone())).collect());
         let mut rows = Vec::new();
         for (vmid, config) in vms {
+            if !self.access(|access| access.may(&parameters.who, &format!("/vms/{vmid}"), "VM.Audit")) {
+                continue;
+            }
             rows.push(self.live_row(vmid, &config).await);
         }
         Ok(Value::from(rows).into())
@@ -205,11 +211,52 @@ impl Node {
         Ok(row.into())
     }
 
+    /// `/cluster/resources`: what the caller may see.
     pub(super) async fn resources(&self, parameters: &Parameters) -> Answer {
-        parameters.check(&[("type", Kind::OneOf(&["vm", "storage", "node", "sdn"]), false)], |_| None)?;
         let wanted = parameters.get("type");
+        let rows = self.resource_rows().await;
+        let who = &parameters.who;
+        let rows: Vec<Value> = self.access(|access| {
+            let pool_of = |vmid: u32| access.pools.iter().find(|(_, pool)| pool.vms.contains(&vmid)).map(|(name, _)| name.clone());
+            let mut shown = Vec::new();
+            for mut row in rows {
+                let kind = match row["type"].as_str() {
+                    Some("qemu") => "vm",
+                    Some("storage") => "storage",
+                    _ => "node",
+                };
+                if wanted.is_some_and(|wanted| wanted != kind) {
+                    continue;
+                }
+                if kind == "vm" {
+                    let vmid = row["vmid"].as_u64().and_then(|vmid| u32::try_from(vmid).ok()).unwrap_or_default();
+                    if !access.may(who, &format!("/vms/{vmid}"), "VM.Audit") {
+                        continue;
+                    }
+                    if let Some(pool) = pool_of(vmid).filter(|pool| access.may(who, &format!("/pool/{pool}"), "Pool.Audit")) {
+                        row["pool"] = pool.into();
+                    }
+                }
+                let storage = row["storage"].as_str().unwrap_or_default();
+                let seen = ["Datastore.Audit", "Datastore.AllocateSpace"];
+                if kind == "storage" && access.need_any(who, &format!("/storage/{storage}"), &seen).is_err() {
+                    continue;
+                }
+                shown.push(row);
+            }
+            if wanted.is_none() {
+                let pools = access.pools.keys().filter(|name| access.may(who, &format!("/pool/{name}"), "Pool.Audit"));
+                shown.extend(pools.map(|name| json!({ "id": format!("/pool/{name}"), "type": "pool", "pool": name })));
+            }
+            shown
+        });
+        Ok(Value::from(rows).into())
+    }
+
+    /// All guests, nodes and storages, as the last broadcast had them.
+    pub(super) async fn resource_rows(&self) -> Vec<Value> {
         let mut rows = Vec::new();
-        if wanted.is_none_or(|kind| kind == "vm") {
+        {
             if lock(&self.lag).is_zero() {
                 self.broadcast().await;
             }
@@ -238,16 +285,15 @@ impl Node {
                 rows.push(row);
             }
         }
-        if wanted.is_none_or(|kind| kind == "node") {
-            let mut nodes = self.nodes()?.data.as_array().cloned().unwrap_or_default();
-            nodes.iter_mut().filter_map(Value::as_object_mut).for_each(|row| drop(row.remove("ssl_fingerprint")));
-            rows.extend(nodes);
-        }
-        if wanted.is_none_or(|kind| kind == "storage") {
-            rows.push(json!({ "id": format!("storage/{NODE}/{STORAGE}"), "type": "storage", "storage": STORAGE, "node": NODE, "status": "available",
-                "plugintype": "zfspool", "content": "images,rootdir", "shared": 0, "disk": 0, "maxdisk": 1_u64 << 38 }));
-        }
-        Ok(Value::from(rows).into())
+        let root = Who { user: ROOT.to_owned(), token: None };
+        let mut nodes = self.nodes(&root).map(|reply| reply.data.as_array().cloned().unwrap_or_default()).unwrap_or_default();
+        nodes.iter_mut().filter_map(Value::as_object_mut).for_each(|row| drop(row.remove("ssl_fingerprint")));
+        rows.extend(nodes);
+        rows.push(
+            json!({ "id": format!("storage/{NODE}/{STORAGE}"), "type": "storage", "storage": STORAGE, "node": NODE, "status": "available",
+                "plugintype": "zfspool", "content": "images,rootdir", "shared": 0, "disk": 0, "maxdisk": 1_u64 << 38 }),
+        );
+        rows
     }
 
     /// What the node's statistics daemon does each turn.

@@ -4,6 +4,10 @@ use super::{keys, real, simulated, state::Store};
 use crate::zfs::{self, Dataset, Zfs};
 use std::{path::PathBuf, sync::Arc};
 
+/// The snapshot that a template's disk is cloned from.
+pub(super) const BASE: &str = "__base__";
+const NO_VOLUMES: &str = "this lab attaches volumes and makes none";
+
 pub(super) enum Pool {
     Model(Arc<Store>),
     Real { zfs: Zfs, storage: real::Storage },
@@ -25,7 +29,8 @@ impl Pool {
     }
 
     fn full(&self, volume: &str) -> String {
-        format!("{}/{volume}", self.dataset())
+        // The base in front of a linked clone is text alone.
+        format!("{}/{}", self.dataset(), keys::last(volume))
     }
 
     /// Where a running guest finds it.
@@ -33,7 +38,7 @@ impl Pool {
         match self {
             Self::Model(_) => PathBuf::from(self.full(volume)),
             Self::Real { storage, .. } => match &storage.mountpoint {
-                Some(mountpoint) => mountpoint.join(volume).join("disk.raw"),
+                Some(mountpoint) => mountpoint.join(keys::last(volume)).join("disk.raw"),
                 None => PathBuf::from("/dev/zvol").join(self.full(volume)),
             },
         }
@@ -74,7 +79,7 @@ impl Pool {
     /// Makes a new, empty volume for `vmid` and returns its name. Only the model can.
     pub(super) fn allocate(&self, vmid: u32, size: u64) -> Result<String, String> {
         let Self::Model(store) = self else {
-            return Err("this lab attaches volumes and makes none".into());
+            return Err(NO_VOLUMES.into());
         };
         store.change(|state| {
             let free =
@@ -83,6 +88,104 @@ impl Pool {
             state.pool.create(&self.full(&name), Some(size), Default::default(), Default::default())?;
             Ok(name)
         })
+    }
+
+    /// Makes an empty volume of this name. Only the model can.
+    pub(super) fn create(&self, volume: &str, size: u64) -> Result<(), String> {
+        let Self::Model(store) = self else { return Err(NO_VOLUMES.into()) };
+        store.change(|state| state.pool.create(&self.full(volume), Some(size), Default::default(), Default::default()))
+    }
+
+    /// `zfs snapshot`
+    pub(super) async fn snapshot(&self, volume: &str, name: &str) -> Result<(), String> {
+        let full = self.full(volume);
+        match self {
+            Self::Model(store) => store.change(|state| state.pool.snapshot(&[format!("{full}@{name}")], &Default::default())),
+            Self::Real { zfs, .. } => {
+                let snapshot = zfs::Snapshot { dataset: Dataset(full), name: name.to_owned() };
+                zfs.snapshot(&[snapshot], &Default::default()).await.map_err(text)
+            }
+        }
+    }
+
+    /// Names of a volume's snapshots, oldest first.
+    pub(super) async fn snapshots(&self, volume: &str) -> Result<Vec<String>, String> {
+        let full = self.full(volume);
+        match self {
+            Self::Model(store) => Ok(store.read(|state| state.pool.snapshots_of(&full))),
+            Self::Real { zfs, .. } => {
+                Ok(zfs.snapshots(&Dataset(full)).await.map_err(text)?.into_iter().map(|info| info.name.name).collect())
+            }
+        }
+    }
+
+    /// `zfs destroy` of one snapshot.
+    pub(super) async fn destroy_snapshot(&self, volume: &str, name: &str) -> Result<(), String> {
+        let full = self.full(volume);
+        match self {
+            Self::Model(store) => store.change(|state| state.pool.destroy_snapshot(&format!("{full}@{name}"), false)),
+            Self::Real { zfs, .. } => {
+                zfs.destroy_snapshot(&zfs::Snapshot { dataset: Dataset(full), name: name.to_owned() }).await.map_err(text)
+            }
+        }
+    }
+
+    /// `zfs rollback` to the newest snapshot. Only the model can.
+    pub(super) fn roll_back(&self, volume: &str, name: &str) -> Result<(), String> {
+        let Self::Model(store) = self else { return Err(NO_VOLUMES.into()) };
+        store.change(|state| state.pool.rollback(&format!("{}@{name}", self.full(volume))))
+    }
+
+    /// `zfs rename`, as a template's disk is.
+    pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), String> {
+        let (from, to) = (self.full(from), self.full(to));
+        match self {
+            Self::Model(store) => store.change(|state| {
+                let open = simulated::open_datasets(state);
+                state.pool.rename(&from, &to, &open)
+            }),
+            Self::Real { zfs, .. } => zfs.rename(&Dataset(from), &Dataset(to)).await.map_err(text),
+        }
+    }
+
+    /// The first free `vm-N-disk-M`.
+    pub(super) async fn free_name(&self, vmid: u32) -> Result<String, String> {
+        let taken: Vec<String> = self.list().await?.into_iter().map(|volume| volume.name).collect();
+        let used = |n: &u32| ["vm", "base"].iter().any(|kind| taken.contains(&format!("{kind}-{vmid}-disk-{n}")));
+        (0..u32::MAX).find(|n| !used(n)).map(|n| format!("vm-{vmid}-disk-{n}")).ok_or_else(|| "no free disk number".into())
+    }
+
+    /// `zfs clone` of a template's disk.
+    pub(super) async fn clone_base(&self, base: &str, to: &str) -> Result<(), String> {
+        let (from, to) = (self.full(base), self.full(to));
+        match self {
+            Self::Model(store) => store.change(|state| state.pool.clone_snapshot(&format!("{from}@{BASE}"), &to, Default::default())),
+            Self::Real { zfs, .. } => {
+                let from = zfs::Snapshot { dataset: Dataset(from), name: BASE.to_owned() };
+                zfs.clone_snapshot(&from, &Dataset(to), &Default::default()).await.map_err(text)
+            }
+        }
+    }
+
+    /// A full copy. Only the model can.
+    pub(super) fn copy(&self, from: &str, to: &str) -> Result<(), String> {
+        let Self::Model(store) = self else { return Err(NO_VOLUMES.into()) };
+        store.change(|state| state.pool.copy(&self.full(from), &self.full(to)))
+    }
+
+    /// Names of the volumes that are clones of a template's disk.
+    pub(super) async fn clones_of(&self, base: &str) -> Result<Vec<String>, String> {
+        let full = self.full(base);
+        match self {
+            Self::Model(store) => Ok(store.read(|state| state.pool.clones_of(&format!("{full}@{BASE}")))),
+            Self::Real { zfs, .. } => {
+                let pool = Dataset(self.dataset().to_owned());
+                let all = zfs.datasets(&pool).await.map_err(text)?;
+                let of_it =
+                    |info: &zfs::DatasetInfo| info.origin.as_ref().is_some_and(|origin| origin.dataset.0 == full && origin.name == BASE);
+                Ok(all.into_iter().filter(of_it).map(|info| info.name.0).collect())
+            }
+        }
     }
 
     /// `zfs destroy -r` as Proxmox runs it: a volume that is not there is success. Errors: what ZFS said.

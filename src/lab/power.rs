@@ -5,37 +5,21 @@ use super::{
     guests::VmConfig,
     keys,
     node::{FLOCK_WAIT, Node, lock, no_config, not_found},
-    parameters::{Kind, Parameters},
+    parameters::Parameters,
+    permission::Who,
     qemu::apply,
     task::Log,
 };
 use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 
-const SECONDS: Kind = Kind::Integer(0, i64::MAX);
-const TEXT: Kind = Kind::Text(usize::MAX);
 /// Of a shutdown that names none.
 const SHUTDOWN: u64 = 60;
 
 impl Node {
-    pub(super) fn start(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
-        parameters.check(
-            &[
-                ("timeout", SECONDS, false),
-                ("machine", TEXT, false),
-                ("force-cpu", TEXT, false),
-                ("stateuri", TEXT, false),
-                ("targetstorage", TEXT, false),
-                ("skiplock", Kind::RootOnly, false),
-            ],
-            |_| None,
-        )?;
-        self.start_task(vmid)
-    }
-
-    pub(super) fn start_task(self: &Arc<Self>, vmid: u32) -> Answer {
+    pub(super) fn start_task(self: &Arc<Self>, vmid: u32, who: &Who) -> Answer {
         let node = self.clone();
-        self.spawn("qmstart", vmid, move |_| async move {
+        self.spawn(who, "qmstart", vmid, move |_| async move {
             let _flock = node.flock(vmid, FLOCK_WAIT).await?;
             let config = node.config_of(vmid).ok_or_else(|| no_config(vmid))?;
             // A suspended VM is resumed by a start; every other lock keeps it off.
@@ -67,7 +51,7 @@ impl Node {
     }
 
     /// After its power went: what waited in its config is taken.
-    fn went_off(&self, vmid: u32) {
+    pub(super) fn went_off(&self, vmid: u32) {
         lock(&self.up_since).remove(&vmid);
         self.store.change(|state| {
             if let Some(vm) = state.vms.get_mut(&vmid) {
@@ -78,18 +62,8 @@ impl Node {
     }
 
     pub(super) fn stop(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
-        parameters.check(
-            &[
-                ("timeout", SECONDS, false),
-                ("keepActive", Kind::RootOnly, false),
-                ("migratedfrom", TEXT, false),
-                ("overrule-shutdown", Kind::Flag, false),
-                ("skiplock", Kind::RootOnly, false),
-            ],
-            |_| None,
-        )?;
         let (node, overrule) = (self.clone(), parameters.flag("overrule-shutdown"));
-        self.spawn("qmstop", vmid, move |_| async move {
+        self.spawn(&parameters.who, "qmstop", vmid, move |_| async move {
             if overrule {
                 node.interrupt("qmshutdown", vmid);
             }
@@ -105,18 +79,9 @@ impl Node {
     }
 
     pub(super) fn shut_down(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
-        parameters.check(
-            &[
-                ("timeout", SECONDS, false),
-                ("forceStop", Kind::Flag, false),
-                ("keepActive", Kind::RootOnly, false),
-                ("skiplock", Kind::RootOnly, false),
-            ],
-            |_| None,
-        )?;
         let (node, force) = (self.clone(), parameters.flag("forceStop"));
         let timeout = Duration::from_secs(parameters.number("timeout").unwrap_or(SHUTDOWN));
-        self.spawn("qmshutdown", vmid, move |log| async move {
+        self.spawn(&parameters.who, "qmshutdown", vmid, move |log| async move {
             // Held until the power is off.
             let _flock = node.flock(vmid, FLOCK_WAIT).await?;
             let config = node.config_of(vmid).ok_or_else(|| not_found(vmid))?;
@@ -137,13 +102,9 @@ impl Node {
     }
 
     pub(super) async fn delete(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
-        parameters.check(
-            &[("purge", Kind::Flag, false), ("destroy-unreferenced-disks", Kind::Flag, false), ("skiplock", Kind::RootOnly, false)],
-            |_| None,
-        )?;
         self.deletable(vmid).await.map_err(Refusal::die)?;
         let (node, purge, sweep) = (self.clone(), parameters.flag("purge"), parameters.flag("destroy-unreferenced-disks"));
-        self.spawn("qmdestroy", vmid, move |log| async move {
+        self.spawn(&parameters.who, "qmdestroy", vmid, move |log| async move {
             let _flock = node.flock(vmid, FLOCK_WAIT).await?;
             let config = node.deletable(vmid).await?;
             if config.get("lock").is_none_or(|lock| lock != "suspended") {
@@ -171,8 +132,20 @@ impl Node {
     /// Volumes that ZFS keeps are a warning: the config goes all the same, and they stay under the old number.
     async fn destroy(&self, vmid: u32, config: &VmConfig, sweep: bool, log: &Log) -> Result<(), String> {
         let of_it = |(storage, volume): (&str, &str)| (keys::owner(volume) == Some(vmid)).then(|| (storage.to_owned(), volume.to_owned()));
-        let mut volumes: Vec<(String, String)> =
-            config.iter().filter(|(key, _)| keys::is_disk(key)).filter_map(|(_, value)| keys::volume(value)).filter_map(of_it).collect();
+        for (_, value) in config.iter().filter(|(key, _)| keys::is_disk(key)) {
+            if let Some((storage, volume)) = keys::volume(value)
+                && !self.linked_to(volume).await?.is_empty()
+            {
+                return Err(format!("base volume '{storage}:{volume}' is still in use by linked cloned"));
+            }
+        }
+        let sections = self.store.read(|state| state.vms.get(&vmid).map(|vm| vm.snapshots.values().cloned().collect::<Vec<_>>()));
+        let mut volumes: Vec<(String, String)> = std::iter::once(config)
+            .chain(sections.iter().flatten())
+            .flat_map(|config| config.iter().filter(|(key, _)| keys::is_disk(key) || *key == "vmstate"))
+            .filter_map(|(_, value)| keys::volume(value))
+            .filter_map(of_it)
+            .collect();
         if sweep {
             let all = self.pool.list().await?;
             volumes.extend(all.iter().filter_map(|volume| of_it((super::node::STORAGE, &volume.name))));
@@ -186,7 +159,14 @@ impl Node {
             }
         }
         self.guests.forget(vmid).await;
-        self.store.change(|state| state.vms.remove(&vmid));
+        self.store.change(|state| {
+            state.vms.remove(&vmid);
+            // Its grants and its place in a pool go with it.
+            state.access.grants.retain(|grant| grant.path != format!("/vms/{vmid}"));
+            for pool in state.access.pools.values_mut() {
+                pool.vms.remove(&vmid);
+            }
+        });
         Ok(())
     }
 }

@@ -2,10 +2,13 @@
 
 use super::{
     answer::{Answer, Refusal},
+    format,
     guests::VmConfig,
     keys,
     node::{FLOCK_WAIT, NODE, Node, STORAGE},
-    parameters::{Field, Kind, Parameters, split_tags},
+    parameters::Parameters,
+    permission::{self, Who},
+    schema,
     state::Vm,
 };
 use serde_json::Value;
@@ -14,30 +17,30 @@ use std::{
     sync::Arc,
 };
 
-/// Parameters of a create that are no config keys.
-const CREATE: &[Field] = &[
-    ("vmid", Kind::Vmid, true),
-    ("archive", Kind::Text(255), false),
-    ("bwlimit", Kind::Integer(0, i64::MAX), false),
-    ("force", Kind::Flag, false),
-    ("ha-managed", Kind::Flag, false),
-    ("live-restore", Kind::Flag, false),
-    ("pool", Kind::Text(usize::MAX), false),
-    ("start", Kind::Flag, false),
-    ("storage", Kind::Text(usize::MAX), false),
-    ("unique", Kind::Flag, false),
-];
-const UPDATE: &[Field] = &[
-    ("delete", Kind::Text(usize::MAX), false),
-    ("digest", Kind::Text(40), false),
-    ("force", Kind::Flag, false),
-    ("revert", Kind::Text(usize::MAX), false),
-    ("skiplock", Kind::RootOnly, false),
+/// Parameters of a create or an update that are no config keys.
+const NOT_CONFIG: &[&str] = &[
+    "archive",
+    "background_delay",
+    "bwlimit",
+    "delete",
+    "digest",
+    "force",
+    "ha-managed",
+    "import-working-storage",
+    "live-restore",
+    "node",
+    "pool",
+    "revert",
+    "skiplock",
+    "start",
+    "storage",
+    "unique",
+    "vmid",
 ];
 
 /// The config keys among the parameters, written as Proxmox stores them; an empty value takes the key away.
-fn written(parameters: &Parameters, fields: &[Field]) -> Result<BTreeMap<String, String>, Refusal> {
-    let keys = parameters.0.iter().filter(|(name, _)| !fields.iter().any(|(field, ..)| field == name));
+fn written(parameters: &Parameters) -> Result<BTreeMap<String, String>, Refusal> {
+    let keys = parameters.values.iter().filter(|(name, _)| !NOT_CONFIG.contains(&name.as_str()));
     let mut config = BTreeMap::new();
     for (key, values) in keys {
         if keys::root_only(key) {
@@ -45,7 +48,7 @@ fn written(parameters: &Parameters, fields: &[Field]) -> Result<BTreeMap<String,
         }
         let value = values.last().map(String::as_str).unwrap_or_default();
         let value = match key.as_str() {
-            "tags" => split_tags(value).map(str::to_lowercase).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(";"),
+            "tags" => format::split_tags(value).map(str::to_lowercase).collect::<BTreeSet<_>>().into_iter().collect::<Vec<_>>().join(";"),
             "description" => value.trim_end_matches('\n').replace("\r\n", "\n"),
             key if keys::is_net(key) => with_mac(value),
             _ => value.to_owned(),
@@ -65,9 +68,15 @@ fn with_mac(value: &str) -> String {
     format!("{model}=BC:24:11:{a:02X}:{b:02X}:{c:02X}{rest}")
 }
 
+/// A card of the same kind with another address.
+pub(super) fn with_new_mac(value: &str) -> String {
+    let (model, rest) = value.split_once(',').map_or((value, String::new()), |(model, rest)| (model, format!(",{rest}")));
+    with_mac(&format!("{}{rest}", model.split('=').next().unwrap_or_default()))
+}
+
 impl Node {
     /// Storage and owner of each disk that is named: found before any worker starts.
-    fn check_disks(&self, vmid: u32, config: &BTreeMap<String, String>) -> Result<(), Refusal> {
+    fn check_disks(&self, vmid: u32, config: &BTreeMap<String, String>, who: &Who) -> Result<(), Refusal> {
         for (_, value) in config.iter().filter(|(key, _)| keys::is_disk(key)) {
             let Some((storage, volume)) = keys::volume(value) else { continue };
             if storage != STORAGE {
@@ -76,12 +85,51 @@ impl Node {
             let size = volume.parse::<f64>().is_ok_and(|size| size > 0.0);
             match keys::owner(volume) {
                 Some(owner) if owner == vmid => {}
-                Some(owner) => return Err(Refusal::Text(403, format!("Permission check failed (/vms/{owner}, VM.Config.Disk)"))),
-                None if size => {}
+                Some(owner) => self.access(|access| {
+                    let path = format!("/storage/{storage}");
+                    if access.may(who, &path, "Datastore.Allocate") {
+                        return Ok(());
+                    }
+                    access.need(who, &path, "Datastore.Audit")?;
+                    access.need(who, &format!("/vms/{owner}"), "VM.Config.Disk")
+                })?,
+                None if size => self.access(|access| access.need(who, &format!("/storage/{storage}"), "Datastore.AllocateSpace"))?,
                 None => return Err(Refusal::die(format!("unable to parse zfs volume name '{volume}'"))),
             }
         }
         Ok(())
+    }
+
+    /// Whether a VM of this number, or in this pool, may be made.
+    pub(super) fn may_create(&self, vmid: u32, pool: Option<&str>, who: &Who) -> Result<(), Refusal> {
+        self.access(|access| {
+            if let Some(pool) = pool.filter(|pool| !access.pools.contains_key(*pool)) {
+                return Err(permission::refused(&format!("pool '{pool}' does not exist")));
+            }
+            access.need_on_vm(who, vmid, pool, "VM.Allocate").map_err(|_| permission::refused(""))
+        })
+    }
+
+    /// The privilege of each key; a network card takes one on its bridge too.
+    fn may_set<'a>(
+        &self,
+        vmid: u32,
+        pool: Option<&str>,
+        touched: impl Iterator<Item = &'a str>,
+        config: &BTreeMap<String, String>,
+        who: &Who,
+    ) -> Result<(), Refusal> {
+        self.access(|access| {
+            for privilege in touched.filter_map(permission::of_option).collect::<BTreeSet<_>>() {
+                access.need_on_vm(who, vmid, pool, privilege)?;
+            }
+            for (_, value) in config.iter().filter(|(key, _)| keys::is_net(key)) {
+                if let Some(bridge) = value.split(',').find_map(|part| part.strip_prefix("bridge=")) {
+                    access.need(who, &format!("/sdn/zones/localnetwork/{bridge}"), "SDN.Use")?;
+                }
+            }
+            Ok(())
+        })
     }
 
     /// Attaches or makes the volume of a disk's value and returns the value to store.
@@ -109,40 +157,42 @@ impl Node {
     }
 
     pub(super) fn create(self: &Arc<Self>, parameters: &Parameters) -> Answer {
-        parameters.check(CREATE, keys::kind)?;
-        if parameters.get("force").is_some() && parameters.get("archive").is_none() {
-            return Err(Refusal::parameter("archive", "missing property required by 'force'"));
-        }
         if parameters.get("archive").is_some() {
             return Err(Refusal::die("this lab has no archives"));
         }
-        if let Some(pool) = parameters.get("pool") {
-            return Err(Refusal::Text(403, format!("Permission check failed (pool '{pool}' does not exist)")));
-        }
         let vmid: u32 = parameters.number("vmid").unwrap_or_default();
-        let config = written(parameters, CREATE)?;
-        self.check_disks(vmid, &config)?;
+        let pool = parameters.get("pool").map(str::to_owned);
+        self.may_create(vmid, pool.as_deref(), &parameters.who)?;
+        let config = written(parameters)?;
+        self.may_set(vmid, pool.as_deref(), config.keys().map(String::as_str), &config, &parameters.who)?;
+        if parameters.flag("start") {
+            self.access(|access| access.need_on_vm(&parameters.who, vmid, pool.as_deref(), "VM.PowerMgmt"))?;
+        }
+        self.check_disks(vmid, &config, &parameters.who)?;
         // The id is taken at once, with `lock: create` and nothing else until the worker is done.
         let free = self.store.change(|state| {
             let free = !state.vms.contains_key(&vmid);
             if free {
                 let lock = VmConfig::from([("lock".to_owned(), "create".to_owned())]);
-                state.vms.insert(vmid, Vm { config: lock, pending: BTreeMap::new() });
+                state.vms.insert(vmid, Vm { config: lock, ..Vm::default() });
             }
             free
         });
         if !free {
             return Err(Refusal::die(format!("unable to create VM {vmid} - VM {vmid} already exists on node '{NODE}'")));
         }
-        let (node, start) = (self.clone(), parameters.flag("start"));
-        self.spawn("qmcreate", vmid, move |log| async move {
+        let (node, start, who) = (self.clone(), parameters.flag("start"), parameters.who.clone());
+        self.spawn(&parameters.who, "qmcreate", vmid, move |log| async move {
             let created = node.create_now(vmid, config).await;
             if let Err(error) = created {
                 node.store.change(|state| state.vms.remove(&vmid));
                 return Err(format!("unable to create VM {vmid} - {error}"));
             }
+            if let Some(pool) = pool {
+                node.store.change(|state| state.access.pools.get_mut(&pool).map(|pool| pool.vms.insert(vmid)));
+            }
             if start {
-                drop(node.start_task(vmid));
+                drop(node.start_task(vmid, &who));
                 log.line("starting the VM");
             }
             Ok(())
@@ -170,20 +220,22 @@ impl Node {
         }
         config.insert("vmgenid".into(), uuid());
         config.insert("meta".into(), format!("creation-qemu=10.0.13,ctime={}", self.now()));
-        self.store.change(|state| state.vms.insert(vmid, Vm { config, pending: BTreeMap::new() }));
+        self.store.change(|state| state.vms.insert(vmid, Vm { config, ..Vm::default() }));
         Ok(())
     }
 
     pub(super) fn config(&self, vmid: u32, parameters: &Parameters) -> Answer {
-        parameters.check(&[("current", Kind::Flag, false), ("snapshot", Kind::Text(40), false)], |_| None)?;
         self.must_exist(vmid)?;
-        if let Some(snapshot) = parameters.get("snapshot") {
-            return Err(Refusal::die(format!("snapshot '{snapshot}' does not exist")));
-        }
         let Some(vm) = self.store.read(|state| state.vms.get(&vmid).cloned()) else {
             return Err(Refusal::die(super::node::no_config(vmid)));
         };
-        let digest = keys::digest(&vm.config, &vm.pending);
+        let digest = keys::digest(&vm);
+        if let Some(snapshot) = parameters.get("snapshot") {
+            let section = vm.snapshots.get(snapshot).ok_or_else(|| super::snapshot::no_snapshot(snapshot))?;
+            let mut shown = keys::show(section);
+            shown.insert("digest".into(), digest.into());
+            return Ok(Value::from(shown).into());
+        }
         let mut config = vm.config;
         if !parameters.flag("current") {
             apply(&mut config, vm.pending);
@@ -195,12 +247,11 @@ impl Node {
 
     /// `PUT …/config`: at once, under the VM's file lock.
     pub(super) async fn configure(&self, vmid: u32, parameters: &Parameters) -> Answer {
-        parameters.check(UPDATE, keys::kind)?;
-        let set = written(parameters, UPDATE)?;
+        let set = written(parameters)?;
         let delete: Vec<&str> =
             parameters.get("delete").map(|list| list.split([',', ' ', ';']).filter(|key| !key.is_empty()).collect()).unwrap_or_default();
         for key in &delete {
-            if keys::kind(key).is_none() {
+            if !schema::is_config_key(key) {
                 return Err(Refusal::parameter("delete", format!("unknown option '{key}'")));
             }
             if set.contains_key(*key) {
@@ -214,12 +265,14 @@ impl Node {
             return Err(Refusal::die("no options specified"));
         }
         self.must_exist(vmid)?;
-        self.check_disks(vmid, &set)?;
+        let touched = set.keys().map(String::as_str).chain(delete.iter().copied());
+        self.may_set(vmid, None, touched, &set, &parameters.who)?;
+        self.check_disks(vmid, &set, &parameters.who)?;
         let _flock = self.flock(vmid, FLOCK_WAIT).await.map_err(Refusal::die)?;
         let Some(vm) = self.store.read(|state| state.vms.get(&vmid).cloned()) else {
             return Err(Refusal::die(super::node::no_config(vmid)));
         };
-        if parameters.get("digest").is_some_and(|digest| !digest.is_empty() && digest != keys::digest(&vm.config, &vm.pending)) {
+        if parameters.get("digest").is_some_and(|digest| !digest.is_empty() && digest != keys::digest(&vm)) {
             return Err(Refusal::die("checksum mismatch (file change by other user?)"));
         }
         Self::unlocked(&vm.config).map_err(Refusal::die)?;
@@ -230,6 +283,12 @@ impl Node {
         let running = self.guests.power(vmid).await;
         let mut changed = vm;
         for key in delete {
+            if let Some(value) = changed.config.get(key).filter(|_| key.starts_with("unused"))
+                && let Some((storage, volume)) = keys::volume(value)
+                && changed.snapshots.values().any(|section| super::snapshot::uses(section, volume))
+            {
+                return Err(Refusal::die(format!("unable to delete '{storage}:{volume}' - volume is still in use (snapshot?)")));
+            }
             if running && !keys::is_live(key) {
                 changed.pending.insert(key.to_owned(), None);
                 continue;

@@ -4,8 +4,11 @@
 use super::{
     answer::{Answer, Refusal, Reply},
     fault::{Call, Fault},
-    node::{NODE, Node, TOKEN_ID, lock},
-    parameters::{Kind, Parameters},
+    node::{Node, lock},
+    parameters::Parameters,
+    permission::Who,
+    routes::route,
+    schema,
 };
 use crate::wire::NoAnswer;
 use bytes::Bytes;
@@ -156,25 +159,38 @@ async fn answer<B: Caller>(node: &Arc<Node>, request: Request<B>, parts: &[&str]
     if body_length.is_some_and(|length| length > LARGEST_BODY as u64) {
         return Err(Refusal::Plain(501, "for data too large".into()));
     }
-    authenticate(node, request.headers().get(header::AUTHORIZATION)).await?;
+    let given = request.headers().get(header::AUTHORIZATION).cloned();
     let ["api2", "json", path @ ..] = parts else {
         return Err(Refusal::Plain(501, format!("no such uri {}", request.uri().path())));
     };
-    let parameters = parameters(request).await?;
-    route(node, &method, path, parameters).await
+    let who = if schema::find(method.as_str(), path).is_some_and(|(_, call, _)| call.world) {
+        Who::default()
+    } else {
+        authenticate(node, given.as_ref()).await?
+    };
+    let parameters = Parameters { who, ..parameters(request).await? };
+    route(node, method.as_str(), path, parameters).await
 }
 
-async fn authenticate(node: &Node, given: Option<&header::HeaderValue>) -> Result<(), Refusal> {
+async fn authenticate(node: &Node, given: Option<&header::HeaderValue>) -> Result<Who, Refusal> {
     let token = given
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("PVEAPIToken"))
         .map(|rest| rest.trim_start_matches(['=', ' ']));
-    let secret = node.store.read(|state| state.secret.clone());
-    let reason = match token.and_then(|token| token.split_once('=')) {
-        Some((id, given)) if id == TOKEN_ID && bool::from(given.as_bytes().ct_eq(secret.as_bytes())) => return Ok(()),
-        _ if token.is_some() => "Authentication failed!",
-        _ => "No ticket",
+    let now = node.now();
+    let known = |(id, given): (&str, &str)| {
+        let expired = |expire: i64| expire > 0 && expire <= now;
+        node.access(|access| {
+            let (token, who) = (access.tokens.get(id)?, Who::parse(id));
+            let user = access.users.get(&who.user).filter(|user| !user.disabled && !expired(user.expire));
+            let right = bool::from(given.as_bytes().ct_eq(token.secret.as_bytes()));
+            (right && user.is_some() && !expired(token.expire)).then_some(who)
+        })
     };
+    if let Some(who) = token.and_then(|token| token.split_once('=')).and_then(known) {
+        return Ok(who);
+    }
+    let reason = if token.is_some() { "Authentication failed!" } else { "No ticket" };
     let pause = *lock(&node.refusal);
     node.clock.sleep(pause).await;
     Err(Refusal::Empty(401, reason.to_owned()))
@@ -200,72 +216,6 @@ async fn parameters<B: Caller>(request: Request<B>) -> Result<Parameters, Refusa
     }
     let mut query = Parameters::default();
     query.add_form(head.uri.query().unwrap_or_default());
-    parameters.0.extend(query.0);
+    parameters.values.extend(query.values);
     Ok(parameters)
-}
-
-/// A parameter of the path may be repeated, but not with another value.
-fn take_path_parameter(parameters: &mut Parameters, name: &str, value: &str) -> Result<(), Refusal> {
-    match parameters.0.remove(name) {
-        Some(values) if values.iter().any(|other| other != value) => {
-            Err(Refusal::parameter(name, "duplicate parameter (already defined in URI) with conflicting values!"))
-        }
-        _ => Ok(()),
-    }
-}
-
-async fn route(node: &Arc<Node>, method: &Method, path: &[&str], mut parameters: Parameters) -> Answer {
-    let unknown = || Err(Refusal::Text(501, format!("Method '{method} /{}' not implemented", path.join("/"))));
-    if matches!(call(method, path), Call::Other) && !matches!((method.as_str(), path), ("GET", ["nodes", _, "version"])) {
-        return unknown();
-    }
-    if let ["nodes", name, ..] = path {
-        take_path_parameter(&mut parameters, "node", name)?;
-        if *name != NODE && *name != "localhost" {
-            return Err(Refusal::die(format!(
-                "hostname lookup '{name}' failed - failed to get address info for: {name}: Name or service not known"
-            )));
-        }
-    }
-    if let ["nodes", _, "qemu", text, rest @ ..] = path {
-        Kind::Vmid.check(text).map_err(|reason| Refusal::parameter("vmid", reason))?;
-        take_path_parameter(&mut parameters, "vmid", text)?;
-        return guest(node, method, text.parse().unwrap_or_default(), rest, &parameters).await;
-    }
-    match (method.as_str(), path) {
-        ("GET", ["version"] | ["nodes", _, "version"]) => parameters.check(&[], |_| None).and_then(|()| Node::version()),
-        ("GET", ["nodes"]) => parameters.check(&[], |_| None).and_then(|()| node.nodes()),
-        ("GET", ["cluster", "resources"]) => node.resources(&parameters).await,
-        ("GET", ["cluster", "nextid"]) => node.next_id(&parameters),
-        ("GET", ["nodes", _, "qemu"]) => node.list(&parameters).await,
-        ("POST", ["nodes", _, "qemu"]) => node.create(&parameters),
-        ("GET", ["nodes", _, "tasks"]) => node.task_list(&parameters),
-        ("GET", ["nodes", _, "tasks", upid, "status"]) => parameters.check(&[], |_| None).and_then(|()| node.task_status(upid)),
-        ("GET", ["nodes", _, "tasks", upid, "log"]) => node.task_log(upid, &parameters),
-        ("GET", ["nodes", _, "storage"]) => Node::storages(&parameters),
-        ("GET", ["nodes", _, "storage", storage, "content"]) => node.content(storage, &parameters).await,
-        _ => unknown(),
-    }
-}
-
-async fn guest(node: &Arc<Node>, method: &Method, vmid: u32, rest: &[&str], parameters: &Parameters) -> Answer {
-    match (method.as_str(), rest) {
-        ("DELETE", []) => node.delete(vmid, parameters).await,
-        ("GET", ["config"]) => node.config(vmid, parameters),
-        ("PUT", ["config"]) => node.configure(vmid, parameters).await,
-        ("GET", ["status", "current"]) => {
-            parameters.check(&[], |_| None)?;
-            node.status(vmid).await
-        }
-        ("POST", ["status", "start"]) => node.start(vmid, parameters),
-        ("POST", ["status", "stop"]) => node.stop(vmid, parameters),
-        ("POST", ["status", "shutdown"]) => node.shut_down(vmid, parameters),
-        ("POST", ["agent", "exec"]) => node.agent_exec(vmid, parameters).await,
-        ("GET", ["agent", "exec-status"]) => node.agent_exec_status(vmid, parameters).await,
-        ("POST", ["agent", "file-write"]) => node.agent_write(vmid, parameters).await,
-        ("POST", ["agent", name @ ("ping" | "fsfreeze-status" | "fsfreeze-freeze" | "fsfreeze-thaw")]) => {
-            node.agent_simple(vmid, name, parameters).await
-        }
-        _ => Err(Refusal::Text(501, format!("Method '{method} /nodes/{NODE}/qemu/{vmid}/{}' not implemented", rest.join("/")))),
-    }
 }

@@ -2,7 +2,7 @@
 //!
 //! Changes are made under one lock and written together by one task; an answer is sent after its change is on disk.
 
-use super::{Error, guests::VmConfig, simulated, task};
+use super::{Error, guests::VmConfig, permission::Access, simulated, task};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -19,12 +19,17 @@ pub(super) struct Vm {
     /// Set while it ran: `None` deletes the key.
     #[serde(default)]
     pub(super) pending: BTreeMap<String, Option<String>>,
+    /// Proxmox' own snapshots: each has the config of its time, with `snaptime`, `parent`, `snapstate`.
+    #[serde(default)]
+    pub(super) snapshots: BTreeMap<String, VmConfig>,
 }
 
 #[derive(Debug, Default, Serialize, Deserialize)]
 pub(super) struct State {
     /// The token's secret.
     pub(super) secret: String,
+    #[serde(default)]
+    pub(super) access: Access,
     pub(super) vms: BTreeMap<u32, Vm>,
     /// Newest last.
     pub(super) tasks: Vec<task::Record>,

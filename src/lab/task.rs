@@ -2,8 +2,10 @@
 
 use super::{
     answer::{Answer, Refusal, Reply},
-    node::{NODE, Node, TOKEN_ID},
-    parameters::{Kind, Parameters},
+    format,
+    node::{NODE, Node},
+    parameters::Parameters,
+    permission::Who,
     state::Store,
 };
 use serde::{Deserialize, Serialize};
@@ -21,6 +23,9 @@ pub(super) struct Record {
     pstart: u64,
     kind: String,
     id: String,
+    /// `alice@pve!t1`
+    #[serde(default)]
+    who: String,
     start: i64,
     end: Option<i64>,
     /// `OK`, `WARNINGS: n`, or the error's text; absent while it runs.
@@ -77,22 +82,23 @@ pub(super) fn bury(tasks: &mut [Record]) {
 
 impl Node {
     /// Starts a worker and answers its UPID.
-    pub(super) fn spawn<F>(self: &Arc<Self>, kind: &str, id: impl ToString, work: impl FnOnce(Log) -> F) -> Answer
+    pub(super) fn spawn<F>(self: &Arc<Self>, who: &Who, kind: &str, id: impl ToString, work: impl FnOnce(Log) -> F) -> Answer
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
-        let (id, start) = (id.to_string(), self.now());
+        let (id, start, who) = (id.to_string(), self.now(), who.id());
         let pstart = u64::try_from(self.started.elapsed().as_millis() / 10).unwrap_or_default();
         let upid = self.store.change(|state| {
             state.last_pid = state.last_pid.max(1000) + 1;
             let pid = state.last_pid;
-            let upid = format!("UPID:{NODE}:{pid:08X}:{pstart:08X}:{start:08X}:{kind}:{id}:{TOKEN_ID}:");
+            let upid = format!("UPID:{NODE}:{pid:08X}:{pstart:08X}:{start:08X}:{kind}:{id}:{who}:");
             state.tasks.push(Record {
                 upid: upid.clone(),
                 pid,
                 pstart,
                 kind: kind.to_owned(),
                 id,
+                who,
                 start,
                 end: None,
                 exit: None,
@@ -125,16 +131,21 @@ impl Node {
         self.workers().iter().filter(|(upid, _)| upid.contains(&wanted)).for_each(|(_, stop)| stop.cancel());
     }
 
-    fn task(&self, upid: &str) -> Result<Option<Record>, Refusal> {
+    /// A caller's own task, or any with `Sys.Audit` on the node; a user's own are its tokens' too.
+    fn task(&self, parameters: &Parameters) -> Result<Option<Record>, Refusal> {
+        let (upid, who) = (parameters.get("upid").unwrap_or_default(), &parameters.who);
         let parts: Vec<&str> = upid.split(':').collect();
         if parts.len() != 9 || parts[0] != "UPID" || parts[2..5].iter().any(|part| u64::from_str_radix(part, 16).is_err()) {
             return Err(Refusal::parameter("upid", "unable to parse worker upid"));
         }
+        if !who.owns(parts[7]) {
+            self.access(|access| access.need(who, &format!("/nodes/{NODE}"), "Sys.Audit"))?;
+        }
         Ok(self.store.read(|state| state.tasks.iter().rev().find(|task| task.upid == upid).cloned()))
     }
 
-    pub(super) fn task_status(&self, upid: &str) -> Answer {
-        let task = self.task(upid)?.ok_or_else(|| Refusal::parameter("upid", "no such task"))?;
+    pub(super) fn task_status(&self, parameters: &Parameters) -> Answer {
+        let task = self.task(parameters)?.ok_or_else(|| Refusal::parameter("upid", "no such task"))?;
         let mut row = task.row();
         row["status"] = if task.exit.is_some() { "stopped" } else { "running" }.into();
         if let Some(exit) = task.exit {
@@ -143,12 +154,8 @@ impl Node {
         Ok(row.into())
     }
 
-    pub(super) fn task_log(&self, upid: &str, parameters: &Parameters) -> Answer {
-        parameters.check(
-            &[("start", Kind::Integer(0, i64::MAX), false), ("limit", Kind::Integer(0, i64::MAX), false), ("download", Kind::Flag, false)],
-            |_| None,
-        )?;
-        let lines = match self.task(upid)? {
+    pub(super) fn task_log(&self, parameters: &Parameters) -> Answer {
+        let lines = match self.task(parameters)? {
             None => vec!["unable to open file - No such file or directory".to_owned()],
             Some(task) if task.log.is_empty() => vec!["no content".to_owned()],
             Some(task) => task.log,
@@ -163,28 +170,36 @@ impl Node {
         Ok(Reply { data: rows.collect(), total: Some(lines.len()) })
     }
 
+    /// Stops a worker; its own, or with `Sys.Modify` on the node.
+    pub(super) fn task_stop(&self, parameters: &Parameters) -> Answer {
+        let upid = parameters.get("upid").unwrap_or_default();
+        if !parameters.who.owns(upid.split(':').nth(7).unwrap_or_default()) {
+            self.access(|access| access.need(&parameters.who, &format!("/nodes/{NODE}"), "Sys.Modify"))?;
+        }
+        if let Some(stop) = self.workers().get(upid) {
+            stop.cancel();
+        }
+        Ok(Value::Null.into())
+    }
+
     pub(super) fn task_list(&self, parameters: &Parameters) -> Answer {
-        const COUNT: Kind = Kind::Integer(0, i64::MAX);
-        let fields = [
-            ("errors", Kind::Flag, false),
-            ("limit", COUNT, false),
-            ("since", COUNT, false),
-            ("source", Kind::OneOf(&["archive", "active", "all"]), false),
-            ("start", COUNT, false),
-            ("statusfilter", Kind::Text(usize::MAX), false),
-            ("typefilter", Kind::Text(usize::MAX), false),
-            ("until", COUNT, false),
-            ("userfilter", Kind::Text(usize::MAX), false),
-            ("vmid", Kind::Vmid, false),
-        ];
-        parameters.check(&fields, |_| None)?;
         let source = parameters.get("source").unwrap_or("archive");
+        let all = self.access(|access| access.may(&parameters.who, &format!("/nodes/{NODE}"), "Sys.Audit"));
+        let kinds: Vec<&str> = format::list(parameters.get("statusfilter").unwrap_or_default()).collect();
         let wanted = |task: &&Record| {
             let good = task.exit.as_deref().is_some_and(|exit| exit == "OK" || exit.starts_with("WARNINGS"));
-            (source == "all" || (source == "active") == task.exit.is_none())
+            let kind = match task.exit.as_deref() {
+                Some("OK") => "ok",
+                Some("unexpected status") | None => "unknown",
+                Some(exit) if exit.starts_with("WARNINGS") => "warning",
+                Some(_) => "error",
+            };
+            (all || parameters.who.owns(&task.who))
+                && (kinds.is_empty() || kinds.contains(&kind))
+                && (source == "all" || (source == "active") == task.exit.is_none())
                 && parameters.get("vmid").is_none_or(|id| id == task.id)
                 && parameters.get("typefilter").is_none_or(|kind| kind == task.kind)
-                && parameters.get("userfilter").is_none_or(|user| TOKEN_ID.contains(user))
+                && parameters.get("userfilter").is_none_or(|user| task.who.contains(user))
                 && parameters.number("since").is_none_or(|since: i64| task.start >= since)
                 && parameters.number("until").is_none_or(|until: i64| task.start <= until)
                 && !(parameters.flag("errors") && good)
@@ -197,8 +212,13 @@ impl Node {
 
 impl Record {
     fn row(&self) -> Value {
-        let (user, token) = TOKEN_ID.split_once('!').unwrap_or((TOKEN_ID, ""));
-        json!({ "upid": self.upid, "node": NODE, "pid": self.pid, "pstart": self.pstart, "starttime": self.start, "type": self.kind, "id": self.id, "user": user, "tokenid": token })
+        let who = Who::parse(&self.who);
+        let mut row = json!({ "upid": self.upid, "node": NODE, "pid": self.pid, "pstart": self.pstart, "starttime": self.start, "type": self.kind,
+            "id": self.id, "user": who.user });
+        if let Some(token) = who.token {
+            row["tokenid"] = token.into();
+        }
+        row
     }
 
     fn list_row(&self) -> Value {
@@ -212,7 +232,7 @@ impl Record {
             (None, _) => {
                 row["status"] = "RUNNING".into();
                 row["saved"] = "0".into();
-                row["user"] = TOKEN_ID.into();
+                row["user"] = self.who.as_str().into();
             }
         }
         row

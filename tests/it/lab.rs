@@ -1,8 +1,10 @@
 //! The lab against the clients that speak to a real Proxmox and a real ZFS: what they see, what is refused, what a lost
 //! answer leaves behind, and what a restart finds again.
 
+mod access;
 mod agent;
 mod recordings;
+mod snapshots;
 mod storage;
 
 use autovibe::{
@@ -187,7 +189,13 @@ async fn a_number_is_taken_once_and_owns_only_volumes_of_its_name() {
     world.clone_image(1000).await;
     world.ok(client.create(node, Vmid(1000), &World::values(1000, "a")).await).await;
     assert!(matches!(client.create(node, Vmid(1000), &World::values(1000, "b")).await, Err(Error::VmidTaken(_))));
-    assert!(matches!(client.create(node, Vmid(1001), &World::values(1000, "thief")).await, Err(Error::Forbidden(_))));
+    // A token that may change the owner's disks may attach them elsewhere; one without is refused.
+    let root = access::Caller::new(&world, "root@pam!test", false);
+    let thief = access::Caller::new(&world, "eve@pve!t", false);
+    root.ok("PUT", "/access/acl", &[("path", "/vms/1001"), ("roles", "PVEVMAdmin"), ("users", "eve@pve")]).await;
+    root.ok("PUT", "/access/acl", &[("path", "/storage/tank"), ("roles", "PVEDatastoreUser"), ("users", "eve@pve")]).await;
+    let refused = thief.call("POST", "/nodes/lab/qemu", &[("vmid", "1001"), ("scsi0", "tank:vm-1000-disk-0")]).await;
+    assert_eq!((refused.status, refused.reason.as_str()), (403, "Permission check failed (/vms/1000, VM.Config.Disk)"));
     let upid = client.create(node, Vmid(1002), &World::values(1002, "no-disk")).await.unwrap();
     let failed = world.ended(&upid).await;
     assert_eq!(failed, TaskStatus::Failed("unable to create VM 1002 - volume 'tank:vm-1002-disk-0' does not exist".into()));

@@ -95,6 +95,22 @@ impl Pool {
         self.datasets.iter().find_map(|(name, d)| d.snapshots.iter().find(|s| s.guid == guid).map(|s| format!("{name}@{}", s.name)))
     }
 
+    /// Short names of a dataset's snapshots, oldest first.
+    pub(crate) fn snapshots_of(&self, name: &str) -> Vec<String> {
+        self.datasets.get(name).into_iter().flat_map(|dataset| &dataset.snapshots).map(|snapshot| snapshot.name.clone()).collect()
+    }
+
+    /// Names of the clones of a snapshot, by its full name.
+    pub(crate) fn clones_of(&self, full: &str) -> Vec<String> {
+        self.snapshot_of(full).map(|snapshot| self.clones(snapshot.guid).into_iter().map(str::to_owned).collect()).unwrap_or_default()
+    }
+
+    /// A dataset with the content of another, and no tie to it.
+    pub(crate) fn copy(&mut self, from: &str, to: &str) -> Result<(), Refusal> {
+        let source = self.get(from)?.clone();
+        self.create(to, source.volume, BTreeMap::new(), source.disk)
+    }
+
     /// Names of the clones of a snapshot.
     pub(super) fn clones(&self, guid: u64) -> Vec<&str> {
         self.datasets.iter().filter(|(_, d)| d.origin == Some(guid)).map(|(name, _)| name.as_str()).collect()
@@ -177,7 +193,7 @@ impl Pool {
         Ok(())
     }
 
-    pub(super) fn clone_snapshot(&mut self, from: &str, to: &str, properties: BTreeMap<String, String>) -> Result<(), Refusal> {
+    pub(crate) fn clone_snapshot(&mut self, from: &str, to: &str, properties: BTreeMap<String, String>) -> Result<(), Refusal> {
         let snapshot = self.snapshot_of(from)?.clone();
         let volume = from.split_once('@').and_then(|(dataset, _)| self.datasets.get(dataset)).and_then(|d| d.volume);
         if from.split('/').next() != to.split('/').next() {
@@ -193,7 +209,7 @@ impl Pool {
     }
 
     /// `open` are the datasets that a running guest uses.
-    pub(super) fn rename(&mut self, from: &str, to: &str, open: &BTreeSet<String>) -> Result<(), Refusal> {
+    pub(crate) fn rename(&mut self, from: &str, to: &str, open: &BTreeSet<String>) -> Result<(), Refusal> {
         self.get(from)?;
         if self.datasets.contains_key(to) {
             return Err(format!("cannot rename to '{to}': dataset already exists"));
@@ -233,7 +249,7 @@ impl Pool {
         Ok(())
     }
 
-    pub(super) fn rollback(&mut self, name: &str) -> Result<(), Refusal> {
+    pub(crate) fn rollback(&mut self, name: &str) -> Result<(), Refusal> {
         let snapshot = self.snapshot_of(name)?.clone();
         let (dataset, _) = name.split_once('@').ok_or_else(|| absent(name))?;
         let Some(dataset) = self.datasets.get_mut(dataset) else { return Err(absent(name)) };
@@ -246,7 +262,7 @@ impl Pool {
         Ok(())
     }
 
-    pub(super) fn destroy_snapshot(&mut self, name: &str, defer: bool) -> Result<(), Refusal> {
+    pub(crate) fn destroy_snapshot(&mut self, name: &str, defer: bool) -> Result<(), Refusal> {
         let Ok(snapshot) = self.snapshot_of(name) else {
             return Err("could not find any snapshots to destroy; check snapshot names.".into());
         };

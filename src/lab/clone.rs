@@ -1,0 +1,213 @@
+//! Templates and clones: on a zfspool, linked from a template alone, full from a template or the present state alone.
+
+use super::{
+    answer::{Answer, Refusal},
+    guests::VmConfig,
+    keys,
+    node::{FLOCK_WAIT, NODE, Node, STORAGE, not_found},
+    parameters::Parameters,
+    pool::BASE,
+    snapshot::disks,
+    state::Vm,
+    task::Log,
+};
+use serde_json::{Value, json};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+/// How long a clone waits for its source; so short that a config edit makes it fail.
+const CLONE_WAIT: Duration = Duration::from_secs(1);
+
+/// What a clone is made of and to.
+struct Plan {
+    to: u32,
+    source: VmConfig,
+    full: bool,
+    name: Option<String>,
+    description: Option<String>,
+    pool: Option<String>,
+}
+
+impl Node {
+    pub(super) async fn linked_to(&self, volume: &str) -> Result<Vec<String>, String> {
+        self.pool.clones_of(volume).await
+    }
+
+    pub(super) fn feature(&self, vmid: u32, parameters: &Parameters) -> Answer {
+        let vm = self.store.read(|state| state.vms.get(&vmid).cloned()).ok_or_else(|| Refusal::die(super::node::no_config(vmid)))?;
+        let config = match parameters.get("snapname") {
+            Some(name) => vm.snapshots.get(name).ok_or_else(|| super::snapshot::no_snapshot(name))?,
+            None => &vm.config,
+        };
+        let snapshot = parameters.get("snapname").is_some();
+        let base = |volume: &str| keys::last(volume).starts_with("base-");
+        let has = match parameters.get("feature") {
+            Some("snapshot") => true,
+            Some("clone") => !snapshot && disks(config).all(|(_, _, volume)| base(volume)),
+            _ => !snapshot || disks(config).next().is_none(),
+        };
+        Ok(json!({ "hasFeature": u8::from(has), "nodes": [NODE] }).into())
+    }
+
+    pub(super) async fn make_template(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
+        let disk = parameters.get("disk").map(str::to_owned);
+        let vm = self.store.read(|state| state.vms.get(&vmid).cloned()).ok_or_else(|| Refusal::die(super::node::no_config(vmid)))?;
+        if !vm.snapshots.is_empty() {
+            return Err(Refusal::die("unable to create template, because VM contains snapshots"));
+        }
+        let template = vm.config.get("template").is_some_and(|flag| flag == "1");
+        if template && disk.is_none() {
+            return Err(Refusal::die("you can't convert a template to a template"));
+        }
+        if self.guests.power(vmid).await {
+            return Err(Refusal::die("you can't convert a VM to template if VM is running"));
+        }
+        let node = self.clone();
+        self.spawn(&parameters.who, "qmtemplate", vmid, move |_| async move {
+            let _flock = node.flock(vmid, FLOCK_WAIT).await?;
+            let config = node.config_of(vmid).ok_or_else(|| super::node::no_config(vmid))?;
+            Self::unlocked(&config)?;
+            node.edit(vmid, |vm| vm.config.insert("template".into(), "1".into()))?;
+            for (key, storage, volume) in disks(&config).filter(|(key, ..)| disk.as_ref().is_none_or(|disk| disk == key)) {
+                let name = keys::last(volume);
+                let Some(rest) = name.strip_prefix("vm-") else { continue };
+                let base = format!("base-{rest}");
+                node.pool.rename(name, &base).await.map_err(|why| format!("zfs error: {why}"))?;
+                node.pool.snapshot(&base, BASE).await.map_err(|why| format!("zfs error: {why}"))?;
+                let options = config[key].split_once(',').map(|(_, options)| format!(",{options}")).unwrap_or_default();
+                let path = volume.rsplit_once('/').map(|(origin, _)| format!("{origin}/")).unwrap_or_default();
+                node.edit(vmid, |vm| vm.config.insert(key.to_owned(), format!("{storage}:{path}{base}{options}")))?;
+            }
+            Ok(())
+        })
+    }
+
+    pub(super) async fn clone_vm(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
+        let who = &parameters.who;
+        let pool = parameters.get("pool").map(str::to_owned);
+        if let Some(pool) = &pool {
+            self.access(|access| {
+                if access.pools.contains_key(pool) {
+                    return Ok(());
+                }
+                Err(super::permission::refused(&format!("pool '{pool}' does not exist")))
+            })?;
+        }
+        if let Some(storage) = parameters.get("storage") {
+            self.access(|access| access.need(who, &format!("/storage/{storage}"), "Datastore.AllocateSpace"))?;
+            if storage != STORAGE {
+                return Err(Refusal::die(format!("storage '{storage}' does not exist")));
+            }
+        }
+        if let Some(target) = parameters.get("target").filter(|target| *target != NODE) {
+            return Err(Refusal::die(format!("no such cluster node '{target}'")));
+        }
+        let _source = self.flock(vmid, CLONE_WAIT).await.map_err(Refusal::die)?;
+        let vm = self.store.read(|state| state.vms.get(&vmid).cloned()).ok_or_else(|| Refusal::die(not_found(vmid)))?;
+        Self::unlocked(&vm.config).map_err(Refusal::die)?;
+        let snapshot = parameters.get("snapname");
+        let source = match snapshot {
+            Some(name) => vm.snapshots.get(name).cloned().ok_or_else(|| super::snapshot::no_snapshot(name))?,
+            None => vm.config.clone(),
+        };
+        let template = vm.config.get("template").is_some_and(|flag| flag == "1");
+        let full = parameters.get("full").map_or(!template, |flag| flag == "1");
+        for parameter in ["storage", "format"].iter().filter(|name| !full && parameters.get(name).is_some()) {
+            return Err(Refusal::die(format!("parameter '{parameter}' not allowed for linked clones")));
+        }
+        let to: u32 = parameters.number("newid").unwrap_or_default();
+        if self.config_of(to).is_some() {
+            return Err(Refusal::die(format!("unable to create VM {to}: config file already exists")));
+        }
+        for (key, storage, volume) in disks(&source) {
+            let of = if snapshot.is_some() { "a snapshot of " } else { "" };
+            let base = keys::last(volume).starts_with("base-");
+            if if full { snapshot.is_some() } else { !base || snapshot.is_some() } {
+                let kind = if full { "Full" } else { "Linked" };
+                return Err(Refusal::die(format!("{kind} clone feature is not supported for {of}'{storage}:{volume}' ({key})")));
+            }
+            self.access(|access| access.need(who, &format!("/storage/{storage}"), "Datastore.AllocateSpace"))?;
+        }
+        for bridge in source.iter().filter(|(key, _)| keys::is_net(key)).filter_map(|(_, value)| value.split("bridge=").nth(1)) {
+            let bridge = bridge.split(',').next().unwrap_or_default();
+            self.access(|access| access.need(who, &format!("/sdn/zones/localnetwork/{bridge}"), "SDN.Use"))?;
+        }
+        // The number is taken at once, with a lock and nothing that says whose it is.
+        let taken = VmConfig::from([("lock".into(), "clone".into()), ("description".into(), " qmclone temporary file".into())]);
+        self.store.change(|state| state.vms.insert(to, Vm { config: taken, ..Vm::default() }));
+        let text = |name: &str| parameters.get(name).map(str::to_owned);
+        let plan = Plan { to, source, full, name: text("name"), description: text("description"), pool };
+        let node = self.clone();
+        self.spawn(who, "qmclone", vmid, move |log| async move {
+            log.line(format!("creating a clone of VM {vmid} with ID {to}"));
+            let mut made = Vec::new();
+            let cloned = node.clone_now(vmid, plan, &mut made, &log).await;
+            if let Err(why) = cloned {
+                for volume in made {
+                    if let Err(why) = node.pool.destroy(&volume).await {
+                        log.line(why);
+                    }
+                }
+                node.store.change(|state| state.vms.remove(&to));
+                return Err(format!("clone failed: {why}"));
+            }
+            Ok(())
+        })
+    }
+
+    async fn clone_now(&self, vmid: u32, plan: Plan, made: &mut Vec<String>, log: &Log) -> Result<(), String> {
+        let Plan { to, source, full, name, description, pool } = plan;
+        let dropped = ["lock", "parent", "snaptime", "snapstate", "vmstate", "template", "vmgenid", "smbios1", "meta"];
+        let mut config: VmConfig = source
+            .iter()
+            .filter(|(key, _)| !dropped.contains(&key.as_str()) && !key.starts_with("unused"))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        for (key, storage, volume) in disks(&source) {
+            let new = self.pool.free_name(to).await?;
+            let (kind, path) = if full { ("full", String::new()) } else { ("linked", format!("{}/", keys::last(volume))) };
+            log.line(format!("create {kind} clone of drive {key} ({storage}:{volume})"));
+            if full {
+                self.pool.copy(volume, &new)?
+            } else {
+                self.pool.clone_base(volume, &new).await?
+            }
+            made.push(new.clone());
+            let options = source[key].split_once(',').map(|(_, options)| format!(",{options}")).unwrap_or_default();
+            config.insert(key.to_owned(), format!("{storage}:{path}{new}{options}"));
+        }
+        for (key, value) in &mut config {
+            if keys::is_net(key) {
+                *value = super::qemu::with_new_mac(value);
+            }
+        }
+        config.insert(
+            "name".into(),
+            name.unwrap_or_else(|| format!("Copy-of-VM-{}", source.get("name").map_or_else(|| vmid.to_string(), Clone::clone))),
+        );
+        config.extend(description.map(|text| ("description".to_owned(), text)));
+        config.insert("smbios1".into(), format!("uuid={}", uuid::Uuid::new_v4()));
+        config.insert("vmgenid".into(), uuid::Uuid::new_v4().to_string());
+        config.insert("meta".into(), format!("creation-qemu=10.0.13,ctime={}", self.now()));
+        self.edit(to, |vm| *vm = Vm { config, ..Vm::default() })?;
+        // Last: until now a caller with rights on the pool alone had none on the VM.
+        if let Some(pool) = pool {
+            self.store.change(|state| state.access.pools.get_mut(&pool).map(|pool| pool.vms.insert(to)));
+        }
+        Ok(())
+    }
+
+    /// `GET …/pending`: each key with what waits for it.
+    pub(super) fn pending(&self, vmid: u32) -> Answer {
+        let vm = self.store.read(|state| state.vms.get(&vmid).cloned()).ok_or_else(|| Refusal::die(super::node::no_config(vmid)))?;
+        let mut rows: BTreeMap<String, Value> =
+            keys::show(&vm.config).into_iter().map(|(key, value)| (key.clone(), json!({ "key": key, "value": value }))).collect();
+        for (key, value) in &vm.pending {
+            let row = rows.entry(key.clone()).or_insert_with(|| json!({ "key": key }));
+            match value {
+                Some(value) => row["pending"] = value.as_str().into(),
+                None => row["delete"] = 1.into(),
+            }
+        }
+        Ok(rows.into_values().collect::<Value>().into())
+    }
+}
