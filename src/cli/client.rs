@@ -3,7 +3,7 @@
 use anyhow::{Context as _, anyhow, bail};
 use base64::Engine;
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, stream::BoxStream};
 use reqwest::{Method, RequestBuilder, StatusCode, header};
 use serde::Deserialize;
 use serde_json::Value;
@@ -176,6 +176,12 @@ impl Client {
         response.bytes().await.with_context(|| format!("the answer of {}{path} broke off", self.server))
     }
 
+    /// Sends a body, and takes the answer as bytes.
+    pub(super) async fn send_bytes(&self, method: Method, path: &str, content_type: &str, body: String) -> anyhow::Result<Bytes> {
+        let request = self.request(method, path).header(header::CONTENT_TYPE, content_type).body(body).timeout(TIMEOUT);
+        self.send(request).await?.bytes().await.with_context(|| format!("the answer of {}{path} broke off", self.server))
+    }
+
     pub(super) async fn create(&self, path: &str, document: &Value) -> anyhow::Result<Value> {
         self.json(self.request(Method::POST, path).json(document)).await
     }
@@ -190,14 +196,19 @@ impl Client {
         self.json(self.request(Method::DELETE, path)).await
     }
 
+    /// The body as it comes.
+    pub(super) async fn stream(&self, path: &str, accept: &str) -> anyhow::Result<BoxStream<'static, reqwest::Result<Bytes>>> {
+        let response = self.send(self.request(Method::GET, path).header(header::ACCEPT, accept)).await?;
+        Ok(response.bytes_stream().boxed())
+    }
+
     /// Lines of a watch; ends when the server ends it.
     pub(super) async fn lines(
         &self,
         path: &str,
         accept: &str,
     ) -> anyhow::Result<impl Stream<Item = anyhow::Result<Value>> + Unpin + use<>> {
-        let response = self.send(self.request(Method::GET, path).header(header::ACCEPT, accept)).await?;
-        let state = (response.bytes_stream().boxed(), Vec::new());
+        let state = (self.stream(path, accept).await?, Vec::new());
         Ok(futures::stream::unfold(state, |(mut body, mut buffer)| async move {
             loop {
                 if let Some(end) = buffer.iter().position(|byte| *byte == b'\n') {

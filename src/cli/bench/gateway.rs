@@ -2,6 +2,7 @@
 
 use super::caller::{Caller, Size, Times};
 use super::place::{Appended, Place};
+use super::proc::resident;
 use super::report::{Figure, Report, Target, Unit};
 use super::samples::Samples;
 use super::stage::{create_hub, create_machine, mint};
@@ -54,7 +55,7 @@ impl Gateway {
         let tokens = prepare(place.path(), &upstream, &clock).await?;
         let hub = Hub::start(place.path(), &HUB.map(OsStr::new), &clock).await?;
         clock.sleep(REST).await;
-        let idle = resident(&hub)?;
+        let idle = resident(hub.pid().context("the hub has ended")?)?;
         let gateway = hub.gateway()?;
         let mut appended = Appended::new(place.path())?;
         let mut syncs = Vec::new();
@@ -68,7 +69,7 @@ impl Gateway {
                 }
             }
         }
-        let after = resident(&hub)?;
+        let after = resident(hub.pid().context("the hub has ended")?)?;
         hub.stop().await?;
         // The first figure is the least call: what is added to it is what every call pays.
         let added = figures.first().map_or(0.0, Figure::over_baseline);
@@ -171,12 +172,4 @@ async fn load(callers: &[Arc<Caller>], case: Case, calls: u32) -> anyhow::Result
     });
     let done: Vec<Vec<Times>> = futures::future::try_join_all(work).await?.into_iter().collect::<anyhow::Result<_>>()?;
     Ok(done.into_iter().flatten().collect())
-}
-
-/// Resident memory of the hub's process, MiB. Source: proc(5), `VmRSS`.
-fn resident(hub: &Hub) -> anyhow::Result<f64> {
-    let pid = hub.pid().context("the hub has ended")?;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let kibibytes = status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().split(' ').next()?.parse::<f64>().ok());
-    Ok(kibibytes.context("the kernel does not say how much memory the hub has")? / 1024.0)
 }

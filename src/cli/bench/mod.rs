@@ -3,12 +3,14 @@
 //! A machine's noise moves both, so only the ratios, the differences and the counts mean anything. Each bench has a directory,
 //! a hub and guests of its own, and leaves nothing behind.
 
+mod api;
 mod caller;
 mod checkpoint;
 mod gateway;
 mod idle;
 mod life;
 mod place;
+mod proc;
 mod real_lab;
 mod report;
 mod samples;
@@ -37,6 +39,8 @@ enum Which {
     Life(life::Life),
     /// What idle Machines cost: writes and Proxmox calls per minute
     Idle(idle::Idle),
+    /// The API server on both stores against etcd: writes, watches, lists, memory
+    Api(api::Api),
     /// What the gateway adds to a model call, and the memory it takes
     Gateway(gateway::Gateway),
 }
@@ -52,6 +56,7 @@ impl Bench {
             Which::Watch(bench) => unless_interrupted(bench.run(context)).await?,
             Which::Life(bench) => unless_interrupted(bench.run(context)).await?,
             Which::Idle(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
+            Which::Api(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
             Which::Gateway(bench) => unless_interrupted(bench.run(context)).await?,
         };
         report.print(context.options.output)?;

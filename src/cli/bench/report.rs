@@ -12,6 +12,8 @@ pub(super) enum Unit {
     /// A plain number.
     Count,
     PerMinute,
+    PerSecond,
+    Microseconds,
 }
 
 /// What was set as good enough.
@@ -21,6 +23,10 @@ pub(super) enum Target {
     AtMost(f64, &'static str),
     /// The figure is above its baseline by at most this.
     Over(f64, &'static str),
+    /// The figure is at most so many baselines.
+    Times(f64),
+    /// The figure is at least so many baselines.
+    AtLeastTimes(f64),
 }
 
 /// One measured number.
@@ -49,6 +55,8 @@ impl Unit {
             Self::Mebibytes => "MiB",
             Self::Count => "",
             Self::PerMinute => "/min",
+            Self::PerSecond => "/s",
+            Self::Microseconds => "µs",
         }
     }
 
@@ -88,15 +96,29 @@ impl Figure {
     }
 
     fn is_met(&self) -> Option<bool> {
-        self.target.as_ref().map(|target| match target {
-            Target::AtMost(limit, _) => self.value <= *limit,
-            Target::Over(limit, _) => self.over_baseline() <= *limit,
+        self.target.as_ref().and_then(|target| match target {
+            Target::AtMost(limit, _) => Some(self.value <= *limit),
+            Target::Over(limit, _) => Some(self.over_baseline() <= *limit),
+            Target::Times(limit) => self.ratio().map(|ratio| ratio <= *limit),
+            Target::AtLeastTimes(limit) => self.ratio().map(|ratio| ratio >= *limit),
         })
+    }
+
+    /// Whether the target is met; also where it cannot be said, which nobody is to overlook.
+    fn verdict(&self) -> &'static str {
+        match (self.is_met(), &self.target) {
+            (Some(true), _) => "met",
+            (Some(false), _) => "missed",
+            (None, Some(_)) => "NOT COMPARED",
+            (None, None) => "-",
+        }
     }
 
     fn goal(&self) -> String {
         let (relation, limit, why) = match &self.target {
             None => return "-".into(),
+            Some(Target::Times(limit)) => return format!("≤ {limit:.1} × baseline"),
+            Some(Target::AtLeastTimes(limit)) => return format!("≥ {limit:.1} × baseline"),
             Some(Target::AtMost(limit, why)) => ("≤", limit, why),
             Some(Target::Over(limit, why)) => ("≤ baseline +", limit, why),
         };
@@ -111,7 +133,7 @@ impl Figure {
             self.baseline.as_ref().map_or_else(|| "-".into(), |(name, value)| format!("{} ({name})", self.unit.show(*value))),
             self.ratio().map_or_else(|| "-".into(), |ratio| format!("{ratio:.2}")),
             self.goal(),
-            self.is_met().map_or("-", |met| if met { "met" } else { "missed" }).into(),
+            self.verdict().into(),
         ]
     }
 
@@ -123,9 +145,9 @@ impl Figure {
         if let Some(ratio) = self.ratio() {
             document["ratio"] = ratio.into();
         }
-        if let Some(met) = self.is_met() {
+        if self.target.is_some() {
             document["target"] = self.goal().into();
-            document["met"] = met.into();
+            document["met"] = self.is_met().into();
         }
         document
     }
@@ -184,6 +206,16 @@ mod tests {
         let figure = |value| Figure::new("p50", value, Unit::Milliseconds).against("direct", 3.0).target(Target::Over(1.0, "noise"));
         assert_eq!((figure(4.0).is_met(), figure(4.5).is_met(), figure(4.5).ratio()), (Some(true), Some(false), Some(1.5)));
         assert_eq!(figure(4.5).row(), ["p50", "4.50 ms", "3.00 ms (direct)", "1.50", "≤ baseline + 1.00 ms (noise)", "missed"]);
+    }
+
+    #[test]
+    fn a_target_in_baselines_that_has_none_says_so() {
+        let figure = |value| Figure::new("rate", value, Unit::PerSecond).target(Target::AtLeastTimes(0.7));
+        assert_eq!((figure(7.0).verdict(), figure(7.0).document()["met"].clone()), ("NOT COMPARED", Value::Null));
+        let against = |value| figure(value).against("etcd", 10.0);
+        assert_eq!((against(7.0).verdict(), against(6.9).verdict()), ("met", "missed"));
+        let figure = |value| Figure::new("p50", value, Unit::Milliseconds).against("etcd", 2.0).target(Target::Times(1.0));
+        assert_eq!((figure(2.0).verdict(), figure(2.1).verdict(), figure(2.1).goal()), ("met", "missed", "≤ 1.0 × baseline".into()));
     }
 
     #[test]
