@@ -64,15 +64,15 @@ pub(super) async fn list(
     selector: &Selector,
     request: &Request,
 ) -> Result<Listing, Status> {
-    let (mut at, mut after) = (None, None);
+    let (mut at, mut after, mut left) = (None, None, None);
     match &request.continue_token {
         Some(token) => {
-            let (revision, start) = read_token(token)?;
+            let (revision, start, behind) = read_token(token)?;
             if request.revision.is_some_and(|r| r != 0) {
                 return Err(Status::bad_request("specifying resource version is not allowed when using continue"));
             }
             at = revision;
-            after = Some(start);
+            (after, left) = (Some(start), behind);
         }
         None => {
             if let Some(revision) = request.revision {
@@ -83,17 +83,31 @@ pub(super) async fn list(
     }
     cache.catch_up().await?;
     match at {
-        Some(revision) if !cache.is_still_at(revision) => older(cache, objects, namespace, selector, request.limit, revision, after).await,
+        Some(revision) if !cache.is_still_at(revision) => {
+            let start = Start { at: revision, after, left };
+            older(cache, objects, namespace, selector, request.limit, start).await
+        }
         at => {
             let limit = usize::try_from(request.limit).unwrap_or(usize::MAX);
             let slice = cache.slice(namespace, after.as_ref(), selector, limit).ok_or_else(|| Status::internal(&"an empty cache"))?;
             let revision = at.unwrap_or(slice.revision);
-            let more = slice.remaining > 0;
-            let continue_token = slice.items.last().filter(|_| more).map(|last| token(revision, &last.namespace, &last.name));
-            let remaining = (more && selector.is_all()).then(|| u64::try_from(slice.remaining).unwrap_or(u64::MAX));
+            // How many a page of one state leaves is what the page before it left without it: nothing is counted again.
+            let left = if request.continue_token.is_none() { Some(slice.all) } else { left };
+            let remaining = left.filter(|_| slice.more && selector.is_all()).map(|left| left.saturating_sub(slice.items.len()).max(1));
+            let last = slice.items.last().filter(|_| slice.more);
+            let continue_token = last.map(|last| token(revision, &last.namespace, &last.name, remaining));
+            let remaining = remaining.and_then(|remaining| u64::try_from(remaining).ok());
             Ok(Listing { revision, items: slice.items, continue_token, remaining })
         }
     }
+}
+
+/// Where a page of a past state begins.
+struct Start {
+    at: Revision,
+    after: Option<Position>,
+    /// How many objects there are from here on, if it is known.
+    left: Option<usize>,
 }
 
 /// Lists a state of the past, from the store.
@@ -103,9 +117,9 @@ async fn older(
     namespace: Option<&str>,
     selector: &Selector,
     limit: u32,
-    at: Revision,
-    mut after: Option<Position>,
+    start: Start,
 ) -> Result<Listing, Status> {
+    let Start { at, mut after, left } = start;
     let most = usize::try_from(limit).unwrap_or(usize::MAX);
     let mut items: Vec<Arc<Item>> = Vec::new();
     loop {
@@ -118,14 +132,13 @@ async fn older(
             at: Some(at),
         };
         let page = objects.store().list(&query).await.map_err(|e| expired(e.into(), after.as_ref()))?;
-        let remaining = |behind: usize| selector.is_all().then(|| page.remaining + u64::try_from(behind).unwrap_or(0));
-        let goes_on = |after: &Option<Position>| after.as_ref().map(|(namespace, name)| token(at, namespace, name));
         let fetched = page.items.len();
-        for (taken, object) in page.items.into_iter().enumerate() {
+        let mut more = page.more;
+        for object in page.items {
             if limit > 0 && items.len() == most {
                 // The limit is reached within what was fetched: go on behind the last one that was looked at.
-                let continue_token = goes_on(&after);
-                return Ok(Listing { revision: at, items, continue_token, remaining: remaining(fetched - taken) });
+                more = true;
+                break;
             }
             after = Some((object.key.namespace.clone(), object.key.name.clone()));
             let item = Item::new(object.key, object.revision, &object.document);
@@ -133,11 +146,13 @@ async fn older(
                 items.push(Arc::new(item));
             }
         }
-        if page.remaining == 0 || fetched == 0 {
+        if !more || fetched == 0 {
             return Ok(Listing { revision: at, items, continue_token: None, remaining: None });
         }
         if limit > 0 && items.len() == most {
-            return Ok(Listing { revision: at, items, continue_token: goes_on(&after), remaining: remaining(0) });
+            let remaining = left.filter(|_| selector.is_all()).map(|left| left.saturating_sub(items.len()).max(1));
+            let continue_token = after.as_ref().map(|(namespace, name)| token(at, namespace, name, remaining));
+            return Ok(Listing { revision: at, items, continue_token, remaining: remaining.and_then(|r| u64::try_from(r).ok()) });
         }
     }
 }
@@ -157,7 +172,7 @@ pub(super) async fn wait_for(objects: &Objects, revision: i64) -> Result<(), Sta
 fn expired(status: Status, after: Option<&Position>) -> Status {
     match after {
         Some(after) if status.code == 410 => Status {
-            continue_token: Some(token(Revision(-1), &after.0, &after.1)),
+            continue_token: Some(token(Revision(-1), &after.0, &after.1, None)),
             ..Status::expired(
                 "The provided continue parameter is too old to display a consistent list result. You can start a new list without \
                  the continue parameter, or use the continue token in this response to retrieve the remainder of the results. \
@@ -169,18 +184,21 @@ fn expired(status: Status, after: Option<&Position>) -> Status {
     }
 }
 
-fn token(revision: Revision, namespace: &str, name: &str) -> String {
+/// `left` is how many there are behind it.
+fn token(revision: Revision, namespace: &str, name: &str, left: Option<usize>) -> String {
     let start = format!("{namespace}/{name}\u{0}");
-    URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision.0, "start": start}).to_string())
+    URL_SAFE_NO_PAD.encode(json!({"v": "meta.k8s.io/v1", "rv": revision.0, "start": start, "left": left}).to_string())
 }
 
-/// The revision (`None` is the latest) and the position to go on behind.
-fn read_token(token: &str) -> Result<(Option<Revision>, Position), Status> {
+/// The revision (`None` is the latest), the position to go on behind, and how many there are behind it.
+fn read_token(token: &str) -> Result<(Option<Revision>, Position, Option<usize>), Status> {
     let read = || {
         let value: Value = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(token.trim_end_matches('=')).ok()?).ok()?;
         let (namespace, name) = value.get("start")?.as_str()?.trim_end_matches('\u{0}').split_once('/')?;
         let revision = value.get("rv")?.as_i64()?;
-        (value.get("v")? == "meta.k8s.io/v1").then(|| ((revision >= 0).then_some(Revision(revision)), (namespace.into(), name.into())))
+        let left = value.get("left").and_then(Value::as_u64).and_then(|left| usize::try_from(left).ok());
+        let revision_then = (revision >= 0).then_some(Revision(revision));
+        (value.get("v")? == "meta.k8s.io/v1").then(|| (revision_then, (namespace.into(), name.into()), left))
     };
     read().ok_or_else(|| Status::bad_request("invalid continue token: it is not one of this server's"))
 }

@@ -16,6 +16,7 @@ mod credentials;
 mod definitions;
 mod discovery;
 mod escalation;
+mod gzip;
 mod identity;
 mod jsonpath;
 mod list;

@@ -110,6 +110,8 @@ fn joined(server: &Shared, entry: &'static Entry, listing: &Listing) -> Result<R
         listing.metadata()
     );
     let texts: Vec<Bytes> = listing.items.iter().map(|item| item.json(entry, &server.objects)).collect::<Result<_, _>>()?;
+    // Commas between the items, and the end.
+    let length = head.len() + texts.iter().map(Bytes::len).sum::<usize>() + texts.len().saturating_sub(1) + 2;
     let mut chunks = chunks(head, texts);
     let first = chunks.next().unwrap_or_default();
     let body = if first.len() < CHUNK {
@@ -118,7 +120,9 @@ fn joined(server: &Shared, entry: &'static Entry, listing: &Listing) -> Result<R
         let all = std::iter::once(first).chain(chunks).map(Ok::<Bytes, std::convert::Infallible>);
         Body::from_stream(futures::stream::iter(all))
     };
-    Ok(reply::with_type(200, body, "application/json"))
+    let mut response = reply::with_type(200, body, "application/json");
+    response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    Ok(response)
 }
 
 /// The text of a list in pieces of a little over [`CHUNK`]; the last one is smaller.

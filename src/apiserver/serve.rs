@@ -3,7 +3,7 @@
 use super::{
     Shared, access, body,
     catalog::Source,
-    discovery, escalation, identity,
+    discovery, escalation, gzip, identity,
     negotiate::{self, Encoding, Shape},
     openapi_v2,
     openapi_v3::{self, Document},
@@ -123,12 +123,18 @@ async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, St
         other => return document(server, headers, &other, parts.uri.query()),
     };
     let accept = header(headers, ACCEPT);
+    let zip = |response| if gzip::is_accepted(headers) { gzip::compressed(response) } else { response };
     match (&parts.method, target.name.clone()) {
-        (&Method::GET | &Method::HEAD, Some(name)) => return read::get(server, &target, &name, &query, accept).await,
+        (&Method::GET, Some(name)) => return read::get(server, &target, &name, &query, accept).await.map(zip),
+        (&Method::HEAD, Some(name)) => return read::get(server, &target, &name, &query, accept).await,
         (&Method::GET | &Method::HEAD, None) => {
             let response = read::collection(server, &target, &query, accept).await?;
             let lost = access_lost(server.clone(), parts.headers.clone(), peer, action.clone());
-            return Ok(if action.verb == "watch" { until(response, lost) } else { response });
+            return Ok(match action.verb.as_str() {
+                "watch" => until(response, lost),
+                _ if parts.method == Method::HEAD => response,
+                _ => zip(response),
+            });
         }
         _ => {}
     }

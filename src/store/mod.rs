@@ -103,8 +103,8 @@ pub struct Event {
 pub struct Page {
     pub revision: Revision,
     pub items: Vec<Object>,
-    /// How many more there are behind the last item.
-    pub remaining: u64,
+    /// Whether there are more behind the last item.
+    pub more: bool,
 }
 
 /// What to list.

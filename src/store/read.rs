@@ -78,6 +78,9 @@ impl Drop for Reader {
     }
 }
 
+const CHANGES: &str = "SELECT revision, change, namespace, name, document, previous, previous_revision FROM log \
+                       WHERE resource = $1 AND revision > $2 ORDER BY revision LIMIT $3";
+
 /// Revision, change, namespace, name, document, previous document and its revision.
 type LogRow = (i64, String, String, String, Stored, Option<Stored>, Option<i64>);
 
@@ -109,11 +112,7 @@ impl Store {
         if more {
             items.truncate(limit);
         }
-        let remaining = match items.last() {
-            Some(last) if more => count_after(snapshot.link(), query, &last.key).await?,
-            _ => 0,
-        };
-        Ok(Page { revision, items, remaining })
+        Ok(Page { revision, items, more })
     }
 
     /// Changes after `after` in revision order, at most `limit` (0 is all), and the revision up to which they are complete.
@@ -124,10 +123,8 @@ impl Store {
         let mut snapshot = reader.snapshot().await?;
         let newest = newest(snapshot.link()).await?;
         retained(snapshot.link(), after).await?;
-        let sql = "SELECT revision, change, namespace, name, document, previous, previous_revision FROM log \
-                   WHERE resource = $1 AND revision > $2 ORDER BY revision LIMIT $3";
         let limit = if limit == 0 { i64::MAX } else { i64::from(limit) };
-        let rows: Vec<LogRow> = query(sql).bind(resource).bind(after.0).bind(limit).fetch_all(snapshot.link()).await?;
+        let rows: Vec<LogRow> = query(CHANGES).bind(resource).bind(after.0).bind(limit).fetch_all(snapshot.link()).await?;
         let full = i64::try_from(rows.len()).is_ok_and(|count| count == limit);
         let mut events = Vec::with_capacity(rows.len());
         for (revision, change, namespace, name, document, previous, previous_revision) in rows {
@@ -147,9 +144,10 @@ impl Store {
     }
 }
 
+const GET: &str = "SELECT revision, document FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3";
+
 async fn get_stored(connection: Link<'_>, key: &Key) -> Result<Option<(Revision, Stored)>, Error> {
-    let sql = "SELECT revision, document FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3";
-    let row: Option<(i64, Stored)> = query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).fetch_optional(connection).await?;
+    let row: Option<(i64, Stored)> = query(GET).bind(&key.resource).bind(&key.namespace).bind(&key.name).fetch_optional(connection).await?;
     Ok(row.map(|(revision, stored)| (Revision(revision), stored)))
 }
 
@@ -179,32 +177,62 @@ pub(super) async fn retained(connection: Link<'_>, requested: Revision) -> Resul
     if requested < oldest { Err(Error::Expired { requested, oldest }) } else { Ok(()) }
 }
 
+/// What lies in one namespace, and in all, behind a position; it is found in the index, whatever lies before it.
+macro_rules! inside {
+    (one) => {
+        "resource = $1 AND namespace = $2 AND name > $3"
+    };
+    (all) => {
+        "resource = $1 AND (namespace, name) > ($2, $3)"
+    };
+}
+
+/// The newest state.
+macro_rules! current {
+    ($where:ident) => {
+        concat!("SELECT namespace, name, revision, document FROM objects WHERE ", inside!($where), " ORDER BY namespace, name LIMIT $4")
+    };
+}
+
+/// An older state: objects that did not change since, and of the others what their first change since replaced.
+macro_rules! past {
+    ($where:ident) => {
+        concat!(
+            "SELECT namespace, name, revision, document FROM (SELECT * FROM ( \
+               SELECT namespace, name, revision, document FROM objects WHERE ",
+            inside!($where),
+            " AND revision <= $5 ORDER BY namespace, name LIMIT $4) AS unchanged \
+             UNION ALL \
+             SELECT namespace, name, previous_revision, previous FROM log WHERE ",
+            inside!($where),
+            " AND revision > $5 AND previous_revision <= $5) AS state ORDER BY namespace, name LIMIT $4"
+        )
+    };
+}
+
+const CURRENT_ONE: &str = current!(one);
+const CURRENT_ALL: &str = current!(all);
+const PAST_ONE: &str = past!(one);
+const PAST_ALL: &str = past!(all);
+
 /// One row more than the limit, so that the caller sees whether there are more.
 async fn list(connection: Link<'_>, wanted: &Query, at: Revision, newest: Revision) -> Result<Vec<Object>, Error> {
-    // For an older state: objects that did not change since, and of the others what their first change since replaced.
-    let sql = if at == newest {
-        "SELECT namespace, name, revision, document FROM objects \
-         WHERE resource = $1 AND ($2 IS NULL OR namespace = $2) AND ($3 IS NULL OR (namespace, name) > ($3, $4)) \
-         ORDER BY namespace, name LIMIT $5"
-    } else {
-        "SELECT namespace, name, revision, document FROM ( \
-           SELECT resource, namespace, name, revision, document FROM objects WHERE revision <= $6 \
-           UNION ALL \
-           SELECT resource, namespace, name, previous_revision, previous FROM log \
-           WHERE revision > $6 AND previous_revision <= $6) AS state \
-         WHERE resource = $1 AND ($2 IS NULL OR namespace = $2) AND ($3 IS NULL OR (namespace, name) > ($3, $4)) \
-         ORDER BY namespace, name LIMIT $5"
+    let sql = match (&wanted.namespace, at == newest) {
+        (Some(_), true) => CURRENT_ONE,
+        (None, true) => CURRENT_ALL,
+        (Some(_), false) => PAST_ONE,
+        (None, false) => PAST_ALL,
     };
+    let (mut namespace, mut name) = (wanted.namespace.as_deref().unwrap_or_default(), "");
+    if let Some(after) = wanted.after.as_ref().filter(|(after, _)| wanted.namespace.as_ref().is_none_or(|n| n == after)) {
+        (namespace, name) = (&after.0, &after.1);
+    }
     let limit = if wanted.limit == 0 { i64::MAX } else { i64::from(wanted.limit) + 1 };
-    let rows: Vec<(String, String, i64, Stored)> = query(sql)
-        .bind(&wanted.resource)
-        .bind(&wanted.namespace)
-        .bind(wanted.after.as_ref().map(|(namespace, _)| namespace))
-        .bind(wanted.after.as_ref().map(|(_, name)| name))
-        .bind(limit)
-        .bind(at.0)
-        .fetch_all(connection)
-        .await?;
+    let mut statement = query(sql).bind(&wanted.resource).bind(namespace).bind(name).bind(limit);
+    if at != newest {
+        statement = statement.bind(at.0);
+    }
+    let rows: Vec<(String, String, i64, Stored)> = statement.fetch_all(connection).await?;
     let object = |(namespace, name, revision, stored): (String, String, i64, Stored)| {
         let (key, revision) = (Key::new(wanted.resource.clone(), namespace, name), Revision(revision));
         let document = stored.read(&key, revision);
@@ -213,10 +241,5 @@ async fn list(connection: Link<'_>, wanted: &Query, at: Revision, newest: Revisi
     Ok(rows.into_iter().map(object).collect())
 }
 
-async fn count_after(connection: Link<'_>, wanted: &Query, last: &Key) -> Result<u64, Error> {
-    let sql = "SELECT count(*) FROM objects WHERE resource = $1 AND ($2 IS NULL OR namespace = $2) AND (namespace, name) > ($3, $4)";
-    let (count,): (i64,) =
-        query(sql).bind(&wanted.resource).bind(&wanted.namespace).bind(&last.namespace).bind(&last.name).fetch_one(connection).await?;
-    // Of an older state it is an estimate, but never 0 when there is more.
-    Ok(u64::try_from(count).unwrap_or_default().max(1))
-}
+#[cfg(test)]
+mod tests;

@@ -304,6 +304,7 @@ async fn lists_page_one_state_and_select() {
     assert_eq!(server.post(path, &config_map("bb", &json!({}))).await.0, 201);
     let (_, second) = server.get(&format!("{path}?limit=2&continue={token}")).await;
     assert_eq!((names(&second), version(&second)), (vec!["c", "d"], version(&first)));
+    assert_eq!(second["metadata"]["remainingItemCount"], 1, "of the same state");
     let (_, exact) = server.get(&format!("{path}?resourceVersion={}&resourceVersionMatch=Exact", version(&first))).await;
     assert_eq!(names(&exact), ["a", "b", "c", "d", "e"]);
 

@@ -47,11 +47,42 @@ fn idle_machines_write_nothing_and_ask_proxmox_no_more_when_they_are_many() {
     assert!(figure(&report, "Proxmox calls with 24").0 > 0.0, "{report:#}");
 }
 
+/// Whether a program is found.
+fn is_installed(program: &str) -> bool {
+    Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status().unwrap().success()
+}
+
+#[test]
+fn the_api_bench_measures_each_store_beside_etcd_and_hides_no_target() {
+    let report = bench(&["api", "--objects", "150", "--writes", "5", "--watchers", "20", "--rounds", "1"]);
+    let postgres = is_installed("pg_ctlcluster") || is_installed("initdb");
+    for store in ["SQLite", "PostgreSQL"].into_iter().take(if postgres { 2 } else { 1 }) {
+        assert_eq!(figure(&report, &format!("{store}: creates that failed")), (0.0, None), "{report:#}");
+        let of = |name: &str| figure(&report, &format!("{store}: {name}"));
+        for name in ["patch → own watch event, p50", "creates, 64 connections", "list of 150, p50", "events to 20 watchers"] {
+            let (value, etcd) = of(name);
+            assert!(value > 0.0, "{name}: {report:#}");
+            assert_eq!(etcd.is_some_and(|etcd| etcd > 0.0), is_installed("etcd"), "{name}: {report:#}");
+        }
+        assert!(of("Table of 150, p50").0 > 0.0 && of("memory (RSS) at rest").0 > 0.0);
+    }
+    let figures = report["figures"].as_array().unwrap();
+    let targets = figures.iter().filter(|figure| figure.get("target").is_some());
+    let per_store = 8;
+    assert_eq!(targets.clone().count(), if postgres { 2 * per_store } else { per_store }, "{report:#}");
+    for figure in targets {
+        assert!(figure["met"].is_boolean() || (figure["met"].is_null() && !is_installed("etcd")), "{figure:#}");
+    }
+    let notes = report["notes"].as_array().unwrap();
+    let skipped = |what: &str| notes.iter().any(|note| note.as_str().unwrap().starts_with(&format!("SKIPPED: {what}")));
+    assert_eq!((skipped("etcd"), skipped("PostgreSQL")), (!is_installed("etcd"), !postgres));
+}
+
 #[test]
 fn benches_are_listed() {
     let output = Command::new(env!("CARGO_BIN_EXE_autovibe")).arg("bench").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    for name in ["checkpoint", "watch", "life", "idle", "gateway"] {
+    for name in ["checkpoint", "watch", "life", "idle", "gateway", "api"] {
         assert!(text.lines().any(|line| line.starts_with(&format!("autovibe bench {name} "))), "{text}");
     }
 }

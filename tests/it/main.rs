@@ -13,6 +13,7 @@ mod cli;
 mod collect;
 mod crds;
 mod damage;
+mod crowd;
 mod database;
 mod engines;
 mod examples;

@@ -151,7 +151,7 @@ impl Cache {
         selector: &Selector,
         limit: usize,
     ) -> Option<Slice> {
-        self.read(|state| state.slice(namespace, after, selector, limit))
+        self.read(|state| state.slice(namespace, after, |item| item.matches(selector), limit))
     }
 
     /// Whether the newest state is also that of `revision`.

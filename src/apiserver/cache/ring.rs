@@ -1,7 +1,6 @@
 //! The state of one resource and its last changes. Pure: what feeds it stands in [`super`].
 
 use super::item::{Event, Item};
-use crate::apiserver::selector::Selector;
 use crate::store::{self, Change, Revision};
 use std::{collections::BTreeMap, collections::VecDeque, ops::Bound, sync::Arc};
 
@@ -18,6 +17,8 @@ type Place = (String, String);
 /// Everything of one resource at one revision, and what happened shortly before.
 pub(super) struct State {
     objects: BTreeMap<Place, Arc<Item>>,
+    /// How many there are of each namespace that has any.
+    counts: BTreeMap<String, usize>,
     ring: VecDeque<Arc<Event>>,
     bytes: usize,
     /// The ring holds every change behind this revision.
@@ -40,15 +41,19 @@ pub(in crate::apiserver) enum Next<T> {
 pub(in crate::apiserver) struct Slice {
     pub(in crate::apiserver) revision: Revision,
     pub(in crate::apiserver) items: Vec<Arc<Item>>,
-    /// How many more the selector takes behind the last one.
-    pub(in crate::apiserver) remaining: usize,
+    /// Whether there is another one behind the last.
+    pub(in crate::apiserver) more: bool,
+    /// How many objects there are where these were looked for, whatever they are.
+    pub(in crate::apiserver) all: usize,
 }
 
 impl State {
     pub(super) fn new(page: store::Page, bounds: Bounds) -> Self {
         let item = |object: store::Object| Arc::new(Item::new(object.key, object.revision, &object.document));
-        let objects = page.items.into_iter().map(item).map(|i| ((i.namespace.clone(), i.name.clone()), i)).collect();
-        Self { objects, ring: VecDeque::new(), bytes: 0, begins: page.revision, complete: page.revision, bounds }
+        let objects: BTreeMap<_, _> = page.items.into_iter().map(item).map(|i| ((i.namespace.clone(), i.name.clone()), i)).collect();
+        let mut counts = BTreeMap::new();
+        objects.keys().for_each(|(namespace, _)| *counts.entry(namespace.clone()).or_default() += 1);
+        Self { objects, counts, ring: VecDeque::new(), bytes: 0, begins: page.revision, complete: page.revision, bounds }
     }
 
     pub(super) fn complete(&self) -> Revision {
@@ -62,17 +67,20 @@ impl State {
 
     /// Takes in what the log says behind [`Self::complete`].
     pub(super) fn apply(&mut self, events: Vec<store::Event>, complete: Revision) {
-        for logged in events.into_iter().filter(|e| e.revision > self.complete) {
+        let known = self.complete;
+        for logged in events.into_iter().filter(|e| e.revision > known) {
             let place = (logged.key.namespace.clone(), logged.key.name.clone());
             let event = match self.objects.remove(&place) {
                 // The state before is shared with the change that made it.
                 Some(previous) => {
+                    self.count(&place.0, |count| count - 1);
                     let item = Item::new(logged.key, logged.revision, &logged.document);
                     Event::new(logged.change, Arc::new(item), Some(previous))
                 }
                 None => Event::logged(logged),
             };
             if event.change != Change::Deleted {
+                self.count(&place.0, |count| count + 1);
                 self.objects.insert(place, event.item.clone());
             }
             self.bytes += event.item.size();
@@ -84,6 +92,13 @@ impl State {
             let Some(oldest) = self.ring.pop_front() else { break };
             self.bytes -= oldest.item.size();
             self.begins = oldest.revision();
+        }
+    }
+
+    fn count(&mut self, namespace: &str, change: impl FnOnce(usize) -> usize) {
+        match change(self.counts.remove(namespace).unwrap_or_default()) {
+            0 => {}
+            count => drop(self.counts.insert(namespace.to_owned(), count)),
         }
     }
 
@@ -99,8 +114,15 @@ impl State {
         }
     }
 
-    /// The objects that `selector` takes behind `after`, at most `limit` (0 is all).
-    pub(super) fn slice(&self, namespace: Option<&str>, after: Option<&Place>, selector: &Selector, limit: usize) -> Slice {
+    /// The objects that `takes` accepts behind `after`, at most `limit` (0 is all). Looks at none behind the first that is left
+    /// out, so that a page costs what is on it.
+    pub(super) fn slice(
+        &self,
+        namespace: Option<&str>,
+        after: Option<&Place>,
+        mut takes: impl FnMut(&Item) -> bool,
+        limit: usize,
+    ) -> Slice {
         let first = (namespace.unwrap_or_default().to_owned(), String::new());
         let start = match after {
             Some(after) if *after >= first => Bound::Excluded(after),
@@ -108,8 +130,10 @@ impl State {
         };
         let inside = self.objects.range((start, Bound::Unbounded)).map(|(_, item)| item);
         let inside = inside.take_while(|item| namespace.is_none_or(|n| n == item.namespace));
-        let mut matching = inside.filter(|item| item.matches(selector));
+        let mut matching = inside.filter(|item| takes(item));
         let items: Vec<Arc<Item>> = matching.by_ref().take(if limit == 0 { usize::MAX } else { limit }).cloned().collect();
-        Slice { revision: self.complete, remaining: matching.count(), items }
+        let more = limit > 0 && items.len() == limit && matching.next().is_some();
+        let all = namespace.map_or(self.objects.len(), |namespace| self.counts.get(namespace).copied().unwrap_or_default());
+        Slice { revision: self.complete, items, more, all }
     }
 }

@@ -23,7 +23,7 @@ fn logged(change: Change, name: &str, color: &str, revision: i64) -> store::Even
 fn state(bounds: Bounds) -> State {
     let key = Key::new("configmaps", "n", "a");
     let items = vec![Object { key, revision: Revision(3), document: document("a", "red", 3) }];
-    State::new(Page { revision: Revision(5), items, remaining: 0 }, bounds)
+    State::new(Page { revision: Revision(5), items, more: false }, bounds)
 }
 
 fn selector(labels: &str) -> Selector {
@@ -61,8 +61,31 @@ fn a_selection_is_entered_and_left() {
     assert_eq!(told(&state, 8, "color=blue"), Some((vec![(9, Added)], 12)));
     assert_eq!(told(&state, 4, ""), None, "before the load nothing is known");
     assert_eq!(told(&state, 20, ""), Some((vec![], 20)), "a future revision waits");
-    let names: Vec<String> = state.slice(None, None, &selector(""), 0).items.iter().map(|i| i.name.clone()).collect();
+    let names: Vec<String> = state.slice(None, None, |_| true, 0).items.iter().map(|i| i.name.clone()).collect();
     assert_eq!(names, ["b"]);
+}
+
+#[test]
+fn a_page_looks_at_what_is_on_it_and_knows_how_many_there_are() {
+    let mut state = state(Bounds { events: 10, bytes: 1 << 20 });
+    let name = |number: i64| format!("m-{number:05}");
+    state.apply((0..10_000).map(|n| logged(Change::Added, &name(n), "red", 6 + n)).collect(), Revision(10_005));
+    let looked = std::cell::Cell::new(0);
+    let counting = |_: &Item| {
+        looked.set(looked.get() + 1);
+        true
+    };
+    let behind = ("n".to_owned(), name(9_000));
+    for after in [None, Some(&behind)] {
+        looked.set(0);
+        let page = state.slice(Some("n"), after, counting, 50);
+        assert_eq!((page.items.len(), page.more, page.all), (50, true, 10_001));
+        assert_eq!(looked.get(), 51, "the page and one to see that there are more");
+    }
+    assert_eq!(state.slice(Some("other"), None, counting, 50).all, 0);
+    state.apply(vec![logged(Change::Deleted, "a", "red", 10_006), logged(Change::Modified, &name(1), "red", 10_007)], Revision(10_007));
+    let (one, all) = (state.slice(Some("n"), None, |_| true, 0), state.slice(None, None, |_| true, 0));
+    assert_eq!((one.all, all.all, all.items.len(), all.more), (10_000, 10_000, 10_000, false));
 }
 
 #[test]
