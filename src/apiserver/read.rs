@@ -85,31 +85,44 @@ pub(super) async fn collection(server: &Shared, target: &Target, query: &Query, 
 
 fn listed(server: &Shared, entry: &'static Entry, listing: Listing, form: Form, include: Include) -> Result<Response, Status> {
     let metadata = listing.metadata();
-    let documents = || listing.items.iter().map(|item| item.document(&server.objects)).collect::<Result<Vec<Value>, Status>>();
-    let value = match form.shape {
-        Shape::Table => Printer::of(entry).table(&documents()?, &metadata, include, server.objects.clock().now(), true),
-        Shape::Metadata => {
-            let items: Vec<Value> = documents()?.iter().map(table::partial).collect();
-            json!({"kind": "PartialObjectMetadataList", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "items": items})
-        }
-        Shape::Plain | Shape::Discovery(_) if form.encoding == Encoding::Json => return joined(server, entry, &listing),
-        Shape::Plain | Shape::Discovery(_) => {
-            let items: Vec<Value> = documents()?.into_iter().map(|document| present::out(entry, document)).collect();
-            json!({"kind": format!("{}List", entry.kind), "apiVersion": entry.api_version(), "metadata": metadata, "items": items})
-        }
+    let objects = &server.objects;
+    if form.encoding != Encoding::Json {
+        let items: Result<Vec<Value>, Status> = listing.items.iter().map(|i| Ok(present::out(entry, i.document(objects)?))).collect();
+        let (kind, api_version) = (format!("{}List", entry.kind), entry.api_version());
+        let value = json!({"kind": kind, "apiVersion": api_version, "metadata": metadata, "items": items?});
+        return Ok(reply::encoded(200, &value, form.encoding));
+    }
+    // Each object is parsed, shown and forgotten: a parsed one takes five times the memory of its text.
+    let shown = |show: &dyn Fn(Value) -> Value| -> Result<Vec<Bytes>, Status> {
+        listing.items.iter().map(|item| Ok(show(item.document(objects)?).to_string().into())).collect()
     };
-    Ok(reply::encoded(200, &value, form.encoding))
+    let meta = "meta.k8s.io/v1";
+    match form.shape {
+        Shape::Table => {
+            let (printer, now) = (Printer::of(entry), objects.clock().now());
+            let rows = shown(&|document| printer.row(&document, include, now))?;
+            let columns = printer.definitions();
+            Ok(joined(&json!({"kind": "Table", "apiVersion": meta, "metadata": metadata, "columnDefinitions": columns}), "rows", rows))
+        }
+        Shape::Metadata => {
+            let items = shown(&|document| table::partial(&document))?;
+            Ok(joined(&json!({"kind": "PartialObjectMetadataList", "apiVersion": meta, "metadata": metadata}), "items", items))
+        }
+        Shape::Plain | Shape::Discovery(_) => {
+            let items = listing.items.iter().map(|item| item.json(entry, objects)).collect::<Result<_, _>>()?;
+            let head = json!({"kind": format!("{}List", entry.kind), "apiVersion": entry.api_version(), "metadata": metadata});
+            Ok(joined(&head, "items", items))
+        }
+    }
 }
 
-/// A list of the items' own texts. A long one is put together while it is sent, so that many of them cost little memory.
-fn joined(server: &Shared, entry: &'static Entry, listing: &Listing) -> Result<Response, Status> {
-    let head = format!(
-        "{{\"kind\":\"{}List\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
-        entry.kind,
-        entry.api_version(),
-        listing.metadata()
-    );
-    let texts: Vec<Bytes> = listing.items.iter().map(|item| item.json(entry, &server.objects)).collect::<Result<_, _>>()?;
+/// A list of texts under `field` behind what is in `head`. A long one is put together while it is sent, so that many of them cost
+/// little memory.
+fn joined(head: &Value, field: &str, texts: Vec<Bytes>) -> Response {
+    let mut head = head.to_string();
+    // Instead of its closing brace.
+    head.pop();
+    head += &format!(",\"{field}\":[");
     // Commas between the items, and the end.
     let length = head.len() + texts.iter().map(Bytes::len).sum::<usize>() + texts.len().saturating_sub(1) + 2;
     let mut chunks = chunks(head, texts);
@@ -122,7 +135,7 @@ fn joined(server: &Shared, entry: &'static Entry, listing: &Listing) -> Result<R
     };
     let mut response = reply::with_type(200, body, "application/json");
     response.headers_mut().insert(header::CONTENT_LENGTH, length.into());
-    Ok(response)
+    response
 }
 
 /// The text of a list in pieces of a little over [`CHUNK`]; the last one is smaller.

@@ -113,12 +113,18 @@ impl Printer {
 
     /// The table of `objects` under a list's `metadata`. Only a watch's first table need have the column definitions.
     pub(super) fn table(&self, objects: &[Value], metadata: &Value, include: Include, now: Timestamp, with_columns: bool) -> Value {
-        let rows: Vec<Value> = objects.iter().map(|o| json!({"cells": self.cells(o, now), "object": self.included(o, include)})).collect();
+        let rows: Vec<Value> = objects.iter().map(|o| self.row(o, include, now)).collect();
         let columns = if with_columns { self.definitions() } else { Value::Null };
         json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata, "columnDefinitions": columns, "rows": rows})
     }
 
-    fn definitions(&self) -> Value {
+    /// The row of one object.
+    pub(super) fn row(&self, object: &Value, include: Include, now: Timestamp) -> Value {
+        json!({"cells": self.cells(object, now), "object": self.included(object, include)})
+    }
+
+    /// What the columns are.
+    pub(super) fn definitions(&self) -> Value {
         let definition = |c: &Column| {
             let format = if c.name == "Name" { "name" } else { "" };
             json!({"name": c.name, "type": c.r#type, "format": format, "description": c.description, "priority": c.priority})

@@ -99,7 +99,7 @@ impl Zfs {
         let output = match &self.runner {
             Runner::Local => run::drain(&argv, to).await?,
             Runner::Ssh(ssh) => ssh.drain(&argv, to).await?,
-            Runner::Socket(_) => return Err(no_streams()),
+            Runner::Socket(_) | Runner::Service(_) => return Err(no_streams()),
         };
         super::client::checked(subject, output).map(drop)
     }
@@ -113,7 +113,7 @@ impl Zfs {
         let output = match &self.runner {
             Runner::Local => run::feed(&argv, from).await?,
             Runner::Ssh(ssh) => ssh.feed(&argv, from).await?,
-            Runner::Socket(_) => return Err(no_streams()),
+            Runner::Socket(_) | Runner::Service(_) => return Err(no_streams()),
         };
         super::client::checked(text, output).map(drop)
     }

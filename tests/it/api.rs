@@ -607,3 +607,34 @@ async fn an_event_of_the_new_version_is_complete_and_does_not_change() {
     assert_eq!((code, &status["details"]["causes"][0]["field"]), (422, &json!("message")), "{status}");
     assert_eq!(server.patch(&format!("{core}/e"), merge, &json!({"message": "other"})).await.0, 200);
 }
+
+#[tokio::test]
+async fn long_lists_are_compressed_for_who_reads_gzip_and_watches_never() {
+    let server = Served::shared();
+    server.namespace("gzip").await;
+    let path = "/api/v1/namespaces/gzip/configmaps";
+    for number in 0..3 {
+        let body = json!({"metadata": {"name": format!("c{number}")}, "data": {"k": "x".repeat(60 << 10)}});
+        assert_eq!(server.post(path, &body).await.0, 201);
+    }
+    let ask = async |query: &str, encodings: &str| {
+        let request = server.request(reqwest::Method::GET, &format!("{path}{query}")).header("accept-encoding", encodings);
+        request.send().await.unwrap()
+    };
+    let plain = ask("", "identity").await;
+    assert!(!plain.headers().contains_key("content-encoding"));
+    let plain = plain.bytes().await.unwrap();
+    let zipped = ask("", "gzip").await;
+    assert_eq!(
+        (&zipped.headers()["content-encoding"], &zipped.headers()["vary"]),
+        (&"gzip".parse().unwrap(), &"Accept-Encoding".parse().unwrap())
+    );
+    let zipped = zipped.bytes().await.unwrap();
+    assert!(zipped.len() < plain.len() / 20, "{} of {}", zipped.len(), plain.len());
+    let mut text = Vec::new();
+    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&zipped[..]), &mut text).unwrap();
+    assert_eq!(text, plain);
+    for query in ["?limit=1", "?watch=1&timeoutSeconds=1"] {
+        assert!(!ask(query, "gzip").await.headers().contains_key("content-encoding"), "{query}");
+    }
+}

@@ -96,8 +96,7 @@ impl Api {
     }
 
     async fn measure(&self, sides: &[Side], appended: &mut Appended) -> anyhow::Result<(Vec<Found>, Vec<Duration>)> {
-        let mut all: Vec<Found> =
-            sides.iter().map(|side| Found { name: side.name, is_etcd: side.is_etcd(), ..Found::default() }).collect();
+        let mut all: Vec<Found> = sides.iter().map(|side| Found { name: side.name, is_etcd: side.is_etcd(), ..Found::default() }).collect();
         Clock::system().sleep(REST).await;
         for (side, found) in sides.iter().zip(&mut all) {
             found.memory[0] = resident(side.pid()?)?;
@@ -233,8 +232,10 @@ impl Api {
         let Self { objects, rounds, .. } = self;
         vec![
             format!("{objects} ConfigMaps of about 1.3 kB; in etcd keys with values as long; the servers take turns in {rounds} rounds"),
-            "each server is a process of its own with its own settings, on the same disk; the clients share the processors with them".into(),
-            "etcd is spoken to in its own gRPC, by the same HTTP/2 and TLS client as the hub; no client reads what it gets (but Tables)".into(),
+            "each server is a process of its own with its own settings, on the same disk; the clients share the processors with them"
+                .into(),
+            "etcd is spoken to in its own gRPC, by the same HTTP/2 and TLS client as the hub; no client reads what it gets (but Tables)"
+                .into(),
             "of etcd's two ways to watch (a stream for each watch, or one for all of a connection) the faster one is the baseline".into(),
         ]
     }

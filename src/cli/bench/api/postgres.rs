@@ -10,14 +10,8 @@ use tokio::process::{Child, Command};
 const READY: Duration = Duration::from_mins(2);
 const LOOK: Duration = Duration::from_millis(100);
 /// It refuses to run as root. Where we are root the directories above its own are often ours alone, so it may pass them.
-const AS_POSTGRES: [&str; 6] = [
-    "setpriv",
-    "--reuid=postgres",
-    "--regid=postgres",
-    "--clear-groups",
-    "--inh-caps=+dac_override",
-    "--ambient-caps=+dac_override",
-];
+const AS_POSTGRES: [&str; 6] =
+    ["setpriv", "--reuid=postgres", "--regid=postgres", "--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override"];
 /// Makes the database and runs the server until its input ends, which it does however the bench ends.
 const SCRIPT: &str = "mkdir -p \"$0/data\" && \"$1/initdb\" -D \"$0/data\" -U autovibe -A trust -E UTF8 --no-locale && \
     { \"$1/postgres\" -D \"$0/data\" -k \"$2\" -c listen_addresses= </dev/null & server=$!; read -r end; kill -INT $server; wait $server; }";
