@@ -19,6 +19,9 @@ struct Node {
     dir: tempfile::TempDir,
 }
 
+/// A change that must keep a client out.
+type Change<'a> = Box<dyn Fn(&mut Settings) + 'a>;
+
 /// A model pool behind a real sshd.
 async fn node(test: &str) -> Option<Node> {
     rustls::crypto::ring::default_provider().install_default().ok();
@@ -69,7 +72,6 @@ async fn only_the_pinned_host_and_a_known_key_are_spoken_to() {
     let Some(node) = node("only_the_pinned_host_and_a_known_key_are_spoken_to").await else { return };
     Zfs::open(node.sshd.runner()).await.unwrap();
     let other = Sshd::start("", "--datasets tank/data").unwrap();
-    type Change<'a> = Box<dyn Fn(&mut Settings) + 'a>;
     let changed: [(&str, Change<'_>, &str); 5] = [
         ("another host's key is pinned", Box::new(|s| s.host_key.clone_from(&other.host_key)), "Host key verification failed"),
         ("another key logs in", Box::new(|s| s.key = other.key().to_owned().into()), "Permission denied"),
