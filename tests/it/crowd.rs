@@ -31,6 +31,7 @@ async fn watches(connections: &[Client], each: usize, path: &str, revision: &str
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_thousand_watchers_of_whom_most_never_read_cost_bounded_memory_and_delay_no_one() {
+    rustls::crypto::ring::default_provider().install_default().ok();
     let directory = tempfile::tempdir().unwrap();
     let hub = Hub::start(directory.path(), &["--lab", "off", "--listen", "127.0.0.1:0", "--gateway-listen", "127.0.0.1:0"]).serves();
     let writer = Client::open(directory.path());
@@ -56,11 +57,12 @@ async fn a_thousand_watchers_of_whom_most_never_read_cost_bounded_memory_and_del
     // All of them come again at once, as after a restart of what is between; each hears the whole past.
     drop((crowd, readers));
     let mut again = watches(&connections, WATCHERS / CONNECTIONS, path, begin).await;
-    for reader in again.iter_mut().rev().take(READERS).flatten() {
+    let readers = again.iter_mut().rev().take(READERS).flatten().map(async |reader| {
         for number in 0..EVENTS {
             assert_eq!(reader.next().await.unwrap().1["data"]["number"], number.to_string());
         }
-    }
+    });
+    futures::future::join_all(readers).await;
     let most = resident(&hub);
     assert!(most < before + GROWTH, "the hub grew from {before} to {most} MiB when all came again");
 }
