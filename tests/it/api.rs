@@ -633,7 +633,9 @@ async fn long_lists_are_compressed_for_who_reads_gzip_and_watches_never() {
     assert!(zipped.len() < plain.len() / 20, "{} of {}", zipped.len(), plain.len());
     let mut text = Vec::new();
     std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&zipped[..]), &mut text).unwrap();
-    assert_eq!(text, plain);
+    // Not the whole: the list's revision moves with what other tests write.
+    let items = |text: &[u8]| serde_json::from_slice::<Value>(text).unwrap()["items"].take();
+    assert!(items(&text) == items(&plain) && items(&text)[2]["metadata"]["name"] == "c2");
     for query in ["?limit=1", "?watch=1&timeoutSeconds=1"] {
         assert!(!ask(query, "gzip").await.headers().contains_key("content-encoding"), "{query}");
     }
