@@ -19,6 +19,7 @@ async fn driver(lab: &Lab, runner: Runner) -> Driver {
     let at = lab.endpoint().clone();
     Driver::open(Connection {
         proxmox: proxmox::Config { endpoint: at.endpoint, fingerprint: at.fingerprint, token_id: at.token_id, secret: at.secret.into() },
+        service: None,
         node: Some(Node(at.node)),
         storage: at.storage,
         dataset: autovibe::zfs::Dataset(at.dataset),
