@@ -111,7 +111,7 @@ impl Node {
         };
         let template = vm.config.get("template").is_some_and(|flag| flag == "1");
         let full = parameters.get("full").map_or(!template, |flag| flag == "1");
-        for parameter in ["storage", "format"].iter().filter(|name| !full && parameters.get(name).is_some()) {
+        if let Some(parameter) = ["storage", "format"].iter().find(|name| !full && parameters.get(name).is_some()) {
             return Err(Refusal::die(format!("parameter '{parameter}' not allowed for linked clones")));
         }
         let to: u32 = parameters.number("newid").unwrap_or_default();
@@ -167,9 +167,9 @@ impl Node {
             let (kind, path) = if full { ("full", String::new()) } else { ("linked", format!("{}/", keys::last(volume))) };
             log.line(format!("create {kind} clone of drive {key} ({storage}:{volume})"));
             if full {
-                self.pool.copy(volume, &new)?
+                self.pool.copy(volume, &new)?;
             } else {
-                self.pool.clone_base(volume, &new).await?
+                self.pool.clone_base(volume, &new).await?;
             }
             made.push(new.clone());
             let options = source[key].split_once(',').map(|(_, options)| format!(",{options}")).unwrap_or_default();

@@ -240,17 +240,15 @@ impl Access {
         match parts.first().and_then(Value::as_str).unwrap_or_default() {
             "and" => rest.iter().try_for_each(|part| self.check(who, part, parameters)),
             "or" if rest.iter().any(|part| self.check(who, part, parameters).is_ok()) => Ok(()),
-            "or" => Err(refused("")),
             "perm" => self.check_path(who, rest, parameters),
             "perm-modify" => self.may_grant(who, parameters.get("path").unwrap_or_default()),
             "userid-param" => match rest.first().and_then(Value::as_str) {
                 Some("self") if parameters.get("userid") == Some(&who.user) => Ok(()),
-                Some("self") => Err(refused("")),
+                Some("self") | None => Err(refused("")),
                 Some(privilege) => {
                     let realm = parameters.get("userid").and_then(|user| user.rsplit_once('@')).map(|(_, realm)| realm).unwrap_or_default();
                     self.need(who, &format!("/access/realm/{realm}"), privilege)
                 }
-                None => Err(refused("")),
             },
             "userid-group" => {
                 let wanted = texts(rest.first());

@@ -60,8 +60,11 @@ struct Property {
     default_key: bool,
 }
 
+/// What is found for a path: the call's name, the call, and the values in the path.
+type Found = (&'static str, &'static Call, Vec<(&'static str, String)>);
+
 /// The call that a path means, with the values that stand in it: `{vmid}`, `{node}`, …
-pub(super) fn find(method: &str, path: &[&str]) -> Option<(&'static str, &'static Call, Vec<(&'static str, String)>)> {
+pub(super) fn find(method: &str, path: &[&str]) -> Option<Found> {
     SCHEMA.calls.iter().find_map(|(name, call)| {
         let (verb, template) = name.split_once(' ')?;
         let template: Vec<&'static str> = template.split('/').skip(1).collect();
