@@ -108,6 +108,9 @@ async fn a_separated_token_has_what_both_have() {
     assert_eq!(token.call("GET", "/version", &[]).await.status, 401);
 }
 
+/// Method, path, parameters; status and reason phrase.
+type Row = (&'static str, &'static str, &'static [(&'static str, &'static str)], u16, &'static str);
+
 #[tokio::test]
 async fn pools_refuse_what_proxmox_refuses() {
     let world = World::start().await;
@@ -117,7 +120,7 @@ async fn pools_refuse_what_proxmox_refuses() {
     }
     assert_eq!(root.task("POST", "/nodes/lab/qemu", &[("vmid", "100")]).await, "OK");
     root.ok("PUT", "/pools/p2", &[("vms", "100")]).await;
-    let table: &[(&str, &str, &[(&str, &str)], u16, &str)] = &[
+    let table: &[Row] = &[
         ("GET", "/pools/nosuch", &[], 500, "pool 'nosuch' does not exist"),
         ("POST", "/pools", &[("poolid", "p2")], 500, "create pool failed: pool 'p2' already exists"),
         ("POST", "/pools", &[("poolid", "a b")], 403, "Permission check failed (, Pool.Allocate)"),
