@@ -107,7 +107,7 @@ async fn dispatch(node: &Arc<Node>, name: &str, parameters: &Parameters) -> Answ
         ["GET", "nodes", _, "qemu", _, "agent", "exec-status"] => node.agent_exec_status(vmid, parameters).await,
         ["POST", "nodes", _, "qemu", _, "agent", "file-write"] => node.agent_write(vmid, parameters).await,
         ["POST", "nodes", _, "qemu", _, "agent", name] => node.agent_simple(vmid, name).await,
-        // In the schema and not served: the routes' test finds none.
+        // In the schema and not served.
         _ => Err(Refusal::Text(501, format!("this lab does not serve '{name}'"))),
     }
 }
