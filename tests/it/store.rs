@@ -229,7 +229,7 @@ async fn d10_a_deletion_at_the_compacted_revision_is_not_lost_to_a_watch_that_la
     let deleted = delete(&store, "a").await.unwrap();
     let next = put(&store, "b", 1, Expect::Absent).await.unwrap();
     // All but the last change goes: the deletion is the newest that is gone.
-    let options = Options { clock: Clock::system(), history: History { age: Duration::ZERO, changes: 1 } };
+    let options = Options { clock: Clock::system(), history: History { age: Duration::ZERO, changes: 1 }, ..Options::default() };
     assert_eq!(store.compact(&options).await.unwrap(), 2);
     let lags = store.changes("machines.autovibe.dev", created, 0).await;
     assert!(matches!(lags, Err(Error::Expired { oldest, .. }) if oldest == deleted), "it is told to list anew: {lags:?}");
