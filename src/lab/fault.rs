@@ -85,8 +85,11 @@ impl Faults {
 impl Call {
     /// Whether it does more than read.
     pub fn changes(self) -> bool {
-        use Call::{AgentExecStatus, Config, Content, List, NextId, Nodes, Resources, Status, Storage, TaskList, TaskLog, TaskStatus, Version};
-        let reads = [AgentExecStatus, Config, Content, List, NextId, Nodes, Resources, Status, Storage, TaskList, TaskLog, TaskStatus, Version];
+        use Call::{
+            AgentExecStatus, Config, Content, List, NextId, Nodes, Resources, Status, Storage, TaskList, TaskLog, TaskStatus, Version,
+        };
+        let reads =
+            [AgentExecStatus, Config, Content, List, NextId, Nodes, Resources, Status, Storage, TaskList, TaskLog, TaskStatus, Version];
         !reads.contains(&self) && !matches!(self, Self::Zfs("get" | "list"))
     }
 

@@ -13,13 +13,7 @@ use super::{
 use crate::wire::NoAnswer;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
-use hyper::{
-    Method, Request, Response, StatusCode,
-    body::Body,
-    ext::ReasonPhrase,
-    header,
-    service::service_fn,
-};
+use hyper::{Method, Request, Response, StatusCode, body::Body, ext::ReasonPhrase, header, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};

@@ -48,7 +48,13 @@ async fn bench() -> Bench {
     objects.create_document(namespace, "", document, &Default::default()).await.unwrap();
     let shutdown = CancellationToken::new();
     let lab_connection = Some(autovibe::driver::Connection::of_lab(lab.endpoint()));
-    let config = controller::Config { lab: lab_connection, data: std::path::PathBuf::new(), concurrency: 8, source_roots: Vec::new(), resync: Duration::from_mins(1) };
+    let config = controller::Config {
+        lab: lab_connection,
+        data: std::path::PathBuf::new(),
+        concurrency: 8,
+        source_roots: Vec::new(),
+        resync: Duration::from_mins(1),
+    };
     let controllers = controller::start(config, objects.clone(), shutdown.clone());
     Bench { objects, lab, controllers, shutdown, _dir: dir }
 }

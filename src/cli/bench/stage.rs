@@ -84,7 +84,8 @@ impl Stage {
     fn start_controllers(&mut self, resync: Duration) {
         let stop = self.shutdown.child_token();
         let lab = Some(driver::Connection::of_lab(&self.node.endpoint()));
-        let config = controller::Config { lab, data: std::path::PathBuf::new(), concurrency: CONCURRENCY, source_roots: Vec::new(), resync };
+        let config =
+            controller::Config { lab, data: std::path::PathBuf::new(), concurrency: CONCURRENCY, source_roots: Vec::new(), resync };
         self.controllers = Some((controller::start(config, self.objects.clone(), stop.clone()), stop));
     }
 

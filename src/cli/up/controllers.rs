@@ -2,9 +2,9 @@
 
 use crate::api::{DEFAULT_HUB, Hub, hub};
 use crate::cli::lab::process::{self, Mode};
-use crate::{controller, driver};
 use crate::objects::Objects;
 use crate::wire::LabEndpoint;
+use crate::{controller, driver};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -30,7 +30,8 @@ pub(super) async fn run(lab: Option<Beside>, objects: Objects, data: PathBuf, so
     let _ = std::fs::remove_dir_all(data.join("ssh"));
     let start = |lab: Option<LabEndpoint>, stop: &CancellationToken| {
         let lab = lab.as_ref().map(driver::Connection::of_lab);
-        let config = controller::Config { lab, data: data.clone(), concurrency: CONCURRENCY, source_roots: source_roots.clone(), resync: RESYNC };
+        let config =
+            controller::Config { lab, data: data.clone(), concurrency: CONCURRENCY, source_roots: source_roots.clone(), resync: RESYNC };
         controller::start(config, objects.clone(), stop.clone())
     };
     let Some(lab) = lab else {

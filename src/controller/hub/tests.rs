@@ -140,7 +140,8 @@ async fn the_secret_tells_connections_apart_and_is_not_shown() {
     let dir = tempfile::tempdir().unwrap();
     let store = crate::store::Store::open(&dir.path().join("db")).await.unwrap();
     let objects = crate::objects::Objects::new(store, Clock::system(), crate::objects::Cipher::ephemeral());
-    let resolve = async |lab: &LabEndpoint| connection::resolve(&hub(), Some(&Connection::of_lab(lab)), &objects, dir.path()).await.unwrap().unwrap();
+    let resolve =
+        async |lab: &LabEndpoint| connection::resolve(&hub(), Some(&Connection::of_lab(lab)), &objects, dir.path()).await.unwrap().unwrap();
     let one = resolve(&lab).await;
     let other = resolve(&LabEndpoint { secret: "other".into(), ..lab.clone() }).await;
     assert_eq!(connection::identity(&one), connection::identity(&resolve(&lab).await));

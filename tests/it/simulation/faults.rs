@@ -12,18 +12,17 @@ fn striking(number: usize, fault: Fault) -> Plan {
 }
 
 #[test]
+#[ignore = "a minute and more; docs/testing.md"]
 fn a_call_that_goes_wrong_once_changes_no_end() {
-    let calls: Vec<String> = live("no fault", vec![])
-        .points
-        .into_iter()
-        .filter(|point| point.moment == Moment::BeforeSend)
-        .map(|point| point.what)
-        .collect();
+    let calls: Vec<String> =
+        live("no fault", vec![]).points.into_iter().filter(|point| point.moment == Moment::BeforeSend).map(|point| point.what).collect();
     let reads = |what: &str| what.starts_with("GET") || what.starts_with("zfs get") || what.starts_with("zfs list");
     let mut cases = Vec::new();
     for (at, what) in calls.iter().enumerate() {
         let faults = [Fault::LoseRequest, Fault::LoseReply, TOO_LATE, Fault::Stale, Fault::Repeat];
-        cases.extend(faults.into_iter().filter(|fault| !matches!(fault, Fault::Stale | Fault::Repeat) || reads(what)).map(|fault| (at + 1, fault)));
+        cases.extend(
+            faults.into_iter().filter(|fault| !matches!(fault, Fault::Stale | Fault::Repeat) || reads(what)).map(|fault| (at + 1, fault)),
+        );
     }
     let struck = std::sync::atomic::AtomicUsize::new(0);
     each(cases.len(), |case| {
@@ -59,6 +58,7 @@ fn storm(random: &mut StdRng) -> Plan {
 
 /// `AUTOVIBE_SEED=n` runs one alone.
 #[test]
+#[ignore = "a minute and more; docs/testing.md"]
 fn storms_of_faults_change_no_end() {
     let one = std::env::var("AUTOVIBE_SEED").ok().map(|seed| seed.parse::<usize>().unwrap());
     let struck = std::sync::atomic::AtomicUsize::new(0);

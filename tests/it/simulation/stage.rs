@@ -4,7 +4,10 @@ use super::gate::{Gate, Plan};
 use super::invariants::Invariants;
 use autovibe::api::{Checkpoint, Hub, Kind, Machine, machine::Phase};
 use autovibe::clock::Clock;
-use autovibe::controller::{self, Controllers, machine::{Memory, Timing}};
+use autovibe::controller::{
+    self, Controllers,
+    machine::{Memory, Timing},
+};
 use autovibe::driver::Connection;
 use autovibe::lab::{self, Lab, Mode};
 use autovibe::objects::{self, Cipher, Objects};
@@ -126,7 +129,13 @@ impl Stage {
             runner: zfs::Runner::Service(gate.zfs(self.lab.zfs(), after)),
             ..Connection::of_lab(self.lab.endpoint())
         };
-        let config = controller::Config { lab: Some(connection), data: self.directory.path().to_owned(), concurrency: 16, source_roots: Vec::new(), resync: RESYNC };
+        let config = controller::Config {
+            lab: Some(connection),
+            data: self.directory.path().to_owned(),
+            concurrency: 16,
+            source_roots: Vec::new(),
+            resync: RESYNC,
+        };
         let controllers = controller::start_with(config, Memory::with(Timing::default(), None), objects.clone(), shutdown.clone());
         self.hub = Some(Incarnation { objects, store, gate, running: Some((controllers, server)), shutdown });
     }
