@@ -60,7 +60,7 @@ fn storm(random: &mut StdRng) -> Plan {
 #[test]
 #[ignore = "a minute and more; docs/testing.md"]
 fn storms_of_faults_change_no_end() {
-    let one = std::env::var("AUTOVIBE_SEED").ok().map(|seed| seed.parse::<usize>().unwrap());
+    let one = super::given("AUTOVIBE_SEED");
     let struck = std::sync::atomic::AtomicUsize::new(0);
     let seed_of = |number: usize| one.unwrap_or(number);
     each(one.map_or(super::runs(200), |_| 1), |number| {

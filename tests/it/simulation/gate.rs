@@ -40,13 +40,15 @@ pub(super) enum Fault {
     Late(u64),
 }
 
+pub(super) type Decide = Box<dyn FnMut(usize, &str) -> Option<Fault> + Send>;
+
 /// What a run does to a hub.
 #[derive(Default)]
 pub(super) struct Plan {
     /// The hub dies at the point of this number, counted from its start.
     pub(super) die_at: Option<usize>,
     /// Decides about each call: its number among the calls, and what it is.
-    pub(super) fault: Option<Box<dyn FnMut(usize, &str) -> Option<Fault> + Send>>,
+    pub(super) fault: Option<Decide>,
 }
 
 #[derive(Default)]

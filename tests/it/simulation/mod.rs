@@ -11,7 +11,13 @@ mod invariants;
 mod life;
 mod stage;
 
+/// A number that whoever runs the tests gives them.
+#[expect(clippy::disallowed_methods, reason = "the tests' own setting, not the program's")]
+fn given(name: &str) -> Option<usize> {
+    std::env::var(name).ok().map(|text| text.parse().expect("a number"))
+}
+
 /// How many runs of a kind: `AUTOVIBE_RUNS=20` makes twenty times as many.
 fn runs(usually: usize) -> usize {
-    usually * std::env::var("AUTOVIBE_RUNS").map_or(1, |times| times.parse::<usize>().expect("a number"))
+    usually * given("AUTOVIBE_RUNS").unwrap_or(1)
 }
