@@ -66,6 +66,7 @@ const READ: &[&str] = &["get", "list", "watch"];
 const CREATE: &[&str] = &["create"];
 const PART: &[&str] = &["get", "patch", "update"];
 const GET: &[&str] = &["get"];
+const UPDATE: &[&str] = &["update"];
 
 impl Entry {
     /// The stored resource behind it.
@@ -186,8 +187,16 @@ fn stored(resource: &'static Resource) -> Entry {
         ("", "namespaces") => {
             subresources.extend([Subresource::of_own_kind("finalize", &["update"]), Subresource::of_own_kind("status", PART)]);
         }
-        (api::GROUP, "machines") => subresources.push(Subresource::of_own_kind("log", GET)),
-        (api::GROUP, "checkpoints") => subresources.push(Subresource::of_own_kind("bundle", GET)),
+        (api::GROUP, "machines") => subresources.extend([
+            Subresource::of_own_kind("log", GET),
+            Subresource::of_own_kind("calls", GET),
+            Subresource::of_own_kind("token", UPDATE),
+            Subresource::of_own_kind("usage", GET),
+            Subresource::of_own_kind("vmid", &["delete", "update"]),
+        ]),
+        (api::GROUP, "checkpoints") => subresources.push(Subresource::of_own_kind("bundle", &["get", "update"])),
+        (api::GROUP, "budgets") => subresources.push(Subresource::of_own_kind("usage", GET)),
+        (api::GROUP, "hubs") => subresources.push(Subresource::of_own_kind("vmids", GET)),
         ("", "serviceaccounts") => {
             let kind = Some(("authentication.k8s.io", "v1", "TokenRequest"));
             subresources.push(Subresource { name: "token", verbs: CREATE, kind });

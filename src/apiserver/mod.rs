@@ -29,6 +29,7 @@ mod present;
 mod protobuf;
 mod query;
 mod read;
+mod records;
 mod reply;
 mod review;
 mod route;

@@ -9,13 +9,14 @@ use super::{
     negotiate::{self, Encoding, Form, Shape},
     present,
     query::Query,
-    reply,
+    records, reply,
     route::Target,
     selector::Selector,
     status::Status,
     table::{self, Include, Printer},
     watch,
 };
+use crate::remote::{BASE_COMMIT, COMMIT};
 use axum::{body::Body, http::header, response::Response};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -35,6 +36,9 @@ pub(super) async fn get(server: &Shared, target: &Target, name: &str, query: &Qu
         if !part.verbs.contains(&"get") {
             return Err(Status::method_not_allowed());
         }
+    }
+    if records::is_read(target) {
+        return records::get(&server.objects, target).await;
     }
     let namespace = target.namespace.as_deref().unwrap_or_default();
     let document = match target.entry.source {
@@ -218,7 +222,7 @@ async fn bundle(server: &Shared, target: &Target, checkpoint: &Value) -> Result<
         return Err(Status { message, ..Status::not_found(&target.entry.name(), name) });
     };
     let mut response = reply::with_type(200, Body::from(row.bytes), "application/x-git-bundle");
-    let headers = [("autovibe-commit", Some(row.commit)), ("autovibe-base-commit", row.base_commit)];
+    let headers = [(COMMIT, Some(row.commit)), (BASE_COMMIT, row.base_commit)];
     for (name, value) in headers {
         if let Some(value) = value.and_then(|v| header::HeaderValue::from_str(&v).ok()) {
             response.headers_mut().insert(name, value);

@@ -9,12 +9,14 @@ use super::{
     openapi_v3::{self, Document},
     peer::Peer,
     query::Query,
-    read, reply, review,
+    read, records, reply, review,
     route::{self, Route, Target},
     status::Status,
     table, write,
 };
 use crate::auth::{Action, Authentication, User};
+use crate::objects::Objects;
+use crate::remote::EPOCH;
 use axum::{
     Router,
     body::Body,
@@ -33,6 +35,8 @@ use tracing::Instrument;
 
 /// Source: apiserver `MaxRequestBodyBytes`.
 const MAX_BODY: usize = 3 * 1024 * 1024;
+/// A checkpoint's git bundle: above the 64 MiB that are fetched of a workspace ([`crate::git::MAX_BYTES`]).
+const MAX_BUNDLE: usize = 65 << 20;
 /// Time for a request that is no watch. Source: apiserver `RequestTimeout`.
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// How long a watch runs on after its sender lost the right to it.
@@ -139,11 +143,21 @@ async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, St
         _ => {}
     }
     let form = negotiate::object(accept)?;
-    let bytes = read_body(headers, body).await?;
+    let record = matches!(parts.method, Method::PUT | Method::DELETE) && records::is_write(&target);
+    // A bundle is larger than any object.
+    let bundle = target.subresource.as_deref() == Some("bundle") && record;
+    let bytes = read_body(headers, body, if bundle { MAX_BUNDLE } else { MAX_BODY }).await?;
+    let objects = fenced(&server.objects, headers)?;
+    if record {
+        if query.dry_run("UpdateOptions")? {
+            return Err(Status::bad_request("this part of an object cannot be tried without being written"));
+        }
+        return records::write(&objects, &target, headers, bytes, parts.method == Method::DELETE).await;
+    }
     let approval =
         if user.is_master() { None } else { Some(escalation::approval(server.access.policy().await?, &user, &target, &action.verb)) };
     let request = write::Request {
-        objects: &server.objects,
+        objects: &objects,
         caches: &server.caches,
         target: &target,
         query: &query,
@@ -170,7 +184,7 @@ async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, St
 }
 
 /// Errors: 413 for a body that says that it is too large before any of it is read, and for one that turns out to be.
-async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Status> {
+async fn read_body(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Status> {
     if header(headers, CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
         return Err(Status::new(
             415,
@@ -178,10 +192,17 @@ async fn read_body(headers: &HeaderMap, body: Body) -> Result<Bytes, Status> {
             "the body of the request is compressed, which is not supported: send it as it is",
         ));
     }
-    if header(headers, CONTENT_LENGTH).and_then(|l| l.parse().ok()).is_some_and(|length: usize| length > MAX_BODY) {
+    if header(headers, CONTENT_LENGTH).and_then(|l| l.parse().ok()).is_some_and(|length: usize| length > most) {
         return Err(Status::too_large());
     }
-    axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| Status::too_large())
+    axum::body::to_bytes(body, most).await.map_err(|_| Status::too_large())
+}
+
+/// The objects as the sender may write them: a leader's requests say under which epoch.
+fn fenced(objects: &Objects, headers: &HeaderMap) -> Result<Objects, Status> {
+    let Some(epoch) = headers.get(EPOCH) else { return Ok(objects.clone()) };
+    let number = epoch.to_str().ok().and_then(|text| text.parse().ok());
+    number.map(|epoch| objects.under(epoch)).ok_or_else(|| Status::bad_request(format!("the header {EPOCH} is not a number")))
 }
 
 fn creates_token(target: &Target) -> bool {

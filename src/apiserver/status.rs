@@ -43,6 +43,10 @@ impl Status {
     pub(super) fn method_not_allowed() -> Self {
         Self::new(405, "MethodNotAllowed", "the server does not allow this method on the requested resource")
     }
+    pub(super) fn conflict(resource: &str, name: &str, message: &str) -> Self {
+        let message = format!("Operation cannot be fulfilled on {resource} \"{name}\": {message}");
+        Self { details: of(resource, name), ..Self::new(409, "Conflict", message) }
+    }
     pub(super) fn unsupported_media(accepted: &[&str]) -> Self {
         let list = accepted.join(", ");
         Self::new(
@@ -189,7 +193,9 @@ impl From<store::Error> for Status {
                 tracing::error!("whether a write was committed is not known: {why}");
                 Self::new(504, "Timeout", "the write may or may not have been completed; read the object before you try again")
             }
-            store::Error::Fenced { .. } => Self::new(503, "ServiceUnavailable", error.to_string()),
+            store::Error::Fenced { ours, theirs } => {
+                Self { details: json!({"ours": ours, "theirs": theirs}), ..Self::new(412, "Fenced", error.to_string()) }
+            }
             store::Error::Closed => Self::new(503, "ServiceUnavailable", "the server is shutting down; try again"),
             error => Self::internal(&error),
         }

@@ -135,6 +135,27 @@ pub fn cluster_roles() -> Vec<ClusterRole> {
                 rule("apiextensions.k8s.io", &["customresourcedefinitions"], READ),
             ],
         ),
+        role(
+            "autovibe:controller",
+            vec![
+                rule(GROUP, &["budgets", "checkpoints", "hubs", "machines"], READ),
+                rule(GROUP, &["checkpoints"], &["create", "delete", "update"]),
+                rule(GROUP, &["machines"], &["delete", "update"]),
+                // The Hub that drives the lab beside it.
+                rule(GROUP, &["hubs"], CREATE),
+                rule(GROUP, &["budgets/status", "checkpoints/status", "hubs/status", "machines/status"], &["update"]),
+                rule(GROUP, &["budgets/usage", "hubs/vmids", "machines/calls", "machines/usage"], &["get"]),
+                rule(GROUP, &["checkpoints/bundle"], &["get", "update"]),
+                rule(GROUP, &["machines/token"], &["update"]),
+                rule(GROUP, &["machines/vmid"], &["delete", "update"]),
+                rule("", &["events"], &["create", "get", "update"]),
+            ],
+        ),
+        // To be bound in autovibe-system alone: Proxmox tokens lie there, and the Lease.
+        role(
+            "autovibe:controller-system",
+            vec![rule("", &["secrets"], &["get"]), rule("coordination.k8s.io", &["leases"], &["create", "get", "update"])],
+        ),
         role("system:public-info-viewer", vec![paths(&["/healthz", "/livez", "/readyz", "/version", "/version/"])]),
     ]
 }

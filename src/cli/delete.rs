@@ -1,6 +1,6 @@
 //! `autovibe delete`.
 
-use super::{Context, client, print, resource};
+use super::{Context, print, resource};
 use crate::clock::Clock;
 use anyhow::bail;
 use std::{process::ExitCode, time::Duration};
@@ -38,7 +38,7 @@ impl Delete {
                 None => bail!("there is no {} {name} in namespace {}; see `autovibe get {}`", kind.singular, client.namespace, kind.plural),
             };
             match client.delete(&path).await {
-                Err(error) if client::refused(&error, "NotFound") => {}
+                Err(error) if error.is("NotFound") => {}
                 other => drop(other?),
             }
             if !self.no_wait {

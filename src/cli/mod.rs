@@ -7,6 +7,7 @@ mod backup;
 mod bench;
 mod checkpoint;
 mod client;
+mod controller;
 mod delete;
 mod demo;
 mod describe;
@@ -85,6 +86,8 @@ enum Output {
 enum Command {
     /// Runs the hub, and beside it the lab, a Proxmox-compatible node on this machine
     Up(up::Up),
+    /// Runs the controllers alone, as a client of a hub that runs none
+    Controller(controller::Controller),
     /// Creates or updates objects from YAML files; a wrong one applies nothing
     Apply(apply::Apply),
     /// Lists objects, or shows one
@@ -164,7 +167,7 @@ impl Context {
     }
     /// A client of the hub.
     fn client(&self) -> anyhow::Result<client::Client> {
-        client::Client::open(&self.kubeconfig(), self.options.namespace.as_deref())
+        Ok(client::Client::open(&self.kubeconfig(), self.options.namespace.as_deref())?)
     }
     /// The file that says how to reach the hub: what was named goes before what happens to lie here.
     fn kubeconfig(&self) -> PathBuf {
@@ -183,6 +186,7 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
     let context = Context { options: arguments.options, environment };
     match arguments.command {
         Command::Up(command) => command.run(&context).await,
+        Command::Controller(command) => command.run(&context).await,
         Command::Apply(command) => command.run(&context).await,
         Command::Get(command) => command.run(&context).await,
         Command::Watch(command) => command.run(&context).await,

@@ -2,6 +2,7 @@
 
 use crate::admission::{Resource, resources};
 use crate::api::Scope;
+use crate::remote;
 use anyhow::{bail, ensure};
 
 /// The resource that `word` names: plural, singular, kind or short name, in any case, with or without the group.
@@ -50,20 +51,13 @@ pub(super) fn named(kind: &str, name: Option<&str>) -> anyhow::Result<(&'static 
 
 /// Path of the collection; of all namespaces when none is given.
 pub(super) fn collection(resource: &Resource, namespace: Option<&str>) -> String {
-    let base = if resource.group.is_empty() {
-        format!("/api/{}", resource.version)
-    } else {
-        format!("/apis/{}/{}", resource.group, resource.version)
-    };
-    match namespace {
-        Some(namespace) if resource.scope == Scope::Namespaced => format!("{base}/namespaces/{}/{}", encoded(namespace), resource.plural),
-        _ => format!("{base}/{}", resource.plural),
-    }
+    let namespace = namespace.filter(|_| resource.scope == Scope::Namespaced);
+    remote::collection(resource.group, resource.version, resource.plural, namespace)
 }
 
 /// Path of one object.
 pub(super) fn path(resource: &Resource, namespace: &str, name: &str) -> String {
-    format!("{}/{}", collection(resource, Some(namespace)), encoded(name))
+    format!("{}/{}", collection(resource, Some(namespace)), remote::segment(name))
 }
 
 /// Path of one Machine.
@@ -76,24 +70,4 @@ pub(super) fn checkpoint(namespace: &str, name: &str) -> String {
     our::<crate::api::Checkpoint>(Some(namespace), Some(name))
 }
 
-/// Path of a kind of ours: the collection, or one object.
-pub(super) fn our<K: crate::api::Kind>(namespace: Option<&str>, name: Option<&str>) -> String {
-    let base = format!("/apis/{}/{}", crate::api::GROUP, crate::api::VERSION);
-    let collection = match namespace {
-        Some(namespace) if K::SCOPE == Scope::Namespaced => format!("{base}/namespaces/{}/{}", encoded(namespace), K::PLURAL),
-        _ => format!("{base}/{}", K::PLURAL),
-    };
-    match name {
-        Some(name) => format!("{collection}/{}", encoded(name)),
-        None => collection,
-    }
-}
-
-/// A name as one segment of a path, whatever a person typed.
-fn encoded(segment: &str) -> String {
-    percent_encoding::utf8_percent_encode(segment, percent_encoding::NON_ALPHANUMERIC)
-        .to_string()
-        .replace("%2D", "-")
-        .replace("%2E", ".")
-        .replace("%5F", "_")
-}
+pub(super) use remote::of_kind as our;

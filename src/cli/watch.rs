@@ -64,8 +64,8 @@ impl Watch {
                         }
                     }
                 }
-                Err(error) if client::refused(&error, "Expired") || client::refused(&error, "Gone") => since = None,
-                Err(error) if error.downcast_ref::<client::Refused>().is_some() => return Err(error),
+                Err(error) if error.is("Expired") || error.is("Gone") => since = None,
+                Err(error @ client::Error::Refused(_)) => return Err(error.into()),
                 Err(error) => eprintln!("{error:#}; asking again"),
             }
             clock.sleep(AGAIN).await;

@@ -4,7 +4,8 @@
 
 use crate::api::Kind;
 use crate::api::meta::{clear_condition, set_condition};
-use crate::objects::{EventType, Objects};
+use crate::controller::client::Client;
+use crate::objects::EventType;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 
 /// How an object stands. `reason` is for programs and stays the same, `message` is for people.
@@ -61,7 +62,7 @@ impl Readiness {
 }
 
 /// Records an Event when `Ready` says something else than before.
-pub async fn record_change<K: Kind>(objects: &Objects, object: &K, before: &[Condition], after: &[Condition]) {
+pub async fn record_change<K: Kind>(objects: &Client, object: &K, before: &[Condition], after: &[Condition]) {
     let ready = |conditions: &[Condition]| conditions.iter().find(|c| c.type_ == "Ready").cloned();
     let Some(new) = ready(after) else { return };
     if ready(before).is_some_and(|old| old.status == new.status && old.reason == new.reason) {

@@ -5,15 +5,17 @@
 
 pub mod budget;
 pub mod checkpoint;
+pub mod client;
 pub mod hub;
 pub mod kstatus;
+pub mod leader;
 pub mod machine;
 mod wake;
 
-use crate::ledger::Ledger;
-use crate::objects::{self, Objects};
+use crate::objects;
 use crate::runtime::{self, Key, Requeue};
 use crate::{driver, store};
+use client::Client;
 use hub::Hubs;
 use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -35,9 +37,8 @@ pub struct Config {
 
 /// What every reconciler works with.
 pub struct Context {
-    pub objects: Objects,
+    pub objects: Client,
     pub hubs: Hubs,
-    pub ledger: Ledger,
     pub newest: checkpoint::Newest,
     pub config: Config,
     pub machines: machine::Memory,
@@ -70,14 +71,14 @@ impl Controllers {
 }
 
 /// Starts every controller; they end with `shutdown`.
-pub fn start(config: Config, objects: Objects, shutdown: CancellationToken) -> Controllers {
+pub fn start(config: Config, objects: impl Into<Client>, shutdown: CancellationToken) -> Controllers {
     start_with(config, machine::Memory::default(), objects, shutdown)
 }
 
 /// Like [`start`], with the Machine controller's timing and hook as a test wants them.
-pub fn start_with(config: Config, machines: machine::Memory, objects: Objects, shutdown: CancellationToken) -> Controllers {
-    let ledger = Ledger::new(objects.store().clone(), objects.clock().clone());
-    let context = Arc::new(Context { objects, hubs: Hubs::default(), ledger, newest: checkpoint::Newest::default(), config, machines });
+pub fn start_with(config: Config, machines: machine::Memory, objects: impl Into<Client>, shutdown: CancellationToken) -> Controllers {
+    let objects = objects.into();
+    let context = Arc::new(Context { objects, hubs: Hubs::default(), newest: checkpoint::Newest::default(), config, machines });
     let tasks = TaskTracker::new();
     let queues = wake::start(&tasks, &context, &shutdown);
     spawn(&tasks, "Hub", &context, queues.hubs, &shutdown, hub::reconcile);

@@ -23,7 +23,8 @@ pub const RENEW: Duration = Duration::from_secs(30);
 const SWEEP: u32 = 16;
 
 /// What an account has consumed, and what open leases hold of it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct Usage {
     /// Charged.
     pub money: NanoUsd,

@@ -3,6 +3,7 @@
 use super::{DeleteOptions, Error, EventType, Objects, WriteOptions};
 use crate::admission::{self, Resource};
 use crate::api::{API_VERSION, Kind};
+use crate::clock::Clock;
 use crate::store;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -16,56 +17,73 @@ const COMPONENT: &str = "autovibe";
 /// Source: events.k8s.io/v1 `note`.
 const MESSAGE_BYTES: usize = 1024;
 
-impl Objects {
-    /// Records a Kubernetes Event about an object; repeats are counted on one object. Failing to record is only logged.
-    pub async fn record<K: Kind>(&self, about: &K, kind: EventType, reason: &str, message: &str) {
-        let namespace = if about.namespace().is_empty() { "default" } else { about.namespace() };
-        let message = &message[..message.floor_char_boundary(MESSAGE_BYTES)];
-        let name = name(about, kind, reason, message);
-        // A repeat that comes between the read and the write is counted by trying again.
-        for _ in 0..8 {
-            let result = match self.read(events(), namespace, &name).await {
-                Ok(event) => self.count(namespace, &name, event).await,
-                Err(Error::NotFound { .. }) => self.create_event(about, namespace, &name, (kind, reason, message)).await,
-                Err(error) => Err(error),
-            };
-            match result {
-                Ok(()) => return,
-                Err(Error::Conflict { .. } | Error::AlreadyExists { .. } | Error::NotFound { .. }) => {}
-                Err(error) => {
-                    tracing::warn!("an event about {} {} was not recorded: {error}", K::SINGULAR, about.name());
-                    return;
-                }
-            }
-        }
-        tracing::warn!("an event about {} {} was not recorded: it was overtaken too often", K::SINGULAR, about.name());
-    }
+/// Where Events are kept: the store of this process, or another server.
+pub trait EventDocuments: Sync {
+    fn read(&self, namespace: &str, name: &str) -> impl Future<Output = Result<Value, Error>> + Send;
+    fn create(&self, namespace: &str, event: Value) -> impl Future<Output = Result<(), Error>> + Send;
+    fn update(&self, namespace: &str, name: &str, event: Value) -> impl Future<Output = Result<(), Error>> + Send;
+}
 
-    async fn count(&self, namespace: &str, name: &str, mut event: Value) -> Result<(), Error> {
-        event["count"] = (event["count"].as_i64().unwrap_or(1) + 1).into();
-        event["lastTimestamp"] = json!(self.clock.api_now());
+impl EventDocuments for Objects {
+    async fn read(&self, namespace: &str, name: &str) -> Result<Value, Error> {
+        self.read(events(), namespace, name).await
+    }
+    async fn create(&self, namespace: &str, event: Value) -> Result<(), Error> {
+        self.create_document(events(), namespace, event, &WriteOptions::default()).await.map(drop)
+    }
+    async fn update(&self, namespace: &str, name: &str, event: Value) -> Result<(), Error> {
         self.update_document(events(), namespace, name, super::Part::Main, event, &WriteOptions::default()).await.map(drop)
     }
+}
 
-    async fn create_event<K: Kind>(
-        &self,
-        about: &K,
-        namespace: &str,
-        name: &str,
-        (kind, reason, message): (EventType, &str, &str),
-    ) -> Result<(), Error> {
-        let now = self.clock.api_now();
-        let event = json!({
-            "metadata": { "name": name },
-            "involvedObject": {
-                "apiVersion": API_VERSION, "kind": K::KIND, "namespace": about.metadata().namespace, "name": about.name(),
-                "uid": about.uid(), "resourceVersion": about.metadata().resource_version,
-            },
-            "type": match kind { EventType::Normal => "Normal", EventType::Warning => "Warning" },
-            "reason": reason, "message": message, "count": 1, "firstTimestamp": now, "lastTimestamp": now,
-            "source": { "component": COMPONENT }, "reportingComponent": COMPONENT, "reportingInstance": COMPONENT,
-        });
-        self.create_document(events(), namespace, event, &WriteOptions::default()).await.map(drop)
+/// Records a Kubernetes Event about an object; repeats are counted on one object. Failing to record is only logged.
+pub async fn record<K: Kind>(to: &impl EventDocuments, clock: &Clock, about: &K, kind: EventType, reason: &str, message: &str) {
+    let namespace = if about.namespace().is_empty() { "default" } else { about.namespace() };
+    let message = &message[..message.floor_char_boundary(MESSAGE_BYTES)];
+    let name = name(about, kind, reason, message);
+    // A repeat that comes between the read and the write is counted by trying again.
+    for _ in 0..8 {
+        let result = match to.read(namespace, &name).await {
+            Ok(event) => to.update(namespace, &name, counted(event, clock)).await,
+            Err(Error::NotFound { .. }) => to.create(namespace, event(clock, about, &name, (kind, reason, message))).await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(()) => return,
+            Err(Error::Conflict { .. } | Error::AlreadyExists { .. } | Error::NotFound { .. }) => {}
+            Err(error) => {
+                tracing::warn!("an event about {} {} was not recorded: {error}", K::SINGULAR, about.name());
+                return;
+            }
+        }
+    }
+    tracing::warn!("an event about {} {} was not recorded: it was overtaken too often", K::SINGULAR, about.name());
+}
+
+fn counted(mut event: Value, clock: &Clock) -> Value {
+    event["count"] = (event["count"].as_i64().unwrap_or(1) + 1).into();
+    event["lastTimestamp"] = json!(clock.api_now());
+    event
+}
+
+fn event<K: Kind>(clock: &Clock, about: &K, name: &str, (kind, reason, message): (EventType, &str, &str)) -> Value {
+    let now = clock.api_now();
+    json!({
+        "metadata": { "name": name },
+        "involvedObject": {
+            "apiVersion": API_VERSION, "kind": K::KIND, "namespace": about.metadata().namespace, "name": about.name(),
+            "uid": about.uid(), "resourceVersion": about.metadata().resource_version,
+        },
+        "type": match kind { EventType::Normal => "Normal", EventType::Warning => "Warning" },
+        "reason": reason, "message": message, "count": 1, "firstTimestamp": now, "lastTimestamp": now,
+        "source": { "component": COMPONENT }, "reportingComponent": COMPONENT, "reportingInstance": COMPONENT,
+    })
+}
+
+impl Objects {
+    /// Records an Event about an object; see [`record`].
+    pub async fn record<K: Kind>(&self, about: &K, kind: EventType, reason: &str, message: &str) {
+        record(self, &self.clock, about, kind, reason, message).await;
     }
 
     /// Removes Events that were last seen more than an hour ago; how many. The API server's background task calls it now and then.

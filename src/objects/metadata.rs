@@ -172,7 +172,7 @@ pub(super) fn may_go(document: &Value) -> bool {
 
 /// The stored document with what changed between the typed object as read and as written: spellings that a type would
 /// normalise (`10m` to `10m0s`) stay as the user wrote them, so a controller's write changes nothing it did not mean to.
-pub(super) fn graft(stored: &Value, read: &Value, written: &Value) -> Value {
+pub fn graft(stored: &Value, read: &Value, written: &Value) -> Value {
     if read == written {
         return stored.clone();
     }

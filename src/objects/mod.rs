@@ -5,6 +5,7 @@ mod approval;
 mod cipher;
 mod event;
 mod keys;
+pub mod leader;
 mod metadata;
 mod namespace;
 mod roles;
@@ -15,8 +16,12 @@ mod write;
 
 pub use approval::Approval;
 pub use cipher::Cipher;
+pub use event::{EventDocuments, record};
 pub use keys::{Locked, Rotation, rotate};
+pub use metadata::graft;
 pub use namespace::DELETE_CHECKPOINTS;
+pub use typed::{secret_value, typed};
+pub use watch::{Feed, follow};
 
 use crate::api::FieldError;
 use crate::clock::Clock;
@@ -72,6 +77,12 @@ impl Objects {
     /// `cipher` encrypts Secrets at rest; see [`Cipher::load`].
     pub fn new(store: Store, clock: Clock, cipher: Cipher) -> Self {
         Self { store, clock, cipher: Arc::new(cipher) }
+    }
+
+    /// The same, where all that is written is refused as `Fenced` once the leader's `epoch` is over.
+    #[must_use]
+    pub fn under(&self, epoch: i64) -> Self {
+        Self { store: self.store.under(epoch), ..self.clone() }
     }
 
     pub fn store(&self) -> &Store {

@@ -84,11 +84,16 @@ impl Objects {
             Err(Error::NotFound { .. }) => return Ok(None),
             Err(error) => return Err(error),
         };
-        let Some(text) = secret.document["data"][key].as_str() else { return Ok(None) };
-        let wrong = || Error::BadRequest(format!("key {key} of secret {namespace}/{name} is not text; write it with stringData"));
-        let bytes = STANDARD.decode(text).map_err(|_| wrong())?;
-        String::from_utf8(bytes).map(|text| Some(text.into())).map_err(|_| wrong())
+        secret_value(&secret.document, namespace, name, key)
     }
+}
+
+/// A key's value in a Secret's document, decrypted.
+pub fn secret_value(secret: &Value, namespace: &str, name: &str, key: &str) -> Result<Option<SecretString>, Error> {
+    let Some(text) = secret["data"][key].as_str() else { return Ok(None) };
+    let wrong = || Error::BadRequest(format!("key {key} of secret {namespace}/{name} is not text; write it with stringData"));
+    let bytes = STANDARD.decode(text).map_err(|_| wrong())?;
+    String::from_utf8(bytes).map(|text| Some(text.into())).map_err(|_| wrong())
 }
 
 fn value<K: Kind>(object: &K) -> Value {
@@ -96,7 +101,7 @@ fn value<K: Kind>(object: &K) -> Value {
 }
 
 /// Reads a stored document as its type; fields that an older version stored and this one does not know are left out.
-pub(super) fn typed<K: Kind>(key: &Key, document: &Value) -> Result<K, Error> {
+pub fn typed<K: Kind>(key: &Key, document: &Value) -> Result<K, Error> {
     // By reference: the document is copied only in the rare case that follows.
     let read = serde_path_to_error::deserialize(document).or_else(|_| {
         let mut known = document.clone();

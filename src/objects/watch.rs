@@ -1,9 +1,11 @@
-//! The watch stream of controllers: everything there is, then every change, resumed by itself.
+//! The watch stream of controllers: everything there is, then every change, resumed by itself. What it reads from is a
+//! [`Feed`]: the store of this process, or another server.
 
 use super::{Error, Event, Objects, typed::typed};
 use crate::admission;
 use crate::api::Kind;
-use crate::store::{self, Change, Revision};
+use crate::clock::Clock;
+use crate::store::{self, Change, Object, Revision};
 use futures::stream::{self, BoxStream, StreamExt};
 use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
 use tokio::sync::watch;
@@ -13,9 +15,41 @@ const BATCH: u32 = 500;
 /// Between two tries when the database fails.
 const PAUSE: Duration = Duration::from_secs(1);
 
-struct Watch<K> {
+/// Where a watch reads a kind's objects and changes.
+pub trait Feed: Send + 'static {
+    /// All objects at one revision.
+    fn list(&mut self) -> impl Future<Output = Result<(Vec<Object>, Revision), Error>> + Send;
+    /// Changes after a revision, and the one up to which there are no others; waits until there is something to say.
+    ///
+    /// Errors: `Store(Closed)` ends the watch; `Expired` makes it list again.
+    fn follow(&mut self, after: Revision) -> impl Future<Output = Result<(Vec<store::Event>, Revision), Error>> + Send;
+}
+
+/// The store of this process.
+struct Local {
     objects: Objects,
+    resource: &'static admission::Resource,
     newest: watch::Receiver<Revision>,
+}
+
+impl Feed for Local {
+    async fn list(&mut self) -> Result<(Vec<Object>, Revision), Error> {
+        let page = self.objects.read_page(self.resource, &store::Query::default()).await?;
+        Ok((page.items, page.revision))
+    }
+
+    async fn follow(&mut self, after: Revision) -> Result<(Vec<store::Event>, Revision), Error> {
+        let (events, complete) = self.objects.read_changes(self.resource, after, BATCH).await?;
+        if events.is_empty() && complete == after {
+            self.newest.wait_for(|newest| *newest > after).await.map_err(|_| store::Error::Closed)?;
+        }
+        Ok((events, complete))
+    }
+}
+
+struct Watch<K, F> {
+    feed: F,
+    clock: Clock,
     /// Up to where the log is read; `None` before the first list and after history was lost.
     after: Option<Revision>,
     /// What the receiver knows, to tell it of what vanished while history was lost.
@@ -26,13 +60,18 @@ struct Watch<K> {
 impl Objects {
     /// Every object as `Added`, then every change in order; resumes by itself. Ends only when the store closes.
     pub fn watch<K: Kind>(&self) -> BoxStream<'static, Event<K>> {
-        let watch =
-            Watch { objects: self.clone(), newest: self.store.revisions(), after: None, known: BTreeMap::new(), ready: VecDeque::new() };
-        stream::unfold(watch, Watch::next).boxed()
+        let feed = Local { objects: self.clone(), resource: admission::resource::<K>(), newest: self.store.revisions() };
+        follow(feed, self.clock.clone())
     }
 }
 
-impl<K: Kind> Watch<K> {
+/// Every object of a feed as `Added`, then every change in order, whatever happens to the feed meanwhile.
+pub fn follow<K: Kind, F: Feed>(feed: F, clock: Clock) -> BoxStream<'static, Event<K>> {
+    let watch = Watch { feed, clock, after: None, known: BTreeMap::new(), ready: VecDeque::new() };
+    stream::unfold(watch, Watch::next).boxed()
+}
+
+impl<K: Kind, F: Feed> Watch<K, F> {
     async fn next(mut self) -> Option<(Event<K>, Self)> {
         loop {
             if let Some(event) = self.ready.pop_front() {
@@ -45,10 +84,10 @@ impl<K: Kind> Watch<K> {
             match step {
                 Ok(()) => {}
                 Err(Error::Store(store::Error::Closed)) => return None,
-                Err(Error::Store(store::Error::Expired { .. })) => self.after = None,
+                Err(Error::Expired(_) | Error::Store(store::Error::Expired { .. })) => self.after = None,
                 Err(error) => {
                     tracing::error!("the watch of {} waits: {error}", K::PLURAL);
-                    self.objects.clock.sleep(PAUSE).await;
+                    self.clock.sleep(PAUSE).await;
                 }
             }
         }
@@ -56,9 +95,9 @@ impl<K: Kind> Watch<K> {
 
     /// Compares what there is with what is known.
     async fn list(&mut self) -> Result<(), Error> {
-        let page = self.objects.read_page(admission::resource::<K>(), &store::Query::default()).await?;
+        let (items, at) = self.feed.list().await?;
         let mut gone = std::mem::take(&mut self.known);
-        for item in page.items {
+        for item in items {
             let Some(object) = readable::<K>(&item.key, &item.document) else { continue };
             let place = (item.key.namespace, item.key.name);
             let change = match gone.remove(&place) {
@@ -75,19 +114,16 @@ impl<K: Kind> Watch<K> {
                 self.ready.push_back(Event { change, object, revision: item.revision });
             }
         }
-        let vanished = gone.into_values().map(|(_, object)| Event { change: Change::Deleted, object, revision: page.revision });
+        let vanished = gone.into_values().map(|(_, object)| Event { change: Change::Deleted, object, revision: at });
         self.ready.extend(vanished);
-        self.after = Some(page.revision);
+        self.after = Some(at);
         Ok(())
     }
 
     /// Reads on, or waits until there is something newer.
     async fn follow(&mut self, after: Revision) -> Result<(), Error> {
-        let (events, complete) = self.objects.read_changes(admission::resource::<K>(), after, BATCH).await?;
+        let (events, complete) = self.feed.follow(after).await?;
         self.after = Some(complete);
-        if events.is_empty() && complete == after {
-            self.newest.wait_for(|newest| *newest > after).await.map_err(|_| store::Error::Closed)?;
-        }
         for event in events {
             let Some(object) = readable::<K>(&event.key, &event.document) else { continue };
             let place = (event.key.namespace, event.key.name);

@@ -1,7 +1,8 @@
 //! The same path for documents: what the API server uses. `namespace` is empty for cluster-scoped resources.
 
 use super::{
-    Approval, DeleteOptions, Deleted, Error, FieldValidation, Objects, Part, Patch, WriteOptions, Written, account, metadata, namespace,
+    Approval, DeleteOptions, Deleted, Error, FieldValidation, Objects, Part, Patch, WriteOptions, Written, account, leader, metadata,
+    namespace,
 };
 use crate::admission::{self, Resource, patch};
 use crate::api::{FieldError, Scope};
@@ -93,6 +94,8 @@ impl Objects {
                 Box::pin(async move {
                     let home = transaction.get(&namespace::key(&key.namespace)).await?;
                     namespace::check(&key, home.as_ref(), outlives)?;
+                    let mut sealed = sealed;
+                    leader::stamp(transaction, &key, &mut sealed).await?;
                     let object = transaction.put(&key, sealed, Expect::Absent).await?;
                     if let Some((key, document)) = account {
                         transaction.put(&key, document, Expect::Absent).await?;
@@ -221,9 +224,18 @@ impl Objects {
         if ends {
             return self.remove(key, at, next).await;
         }
-        let (key, sealed) = (key.clone(), self.seal(&key.resource, next.clone()));
-        let put = self.store.write(move |t: &mut Transaction<'_>| Box::pin(async move { t.put(&key, sealed, Expect::At(at)).await }));
+        let (key, mut sealed) = (key.clone(), self.seal(&key.resource, next.clone()));
+        let stamped = leader::is_leaders(&key);
+        let put = self.store.write(move |t: &mut Transaction<'_>| {
+            Box::pin(async move {
+                leader::stamp(t, &key, &mut sealed).await?;
+                t.put(&key, sealed, Expect::At(at)).await
+            })
+        });
         let written: Object = put.await?;
+        if stamped {
+            return Ok(written.document);
+        }
         let mut object = next;
         object["metadata"]["resourceVersion"] = written.revision.0.to_string().into();
         Ok(object)

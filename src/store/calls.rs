@@ -4,7 +4,7 @@ use super::{Error, Store, Transaction, connection::query};
 use jiff::Timestamp;
 
 /// How far a call came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub enum CallState {
     /// It runs.
     Open,
@@ -30,7 +30,8 @@ pub enum CallKind {
 }
 
 /// A call as controllers see it.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct CallSummary {
     pub id: String,
     pub started_at: Timestamp,

@@ -15,7 +15,7 @@ pub(super) async fn regularly(shared: Weak<Shared>, mut revisions: watch::Receiv
     while let Ok(newest) = revisions.wait_for(|newest| newest.0 >= last.0 + EVERY).await.map(|newest| *newest) {
         last = newest;
         let Some(shared) = shared.upgrade() else { return };
-        match (Store { shared }).compact(&options).await {
+        match (Store { shared, fence: None }).compact(&options).await {
             Ok(_) => {}
             Err(Error::Closed) => return,
             Err(error) => tracing::warn!("old history was not removed: {error}; it is tried again"),

@@ -4,7 +4,7 @@
 //! transactions, and with that each intent before an action, checks that the epoch is still its own. A process that only
 //! serves the API never leads, and is never refused. SQLite is open in one process, which leads from the start.
 
-use super::{Error, Store, connection::Link, connection::query};
+use super::{Error, Store, Transaction, connection::Link, connection::query};
 use std::sync::atomic::{AtomicI64, Ordering};
 use tokio_util::sync::CancellationToken;
 
@@ -37,15 +37,15 @@ impl Lead {
 }
 
 impl Store {
-    /// The epoch under which this process leads; 0 when it does not.
+    /// The epoch under which is written: the leader's, else that under which this process leads; 0 when it does not.
     pub fn epoch(&self) -> i64 {
-        self.shared.lead.epoch()
+        self.fence.unwrap_or_else(|| self.shared.lead.epoch())
     }
 
     /// Makes this process the leader: from now on, each write of whoever led before is refused as `Fenced`, as will be ours
     /// when another takes over. Changes nothing when we lead. Returns the epoch.
     pub async fn take_over(&self) -> Result<i64, Error> {
-        if self.epoch() == 0 {
+        if self.shared.lead.epoch() == 0 {
             let epoch = self.write(|transaction| Box::pin(async move { next_epoch(transaction.connection()).await })).await?;
             self.shared.lead.epoch.store(epoch, Ordering::Release);
         }
@@ -63,4 +63,38 @@ pub(super) async fn next_epoch(connection: Link<'_>) -> Result<i64, Error> {
     let sql = "UPDATE meta SET value = CAST(CAST(value AS BIGINT) + 1 AS TEXT) WHERE key = 'epoch' RETURNING CAST(value AS BIGINT)";
     let (epoch,): (i64,) = query(sql).fetch_one(connection).await?;
     Ok(epoch)
+}
+
+/// Names the leader's epoch in `meta`: that of whoever holds the controllers' Lease, in this process or another.
+const LEADER: &str = "leader";
+
+impl Store {
+    /// The same store, where each write is refused as `Fenced`, in its own transaction, unless `epoch` is the leader's then.
+    #[must_use]
+    pub fn under(&self, epoch: i64) -> Self {
+        Self { fence: Some(epoch), ..self.clone() }
+    }
+}
+
+impl Transaction<'_> {
+    /// The leader's epoch; 0 before the first leader.
+    pub async fn leader_epoch(&mut self) -> Result<i64, Error> {
+        let sql = "SELECT CAST(value AS BIGINT) FROM meta WHERE key = $1";
+        let row: Option<(i64,)> = query(sql).bind(LEADER).fetch_optional(self.connection()).await?;
+        Ok(row.map_or(0, |(epoch,)| epoch))
+    }
+
+    /// Begins the epoch of another leader: from this commit on, the one before can write nothing more.
+    pub async fn next_leader(&mut self) -> Result<i64, Error> {
+        let epoch = self.leader_epoch().await? + 1;
+        let sql = "INSERT INTO meta (key, value) VALUES ($1, $2) ON CONFLICT (key) DO UPDATE SET value = excluded.value";
+        query(sql).bind(LEADER).bind(epoch.to_string()).execute(self.connection()).await?;
+        Ok(epoch)
+    }
+
+    /// Errors: `Fenced` when the leader's epoch is not `ours`.
+    pub(super) async fn check_leader(&mut self, ours: i64) -> Result<(), Error> {
+        let theirs = self.leader_epoch().await?;
+        if theirs == ours { Ok(()) } else { Err(Error::Fenced { ours, theirs }) }
+    }
 }

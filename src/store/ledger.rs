@@ -51,7 +51,7 @@ impl Store {
 }
 
 /// A time from which on entries may be missing before it.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 pub struct Gap {
     /// When it was found.
     pub at: Timestamp,

@@ -79,7 +79,7 @@ pub(super) fn statements(counter: &str, newest: &str, cause: &str, clock: &Clock
          DELETE FROM log; \
          DELETE FROM meta WHERE key = 'lineage'; \
          UPDATE meta SET value = CAST(({newest}) AS TEXT) WHERE key = 'compacted'; \
-         UPDATE meta SET value = CAST(CAST(value AS BIGINT) + {EPOCHS} AS TEXT) WHERE key = 'epoch'; \
+         UPDATE meta SET value = CAST(CAST(value AS BIGINT) + {EPOCHS} AS TEXT) WHERE key IN ('epoch', 'leader'); \
          INSERT INTO ledger_entries (at_ms, lease, posting, account, money, reserved, api_calls, tokens_in, tokens_out) \
          VALUES ({now}, '{cause}', 'gap', 'store', 0, 0, 0, 0, 0);\n"
     )

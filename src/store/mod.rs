@@ -188,6 +188,8 @@ pub enum Expect {
 #[derive(Clone)]
 pub struct Store {
     shared: Arc<Shared>,
+    /// The leader's epoch that each write is made under, if it is a leader's.
+    fence: Option<i64>,
 }
 
 struct Shared {
@@ -227,7 +229,18 @@ impl Store {
         F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
     {
         let (reply, answer) = oneshot::channel();
-        let job = job::of(work, reply);
+        let job = match self.fence {
+            None => job::of(work, reply),
+            Some(epoch) => job::of(
+                move |transaction| {
+                    Box::pin(async move {
+                        transaction.check_leader(epoch).await?;
+                        work(transaction).await
+                    })
+                },
+                reply,
+            ),
+        };
         self.shared.requests.send(job::Request::Write(job)).await.map_err(|_| Error::Closed)?;
         match answer.await.map_err(|_| Error::Closed)? {
             Ok(result) => result,

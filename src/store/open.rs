@@ -125,7 +125,7 @@ impl Store {
             counted: writes.clone(),
         };
         tokio::spawn(writer.run());
-        let store = Self { shared: Arc::new(Shared { requests, readers, revisions, lead, installation, writes }) };
+        let store = Self { shared: Arc::new(Shared { requests, readers, revisions, lead, installation, writes }), fence: None };
         tokio::spawn(compact::regularly(Arc::downgrade(&store.shared), store.revisions(), options));
         Ok(store)
     }

@@ -3,7 +3,8 @@
 use super::{Error, Store, Transaction, connection::query};
 
 /// One lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
 pub struct VmidLease {
     pub vmid: u32,
     pub machine_uid: String,

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 const ROWS: [&[&str]; 6] = [
     &["api", "clock", "wire"],
-    &["store", "proxmox", "zfs", "git", "llm"],
+    &["store", "proxmox", "zfs", "git", "llm", "remote"],
     &["admission", "auth", "budget", "lineage", "evolution", "boundary", "agent"],
     &["objects", "ledger", "driver", "world", "runtime"],
     &["apiserver", "gateway", "controller", "gitops", "lab", "guest", "web"],

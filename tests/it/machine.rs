@@ -3,6 +3,7 @@
 //! The agents that the lab's guests play are directed by a line `#sim …` in the prompt; with `turns=0` they end at once.
 
 mod crashes;
+mod elsewhere;
 mod killed;
 mod lives;
 mod restored;

@@ -50,9 +50,18 @@ pub(crate) struct Hub {
 
 impl Hub {
     pub(crate) fn start(data: &Path, arguments: &[&str]) -> Self {
+        Self::role("up", data, arguments)
+    }
+
+    /// The controllers alone, as a client of the hub of this data directory.
+    pub(crate) fn controllers(data: &Path, arguments: &[&str]) -> Self {
+        Self::role("controller", data, arguments)
+    }
+
+    fn role(role: &str, data: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_autovibe"));
         command
-            .arg("up")
+            .arg(role)
             .arg("--data")
             .arg(data)
             .args(arguments)

@@ -73,7 +73,7 @@ pub(super) async fn validate(client: &Client, documents: &[Document]) -> anyhow:
     let mut wrong = Vec::new();
     for document in documents {
         let Err(error) = dry_run(client, document, documents).await else { continue };
-        match error.downcast_ref::<client::Refused>() {
+        match client::refusal(&error) {
             Some(refused) if !refused.causes.is_empty() => {
                 wrong.extend(refused.causes.iter().map(|(field, message)| document.complaint_of(field, message)));
             }
@@ -111,8 +111,11 @@ async fn dry_run(client: &Client, document: &Document, all: &[Document]) -> anyh
         .create(&format!("{}?{query}", resource::collection(document.resource, Some(&document.namespace))), &document.to_apply())
         .await
     {
-        Err(error) if client::refused(&error, "AlreadyExists") => Ok(()),
-        other => other.map(drop),
+        Err(error) if error.is("AlreadyExists") => Ok(()),
+        other => {
+            other?;
+            Ok(())
+        }
     }
 }
 
@@ -124,8 +127,8 @@ pub(super) async fn put(client: &Client, document: &Document) -> anyhow::Result<
     for _ in 0..5 {
         let Some(current) = client.find(&document.path()).await? else {
             match client.create(&format!("{}?{query}", resource::collection(document.resource, Some(&document.namespace))), &wanted).await {
-                Err(error) if client::refused(&error, "AlreadyExists") => continue,
-                other => return Ok((Outcome::Created, other.map_err(|error| document.explain(error))?)),
+                Err(error) if error.is("AlreadyExists") => continue,
+                other => return Ok((Outcome::Created, other.map_err(|error| document.explain(error.into()))?)),
             }
         };
         let patch = merge::three_way(&current, &wanted);
@@ -133,8 +136,8 @@ pub(super) async fn put(client: &Client, document: &Document) -> anyhow::Result<
             return Ok((Outcome::Unchanged, current));
         }
         match client.merge(&format!("{}?{query}", document.path()), &patch).await {
-            Err(error) if client::refused(&error, "NotFound") => {}
-            Err(error) => return Err(document.explain(error)),
+            Err(error) if error.is("NotFound") => {}
+            Err(error) => return Err(document.explain(error.into())),
             Ok(after) => {
                 let same = after["metadata"]["resourceVersion"] == current["metadata"]["resourceVersion"];
                 return Ok((if same { Outcome::Unchanged } else { Outcome::Configured }, after));

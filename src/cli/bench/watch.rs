@@ -74,7 +74,7 @@ impl Watch {
                     }
                 }
             };
-            let (answered, seen) = tokio::try_join!(write, event)?;
+            let (answered, seen) = tokio::try_join!(async { Ok(write.await?) }, event)?;
             if number >= WARM_UP {
                 for (all, time) in times.iter_mut().zip([synced, answered, seen]) {
                     all.push(time);

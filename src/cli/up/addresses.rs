@@ -10,22 +10,22 @@ const GATEWAY_PORT: u16 = 6480;
 
 /// The addresses of the last start, kept so that kubeconfigs and running guests stay valid.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct Addresses {
+pub(in crate::cli) struct Addresses {
     pub(super) api: Option<SocketAddr>,
-    pub(super) gateway: Option<SocketAddr>,
+    pub(in crate::cli) gateway: Option<SocketAddr>,
 }
 
 /// An address to listen on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Wanted {
-    pub(super) address: SocketAddr,
+pub(in crate::cli) struct Wanted {
+    pub(in crate::cli) address: SocketAddr,
     /// Nobody chose it and nothing depends on it: another port will do.
     pub(super) or_any: bool,
 }
 
 impl Addresses {
     /// What was remembered; nothing when there is none or it cannot be read.
-    pub(super) fn read(data: &Path) -> Self {
+    pub(in crate::cli) fn read(data: &Path) -> Self {
         std::fs::read(data.join("addresses.json")).ok().and_then(|text| serde_json::from_slice(&text).ok()).unwrap_or_default()
     }
 
@@ -40,7 +40,7 @@ impl Addresses {
         wanted(asked, self.api, API_PORT)
     }
 
-    pub(super) fn gateway(&self, asked: Option<SocketAddr>) -> Wanted {
+    pub(in crate::cli) fn gateway(&self, asked: Option<SocketAddr>) -> Wanted {
         wanted(asked, self.gateway, GATEWAY_PORT)
     }
 }

@@ -2,9 +2,9 @@
 
 use crate::api::{DEFAULT_HUB, Hub, hub};
 use crate::cli::lab::process::{self, Mode};
-use crate::objects::Objects;
+use crate::controller::{self, client::Client, leader::Candidate};
+use crate::driver;
 use crate::wire::LabEndpoint;
-use crate::{controller, driver};
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -16,15 +16,28 @@ const RESYNC: Duration = Duration::from_mins(5);
 /// How long after a lab that could not be started it is tried again.
 const AGAIN: Duration = Duration::from_secs(15);
 
-/// The lab beside the hub.
-pub(super) struct Beside {
-    pub(super) directory: PathBuf,
-    pub(super) mode: Mode,
-    pub(super) gateway: SocketAddr,
+/// Runs the controllers whenever this process leads, until `shutdown`.
+pub(in crate::cli) async fn run(
+    lab: Option<Beside>,
+    client: Client,
+    lease: Duration,
+    data: PathBuf,
+    source_roots: Vec<PathBuf>,
+    shutdown: CancellationToken,
+) {
+    let work = |client, stop| lead(lab.clone(), client, data.clone(), source_roots.clone(), stop);
+    Candidate::new(client, lease).run(work, shutdown).await;
 }
 
-/// Runs the controllers until `shutdown`.
-pub(super) async fn run(lab: Option<Beside>, objects: Objects, data: PathBuf, source_roots: Vec<PathBuf>, shutdown: CancellationToken) {
+/// The lab beside the hub.
+#[derive(Clone)]
+pub(in crate::cli) struct Beside {
+    pub(in crate::cli) directory: PathBuf,
+    pub(in crate::cli) mode: Mode,
+    pub(in crate::cli) gateway: SocketAddr,
+}
+
+async fn lead(lab: Option<Beside>, objects: Client, data: PathBuf, source_roots: Vec<PathBuf>, shutdown: CancellationToken) {
     let clock = objects.clock().clone();
     // Keys of nodes that a hub left when it was killed.
     let _ = std::fs::remove_dir_all(data.join("ssh"));
@@ -76,7 +89,7 @@ pub(super) async fn run(lab: Option<Beside>, objects: Objects, data: PathBuf, so
 }
 
 /// A hub with a lab can be used at once: the Hub `default` drives it, when nobody said otherwise.
-async fn make_default_hub(objects: &Objects) {
+async fn make_default_hub(objects: &Client) {
     let infrastructure = hub::Infrastructure { lab: Some(hub::Lab {}), ..hub::Infrastructure::default() };
     let spec =
         hub::HubSpec { infrastructure, gateway: None, providers: Vec::new(), images: Vec::new(), defaults: hub::Defaults::default() };

@@ -3,11 +3,12 @@
 //! Nothing here is needed for recovery: after `kill -9` the next start finds everything in the store, in Proxmox and in
 //! ZFS. A graceful end only lets streams and reconciles that run come to their end first.
 
-mod addresses;
-mod controllers;
+pub(super) mod addresses;
+pub(super) mod controllers;
 pub(super) mod process;
 
 use super::{Context, DatabaseArgs, lab, print};
+use crate::api::quantity::GoDuration;
 use crate::clock::Clock;
 use crate::objects::Objects;
 use crate::store::{self, Store};
@@ -22,7 +23,7 @@ use tracing::{info, warn};
 /// How long model calls may run on after a signal; an agent whose call is cut is resumed by the next start.
 const CALLS: Duration = Duration::from_secs(20);
 /// How long reconciles, and answers of the API, may run on.
-const REST: Duration = Duration::from_secs(10);
+pub(super) const REST: Duration = Duration::from_secs(10);
 
 /// Runs the hub: API server, gateway and controllers; and the lab, a Proxmox-compatible node on this machine.
 #[derive(Debug, clap::Args)]
@@ -39,6 +40,11 @@ pub(super) struct Up {
     /// Serve only the API, and run neither gateway nor controllers: beside a hub on the same PostgreSQL database
     #[arg(long)]
     api_only: bool,
+    /// Run no controllers: they run elsewhere, as `autovibe controller`
+    #[arg(long, conflicts_with = "api_only")]
+    no_controllers: bool,
+    #[command(flatten)]
+    lease: LeaseArgs,
     #[command(flatten)]
     database: DatabaseArgs,
     /// A directory below which `spec.source.directory` of Machines may lie; may be repeated
@@ -46,15 +52,23 @@ pub(super) struct Up {
     source_root: Vec<PathBuf>,
 }
 
+/// How the controllers' leader is known.
+#[derive(Clone, Debug, clap::Args)]
+pub(super) struct LeaseArgs {
+    /// How long a leader that is not heard of is still the leader; more than a call to Proxmox may take, which is 35s
+    #[arg(long = "lease-duration", value_name = "DURATION", default_value = "60s", hide = true)]
+    pub(super) duration: GoDuration,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
-enum LabChoice {
+pub(super) enum LabChoice {
     Real,
     Simulated,
     Off,
 }
 
 impl LabChoice {
-    fn mode(self) -> Option<lab::process::Mode> {
+    pub(super) fn mode(self) -> Option<lab::process::Mode> {
         match self {
             Self::Real => Some(lab::process::Mode::Real),
             Self::Simulated => Some(lab::process::Mode::Simulated),
@@ -109,9 +123,16 @@ impl Up {
             data.join("kubeconfig").display()
         ))?;
 
-        let controllers = gateway_address.map(|gateway| {
+        let controllers = gateway_address.filter(|_| !self.no_controllers).map(|gateway| {
             let beside = self.lab.mode().map(|mode| controllers::Beside { directory: lab::directory(&data), mode, gateway });
-            tokio::spawn(controllers::run(beside, objects, data.clone(), self.source_root.clone(), controllers_stop.clone()))
+            tokio::spawn(controllers::run(
+                beside,
+                objects.into(),
+                self.lease.duration.0,
+                data.clone(),
+                self.source_root.clone(),
+                controllers_stop.clone(),
+            ))
         });
 
         let lost = tokio::select! {
@@ -145,7 +166,7 @@ impl Up {
     }
 }
 
-async fn ended(what: &str, patience: Duration, end: impl Future<Output = ()>) {
+pub(super) async fn ended(what: &str, patience: Duration, end: impl Future<Output = ()>) {
     if tokio::time::timeout(patience, end).await.is_err() {
         warn!("{what} did not end within {} s; what it did is taken up again at the next start", patience.as_secs());
     }

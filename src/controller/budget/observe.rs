@@ -30,13 +30,8 @@ pub(super) struct Observed {
     pub(super) end: ChainEnd,
 }
 
-/// Name of a Budget's account in the ledger.
-fn account(budget: &Budget) -> String {
-    format!("budget/{}", budget.uid())
-}
-
 pub(super) async fn observe(budget: &Budget, context: &Context) -> Result<Observed, Error> {
-    let usage = context.ledger.usage(&account(budget)).await?;
+    let usage = context.objects.budget_usage(budget).await?;
     let mut ancestors: Vec<Ancestor> = Vec::new();
     let mut next = budget.spec.parent_ref.as_ref().map(|parent| parent.name.clone());
     while let Some(name) = next {
@@ -47,7 +42,7 @@ pub(super) async fn observe(budget: &Budget, context: &Context) -> Result<Observ
             return Ok(Observed { usage, ancestors, end: ChainEnd::Missing(name) });
         };
         next = above.spec.parent_ref.as_ref().map(|parent| parent.name.clone());
-        ancestors.push(Ancestor { usage: context.ledger.usage(&account(&above)).await?, budget: above });
+        ancestors.push(Ancestor { usage: context.objects.budget_usage(&above).await?, budget: above });
     }
     Ok(Observed { usage, ancestors, end: ChainEnd::Root })
 }

@@ -2,11 +2,11 @@
 
 use crate::api::checkpoint::{CheckpointPhase, Trigger, Volume};
 use crate::api::{Checkpoint, DEFAULT_HUB, Kind, Machine};
+use crate::controller::client::Client;
 use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
 use crate::driver::storage::Image;
 use crate::lineage::{Lineage, Use};
-use crate::objects::Objects;
 use crate::zfs::Dataset;
 use jiff::Timestamp;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -90,7 +90,7 @@ async fn before_capture(checkpoint: &Checkpoint, context: &Context, observed: &m
 }
 
 /// A Ready checkpoint between messages of the same Machine that was asked for later.
-async fn later(checkpoint: &Checkpoint, objects: &Objects) -> Result<Option<String>, Error> {
+async fn later(checkpoint: &Checkpoint, objects: &Client) -> Result<Option<String>, Error> {
     let (all, _) = objects.list::<Checkpoint>(Some(checkpoint.namespace())).await?;
     let order = |c: &Checkpoint| (c.metadata.creation_timestamp.clone(), c.name().to_owned());
     let mine = order(checkpoint);

@@ -1,9 +1,10 @@
 //! A Hub's spec, its Secrets and the lab's address, resolved to a [`Connection`].
 
 use crate::api::hub::{self as api, Proxmox, Zfs};
-use crate::api::{Hub, SYSTEM_NAMESPACE};
+use crate::api::{Hub, Kind, SYSTEM_NAMESPACE};
+use crate::controller::client::Client;
 use crate::driver::Connection;
-use crate::objects::{self, Objects};
+use crate::objects;
 use crate::proxmox::{self, Node};
 use crate::zfs::{Dataset, Runner, Settings, Ssh};
 use secrecy::{ExposeSecret, SecretString};
@@ -22,7 +23,7 @@ pub struct Waiting(pub String);
 pub(super) async fn resolve(
     hub: &Hub,
     lab: Option<&Connection>,
-    objects: &Objects,
+    objects: &Client,
     data: &Path,
 ) -> Result<Result<Connection, Waiting>, objects::Error> {
     let infrastructure = &hub.spec.infrastructure;
@@ -38,7 +39,7 @@ async fn of_proxmox(
     hub: &Hub,
     proxmox: &Proxmox,
     zfs: &Zfs,
-    objects: &Objects,
+    objects: &Client,
     data: &Path,
 ) -> Result<Result<Connection, Waiting>, objects::Error> {
     let secret = &proxmox.token_secret_ref.name;
@@ -55,7 +56,7 @@ async fn of_proxmox(
         }
     }
     let runner = match (&zfs.runner.ssh, &zfs.runner.socket) {
-        (Some(ssh), _) => match of_ssh(ssh, objects, data).await? {
+        (Some(ssh), _) => match of_ssh(hub, ssh, objects, data).await? {
             Ok(ssh) => Runner::Ssh(ssh),
             Err(waiting) => return Ok(Err(waiting)),
         },
@@ -82,7 +83,7 @@ async fn of_proxmox(
     }))
 }
 
-async fn of_ssh(ssh: &api::Ssh, objects: &Objects, data: &Path) -> Result<Result<Ssh, Waiting>, objects::Error> {
+async fn of_ssh(hub: &Hub, ssh: &api::Ssh, objects: &Client, data: &Path) -> Result<Result<Ssh, Waiting>, objects::Error> {
     let secret = &ssh.key_secret_ref.name;
     let Some(key) = objects.secret(SYSTEM_NAMESPACE, secret, SSH_KEY).await? else {
         return Ok(Err(Waiting(format!(
@@ -97,8 +98,8 @@ async fn of_ssh(ssh: &api::Ssh, objects: &Objects, data: &Path) -> Result<Result
         host_key: ssh.host_key.clone(),
         key,
         directory: data.join("ssh"),
-        installation: objects.store().installation().to_owned(),
-        epoch: objects.store().epoch(),
+        installation: objects.installation(hub.name()).await?,
+        epoch: objects.epoch(),
     })))
 }
 

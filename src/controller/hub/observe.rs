@@ -51,7 +51,7 @@ impl Observed {
 }
 
 pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Error> {
-    let gap = context.objects.store().ledger_gap().await?;
+    let gap = context.objects.ledger_gap(hub.name()).await?;
     let connection = match connection::resolve(hub, context.config.lab.as_ref(), &context.objects, &context.config.data).await? {
         Ok(connection) => connection,
         Err(waiting) => return Ok(Observed::closed(State::Waiting(waiting), gap)),
@@ -78,6 +78,6 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
         images.insert(image.name.clone(), seen);
     }
     let link = Link { driver, world, identity };
-    let unowned = unowned::unowned(&link, context).await?;
+    let unowned = unowned::unowned(hub, &link, context).await?;
     Ok(Observed { state: State::Open { version }, link: Some(link), images, unowned, gap })
 }

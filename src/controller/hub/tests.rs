@@ -140,6 +140,7 @@ async fn the_secret_tells_connections_apart_and_is_not_shown() {
     let dir = tempfile::tempdir().unwrap();
     let store = crate::store::Store::open(&dir.path().join("db")).await.unwrap();
     let objects = crate::objects::Objects::new(store, Clock::system(), crate::objects::Cipher::ephemeral());
+    let objects = crate::controller::client::Client::from(objects);
     let resolve =
         async |lab: &LabEndpoint| connection::resolve(&hub(), Some(&Connection::of_lab(lab)), &objects, dir.path()).await.unwrap().unwrap();
     let one = resolve(&lab).await;

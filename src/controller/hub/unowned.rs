@@ -12,20 +12,20 @@ use std::collections::BTreeSet;
 const MOST: usize = 50;
 
 /// Errors: only of our own store; what Proxmox does not show is `None`.
-pub(super) async fn unowned(link: &Link, context: &Context) -> Result<Option<Vec<UnownedVm>>, Error> {
+pub(super) async fn unowned(hub: &Hub, link: &Link, context: &Context) -> Result<Option<Vec<UnownedVm>>, Error> {
     // Asked for before the leases: a VM is made after its lease.
     let Ok(view) = link.world.at_most(context.config.resync).await else { return Ok(None) };
-    let store = context.objects.store();
     let mut leased = BTreeSet::new();
     // Of every Hub: two of them may share a Proxmox.
     for hub in context.objects.list::<Hub>(None).await?.0 {
-        leased.extend(store.vmid_leases(hub.name()).await?.into_iter().map(|lease| (lease.vmid, lease.machine_uid)));
+        leased.extend(context.objects.vmid_leases(hub.name()).await?.into_iter().map(|lease| (lease.vmid, lease.machine_uid)));
     }
     let marked = view.vms.iter().filter_map(|(vmid, vm)| Some((*vmid, tagged(&vm.tags)?)));
     let suspects = marked.filter(|(vmid, uid)| !leased.contains(&(vmid.0, (*uid).to_owned()))).take(MOST);
     let mut found = Vec::new();
+    let installation = context.objects.installation(hub.name()).await?;
     for (vmid, _) in suspects {
-        match link.driver.bearer(vmid, store.installation()).await {
+        match link.driver.bearer(vmid, &installation).await {
             Ok(Some(bearer)) => {
                 let (machine_uid, namespace, name) = (bearer.machine_uid, bearer.namespace, bearer.name);
                 found.push(UnownedVm { vmid: vmid.0, machine_uid, namespace, name });

@@ -208,7 +208,7 @@ impl Act<'_> {
         if let Some(vmid) = self.seeing.observed.lease {
             return Ok(vmid);
         }
-        let leases = self.context.objects.store().vmid_leases(hub_name(self.machine)).await?;
+        let leases = self.context.objects.vmid_leases(hub_name(self.machine)).await?;
         let own = leases.into_iter().find(|lease| lease.machine_uid == self.uid());
         own.map(|lease| Vmid(lease.vmid)).ok_or_else(|| Problem::Unseen("no VMID is leased".into()))
     }

@@ -41,10 +41,10 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         Ok(hub) => (Some(hub), Ok(())),
         Err(waiting) => (None, Err(waiting.to_string())),
     };
-    let store = context.objects.store();
     let lease = match (status.phase, &status.vm) {
         (Phase::Running, Some(vm)) => Some(Vmid(vm.vmid)),
-        _ => store
+        _ => context
+            .objects
             .vmid_leases(hub_name(machine))
             .await?
             .into_iter()
@@ -78,8 +78,8 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         vm,
         agent,
         hub_was_away,
-        last_call: last_call(store.last_main_call(machine.uid()).await?, &status),
-        usage: if waiting { Usage::default() } else { context.ledger.usage(&format!("machine/{}", machine.uid())).await? },
+        last_call: last_call(context.objects.last_main_call(machine).await?, &status),
+        usage: if waiting { Usage::default() } else { context.objects.machine_usage(machine).await? },
         checkpoints: if waiting { Checkpoints::default() } else { checkpoints(machine, &status, context).await? },
     };
     Ok(Seeing { observed, hub })

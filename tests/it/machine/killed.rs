@@ -22,7 +22,7 @@ fn is_finished(machine: &Value) -> bool {
 }
 
 /// Watches until so many different states were seen; `false` when the life was over before.
-fn lives_through(data: &Path, states: usize) -> bool {
+pub(super) fn lives_through(data: &Path, states: usize) -> bool {
     let (mut seen, mut last, mut is_over) = (0, String::new(), false);
     wait("another state", || {
         let Some(machine) = machine(data) else { return false };
@@ -37,7 +37,7 @@ fn lives_through(data: &Path, states: usize) -> bool {
     !is_over
 }
 
-fn end(data: &Path, what: &str) -> Value {
+pub(super) fn end(data: &Path, what: &str) -> Value {
     let started = Instant::now();
     loop {
         let machine = machine(data);
@@ -52,7 +52,7 @@ fn end(data: &Path, what: &str) -> Value {
     }
 }
 
-fn manifest(data: &Path) -> String {
+pub(super) fn manifest(data: &Path) -> String {
     let conversation = write(&data.join("conversation.yaml"), CONVERSATION);
     let hub = json!({
         "apiVersion": "autovibe.dev/v1alpha1", "kind": "Hub", "metadata": { "name": "default" },
@@ -72,7 +72,7 @@ fn manifest(data: &Path) -> String {
     write(&data.join("a.yaml"), &format!("{hub}\n---\n{machine}\n"))
 }
 
-async fn assert_nothing_is_left(data: &Path, machine: &Value, what: &str) {
+pub(super) async fn assert_nothing_is_left(data: &Path, machine: &Value, what: &str) {
     let endpoint: LabEndpoint = serde_json::from_slice(&std::fs::read(data.join("lab/endpoint.json")).unwrap()).unwrap();
     let config =
         proxmox::Config { endpoint: endpoint.endpoint, fingerprint: None, token_id: endpoint.token_id, secret: endpoint.secret.into() };

@@ -125,7 +125,8 @@ impl Connection {
     pub(super) async fn create(&self, name: &str) -> anyhow::Result<()> {
         match self {
             Self::Hub(client) => {
-                client.send_bytes(Method::POST, COLLECTION, "application/json", object(name, "new").to_string()).await.map(drop)
+                client.send_bytes(Method::POST, COLLECTION, "application/json", object(name, "new").to_string()).await?;
+                Ok(())
             }
             Self::Etcd { .. } => self.put(name, "new").await,
         }
@@ -137,7 +138,8 @@ impl Connection {
             Self::Hub(client) => {
                 let patch = json!({ "metadata": { "labels": { "round": round } } }).to_string();
                 let path = format!("{COLLECTION}/{name}");
-                client.send_bytes(Method::PATCH, &path, "application/merge-patch+json", patch).await.map(drop)
+                client.send_bytes(Method::PATCH, &path, "application/merge-patch+json", patch).await?;
+                Ok(())
             }
             Self::Etcd { .. } => self.put(name, round).await,
         }
@@ -145,7 +147,7 @@ impl Connection {
 
     pub(super) async fn get(&self, name: &str) -> anyhow::Result<Bytes> {
         match self {
-            Self::Hub(client) => client.bytes(&format!("{COLLECTION}/{name}")).await,
+            Self::Hub(client) => Ok(client.bytes(&format!("{COLLECTION}/{name}")).await?),
             Self::Etcd { .. } => self.range(format!("{PREFIX}{name}"), "", 0).await,
         }
     }
@@ -153,7 +155,7 @@ impl Connection {
     /// The first `limit` objects; 0 is all.
     pub(super) async fn list(&self, limit: u32) -> anyhow::Result<Bytes> {
         match self {
-            Self::Hub(client) => client.bytes(&format!("{COLLECTION}?limit={limit}")).await,
+            Self::Hub(client) => Ok(client.bytes(&format!("{COLLECTION}?limit={limit}")).await?),
             Self::Etcd { .. } => self.range(PREFIX.to_owned(), BEHIND, limit).await,
         }
     }
@@ -166,7 +168,7 @@ impl Connection {
     /// All objects as a table; etcd knows none.
     pub(super) async fn table(&self) -> anyhow::Result<Value> {
         match self {
-            Self::Hub(client) => client.get_table(COLLECTION).await,
+            Self::Hub(client) => Ok(client.get_table(COLLECTION).await?),
             Self::Etcd { .. } => anyhow::bail!("etcd has no tables"),
         }
     }

@@ -11,7 +11,6 @@ use crate::driver::vm::{Owner, VmSpec, tagged};
 use crate::driver::{self};
 use crate::proxmox::{Power, Vmid};
 use crate::runtime::Seen;
-use crate::store;
 use crate::world::View;
 use crate::zfs::Dataset;
 use std::time::Duration;
@@ -39,14 +38,7 @@ impl Act<'_> {
             view.vms.keys().map(|vmid| vmid.0).chain(datasets.iter().filter_map(|d| vmid_of(&d.name)).map(|vmid| vmid.0)).collect();
         let range = hub.driver.connection().vmids;
         let (from, to, taken) = own(&view).map_or((range.from, range.to, taken), |own| (own, own, Vec::new()));
-        let (hub_name, uid) = (hub_name(self.machine).to_owned(), self.uid().to_owned());
-        let leased: Option<u32> = self
-            .context
-            .objects
-            .store()
-            .write(move |transaction| Box::pin(async move { transaction.lease_vmid(&hub_name, &uid, (from, to), &taken).await }))
-            .await
-            .map_err(|error: store::Error| error)?;
+        let leased = self.context.objects.lease_vmid(hub_name(self.machine), self.machine, (from, to), taken).await?;
         leased.map(|_| Done::Next).ok_or_else(|| Problem::NoVmid(hub.name.clone()))
     }
 
@@ -68,7 +60,7 @@ impl Act<'_> {
             machine_uid: self.uid().to_owned(),
             namespace: self.machine.namespace().to_owned(),
             name: self.machine.name().to_owned(),
-            installation: self.context.objects.store().installation().to_owned(),
+            installation: self.context.objects.installation(hub_name(self.machine)).await?,
             cores: self.machine.spec.resources.cpu.cores(),
             memory_mebibytes: self.machine.spec.resources.memory.mebibytes(),
             disks,
@@ -157,18 +149,7 @@ impl Act<'_> {
         if let Some(left) = own {
             return Err(Problem::Unseen(format!("dataset {} is still there; its VMID stays leased", left.name)));
         }
-        let (hub_name, uid) = (hub_name(self.machine).to_owned(), self.uid().to_owned());
-        self.context
-            .objects
-            .store()
-            .write(move |transaction| {
-                Box::pin(async move {
-                    transaction.end_vmid_lease(&hub_name, &uid).await?;
-                    transaction.revoke_tokens(&uid).await
-                })
-            })
-            .await
-            .map_err(|error: store::Error| error)?;
+        self.context.objects.end_vmid_lease(hub_name(self.machine), self.machine).await?;
         self.remember_vm(Seen::Absent);
         Ok(Done::Next)
     }

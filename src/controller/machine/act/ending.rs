@@ -11,11 +11,12 @@ use crate::controller::kstatus::Readiness;
 use crate::driver::storage::MACHINE;
 use crate::driver::vm::Owner;
 use crate::driver::{self};
+use crate::objects;
 use crate::proxmox::{self, Power};
 use crate::runtime::Seen;
+use crate::store::BundleRow;
 use crate::wire::label;
 use crate::zfs::Dataset;
-use crate::{objects, store};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -71,8 +72,7 @@ impl Act<'_> {
     /// Stores a git bundle of the workspace with the final checkpoint, for `autovibe diff`.
     pub(super) async fn keep_bundle(&self) -> Result<Done, Problem> {
         let checkpoint = self.checkpoint(Ending::Final).await?;
-        let store = self.context.objects.store();
-        if store.bundle(checkpoint.uid()).await?.is_some() {
+        if self.context.objects.bundle_commit(&checkpoint).await?.is_some() {
             return Ok(Done::Next);
         }
         let base = self.recorded_ancestor().await?;
@@ -94,15 +94,8 @@ impl Act<'_> {
             bundle = guest.bundle(workspace, checkpoint.name(), None).await?;
         }
         let Some(bundle) = bundle else { return Ok(()) };
-        let uid = checkpoint.uid().to_owned();
-        self.context
-            .objects
-            .store()
-            .write(move |transaction| {
-                Box::pin(async move { transaction.put_bundle(&uid, &bundle.commit, bundle.base.as_deref(), &bundle.bytes).await })
-            })
-            .await
-            .map_err(|error: store::Error| error)?;
+        let row = BundleRow { commit: bundle.commit, base_commit: bundle.base, bytes: bundle.bytes };
+        self.context.objects.put_bundle(checkpoint, row).await?;
         Ok(())
     }
 
@@ -112,8 +105,8 @@ impl Act<'_> {
         for _ in 0..ANCESTORS {
             let Some(name) = next else { break };
             let Some(found) = self.context.objects.get::<Checkpoint>(self.machine.namespace(), &name).await? else { break };
-            if let Some(row) = self.context.objects.store().bundle(found.uid()).await? {
-                return Ok(Some((name, row.commit)));
+            if let Some(commit) = self.context.objects.bundle_commit(&found).await? {
+                return Ok(Some((name, commit)));
             }
             next = found.status.and_then(|status| status.parent);
         }
@@ -176,7 +169,7 @@ impl Act<'_> {
             }
             Err(error) => return Err(error.into()),
         };
-        let commit = self.context.objects.store().bundle(checkpoint.uid()).await?.map(|row| row.commit);
+        let commit = self.context.objects.bundle_commit(&checkpoint).await?;
         let last = self.last_session().await?;
         let took = began.elapsed();
         let now = self.clock().api_now();

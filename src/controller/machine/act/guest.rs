@@ -10,7 +10,6 @@ use crate::driver::vm::Owner;
 use crate::driver::{self};
 use crate::git;
 use crate::proxmox::Power;
-use crate::store;
 use rand::RngCore;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -148,20 +147,7 @@ impl Act<'_> {
         let token = format!("av_{}", hex::encode(bytes));
         let hash = hex::encode(Sha256::digest(token.as_bytes()));
         let keep = self.context.machines.known(self.uid()).minted == Some(number);
-        let (uid, namespace, name) = (self.uid().to_owned(), self.machine.namespace().to_owned(), self.machine.name().to_owned());
-        self.context
-            .objects
-            .store()
-            .write(move |transaction| {
-                Box::pin(async move {
-                    if !keep {
-                        transaction.revoke_tokens(&uid).await?;
-                    }
-                    transaction.put_token(&hash, &uid, &namespace, &name).await
-                })
-            })
-            .await
-            .map_err(|error: store::Error| error)?;
+        self.context.objects.put_token(self.machine, hash, keep).await?;
         self.context.machines.update(self.uid(), |known| known.minted = Some(number));
         Ok(token)
     }

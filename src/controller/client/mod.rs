@@ -1,0 +1,114 @@
+//! All that controllers read and write: objects, and the rows that belong to them. In this process, or over another
+//! server's API: the same calls, the same errors, the same admission.
+
+mod records;
+mod remote;
+
+pub use remote::Remote;
+
+use crate::api::Kind;
+use crate::clock::Clock;
+use crate::objects::{Error, Event, EventType, Objects};
+use crate::store::Revision;
+use futures::stream::BoxStream;
+use secrecy::SecretString;
+
+/// What controllers hold; cheap to clone.
+#[derive(Clone)]
+pub struct Client(Via);
+
+#[derive(Clone)]
+enum Via {
+    Local(Objects),
+    Remote(Remote),
+}
+
+impl From<Objects> for Client {
+    fn from(objects: Objects) -> Self {
+        Self(Via::Local(objects))
+    }
+}
+
+impl From<Remote> for Client {
+    fn from(remote: Remote) -> Self {
+        Self(Via::Remote(remote))
+    }
+}
+
+/// The same call, whichever way.
+macro_rules! via {
+    ($client:ident, $way:ident => $call:expr) => {
+        match &$client.0 {
+            Via::Local($way) => $call,
+            Via::Remote($way) => $call,
+        }
+    };
+}
+
+impl Client {
+    pub fn clock(&self) -> &Clock {
+        via!(self, way => way.clock())
+    }
+
+    /// The same, where all that is written is refused as `Fenced` once the leader's `epoch` is over.
+    #[must_use]
+    pub fn under(&self, epoch: i64) -> Self {
+        Self(match &self.0 {
+            Via::Local(objects) => Via::Local(objects.under(epoch)),
+            Via::Remote(remote) => Via::Remote(remote.under(epoch)),
+        })
+    }
+
+    /// The epoch under which is written; 0 when there is none.
+    pub fn epoch(&self) -> i64 {
+        match &self.0 {
+            Via::Local(objects) => objects.store().epoch(),
+            Via::Remote(remote) => remote.epoch(),
+        }
+    }
+
+    /// The object, or `None`; an error is never an absence.
+    pub async fn get<K: Kind>(&self, namespace: &str, name: &str) -> Result<Option<K>, Error> {
+        via!(self, way => way.get(namespace, name).await)
+    }
+
+    /// All of a kind (of one namespace), at one revision.
+    pub async fn list<K: Kind>(&self, namespace: Option<&str>) -> Result<(Vec<K>, Revision), Error> {
+        via!(self, way => way.list(namespace).await)
+    }
+
+    /// Every object as `Added`, then every change in order; resumes by itself.
+    pub fn watch<K: Kind>(&self) -> BoxStream<'static, Event<K>> {
+        via!(self, way => way.watch())
+    }
+
+    /// See [`Objects::create`].
+    pub async fn create<K: Kind>(&self, object: &K) -> Result<K, Error> {
+        via!(self, way => way.create(object).await)
+    }
+
+    /// See [`Objects::update`].
+    pub async fn update<K: Kind>(&self, object: &K) -> Result<K, Error> {
+        via!(self, way => way.update(object).await)
+    }
+
+    /// See [`Objects::update_status`].
+    pub async fn update_status<K: Kind>(&self, object: &K) -> Result<K, Error> {
+        via!(self, way => way.update_status(object).await)
+    }
+
+    /// See [`Objects::delete`].
+    pub async fn delete<K: Kind>(&self, namespace: &str, name: &str, uid: Option<&str>) -> Result<(), Error> {
+        via!(self, way => way.delete::<K>(namespace, name, uid).await)
+    }
+
+    /// See [`Objects::secret`].
+    pub async fn secret(&self, namespace: &str, name: &str, key: &str) -> Result<Option<SecretString>, Error> {
+        via!(self, way => way.secret(namespace, name, key).await)
+    }
+
+    /// See [`Objects::record`].
+    pub async fn record<K: Kind>(&self, about: &K, kind: EventType, reason: &str, message: &str) {
+        via!(self, way => way.record(about, kind, reason, message).await);
+    }
+}
