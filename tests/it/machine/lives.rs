@@ -41,7 +41,8 @@ async fn goals_follow_each_other_from_checkpoint_to_checkpoint() {
         }
     }
     let calls = calls(&stage) - warm;
-    assert!(calls <= 2 * 10, "{calls} Proxmox calls for the lives of b and c");
+    // Ten each, and a look more at each task that takes its time on a busy machine.
+    assert!(calls <= 2 * 12, "{calls} Proxmox calls for the lives of b and c");
     stage.stop().await;
 }
 
