@@ -86,7 +86,7 @@ impl Directory {
         let mut after: Revision = *revisions.borrow_and_update();
         while revisions.changed().await.is_ok() {
             let newest = *revisions.borrow_and_update();
-            let changed = match store.changes("secrets", after, PAGE).await {
+            let changed = match store.told("secrets", after, PAGE).await {
                 Ok((events, _)) => !events.is_empty(),
                 Err(error) => {
                     tracing::warn!("changes of Secrets cannot be read, provider keys are read anew: {error}");

@@ -33,9 +33,9 @@ impl Objects {
         Ok(page)
     }
 
-    /// Changes after a revision, as [`store::Store::changes`] gives them, Secrets decrypted.
+    /// Changes after a revision, as [`store::Store::told`] gives them, Secrets decrypted.
     pub async fn read_changes(&self, resource: &Resource, after: Revision, limit: u32) -> Result<(Vec<store::Event>, Revision), Error> {
-        let (events, complete) = self.store.changes(&resource.name(), after, limit).await?;
+        let (events, complete) = self.store.told(&resource.name(), after, limit).await?;
         Ok((events.into_iter().map(|event| self.unseal_event(event)).collect::<Result<_, _>>()?, complete))
     }
 

@@ -3,9 +3,14 @@
 use super::{Error, Revision, Store, connection::query, read};
 
 impl Store {
-    /// Whether any object of `resources` changed after `after`, and the revision up to which that is known. History that is
-    /// gone counts as a change.
+    /// Whether any object of `resources` changed after `after`, as far as [`Store::revisions`] has told, and the revision up to
+    /// which that is known. History that is gone counts as a change.
     pub async fn changed(&self, resources: &[&str], after: Revision) -> Result<(bool, Revision), Error> {
+        if self.knows_all()
+            && let Some(known) = self.shared.tail.changed(resources, after)
+        {
+            return Ok(known);
+        }
         let mut reader = self.reader().await?;
         let mut snapshot = reader.snapshot().await?;
         let newest = read::newest(snapshot.link()).await?;

@@ -52,6 +52,7 @@ async fn bite(transaction: &mut super::Transaction<'_>, target: Revision) -> Res
     let sql = "SELECT max(revision) FROM (SELECT revision FROM log WHERE revision <= $1 ORDER BY revision LIMIT $2) AS bite";
     let (end,): (Option<i64>,) = query(sql).bind(target.0).bind(BITE).fetch_one(transaction.connection()).await?;
     let Some(end) = end else { return Ok(0) };
+    transaction.rewrites_log();
     let gone = query("DELETE FROM log WHERE revision <= $1").bind(end).execute(transaction.connection()).await?;
     query("UPDATE meta SET value = $1 WHERE key = 'compacted'").bind(end.to_string()).execute(transaction.connection()).await?;
     Ok(gone)

@@ -25,6 +25,7 @@ mod read;
 mod restore;
 mod rewrite;
 mod sqlite;
+mod tail;
 pub mod tokens;
 mod transaction;
 pub mod transcript;
@@ -196,6 +197,9 @@ struct Shared {
     requests: mpsc::Sender<job::Request>,
     readers: read::Readers,
     revisions: watch::Receiver<Revision>,
+    tail: Arc<tail::Tail>,
+    /// No other process writes to this database.
+    alone: bool,
     lead: Arc<lead::Lead>,
     installation: String,
     /// Writes that were committed.

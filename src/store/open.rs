@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, query};
 use super::database::{Database, Purpose};
-use super::{Error, Revision, Shared, Store, compact, lead, migrations, postgres, read, sqlite, writer::Writer};
+use super::{Error, Revision, Shared, Store, compact, lead, migrations, postgres, read, sqlite, tail::Tail, writer::Writer};
 use crate::clock::Clock;
 use std::{
     path::Path,
@@ -96,7 +96,9 @@ impl Store {
             }
         };
         let lead = Arc::new(lead::Lead::new(epoch));
-        let (publish, revisions) = watch::channel::<Revision>(read::newest(connection.link()).await?);
+        let newest = read::newest(connection.link()).await?;
+        let (publish, revisions) = watch::channel::<Revision>(newest);
+        let tail = Arc::new(Tail::new(newest));
         let readers = read::Readers::new(database.clone(), clock.clone(), READERS);
         let (requests, incoming) = mpsc::channel(QUEUE);
         let follower = match database {
@@ -114,6 +116,7 @@ impl Store {
             lost: false,
             requests: incoming,
             revisions: publish,
+            tail: tail.clone(),
             readers: readers.clone(),
             clock,
             lead: lead.clone(),
@@ -125,7 +128,9 @@ impl Store {
             counted: writes.clone(),
         };
         tokio::spawn(writer.run());
-        let store = Self { shared: Arc::new(Shared { requests, readers, revisions, lead, installation, writes }), fence: None };
+        let alone = matches!(database, Database::Sqlite(_));
+        let shared = Shared { requests, readers, revisions, tail, alone, lead, installation, writes };
+        let store = Self { shared: Arc::new(shared), fence: None };
         tokio::spawn(compact::regularly(Arc::downgrade(&store.shared), store.revisions(), options));
         Ok(store)
     }

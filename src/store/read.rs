@@ -119,6 +119,29 @@ impl Store {
     ///
     /// Errors: `Expired` when `after` lies before the retained history.
     pub async fn changes(&self, resource: &str, after: Revision, limit: u32) -> Result<(Vec<Event>, Revision), Error> {
+        let holds_all = self.shared.alone || newest(self.reader().await?.connection()).await? == self.shared.tail.complete();
+        if holds_all && let Some(changes) = self.shared.tail.read(resource, after, limit as usize) {
+            return Ok(changes);
+        }
+        self.logged(resource, after, limit).await
+    }
+
+    /// The same, but other processes' changes only as far as [`Store::revisions`] has told of them: for who waits for that.
+    pub async fn told(&self, resource: &str, after: Revision, limit: u32) -> Result<(Vec<Event>, Revision), Error> {
+        if self.knows_all()
+            && let Some(changes) = self.shared.tail.read(resource, after, limit as usize)
+        {
+            return Ok(changes);
+        }
+        self.logged(resource, after, limit).await
+    }
+
+    /// Whether the tail reaches as far as anyone was told.
+    pub(super) fn knows_all(&self) -> bool {
+        self.shared.tail.complete() >= *self.shared.revisions.borrow()
+    }
+
+    async fn logged(&self, resource: &str, after: Revision, limit: u32) -> Result<(Vec<Event>, Revision), Error> {
         let mut reader = self.reader().await?;
         let mut snapshot = reader.snapshot().await?;
         let newest = newest(snapshot.link()).await?;

@@ -11,6 +11,7 @@ impl Transaction<'_> {
     /// Replaces every document of a resource, also in the history, by what `anew` makes of it. No revision, no change, no
     /// watch sees it. Returns how many documents there were.
     pub async fn rewrite<E: From<Error>>(&mut self, resource: &str, anew: impl Fn(Value) -> Result<Value, E>) -> Result<u64, E> {
+        self.rewrites_log();
         let mut count = 0;
         let text = |key: &Key, text: &str, revision| -> Result<String, E> {
             let mut document = anew(parse(key, text, Revision(revision))?)?;

@@ -1,7 +1,7 @@
 //! What a write transaction can do to objects. Relational tables add their own methods in sibling files.
 
 use super::connection::{Connection, Link, query};
-use super::{Change, Error, Expect, Key, Object, Revision, document::Stored};
+use super::{Change, Error, Expect, Key, Object, Revision, document::Stored, tail::Logged};
 use serde_json::Value;
 
 /// One write transaction. When its work returns an error, nothing of it remains.
@@ -9,17 +9,24 @@ pub struct Transaction<'c> {
     connection: &'c mut Connection,
     /// Unix time of the transaction, for the log's age.
     now: i64,
-    /// The last one given here.
-    revision: Option<Revision>,
+    logged: Vec<Logged>,
+    /// What it changed is more than the changes that it logged say.
+    rewrites: bool,
 }
 
 impl<'c> Transaction<'c> {
     pub(super) fn new(connection: &'c mut Connection, now: i64) -> Self {
-        Self { connection, now, revision: None }
+        Self { connection, now, logged: Vec::new(), rewrites: false }
     }
 
-    pub(super) fn revision(&self) -> Option<Revision> {
-        self.revision
+    /// The changes, in order, and whether they are all that there is to know.
+    pub(super) fn end(self) -> (Vec<Logged>, bool) {
+        (self.logged, !self.rewrites)
+    }
+
+    /// Says that this transaction changes the log itself.
+    pub(super) fn rewrites_log(&mut self) {
+        self.rewrites = true;
     }
 
     /// For the relational tables of this module. Never begins or ends a transaction: the writer does.
@@ -48,6 +55,7 @@ impl<'c> Transaction<'c> {
                    ON CONFLICT (resource, namespace, name) DO UPDATE SET revision = excluded.revision, document = excluded.document";
         query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).bind(revision.0).bind(&text).execute(self.connection()).await?;
         super::stamp(&mut document, revision);
+        self.note(key, change, revision, &document, text.len(), previous);
         Ok(Object { key: key.clone(), revision, document })
     }
 
@@ -57,7 +65,22 @@ impl<'c> Transaction<'c> {
         let revision = self.log(key, Change::Deleted, &previous.1, Some(&previous)).await?;
         let sql = "DELETE FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3";
         query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).execute(self.connection()).await?;
-        Ok(Object { key: key.clone(), revision, document: Stored::from(previous.1).read(key, revision) })
+        let document = Stored::from(previous.1.clone()).read(key, revision);
+        self.note(key, Change::Deleted, revision, &document, previous.1.len(), Some(previous));
+        Ok(Object { key: key.clone(), revision, document })
+    }
+
+    fn note(
+        &mut self,
+        key: &Key,
+        change: Change,
+        revision: Revision,
+        document: &Value,
+        length: usize,
+        previous: Option<(Revision, String)>,
+    ) {
+        let size = length + previous.as_ref().map_or(0, |(_, text)| text.len());
+        self.logged.push(Logged { revision, change, key: key.clone(), document: document.clone(), previous, size });
     }
 
     /// The stored revision and text, when they are as expected.
@@ -85,9 +108,7 @@ impl<'c> Transaction<'c> {
             .bind(self.now)
             .insert(self.connection())
             .await?;
-        let revision = Revision(revision);
-        self.revision = Some(revision);
-        Ok(revision)
+        Ok(Revision(revision))
     }
 }
 

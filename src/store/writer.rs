@@ -4,7 +4,7 @@
 use super::connection::{Connection, query};
 use super::database::{Database, PATIENCE, PAUSE, Purpose};
 use super::job::{Job, Request};
-use super::{Error, GoesOn, Moment, Revision, Transaction, lead::Lead, lineage, postgres, read, sqlite};
+use super::{Error, GoesOn, Moment, Revision, Transaction, lead::Lead, lineage, postgres, read, sqlite, tail::Tail};
 use crate::clock::Clock;
 use jiff::SignedDuration;
 use std::{
@@ -30,6 +30,7 @@ pub(super) struct Writer {
     pub(super) lost: bool,
     pub(super) requests: mpsc::Receiver<Request>,
     pub(super) revisions: watch::Sender<Revision>,
+    pub(super) tail: Arc<Tail>,
     pub(super) readers: read::Readers,
     pub(super) clock: Clock,
     pub(super) lead: Arc<Lead>,
@@ -100,7 +101,7 @@ impl Writer {
         // One alone needs no savepoint: it is the transaction.
         let alone = waiting.len() == 1;
         let mut finished = Vec::new();
-        let (mut kept, mut revision) = (false, None);
+        let (mut kept, mut logged, mut complete) = (false, Vec::new(), true);
         let mut outcome: Result<(), Error> = Ok(());
         while outcome.is_ok() {
             let Some(job) = waiting.pop_front() else { break };
@@ -113,7 +114,9 @@ impl Writer {
             let done = job.run(&mut transaction).await;
             if done.keep {
                 kept = true;
-                revision = transaction.revision().or(revision);
+                let (changes, all) = transaction.end();
+                logged.extend(changes);
+                complete &= all;
             }
             let keep = done.keep;
             finished.push(done);
@@ -128,15 +131,20 @@ impl Writer {
             return ControlFlow::Break(());
         }
         if outcome.is_ok() {
-            outcome = if kept { self.finish(revision.is_some()).await } else { self.connection.link().run("ROLLBACK").await };
+            outcome = if kept { self.finish(!logged.is_empty()).await } else { self.connection.link().run("ROLLBACK").await };
         }
         match outcome {
             Ok(()) => {
                 if !goes_on(Moment::AfterCommit) {
                     return ControlFlow::Break(());
                 }
-                if let Some(revision) = revision {
-                    publish(&self.revisions, revision);
+                let newest = logged.last().map(|change| change.revision);
+                self.tail.extend(logged);
+                if !complete {
+                    self.tail.forget();
+                }
+                if let Some(newest) = newest {
+                    publish(&self.revisions, newest);
                 }
                 self.counted.fetch_add(finished.iter().filter(|done| done.keep).count() as u64, Ordering::Relaxed);
                 for done in finished {
@@ -238,6 +246,7 @@ impl Writer {
                     // That was a commit of its own, which is not to be taken for the one that follows.
                     self.batch += 1;
                     begun = postgres::begin(connection, self.session, self.batch).await?;
+                    self.tail.forget();
                     publish(&self.revisions, Revision(begun.newest));
                 }
                 begun.epoch

@@ -38,6 +38,7 @@ on_both! {
     history_beyond_its_window_expires_and_revisions_go_on,
     d10_a_deletion_at_the_compacted_revision_is_not_lost_to_a_watch_that_lags,
     d10_a_watch_of_a_future_revision_gets_no_old_event,
+    the_changes_are_the_same_from_memory_and_from_the_log,
     a_dropped_store_opens_again_with_all_it_answered_and_a_new_epoch,
     a_newer_database_is_refused_instead_of_read_wrongly,
     a_store_that_was_taken_over_writes_no_more,
@@ -251,6 +252,61 @@ async fn d10_a_watch_of_a_future_revision_gets_no_old_event(home: Home) {
         put(&store, "a", value, Expect::Present).await.unwrap();
     }
     assert_eq!(store.changes("machines.autovibe.dev", future, 0).await.unwrap().0.len(), 2);
+}
+
+/// What a process has just committed it does not read from the database; nobody may tell by what is answered.
+async fn the_changes_are_the_same_from_memory_and_from_the_log(home: Home) {
+    const OTHER: &str = "secrets";
+    let store = home.open().await;
+    let both = store.clone();
+    let refused = async move || {
+        let twice = both.write(|t| {
+            Box::pin(async move {
+                t.put(&key("refused"), document("refused", 0), Expect::Absent).await?;
+                t.put(&key("refused"), document("refused", 0), Expect::Absent).await
+            })
+        });
+        assert!(matches!(twice.await, Err(Error::Exists(_))));
+    };
+    for value in 0..40 {
+        let name = format!("m{}", value % 7);
+        // Together, so that some are committed at once, with one that is rolled back between them.
+        let other = store
+            .write(move |t| Box::pin(async move { t.put(&Key::new(OTHER, "shop", "s"), document("s", value), Expect::Present).await }));
+        let (written, _, _) = tokio::join!(put(&store, &name, value, Expect::Present), refused(), other);
+        if matches!(written, Err(Error::NotFound(_))) {
+            tokio::join!(put(&store, &name, value, Expect::Absent), refused()).0.unwrap();
+        }
+        if value == 5 {
+            let secret =
+                store.write(|t| Box::pin(async move { t.put(&Key::new(OTHER, "shop", "s"), document("s", 0), Expect::Absent).await }));
+            secret.await.unwrap();
+        }
+        if value % 9 == 8 {
+            delete(&store, &name).await.unwrap();
+        }
+    }
+    let newest = *store.revisions().borrow();
+    let asked = (0..newest.0 + 2).flat_map(|after| [0, 1, 7].map(|limit| (Revision(after), limit)));
+    let asked: Vec<_> =
+        asked.flat_map(|(after, limit)| ["machines.autovibe.dev", OTHER].map(|resource| (resource, after, limit))).collect();
+    let answers = async |store: &Store| {
+        let mut answers = Vec::new();
+        for (resource, after, limit) in &asked {
+            let answer = store.changes(resource, *after, *limit).await.unwrap();
+            assert_eq!(format!("{answer:?}"), format!("{:?}", store.told(resource, *after, *limit).await.unwrap()));
+            let changed = store.changed(&[resource], *after).await.unwrap();
+            assert_eq!(changed.0, !store.changes(resource, *after, 0).await.unwrap().0.is_empty());
+            answers.push(format!("{answer:?}"));
+        }
+        answers
+    };
+    let memory = answers(&store).await;
+    drop((store, refused));
+    let log = answers(&home.open().await).await;
+    for ((memory, log), asked) in memory.iter().zip(&log).zip(&asked) {
+        assert_eq!(memory, log, "{asked:?}");
+    }
 }
 
 async fn a_dropped_store_opens_again_with_all_it_answered_and_a_new_epoch(home: Home) {

@@ -98,17 +98,19 @@ impl Cache {
             return Ok(());
         }
         let this = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        self.take_in().await?;
+        self.take_in(false).await?;
         *done = this;
         Ok(())
     }
 
-    async fn take_in(&self) -> Result<(), store::Error> {
+    /// `told` is when it is enough to know what the store has told of.
+    async fn take_in(&self, told: bool) -> Result<(), store::Error> {
         let name = self.resource.name();
         let store = self.objects.store();
         loop {
             let Some(complete) = self.read(State::complete) else { return self.load().await };
-            let (events, reached) = match store.changes(&name, complete, BATCH).await {
+            let changes = if told { store.told(&name, complete, BATCH).await } else { store.changes(&name, complete, BATCH).await };
+            let (events, reached) = match changes {
                 Ok(read) => read,
                 // Nobody read for so long that the log has moved on.
                 Err(store::Error::Expired { .. }) => return self.load().await,
@@ -185,7 +187,11 @@ impl Cache {
                 }
             }
             revisions.mark_unchanged();
-            match self.catch_up().await {
+            let taken = {
+                let _others_wait = self.taken_in.lock().await;
+                self.take_in(true).await
+            };
+            match taken {
                 Ok(()) => {
                     if revisions.changed().await.is_err() {
                         return;

@@ -82,7 +82,7 @@ impl Collector {
         for at in 0..self.read.len() {
             loop {
                 let (resource, after) = self.read[at];
-                let (events, complete) = match self.objects.store().changes(&resource.name(), after, BATCH).await {
+                let (events, complete) = match self.objects.store().told(&resource.name(), after, BATCH).await {
                     Ok(changes) => changes,
                     Err(store::Error::Expired { .. }) => return self.load().await,
                     Err(error) => return Err(error.into()),
