@@ -284,7 +284,7 @@ impl Watch {
 
     async fn read_log(&mut self) -> Result<(), Status> {
         let (Phase::Follow(follow), Some(cache)) = (&mut self.phase, &self.cache) else { return Ok(()) };
-        let (events, complete) = self.objects.store().told(&cache.resource_name(), follow.cursor, BATCH).await?;
+        let (events, complete) = self.objects.store().history(&cache.resource_name(), follow.cursor, BATCH).await?;
         follow.logged = events.into_iter().map(|event| Arc::new(Event::logged(event))).collect();
         follow.read_to = complete;
         Ok(())

@@ -58,8 +58,7 @@ impl Objects {
 
     pub(super) fn unseal_event(&self, event: store::Event) -> Result<store::Event, Error> {
         let document = self.unseal(&event.key.resource, event.document)?;
-        let previous = event.previous.map(|previous| self.unseal(&event.key.resource, previous)).transpose()?;
-        Ok(store::Event { document, previous, ..event })
+        Ok(store::Event { document, ..event })
     }
 }
 

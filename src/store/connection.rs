@@ -75,8 +75,8 @@ impl Link<'_> {
     /// Runs statements without parameters, in order, until one fails.
     pub(super) async fn run(self, sql: &'static str) -> Result<(), Error> {
         match self {
-            // One alone is kept prepared.
-            Self::Sqlite(connection) if !sql.contains(';') => done(sqlx::query(sql).execute(connection)).await.map(drop)?,
+            // Kept prepared, but for migrations and the like.
+            Self::Sqlite(connection) if sql.len() < 50 => done(sqlx::query(sql).execute(connection)).await.map(drop)?,
             Self::Sqlite(connection) => done(sqlx::raw_sql(sql).execute(connection)).await.map(drop)?,
             Self::Postgres(connection) => postgres::patiently(sqlx::raw_sql(sql).execute(connection)).await.map(drop)?,
         }

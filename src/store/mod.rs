@@ -95,9 +95,10 @@ pub struct Event {
     pub key: Key,
     /// The object after the change; for `Deleted` the last one, with the deletion's revision.
     pub document: Value,
-    /// The object before the change, so that a selector can tell entering from leaving.
-    pub previous: Option<Value>,
 }
+
+/// One entry of the change log with the object before it, so that a selector can tell entering from leaving.
+pub type Past = (Event, Option<Value>);
 
 /// What [`Store::list`] returns: a state at one revision, ordered by namespace and name.
 #[derive(Clone, Debug)]

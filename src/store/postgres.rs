@@ -32,6 +32,17 @@ pub(super) const BEGIN_MIGRATION: &str = "BEGIN; SELECT pg_advisory_xact_lock(70
 pub(super) const COMMIT_AND_TELL: &str = "NOTIFY autovibe; COMMIT";
 pub(super) const COMMIT: &str = "SELECT 1; COMMIT";
 
+/// What [`super::sqlite`]'s do.
+pub(super) const ADD: &str = "WITH logged AS (INSERT INTO log (change, resource, namespace, name, document, at_seconds) \
+     SELECT 'Added', $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3) \
+     RETURNING revision) \
+     INSERT INTO objects (resource, namespace, name, revision, document) SELECT $1, $2, $3, revision, $4 FROM logged RETURNING revision";
+pub(super) const MODIFY: &str = "WITH logged AS (INSERT INTO log (change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
+     SELECT 'Modified', resource, namespace, name, $4, document, revision, $5 FROM objects \
+     WHERE resource = $1 AND namespace = $2 AND name = $3 AND ($6 IS NULL OR revision = $6) RETURNING revision) \
+     UPDATE objects SET revision = logged.revision, document = $4 FROM logged \
+     WHERE resource = $1 AND namespace = $2 AND name = $3 RETURNING objects.revision";
+
 /// How a server is reached.
 #[derive(Clone)]
 pub struct Server {

@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, Link, Snapshot, query};
 use super::database::{Database, Purpose};
-use super::{Change, Error, Event, Key, Object, Page, Query, Revision, Store, document::Stored, postgres, sqlite};
+use super::{Change, Error, Event, Key, Object, Page, Past, Query, Revision, Store, document::Stored, postgres, sqlite};
 use crate::clock::Clock;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -78,7 +78,9 @@ impl Drop for Reader {
     }
 }
 
-const CHANGES: &str = "SELECT revision, change, namespace, name, document, previous, previous_revision FROM log \
+const CHANGES: &str = "SELECT revision, change, namespace, name, document, NULL, NULL FROM log \
+                       WHERE resource = $1 AND revision > $2 ORDER BY revision LIMIT $3";
+const HISTORY: &str = "SELECT revision, change, namespace, name, document, previous, previous_revision FROM log \
                        WHERE resource = $1 AND revision > $2 ORDER BY revision LIMIT $3";
 
 /// Revision, change, namespace, name, document, previous document and its revision.
@@ -92,6 +94,11 @@ impl Store {
 
     /// The object, as of now.
     pub async fn get(&self, key: &Key) -> Result<Option<Object>, Error> {
+        if self.shared.alone
+            && let Some(known) = self.shared.tail.get(key)
+        {
+            return Ok(known);
+        }
         get(self.reader().await?.connection(), key).await
     }
 
@@ -123,7 +130,7 @@ impl Store {
         if holds_all && let Some(changes) = self.shared.tail.read(resource, after, limit as usize) {
             return Ok(changes);
         }
-        self.logged(resource, after, limit).await
+        self.read_changes(resource, after, limit).await
     }
 
     /// The same, but other processes' changes only as far as [`Store::revisions`] has told of them: for who waits for that.
@@ -133,7 +140,12 @@ impl Store {
         {
             return Ok(changes);
         }
-        self.logged(resource, after, limit).await
+        self.read_changes(resource, after, limit).await
+    }
+
+    /// The same from the log alone, and of each object what it was before: for who does not follow all changes.
+    pub async fn history(&self, resource: &str, after: Revision, limit: u32) -> Result<(Vec<Past>, Revision), Error> {
+        self.read_log(HISTORY, resource, after, limit).await
     }
 
     /// Whether the tail reaches as far as anyone was told.
@@ -141,13 +153,18 @@ impl Store {
         self.shared.tail.complete() >= *self.shared.revisions.borrow()
     }
 
-    async fn logged(&self, resource: &str, after: Revision, limit: u32) -> Result<(Vec<Event>, Revision), Error> {
+    async fn read_changes(&self, resource: &str, after: Revision, limit: u32) -> Result<(Vec<Event>, Revision), Error> {
+        let (entries, complete) = self.read_log(CHANGES, resource, after, limit).await?;
+        Ok((entries.into_iter().map(|(event, _)| event).collect(), complete))
+    }
+
+    async fn read_log(&self, sql: &'static str, resource: &str, after: Revision, limit: u32) -> Result<(Vec<Past>, Revision), Error> {
         let mut reader = self.reader().await?;
         let mut snapshot = reader.snapshot().await?;
         let newest = newest(snapshot.link()).await?;
         retained(snapshot.link(), after).await?;
         let limit = if limit == 0 { i64::MAX } else { i64::from(limit) };
-        let rows: Vec<LogRow> = query(CHANGES).bind(resource).bind(after.0).bind(limit).fetch_all(snapshot.link()).await?;
+        let rows: Vec<LogRow> = query(sql).bind(resource).bind(after.0).bind(limit).fetch_all(snapshot.link()).await?;
         let full = i64::try_from(rows.len()).is_ok_and(|count| count == limit);
         let mut events = Vec::with_capacity(rows.len());
         for (revision, change, namespace, name, document, previous, previous_revision) in rows {
@@ -157,10 +174,10 @@ impl Store {
                 _ => None,
             };
             let document = document.read(&key, revision);
-            events.push(Event { revision, change: Change::from_text(&change)?, key, document, previous });
+            events.push((Event { revision, change: Change::from_text(&change)?, key, document }, previous));
         }
         let complete = match events.last() {
-            Some(last) if full => last.revision,
+            Some((last, _)) if full => last.revision,
             _ => newest.max(after),
         };
         Ok((events, complete))

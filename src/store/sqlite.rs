@@ -16,11 +16,45 @@ pub(super) const BUSY: Duration = Duration::from_secs(10);
 /// Bytes that the WAL keeps once it was copied back; it grows beyond them while someone reads for long.
 const WAL_KEPT: &str = "16777216";
 
-/// Takes the write lock; a commit is then in revision order, for there is no other writer.
-pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
+/// Takes the write lock.
+pub(super) const LOCK: &str = "BEGIN IMMEDIATE";
+
+/// Takes the write lock and says the epoch; a commit is then in revision order, for there is no other writer.
+pub(super) const BEGIN: &str = "BEGIN IMMEDIATE; SELECT CAST(value AS BIGINT) FROM meta WHERE key = 'epoch'";
 
 /// The highest revision ever given, also when its log entry is gone; no row before the first.
 pub(super) const NEWEST: &str = "SELECT seq FROM sqlite_sequence WHERE name = 'log'";
+
+/// The key's row.
+macro_rules! this {
+    () => {
+        "resource = $1 AND namespace = $2 AND name = $3"
+    };
+}
+
+/// Adds the object of a key (1 to 3) with a document (4) at a time (5) unless there is one; the revision, if it did. Several
+/// statements that are sent at once: each is a way to SQLite's own thread and back.
+pub(super) const ADD: &str = concat!(
+    "INSERT INTO log (change, resource, namespace, name, document, at_seconds) \
+     SELECT 'Added', $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE ",
+    this!(),
+    "); \
+     INSERT INTO objects (resource, namespace, name, revision, document) \
+     SELECT $1, $2, $3, last_insert_rowid(), $4 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE ",
+    this!(),
+    ") RETURNING revision"
+);
+
+/// Replaces the document of a key's object, if it is at a revision (6) or that is null; the new revision, if it did.
+pub(super) const MODIFY: &str = concat!(
+    "INSERT INTO log (change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
+     SELECT 'Modified', resource, namespace, name, $4, document, revision, $5 FROM objects WHERE ",
+    this!(),
+    " AND ($6 IS NULL OR revision = $6); \
+     UPDATE objects SET revision = last_insert_rowid(), document = $4 WHERE ",
+    this!(),
+    " AND ($6 IS NULL OR revision = $6) RETURNING revision"
+);
 
 thread_local! {
     static IN_PLACE: Cell<bool> = const { Cell::new(false) };

@@ -6,8 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use super::{Change, Event, Key, Revision, document::Stored};
-use serde_json::Value;
+use super::{Change, Event, Key, Object, Revision};
 use std::{
     collections::VecDeque,
     sync::{PoisonError, RwLock},
@@ -18,24 +17,10 @@ const EVENTS: usize = 1024;
 /// Of documents' text; they take several times as much.
 const BYTES: usize = 1 << 20;
 
-/// A change of this process.
+/// A change of this process, and its document's length as text.
 pub(super) struct Logged {
-    pub(super) revision: Revision,
-    pub(super) change: Change,
-    pub(super) key: Key,
-    /// As [`Event`] has it.
-    pub(super) document: Value,
-    /// As it is stored.
-    pub(super) previous: Option<(Revision, String)>,
-    /// Length of both texts.
+    pub(super) event: Event,
     pub(super) size: usize,
-}
-
-impl Logged {
-    fn event(&self) -> Event {
-        let previous = self.previous.as_ref().map(|(revision, text)| Stored::from(text.clone()).read(&self.key, *revision));
-        Event { revision: self.revision, change: self.change, key: self.key.clone(), document: self.document.clone(), previous }
-    }
 }
 
 pub(super) struct Tail(RwLock<State>);
@@ -59,17 +44,17 @@ impl Tail {
     pub(super) fn extend(&self, changes: Vec<Logged>) {
         let (Some(first), Some(last)) = (changes.first(), changes.last()) else { return };
         let mut state = self.0.write().unwrap_or_else(PoisonError::into_inner);
-        if first.revision.0 != state.complete.0 + 1 {
+        if first.event.revision.0 != state.complete.0 + 1 {
             state.forget();
-            state.begins = Revision(first.revision.0 - 1);
+            state.begins = Revision(first.event.revision.0 - 1);
         }
-        state.complete = last.revision;
+        state.complete = last.event.revision;
         state.bytes += changes.iter().map(|change| change.size).sum::<usize>();
         state.events.extend(changes);
         while state.events.len() > EVENTS || state.bytes > BYTES {
             let Some(oldest) = state.events.pop_front() else { break };
             state.bytes -= oldest.size;
-            state.begins = oldest.revision;
+            state.begins = oldest.event.revision;
         }
     }
 
@@ -90,12 +75,21 @@ impl Tail {
         Some((events.any(|event| resources.contains(&&*event.key.resource)), state.complete.max(after)))
     }
 
+    /// The object as of now, or that there is none; `None` when nothing is held of it.
+    pub(super) fn get(&self, key: &Key) -> Option<Option<Object>> {
+        let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
+        let Event { revision, change, key, document } =
+            state.events.iter().rev().map(|logged| &logged.event).find(|event| event.key == *key)?;
+        let object = || Object { key: key.clone(), revision: *revision, document: document.clone() };
+        Some((*change != Change::Deleted).then(object))
+    }
+
     /// What [`super::Store::changes`] returns (`limit` 0 is all), unless some of it is not held, or lies beyond what is.
     pub(super) fn read(&self, resource: &str, after: Revision, limit: usize) -> Option<(Vec<Event>, Revision)> {
         let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
         let changes = state.after(after)?.filter(|change| change.key.resource == resource);
         let most = if limit == 0 { usize::MAX } else { limit };
-        let events: Vec<Event> = changes.take(most).map(Logged::event).collect();
+        let events: Vec<Event> = changes.take(most).cloned().collect();
         let complete = match events.last() {
             Some(last) if limit > 0 && events.len() == limit => last.revision,
             _ => state.complete.max(after),
@@ -110,8 +104,8 @@ impl State {
         (self.begins, self.bytes) = (self.complete, 0);
     }
 
-    fn after(&self, after: Revision) -> Option<impl Iterator<Item = &Logged>> {
-        let start = self.events.partition_point(|event| event.revision <= after);
-        (after >= self.begins).then(|| self.events.range(start..))
+    fn after(&self, after: Revision) -> Option<impl Iterator<Item = &Event>> {
+        let start = self.events.partition_point(|logged| logged.event.revision <= after);
+        (after >= self.begins).then(|| self.events.range(start..).map(|logged| &logged.event))
     }
 }

@@ -1,7 +1,7 @@
 //! What a write transaction can do to objects. Relational tables add their own methods in sibling files.
 
 use super::connection::{Connection, Link, query};
-use super::{Change, Error, Expect, Key, Object, Revision, document::Stored, tail::Logged};
+use super::{Change, Error, Event, Expect, Key, Object, Revision, document::Stored, postgres, sqlite, tail::Logged};
 use serde_json::Value;
 
 /// One write transaction. When its work returns an error, nothing of it remains.
@@ -47,68 +47,55 @@ impl<'c> Transaction<'c> {
 
     /// Stores `document` and returns it with its new `metadata.resourceVersion`.
     pub async fn put(&mut self, key: &Key, mut document: Value, expect: Expect) -> Result<Object, Error> {
-        let previous = self.expect(key, expect).await?;
-        let change = if previous.is_some() { Change::Modified } else { Change::Added };
         let text = stored(&mut document);
-        let revision = self.log(key, change, &text, previous.as_ref()).await?;
-        let sql = "INSERT INTO objects (resource, namespace, name, revision, document) VALUES ($1, $2, $3, $4, $5) \
-                   ON CONFLICT (resource, namespace, name) DO UPDATE SET revision = excluded.revision, document = excluded.document";
-        query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).bind(revision.0).bind(&text).execute(self.connection()).await?;
-        super::stamp(&mut document, revision);
-        self.note(key, change, revision, &document, text.len(), previous);
-        Ok(Object { key: key.clone(), revision, document })
+        let (change, at) = match expect {
+            Expect::Absent => (Change::Added, None),
+            Expect::Present => (Change::Modified, None),
+            Expect::At(revision) => (Change::Modified, Some(revision.0)),
+        };
+        let sql = match (self.connection(), change) {
+            (Link::Sqlite(_), Change::Added) => sqlite::ADD,
+            (Link::Sqlite(_), _) => sqlite::MODIFY,
+            (Link::Postgres(_), Change::Added) => postgres::ADD,
+            (Link::Postgres(_), _) => postgres::MODIFY,
+        };
+        let put = query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).bind(&text).bind(self.now);
+        let put = if change == Change::Added { put } else { put.bind(at) };
+        let Some((revision,)) = put.fetch_optional::<(i64,)>(self.connection()).await? else {
+            return Err(self.unexpected(key, expect).await?);
+        };
+        super::stamp(&mut document, Revision(revision));
+        let event = Event { revision: Revision(revision), change, key: key.clone(), document };
+        self.logged.push(Logged { event: event.clone(), size: text.len() });
+        Ok(Object { key: event.key, revision: event.revision, document: event.document })
     }
 
     /// Removes the object and returns its last document, with the deletion's revision.
     pub async fn delete(&mut self, key: &Key, expect: Expect) -> Result<Object, Error> {
-        let Some(previous) = self.expect(key, expect).await? else { return Err(Error::NotFound(key.clone())) };
-        let revision = self.log(key, Change::Deleted, &previous.1, Some(&previous)).await?;
+        let (at, text) = match (super::read::get_text(self.connection(), key).await?, expect) {
+            (Some(found), Expect::Present) => found,
+            (Some(found), Expect::At(wanted)) if found.0 == wanted => found,
+            _ => return Err(self.unexpected(key, expect).await?),
+        };
+        let sql = "INSERT INTO log (change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
+                   VALUES ('Deleted', $1, $2, $3, $4, $4, $5, $6)";
+        let values = query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).bind(&text).bind(at.0).bind(self.now);
+        let revision = Revision(values.insert(self.connection()).await?);
         let sql = "DELETE FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3";
         query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).execute(self.connection()).await?;
-        let document = Stored::from(previous.1.clone()).read(key, revision);
-        self.note(key, Change::Deleted, revision, &document, previous.1.len(), Some(previous));
-        Ok(Object { key: key.clone(), revision, document })
+        let size = text.len();
+        let event = Event { revision, change: Change::Deleted, key: key.clone(), document: Stored::from(text).read(key, revision) };
+        self.logged.push(Logged { event: event.clone(), size });
+        Ok(Object { key: event.key, revision, document: event.document })
     }
 
-    fn note(
-        &mut self,
-        key: &Key,
-        change: Change,
-        revision: Revision,
-        document: &Value,
-        length: usize,
-        previous: Option<(Revision, String)>,
-    ) {
-        let size = length + previous.as_ref().map_or(0, |(_, text)| text.len());
-        self.logged.push(Logged { revision, change, key: key.clone(), document: document.clone(), previous, size });
-    }
-
-    /// The stored revision and text, when they are as expected.
-    async fn expect(&mut self, key: &Key, expect: Expect) -> Result<Option<(Revision, String)>, Error> {
-        let found = super::read::get_text(self.connection(), key).await?;
-        match (&found, expect) {
-            (Some(_), Expect::Absent) => Err(Error::Exists(key.clone())),
-            (None, Expect::At(_) | Expect::Present) => Err(Error::NotFound(key.clone())),
-            (Some((revision, _)), Expect::At(wanted)) if *revision != wanted => Err(Error::Conflict(key.clone())),
-            _ => Ok(found),
-        }
-    }
-
-    async fn log(&mut self, key: &Key, change: Change, document: &str, previous: Option<&(Revision, String)>) -> Result<Revision, Error> {
-        let sql = "INSERT INTO log (change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-        let revision = query(sql)
-            .bind(change.text())
-            .bind(&key.resource)
-            .bind(&key.namespace)
-            .bind(&key.name)
-            .bind(document)
-            .bind(previous.map(|(_, text)| text))
-            .bind(previous.map(|(revision, _)| revision.0))
-            .bind(self.now)
-            .insert(self.connection())
-            .await?;
-        Ok(Revision(revision))
+    /// Why a write that expected this was not made.
+    async fn unexpected(&mut self, key: &Key, expect: Expect) -> Result<Error, Error> {
+        Ok(match (super::read::get_text(self.connection(), key).await?, expect) {
+            (Some(_), Expect::Absent) => Error::Exists(key.clone()),
+            (None, _) => Error::NotFound(key.clone()),
+            (Some(_), Expect::At(_) | Expect::Present) => Error::Conflict(key.clone()),
+        })
     }
 }
 
@@ -121,14 +108,6 @@ pub(super) fn stored(document: &mut Value) -> String {
 }
 
 impl Change {
-    fn text(self) -> &'static str {
-        match self {
-            Self::Added => "Added",
-            Self::Modified => "Modified",
-            Self::Deleted => "Deleted",
-        }
-    }
-
     pub(super) fn from_text(text: &str) -> Result<Self, Error> {
         match text {
             "Added" => Ok(Self::Added),

@@ -103,9 +103,10 @@ impl Writer {
         let mut finished = Vec::new();
         let (mut kept, mut logged, mut complete) = (false, Vec::new(), true);
         let mut outcome: Result<(), Error> = Ok(());
+        let mut between = "SAVEPOINT write";
         while outcome.is_ok() {
             let Some(job) = waiting.pop_front() else { break };
-            if !alone && let Err(error) = self.connection.link().run("SAVEPOINT write").await {
+            if !alone && let Err(error) = self.connection.link().run(between).await {
                 job.refuse(Error::NotCommitted(error.to_string()));
                 outcome = Err(error);
                 break;
@@ -118,12 +119,11 @@ impl Writer {
                 logged.extend(changes);
                 complete &= all;
             }
-            let keep = done.keep;
+            between = if done.keep { "RELEASE write; SAVEPOINT write" } else { "ROLLBACK TO write" };
             finished.push(done);
-            if !alone {
-                let end = if keep { "RELEASE write" } else { "ROLLBACK TO write; RELEASE write" };
-                outcome = self.connection.link().run(end).await;
-            }
+        }
+        if outcome.is_ok() && !alone && kept && finished.last().is_some_and(|last| !last.keep) {
+            outcome = self.connection.link().run(between).await;
         }
         let asked = self.goes_on.clone().filter(|_| kept);
         let goes_on = |moment| asked.as_ref().is_none_or(|goes_on| goes_on(moment));
@@ -138,7 +138,7 @@ impl Writer {
                 if !goes_on(Moment::AfterCommit) {
                     return ControlFlow::Break(());
                 }
-                let newest = logged.last().map(|change| change.revision);
+                let newest = logged.last().map(|change| change.event.revision);
                 self.tail.extend(logged);
                 if !complete {
                     self.tail.forget();
@@ -231,9 +231,7 @@ impl Writer {
         }
         let stored = match &mut self.connection {
             Connection::Sqlite(_) => {
-                self.connection.link().run(sqlite::BEGIN).await?;
-                let sql = "SELECT CAST(value AS BIGINT) FROM meta WHERE key = 'epoch'";
-                let (epoch,): (i64,) = query(sql).fetch_one(self.connection.link()).await?;
+                let (epoch,): (i64,) = query(sqlite::BEGIN).fetch_one(self.connection.link()).await?;
                 epoch
             }
             Connection::Postgres(connection) => {

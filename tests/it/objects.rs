@@ -341,7 +341,6 @@ async fn secrets_lie_encrypted_in_every_byte_of_the_data_directory() {
     let (changes, _) = home.objects.read_changes(resource("secrets"), Revision(0), 0).await.unwrap();
     assert_eq!(changes.len(), 2);
     assert!(changes.iter().all(|change| change.document["data"]["apiKey"] == encoded));
-    assert_eq!(changes[1].previous.as_ref().unwrap()["data"]["other"], "eA==");
     // A write that changes nothing stays silent though each encryption differs.
     let before = home.revision();
     home.patch("secrets", "default", "s", Patch::Merge(json!({ "data": { "apiKey": encoded } }))).await.unwrap();

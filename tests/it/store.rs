@@ -142,10 +142,10 @@ async fn follow(store: Store, count: u64) -> Vec<Revision> {
     let (mut seen, mut after) = (Vec::new(), Revision(0));
     loop {
         // A small limit, so that incomplete answers occur.
-        let (events, complete) = store.changes("machines.autovibe.dev", after, 7).await.unwrap();
-        for event in events {
+        let (events, complete) = store.history("machines.autovibe.dev", after, 7).await.unwrap();
+        for (event, previous) in events {
             assert!(event.revision > after && event.revision <= complete);
-            assert_eq!(event.change, if event.previous.is_some() { Change::Modified } else { Change::Added });
+            assert_eq!(event.change, if previous.is_some() { Change::Modified } else { Change::Added });
             after = event.revision;
             seen.push(event.revision);
         }
@@ -163,13 +163,14 @@ async fn a_deletion_carries_its_own_revision_and_the_last_document(home: Home) {
     let deleted = delete(&store, "a").await.unwrap();
     let again = put(&store, "a", 2, Expect::Absent).await.unwrap();
     assert!(created < deleted && deleted < again);
-    let (events, complete) = store.changes("machines.autovibe.dev", created, 0).await.unwrap();
+    let (events, complete) = store.history("machines.autovibe.dev", created, 0).await.unwrap();
     assert_eq!(complete, again);
-    assert_eq!(events.iter().map(|e| e.change).collect::<Vec<_>>(), [Change::Deleted, Change::Added]);
-    assert_eq!(events[0].document["spec"]["value"], 1);
-    assert_eq!(events[0].document["metadata"]["resourceVersion"], deleted.0.to_string());
-    assert_eq!(events[0].previous.as_ref().unwrap()["metadata"]["resourceVersion"], created.0.to_string());
-    assert!(events[1].previous.is_none());
+    assert_eq!(events.iter().map(|(event, _)| event.change).collect::<Vec<_>>(), [Change::Deleted, Change::Added]);
+    let (gone, previous) = &events[0];
+    assert_eq!(gone.document["spec"]["value"], 1);
+    assert_eq!(gone.document["metadata"]["resourceVersion"], deleted.0.to_string());
+    assert_eq!(previous.as_ref().unwrap()["metadata"]["resourceVersion"], created.0.to_string());
+    assert!(events[1].1.is_none());
     // Another resource's watcher learns nothing but that it is complete.
     assert!(matches!(store.changes("secrets", created, 0).await.unwrap(), (none, at) if none.is_empty() && at == again));
 }
@@ -297,6 +298,9 @@ async fn the_changes_are_the_same_from_memory_and_from_the_log(home: Home) {
             assert_eq!(format!("{answer:?}"), format!("{:?}", store.told(resource, *after, *limit).await.unwrap()));
             let changed = store.changed(&[resource], *after).await.unwrap();
             assert_eq!(changed.0, !store.changes(resource, *after, 0).await.unwrap().0.is_empty());
+            let history = store.history(resource, *after, *limit).await.unwrap();
+            let told = (history.0.iter().map(|(event, _)| event).collect::<Vec<_>>(), history.1);
+            assert_eq!(format!("{answer:?}"), format!("{told:?}"));
             answers.push(format!("{answer:?}"));
         }
         answers

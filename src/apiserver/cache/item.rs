@@ -181,8 +181,8 @@ impl Event {
     }
 
     /// As the log has it, with the state before it as the log has it.
-    pub(in crate::apiserver) fn logged(event: store::Event) -> Self {
-        let previous = event.previous.map(|document| Arc::new(Item::new(event.key.clone(), event.revision, &document)));
+    pub(in crate::apiserver) fn logged((event, previous): store::Past) -> Self {
+        let previous = previous.map(|document| Arc::new(Item::new(event.key.clone(), event.revision, &document)));
         Self::new(event.change, Arc::new(Item::new(event.key, event.revision, &event.document)), previous)
     }
 

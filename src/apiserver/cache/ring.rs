@@ -77,7 +77,7 @@ impl State {
                     let item = Item::new(logged.key, logged.revision, &logged.document);
                     Event::new(logged.change, Arc::new(item), Some(previous))
                 }
-                None => Event::logged(logged),
+                None => Event::logged((logged, None)),
             };
             if event.change != Change::Deleted {
                 self.count(&place.0, |count| count + 1);

@@ -17,7 +17,7 @@ fn document(name: &str, color: &str, revision: i64) -> Value {
 
 fn logged(change: Change, name: &str, color: &str, revision: i64) -> store::Event {
     let key = Key::new("configmaps", "n", name);
-    store::Event { revision: Revision(revision), change, key, document: document(name, color, revision), previous: None }
+    store::Event { revision: Revision(revision), change, key, document: document(name, color, revision) }
 }
 
 fn state(bounds: Bounds) -> State {

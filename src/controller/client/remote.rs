@@ -347,6 +347,6 @@ impl<K: Kind> Feed for Changes<K> {
         self.lines = Some(lines);
         let Some(change) = change else { return Ok((Vec::new(), revision(&document)?)) };
         let (key, revision) = place::<K>(&document)?;
-        Ok((vec![store::Event { revision, change, key, document, previous: None }], revision))
+        Ok((vec![store::Event { revision, change, key, document }], revision))
     }
 }

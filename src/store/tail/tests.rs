@@ -1,10 +1,10 @@
 use super::{BYTES, EVENTS, Logged, Tail};
-use crate::store::{Change, Key, Revision};
+use crate::store::{Change, Event, Key, Revision};
 use serde_json::json;
 
 fn logged(resource: &str, revision: i64, size: usize) -> Logged {
-    let key = Key::new(resource, "n", "a");
-    Logged { revision: Revision(revision), change: Change::Modified, key, document: json!({"at": revision}), previous: None, size }
+    let (key, change) = (Key::new(resource, "n", "a"), if revision % 10 == 0 { Change::Deleted } else { Change::Modified });
+    Logged { event: Event { revision: Revision(revision), change, key, document: json!({"at": revision}) }, size }
 }
 
 /// The revisions that it tells, and up to where; `None` when it leaves the answer to the log.
@@ -27,6 +27,19 @@ fn it_tells_what_it_holds_and_leaves_the_rest_to_the_log() {
     assert_eq!(tail.changed(&["hubs"], Revision(11)), Some((true, Revision(13))));
     assert_eq!(tail.changed(&["hubs"], Revision(12)), Some((false, Revision(13))));
     assert_eq!(tail.changed(&["hubs"], Revision(9)), None);
+}
+
+#[test]
+fn it_knows_the_objects_that_changed_last() {
+    let tail = Tail::new(Revision(8));
+    let at = |resource: &str| tail.get(&Key::new(resource, "n", "a")).map(|known| known.map(|object| object.document["at"].clone()));
+    assert_eq!(at("machines"), None);
+    tail.extend(vec![logged("machines", 9, 1), logged("hubs", 10, 1)]);
+    assert_eq!((at("machines"), at("hubs")), (Some(Some(json!(9))), Some(None)));
+    tail.extend(vec![logged("machines", 11, 1), logged("hubs", 12, 1)]);
+    assert_eq!((at("machines"), at("hubs")), (Some(Some(json!(11))), Some(Some(json!(12)))));
+    tail.forget();
+    assert_eq!(at("machines"), None);
 }
 
 /// Another process wrote, or nobody knows what became of a commit.
