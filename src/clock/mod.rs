@@ -1,5 +1,9 @@
 //! The one source of time and timers: real, or simulated for tests. Nothing else reads the clock or sleeps.
 
+mod tenure;
+
+pub use tenure::{Lapsed, Tenure};
+
 use jiff::{SignedDuration, Timestamp};
 use std::{sync::Arc, time::Duration};
 

@@ -9,7 +9,7 @@ pub mod storage;
 pub mod vm;
 
 use crate::api::hub::VmidRange;
-use crate::clock::Retry;
+use crate::clock::{Retry, Tenure};
 use crate::proxmox::{self, Node};
 use crate::wire::{LabEndpoint, Service};
 use crate::zfs::{self, Dataset, Zfs};
@@ -35,6 +35,8 @@ pub struct Connection {
     pub bridge: String,
     /// URL of the gateway as a guest must use it.
     pub gateway_url: String,
+    /// How long anything may be changed.
+    pub tenure: Tenure,
 }
 
 impl Connection {
@@ -56,6 +58,7 @@ impl Connection {
             vmids: VmidRange { from: lab.vmid_from, to: lab.vmid_to },
             bridge: lab.bridge.clone(),
             gateway_url: lab.gateway_url.clone(),
+            tenure: Tenure::unlimited(),
         }
     }
 }
@@ -97,7 +100,7 @@ impl Error {
             Self::Conflict(_) | Self::Missing(_) | Self::Settings(_) => Retry::Never,
             Self::Proxmox(error) => error.retry(),
             Self::Zfs(error) => match error {
-                zfs::Error::Busy(_) | zfs::Error::Unknown(_) => Retry::Soon,
+                zfs::Error::Busy(_) | zfs::Error::Unknown(_) | zfs::Error::Lapsed(_) => Retry::Soon,
                 zfs::Error::BadName(_) => Retry::Never,
                 zfs::Error::OutOfSpace(_)
                 | zfs::Error::Held(_)
@@ -151,8 +154,9 @@ pub struct Driver {
 impl Driver {
     /// Connects: probes ZFS, asks Proxmox for its nodes. Errors: `Settings` when the node to use is not clear or not there.
     pub async fn open(connection: Connection) -> Result<Self, Error> {
-        let proxmox = proxmox::Client::over(connection.proxmox.clone(), connection.service.clone())?;
-        let zfs = Zfs::open(connection.runner.clone()).await?;
+        let tenure = &connection.tenure;
+        let proxmox = proxmox::Client::over(connection.proxmox.clone(), connection.service.clone())?.under(tenure.clone());
+        let zfs = Zfs::open(connection.runner.clone()).await?.under(tenure.clone());
         let nodes = proxmox.nodes().await?;
         let node = match (&connection.node, nodes.as_slice()) {
             (Some(node), _) if nodes.contains(node) => node.clone(),

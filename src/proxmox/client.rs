@@ -5,6 +5,7 @@ use super::{
     http::{Http, Parameters, segment},
     value,
 };
+use crate::clock::Tenure;
 use crate::wire::Service;
 use reqwest::Method;
 use serde_json::Value;
@@ -54,6 +55,13 @@ impl Client {
     /// Like [`Self::new`]; a `service` in this process answers instead of the network.
     pub fn over(config: Config, service: Option<Service>) -> Result<Self, Error> {
         Ok(Self { http: Http::new(&config, service)? })
+    }
+
+    /// The same, where nothing is changed that may take longer than `tenure`.
+    #[must_use]
+    pub fn under(mut self, tenure: Tenure) -> Self {
+        self.http.tenure = tenure;
+        self
     }
 
     /// `release`, for example `9.2`.

@@ -1,7 +1,7 @@
 //! What Proxmox refuses and why: every business error is a 500 whose text alone tells them apart, so the texts are
 //! read here, once, loosely (a phrase, not a sentence), and nowhere else.
 
-use crate::clock::Retry;
+use crate::clock::{Lapsed, Retry};
 use std::{collections::BTreeMap, time::Duration};
 
 /// What a caller can act on. Every text that is not known is `Other`: observe again before anything else.
@@ -45,6 +45,9 @@ pub enum Error {
     /// Sent, but no answer was read (reset, 595, 596, time-out): it may have been done.
     #[error("no answer: {0}")]
     Unknown(String),
+    /// Not sent.
+    #[error(transparent)]
+    Lapsed(#[from] Lapsed),
     #[error("{status} {message}")]
     Other { status: u16, message: String },
 }

@@ -3,6 +3,7 @@
 //! HTTP/1.1 only: Proxmox puts its message in the reason phrase, which HTTP/2 has not.
 
 use super::{Config, Error, tls, value};
+use crate::clock::Tenure;
 use crate::wire::Service;
 use hyper::ext::ReasonPhrase;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -31,6 +32,8 @@ pub(super) struct Http {
     service: Option<Service>,
     authorization: header::HeaderValue,
     base: String,
+    /// How long what changes something may begin.
+    pub(super) tenure: Tenure,
 }
 
 /// Why no answer was read.
@@ -65,7 +68,8 @@ impl Http {
             builder = builder.tls_backend_preconfigured(pinned);
         }
         let client = builder.build().map_err(|error| unusable(error.to_string()))?;
-        Ok(Self { client, service, authorization, base: format!("{}/api2/json", config.endpoint.trim_end_matches('/')) })
+        let base = format!("{}/api2/json", config.endpoint.trim_end_matches('/'));
+        Ok(Self { client, service, authorization, base, tenure: Tenure::unlimited() })
     }
 
     /// Reads; tried twice when the connection broke.
@@ -78,9 +82,12 @@ impl Http {
         lost.unwrap_or_else(|lost| Err(lost.into()))
     }
 
-    /// Changes something; sent once.
+    /// Changes something; sent once, and not at all when our [`Tenure`] may end before it does.
     pub(super) async fn change(&self, method: Method, path: &str, parameters: &Parameters<'_>) -> Result<Value, Error> {
-        self.send(method, path, parameters).await.unwrap_or_else(|lost| Err(lost.into()))
+        match self.tenure.run(TIMEOUT, self.exchange(method, path, parameters)).await? {
+            Some(answer) => answer.unwrap_or_else(|lost| Err(lost.into())),
+            None => Err(Error::Unknown(format!("no whole answer within {} s, or the lead was lost", TIMEOUT.as_secs()))),
+        }
     }
 
     async fn send(&self, method: Method, path: &str, parameters: &Parameters<'_>) -> Result<Result<Value, Error>, Lost> {

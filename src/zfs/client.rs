@@ -6,7 +6,7 @@ use super::{
     name,
     run::{Output, run},
 };
-use crate::clock::Clock;
+use crate::clock::{Clock, Tenure};
 use futures::StreamExt;
 use std::{collections::BTreeMap, time::Duration};
 use tracing::warn;
@@ -22,6 +22,7 @@ const COLUMNS: &str = "name,property,value,source";
 #[derive(Clone)]
 pub struct Zfs {
     pub(super) runner: Runner,
+    pub(super) tenure: Tenure,
     capabilities: Capabilities,
 }
 
@@ -34,7 +35,7 @@ impl Zfs {
     /// Probes what this ZFS can do.
     pub async fn open(runner: Runner) -> Result<Self, Error> {
         // zfs-fuse 0.7 has no `-p` here, and what it lacks besides goes with it: volumes and several snapshots at once.
-        let probe = run(&runner, argv(["list", "-Hp", "-d", "0", "-o", "name"])).await?;
+        let probe = run(&runner, &Tenure::unlimited(), argv(["list", "-Hp", "-d", "0", "-o", "name"])).await?;
         let modern = match probe.status {
             0 => true,
             2 if probe.stderr.contains("invalid option") => false,
@@ -42,8 +43,15 @@ impl Zfs {
         };
         Ok(Self {
             runner,
+            tenure: Tenure::unlimited(),
             capabilities: Capabilities { volumes: modern, atomic_snapshots: modern, resumable: modern, list_parsable: modern },
         })
+    }
+
+    /// The same, where nothing is changed that `tenure` does not allow.
+    #[must_use]
+    pub fn under(self, tenure: Tenure) -> Self {
+        Self { tenure, ..self }
     }
 
     pub fn capabilities(&self) -> Capabilities {
@@ -119,7 +127,9 @@ impl Zfs {
 
     pub async fn clone_snapshot(&self, from: &Snapshot, to: &Dataset, properties: &Properties) -> Result<(), Error> {
         let (from, to) = (name::snapshot(from)?, name::dataset(to)?);
-        let output = run(&self.runner, [argv(["clone"]), name::options(properties)?, vec![from.clone(), to.to_owned()]].concat()).await?;
+        let output =
+            run(&self.runner, &self.tenure, [argv(["clone"]), name::options(properties)?, vec![from.clone(), to.to_owned()]].concat())
+                .await?;
         // "does not exist" is about the snapshot, "already exists" about the clone.
         checked(if output.stderr.contains("exist") && !output.stderr.contains("already") { &from } else { to }, output).map(drop)
     }
@@ -159,7 +169,7 @@ impl Zfs {
     /// Turns the relation to its origin round; fine when it is no clone (any more).
     pub async fn promote(&self, dataset: &Dataset) -> Result<(), Error> {
         let text = name::dataset(dataset)?;
-        let output = run(&self.runner, argv(["promote", text])).await?;
+        let output = run(&self.runner, &self.tenure, argv(["promote", text])).await?;
         if output.stderr.contains("not a cloned filesystem") {
             return Ok(());
         }
@@ -191,12 +201,12 @@ impl Zfs {
 
     /// Runs a command that changes something and prints nothing.
     pub(super) async fn act(&self, subject: &str, argv: Vec<String>) -> Result<(), Error> {
-        checked(subject, run(&self.runner, argv).await?).map(drop)
+        checked(subject, run(&self.runner, &self.tenure, argv).await?).map(drop)
     }
 
     /// Mounts a dataset that has somewhere to be mounted; what keeps it from that is only logged.
     pub(super) async fn mount(&self, dataset: &str) {
-        match run(&self.runner, argv(["mount", dataset])).await {
+        match run(&self.runner, &self.tenure, argv(["mount", dataset])).await {
             Ok(output)
                 if output.status == 0
                     || ["no mountpoint", "legacy", "already mounted", "canmount"].iter().any(|text| output.stderr.contains(text)) => {}
@@ -216,7 +226,7 @@ impl Zfs {
     async fn listing(&self, words: Vec<&str>, subject: &str) -> Result<BTreeMap<String, Item>, Error> {
         let get = async |sources: &str, properties: &str| {
             let words = words.iter().copied().chain(["-s", sources, "-o", COLUMNS, properties, subject]);
-            listing::read(&checked(subject, run(&self.runner, argv(words)).await?)?)
+            listing::read(&checked(subject, run(&self.runner, &self.tenure, argv(words)).await?)?)
         };
         if self.capabilities.list_parsable {
             return get("local,none", "all").await;
@@ -244,7 +254,7 @@ impl Zfs {
     /// Guid of the pool's root dataset, decimal: what tells one pool from another of the same name.
     pub async fn pool_guid(&self, dataset: &Dataset) -> Result<String, Error> {
         let pool = name::dataset(dataset)?.split('/').next().unwrap_or_default();
-        match checked(pool, run(&self.runner, argv(["get", "-Hp", "-o", "value", "guid", pool])).await?) {
+        match checked(pool, run(&self.runner, &self.tenure, argv(["get", "-Hp", "-o", "value", "guid", pool])).await?) {
             Ok(guid) => Ok(guid.trim().to_owned()),
             Err(Error::NotFound(_)) => Err(Error::Unavailable(format!("pool {pool} is not there"))),
             Err(error) => Err(error),
@@ -256,7 +266,7 @@ impl Zfs {
         let names = snapshots.iter().map(name::snapshot).collect::<Result<Vec<_>, _>>()?;
         // One by one: of several, one that has the tag already would keep the others from it.
         for name in names {
-            let output = run(&self.runner, argv([verb, tag, &name])).await?;
+            let output = run(&self.runner, &self.tenure, argv([verb, tag, &name])).await?;
             if output.status == 0 || !output.stderr.contains(done_already) {
                 checked(&name, output)?;
             }
@@ -268,7 +278,7 @@ impl Zfs {
     async fn patiently(&self, dataset: &str, argv: Vec<String>) -> Result<Output, Error> {
         let mut tries = 1;
         loop {
-            let output = run(&self.runner, argv.clone()).await?;
+            let output = run(&self.runner, &self.tenure, argv.clone()).await?;
             if output.status == 0 || tries == BUSY_TRIES || !output.stderr.contains("busy") {
                 return Ok(output);
             }
@@ -277,7 +287,7 @@ impl Zfs {
             if !self.capabilities.volumes && argv.first().is_some_and(|verb| verb != "unmount") {
                 // zfs-fuse sometimes keeps a dataset busy for good after an unmount, and lets it go after another one.
                 self.mount(dataset).await;
-                run(&self.runner, vec!["unmount".into(), dataset.into()]).await?;
+                run(&self.runner, &self.tenure, vec!["unmount".into(), dataset.into()]).await?;
             }
         }
     }

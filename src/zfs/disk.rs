@@ -29,6 +29,7 @@ impl Zfs {
         // The helper has no such file, so it is sent.
         let text = name::dataset(to)?.to_owned();
         let argv = [vec!["import".into(), size.to_string()], name::options(properties)?, vec![text.clone()]].concat();
+        self.tenure.begin(super::run::DEADLINE)?;
         let output = ssh.feed(&argv, &mut tokio::fs::File::from_std(file)).await?;
         super::client::checked(&text, output).map(drop)
     }

@@ -1,6 +1,6 @@
 //! What `zfs` refuses and why: exit status 1 and a sentence on standard error, told apart by its trailing phrase.
 
-use crate::clock::Retry;
+use crate::clock::{Lapsed, Retry};
 use std::time::Duration;
 
 #[derive(Debug, thiserror::Error)]
@@ -29,6 +29,9 @@ pub enum Error {
     /// The helper on the node did not run it, and says why.
     #[error("the helper on the node refused: {0}")]
     Refused(String),
+    /// Nothing was run.
+    #[error(transparent)]
+    Lapsed(#[from] Lapsed),
     /// A name that ZFS does not allow; nothing was run.
     #[error("{0} is not a legal name for ZFS")]
     BadName(String),

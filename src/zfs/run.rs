@@ -1,6 +1,7 @@
 //! Runs one command and waits for its end, but never ends it: a killed `zfs` may have been done or not.
 
 use super::{Error, Runner, stream};
+use crate::clock::Tenure;
 use serde::{Deserialize, Serialize};
 use std::{
     io,
@@ -16,7 +17,7 @@ use tokio::{
 };
 
 /// A pool under heavy writing needs seconds for one transaction group; minutes mean that it hangs.
-const DEADLINE: Duration = Duration::from_mins(2);
+pub(super) const DEADLINE: Duration = Duration::from_mins(2);
 /// Where it is when the search path leaves it out, as that of an ordinary user does.
 const PROGRAMS: [&str; 3] = ["zfs", "/usr/sbin/zfs", "/sbin/zfs"];
 
@@ -30,21 +31,31 @@ pub struct Output {
     pub stderr: String,
 }
 
-/// Runs `zfs` with these arguments. Errors: `Unavailable` when it did not start, `Unknown` when its end was not seen.
-pub(super) async fn run(runner: &Runner, argv: Vec<String>) -> Result<Output, Error> {
+/// What changes nothing.
+const READS: [&str; 2] = ["get", "list"];
+
+/// Runs `zfs` with these arguments; what changes something, only as long as `tenure` allows. Errors: `Unavailable` when it did
+/// not start, `Lapsed` when it was not to, `Unknown` when its end was not seen.
+pub(super) async fn run(runner: &Runner, tenure: &Tenure, argv: Vec<String>) -> Result<Output, Error> {
     let command = argv.first().cloned().unwrap_or_default();
+    let any = Tenure::unlimited();
+    let tenure = if READS.contains(&command.as_str()) { &any } else { tenure };
+    match tenure.run(DEADLINE, to_its_end_apart(runner.clone(), argv)).await? {
+        Some(Some(result)) => result,
+        Some(None) => Err(Error::Unknown(format!("`zfs {command}` was given up"))),
+        None => Err(Error::Unknown(format!("`zfs {command}` still runs after {} s, or the lead was lost", DEADLINE.as_secs()))),
+    }
+}
+
+/// In a task of its own: neither the deadline nor a caller that goes away stops the command half-way. `None` is a task that
+/// ended without a word.
+async fn to_its_end_apart(runner: Runner, argv: Vec<String>) -> Option<Result<Output, Error>> {
     let (sender, receiver) = oneshot::channel();
-    let runner = runner.clone();
-    // Its own task: neither the deadline nor a caller that goes away stops the command half-way.
     tokio::spawn(async move {
         // Nobody waits any more when the deadline has passed.
         let _ = sender.send(to_its_end(&runner, &argv).await);
     });
-    match tokio::time::timeout(DEADLINE, receiver).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => Err(Error::Unknown(format!("`zfs {command}` was given up"))),
-        Err(_) => Err(Error::Unknown(format!("`zfs {command}` still runs after {} s", DEADLINE.as_secs()))),
-    }
+    receiver.await.ok()
 }
 
 /// As [`run`], without a deadline.

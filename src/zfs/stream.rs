@@ -110,6 +110,8 @@ impl Zfs {
         let text = name::dataset(to)?;
         let options: &[&str] = if self.capabilities().resumable { &["-s", "-u"] } else { &[] };
         let argv: Vec<String> = ["receive"].iter().chain(options).chain([&text]).map(|word| (*word).to_owned()).collect();
+        // It may take hours; the Lease is renewed meanwhile.
+        self.tenure.begin(run::DEADLINE)?;
         let output = match &self.runner {
             Runner::Local => run::feed(&argv, from).await?,
             Runner::Ssh(ssh) => ssh.feed(&argv, from).await?,
@@ -125,7 +127,7 @@ impl Zfs {
         }
         let text = name::dataset(dataset)?;
         let argv = ["get", "-Hp", "-o", "value", "receive_resume_token", text].map(str::to_owned).to_vec();
-        match super::client::checked(text, run::run(&self.runner, argv).await?) {
+        match super::client::checked(text, run::run(&self.runner, &self.tenure, argv).await?) {
             Ok(token) => Ok(Some(token.trim().to_owned()).filter(|token| token != "-" && !token.is_empty())),
             Err(Error::NotFound(_)) => Ok(None),
             Err(error) => Err(error),

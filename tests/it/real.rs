@@ -129,6 +129,7 @@ async fn connect(endpoint: LabEndpoint) -> Driver {
         vmids: VmidRange { from: endpoint.vmid_from, to: endpoint.vmid_to },
         bridge: endpoint.bridge,
         gateway_url: endpoint.gateway_url,
+        tenure: autovibe::clock::Tenure::unlimited(),
     })
     .await
     .unwrap()

@@ -55,6 +55,7 @@ fn connection(lab: &Lab, socket: Option<PathBuf>) -> Connection {
         vmids: VmidRange { from: at.vmid_from, to: at.vmid_to },
         bridge: at.bridge,
         gateway_url: at.gateway_url,
+        tenure: autovibe::clock::Tenure::unlimited(),
     }
 }
 

@@ -7,7 +7,7 @@ mod remote;
 pub use remote::Remote;
 
 use crate::api::Kind;
-use crate::clock::Clock;
+use crate::clock::{Clock, Tenure};
 use crate::objects::{Error, Event, EventType, Objects};
 use crate::store::Revision;
 use futures::stream::BoxStream;
@@ -15,7 +15,10 @@ use secrecy::SecretString;
 
 /// What controllers hold; cheap to clone.
 #[derive(Clone)]
-pub struct Client(Via);
+pub struct Client {
+    via: Via,
+    tenure: Tenure,
+}
 
 #[derive(Clone)]
 enum Via {
@@ -25,20 +28,20 @@ enum Via {
 
 impl From<Objects> for Client {
     fn from(objects: Objects) -> Self {
-        Self(Via::Local(objects))
+        Self { via: Via::Local(objects), tenure: Tenure::unlimited() }
     }
 }
 
 impl From<Remote> for Client {
     fn from(remote: Remote) -> Self {
-        Self(Via::Remote(remote))
+        Self { via: Via::Remote(remote), tenure: Tenure::unlimited() }
     }
 }
 
 /// The same call, whichever way.
 macro_rules! via {
     ($client:ident, $way:ident => $call:expr) => {
-        match &$client.0 {
+        match &$client.via {
             Via::Local($way) => $call,
             Via::Remote($way) => $call,
         }
@@ -50,18 +53,25 @@ impl Client {
         via!(self, way => way.clock())
     }
 
-    /// The same, where all that is written is refused as `Fenced` once the leader's `epoch` is over.
+    /// A leader's: all that is written is refused as `Fenced` once its `epoch` is over, and what it drives is changed only as
+    /// long as `tenure` allows.
     #[must_use]
-    pub fn under(&self, epoch: i64) -> Self {
-        Self(match &self.0 {
+    pub fn under(&self, epoch: i64, tenure: Tenure) -> Self {
+        let via = match &self.via {
             Via::Local(objects) => Via::Local(objects.under(epoch)),
             Via::Remote(remote) => Via::Remote(remote.under(epoch)),
-        })
+        };
+        Self { via, tenure }
+    }
+
+    /// How long Proxmox and ZFS may be changed; without a lead, always.
+    pub fn tenure(&self) -> &Tenure {
+        &self.tenure
     }
 
     /// The epoch under which is written; 0 when there is none.
     pub fn epoch(&self) -> i64 {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => objects.store().epoch(),
             Via::Remote(remote) => remote.epoch(),
         }

@@ -19,7 +19,7 @@ fn leases() -> &'static Resource {
 impl Client {
     /// The leader's Lease, as a document.
     pub async fn lease(&self) -> Result<Option<Value>, Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => match objects.read(leases(), SYSTEM_NAMESPACE, leader::LEASE).await {
                 Ok(lease) => Ok(Some(lease)),
                 Err(Error::NotFound { .. }) => Ok(None),
@@ -31,7 +31,7 @@ impl Client {
 
     /// Writes it, if it is still as it was read; makes it when there was none.
     pub async fn put_lease(&self, document: Value) -> Result<Value, Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => {
                 let options = WriteOptions::default();
                 let mut document = document;
@@ -46,7 +46,7 @@ impl Client {
 
     /// Id of the installation that the Hub belongs to.
     pub async fn installation(&self, hub: &str) -> Result<String, Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => Ok(objects.store().installation().to_owned()),
             Via::Remote(remote) => remote.installation(hub).await,
         }
@@ -54,7 +54,7 @@ impl Client {
 
     /// Since when the ledger may lack something.
     pub async fn ledger_gap(&self, hub: &str) -> Result<Option<Gap>, Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => Ok(objects.store().ledger_gap().await?),
             Via::Remote(remote) => remote.ledger_gap(hub).await,
         }
@@ -62,7 +62,7 @@ impl Client {
 
     /// Every lease on a Hub, by VMID.
     pub async fn vmid_leases(&self, hub: &str) -> Result<Vec<VmidLease>, Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => Ok(objects.store().vmid_leases(hub).await?),
             Via::Remote(remote) => remote.vmid_leases(hub).await,
         }
@@ -70,7 +70,7 @@ impl Client {
 
     /// The Machine's lease on its Hub: the one it has, else the lowest of `range` that is neither leased nor in `taken`.
     pub async fn lease_vmid(&self, hub: &str, machine: &Machine, range: (u32, u32), taken: Vec<u32>) -> Result<Option<u32>, Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => {
                 let (hub, uid) = (hub.to_owned(), machine.uid().to_owned());
                 let work = objects.store().write(move |t| Box::pin(async move { t.lease_vmid(&hub, &uid, range, &taken).await }));
@@ -82,7 +82,7 @@ impl Client {
 
     /// Ends the Machine's lease on its Hub and all its tokens; fine when it has none.
     pub async fn end_vmid_lease(&self, hub: &str, machine: &Machine) -> Result<(), Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => {
                 let (hub, uid) = (hub.to_owned(), machine.uid().to_owned());
                 let work = objects.store().write(move |t| {
@@ -99,7 +99,7 @@ impl Client {
 
     /// Makes the token with this SHA-256 (hex) valid for a Machine; its others are revoked unless they are to be kept.
     pub async fn put_token(&self, machine: &Machine, hash: String, keep_others: bool) -> Result<(), Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => {
                 let (uid, namespace, name) = (machine.uid().to_owned(), machine.namespace().to_owned(), machine.name().to_owned());
                 let work = objects.store().write(move |t| {
@@ -118,7 +118,7 @@ impl Client {
 
     /// The newest call of the agent's own conversation.
     pub async fn last_main_call(&self, machine: &Machine) -> Result<Option<CallSummary>, Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => Ok(objects.store().last_main_call(machine.uid()).await?),
             Via::Remote(remote) => remote.last_main_call(machine).await,
         }
@@ -126,7 +126,7 @@ impl Client {
 
     /// What a Machine has consumed.
     pub async fn machine_usage(&self, machine: &Machine) -> Result<Usage, Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => Ok(ledger(objects).usage(&format!("machine/{}", machine.uid())).await?),
             Via::Remote(remote) => remote.usage(machine).await,
         }
@@ -134,7 +134,7 @@ impl Client {
 
     /// What was consumed of a Budget.
     pub async fn budget_usage(&self, budget: &Budget) -> Result<Usage, Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => Ok(ledger(objects).usage(&format!("budget/{}", budget.uid())).await?),
             Via::Remote(remote) => remote.usage(budget).await,
         }
@@ -142,7 +142,7 @@ impl Client {
 
     /// The commit of the workspace that is stored with a checkpoint.
     pub async fn bundle_commit(&self, checkpoint: &Checkpoint) -> Result<Option<String>, Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => Ok(objects.store().bundle(checkpoint.uid()).await?.map(|row| row.commit)),
             Via::Remote(remote) => remote.bundle_commit(checkpoint).await,
         }
@@ -150,7 +150,7 @@ impl Client {
 
     /// Stores the bundle of a checkpoint; one that is there already stays, for a checkpoint never changes.
     pub async fn put_bundle(&self, checkpoint: &Checkpoint, bundle: BundleRow) -> Result<(), Error> {
-        match &self.0 {
+        match &self.via {
             Via::Local(objects) => {
                 let uid = checkpoint.uid().to_owned();
                 let work = objects.store().write(move |t| {

@@ -30,7 +30,7 @@ pub(super) async fn resolve(
     match (&infrastructure.proxmox, &infrastructure.zfs) {
         (Some(proxmox), Some(zfs)) => of_proxmox(hub, proxmox, zfs, objects, data).await,
         _ => Ok(lab
-            .cloned()
+            .map(|lab| Connection { tenure: objects.tenure().clone(), ..lab.clone() })
             .ok_or_else(|| Waiting("this hub has no lab; start it with `autovibe up --lab real` or `--lab simulated`".into()))),
     }
 }
@@ -80,6 +80,7 @@ async fn of_proxmox(
         vmids: proxmox.vmids,
         bridge: proxmox.bridge.clone(),
         gateway_url: hub.spec.gateway.as_ref().map(|gateway| gateway.url.clone()).unwrap_or_default(),
+        tenure: objects.tenure().clone(),
     }))
 }
 

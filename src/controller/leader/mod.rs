@@ -1,11 +1,13 @@
 //! One leader among all processes that run controllers: whoever holds the Lease `autovibe-system/autovibe-controller`.
 //!
 //! Candidates judge whether it ran out by their own monotonic clock, from when they last saw it change; no two machines'
-//! clocks are compared. What a leader writes carries its epoch, and is refused once another leads.
+//! clocks are compared. What a leader writes carries its epoch, and is refused once another leads; what Proxmox and ZFS are
+//! asked for by it begins only while enough of its Lease is left.
 
 mod process;
 
 use super::client::Client;
+use crate::clock::Tenure;
 use crate::objects::{Error, leader::EPOCH};
 use serde_json::{Value, json};
 use std::{future::Future, time::Duration};
@@ -28,6 +30,8 @@ struct Held {
     document: Value,
     epoch: i64,
     until: Instant,
+    /// The same for the calls that act.
+    tenure: Tenure,
 }
 
 impl Candidate {
@@ -42,12 +46,13 @@ impl Candidate {
         while let Some(mut held) = shutdown.run_until_cancelled(self.acquire()).await {
             info!("leading, in epoch {}", held.epoch);
             let stop = shutdown.child_token();
-            let mut working = Box::pin(work(self.client.under(held.epoch), stop.clone()));
+            let mut working = Box::pin(work(self.client.under(held.epoch, held.tenure.clone()), stop.clone()));
             let why = tokio::select! {
                 () = &mut working => None,
                 why = self.keep(&mut held) => Some(why),
             };
             if let Some(why) = why {
+                held.tenure.end();
                 warn!("no longer leading: {why}; a candidate again once what runs has ended");
                 stop.cancel();
                 working.await;
@@ -72,7 +77,10 @@ impl Candidate {
                     match self.taken(found.as_ref(), unchanged) {
                         Some(holder) => format!("{holder} leads; standing by"),
                         None => match self.client.put_lease(self.document(found.as_ref(), true)).await {
-                            Ok(document) => return self.held(document, asked),
+                            Ok(document) => {
+                                let tenure = Tenure::new(self.client.clock().clone(), self.lease, asked);
+                                return Held { epoch: epoch(&document), document, until: asked + self.lease, tenure };
+                            }
                             Err(error) => error.to_string(),
                         },
                     }
@@ -93,11 +101,6 @@ impl Candidate {
         let holder = spec["holderIdentity"].as_str().filter(|holder| !holder.is_empty() && *holder != self.identity)?;
         let lasts = Duration::from_secs(spec["leaseDurationSeconds"].as_u64().unwrap_or_default());
         (unchanged < lasts && !process::is_dead(holder)).then(|| holder.to_owned())
-    }
-
-    fn held(&self, document: Value, asked: Instant) -> Held {
-        let epoch = document["metadata"]["annotations"][EPOCH].as_str().and_then(|text| text.parse().ok()).unwrap_or_default();
-        Held { document, epoch, until: asked + self.lease }
     }
 
     /// Renews it until that fails for too long, or another has it; why.
@@ -121,21 +124,25 @@ impl Candidate {
                     return format!("{} leads", document["spec"]["holderIdentity"]);
                 }
                 Ok(document) => {
-                    let now = self.held(document, asked);
-                    if now.epoch != held.epoch {
-                        return format!("epoch {} began", now.epoch);
+                    let now = epoch(&document);
+                    if now != held.epoch {
+                        return format!("epoch {now} began");
                     }
                     // Of a document that was only read, the time is not known to be renewed: the next turn does it.
-                    let renewed = now.document["spec"]["renewTime"] != held.document["spec"]["renewTime"];
-                    held.until = if renewed { now.until } else { held.until };
-                    held.document = now.document;
+                    if document["spec"]["renewTime"] != held.document["spec"]["renewTime"] {
+                        held.until = asked + self.lease;
+                        held.tenure.renew(asked);
+                    }
+                    held.document = document;
                 }
+                Err(Error::NotFound { .. }) => return "the Lease was deleted".into(),
                 Err(error) => warn!("the Lease was not renewed: {error}"),
             }
         }
     }
 
     async fn release(&self, held: &Held) {
+        held.tenure.end();
         let mut document = self.document(Some(&held.document), false);
         document["spec"]["holderIdentity"] = "".into();
         if let Err(error) = self.client.put_lease(document).await {
@@ -157,4 +164,8 @@ impl Candidate {
         lease["spec"]["renewTime"] = now.into();
         lease
     }
+}
+
+fn epoch(lease: &Value) -> i64 {
+    lease["metadata"]["annotations"][EPOCH].as_str().and_then(|text| text.parse().ok()).unwrap_or_default()
 }

@@ -28,6 +28,7 @@ async fn driver(lab: &Lab, runner: Runner) -> Driver {
         vmids: VmidRange { from: at.vmid_from, to: at.vmid_to },
         bridge: at.bridge,
         gateway_url: at.gateway_url,
+        tenure: autovibe::clock::Tenure::unlimited(),
     })
     .await
     .unwrap()
