@@ -90,8 +90,16 @@ impl Tenure {
         Ok(tokio::time::timeout(deadline, guarded).await.unwrap_or_default())
     }
 
+    /// Whether a change that was begun may still be sent.
+    pub fn check(&self) -> Result<(), Lapsed> {
+        match &self.0 {
+            Some(held) if held.left() <= held.margin() => Err(Lapsed { left: held.left(), needed: held.margin() }),
+            _ => Ok(()),
+        }
+    }
+
     fn is_over(&self) -> bool {
-        self.0.as_ref().is_some_and(|held| held.left() <= held.margin())
+        self.check().is_err()
     }
 
     /// Returns when too little is left for anything.

@@ -15,7 +15,7 @@ mod transcript;
 
 use crate::{
     clock::Clock,
-    ledger::{Ledger, RENEW},
+    ledger::{LEASE, Ledger, RENEW},
     llm::{anthropic, prices, replay::Replays},
     objects::Objects,
     store::{self, CallEnd, NewMessage},
@@ -125,14 +125,25 @@ impl Followers {
 
 async fn open(config: &Config, objects: Objects, shutdown: &CancellationToken) -> Result<(Arc<Gateway>, Followers), Error> {
     let ledger = Ledger::new(objects.store().clone(), objects.clock().clone());
-    let cut = ledger.recover().await?;
-    if cut > 0 {
-        tracing::warn!("{cut} model calls were open when the hub died; they are charged at their worst case");
-    }
+    charge_dead(&ledger).await?;
     let (tasks, machines) = (TaskTracker::new(), Arc::new(Mutex::new(HashMap::<String, Arc<Live>>::new())));
     let forget = machines.clone();
     let gone = move |uid: &str| drop(forget.lock().unwrap_or_else(PoisonError::into_inner).remove(uid));
     let followers = Followers { tasks: TaskTracker::new(), drained: CancellationToken::new() };
+    if ledger.is_shared() {
+        let (ledger, clock, drained) = (ledger.clone(), objects.clock().clone(), followers.drained.clone());
+        followers.tasks.spawn(async move {
+            let again = async {
+                loop {
+                    clock.sleep(LEASE).await;
+                    if let Err(error) = charge_dead(&ledger).await {
+                        tracing::warn!("calls that a dead gateway left open were not charged: {error}");
+                    }
+                }
+            };
+            drained.run_until_cancelled(again).await
+        });
+    }
     let gateway = Arc::new(Gateway {
         directory: Directory::start(&objects, &followers.tasks, &followers.drained, gone),
         checkpoints: Checkpoints::start(&objects, config.hold, &followers.tasks, &followers.drained),
@@ -147,6 +158,14 @@ async fn open(config: &Config, objects: Objects, shutdown: &CancellationToken) -
     });
     gateway.tasks.spawn_blocking(prices::load);
     Ok((gateway, followers))
+}
+
+async fn charge_dead(ledger: &Ledger) -> Result<(), store::Error> {
+    let cut = ledger.recover().await?;
+    if cut > 0 {
+        tracing::warn!("{cut} model calls were open when their hub died; they are charged at their worst case");
+    }
+    Ok(())
 }
 
 async fn serve(gateway: Arc<Gateway>, listener: tokio::net::TcpListener, limit: Duration, shutdown: CancellationToken) {

@@ -80,7 +80,7 @@ impl Ledger {
     ///
     /// The lease has the call's id. A refusal is recorded as a `Refused` call when waiting would not help.
     pub async fn reserve(&self, call: NewCall, chain: Vec<Account>, demand: Demand) -> Result<Result<Grant, Refusal>, store::Error> {
-        let (now, epoch) = (self.clock.now(), self.store.epoch());
+        let (now, epoch) = (self.clock.now(), self.store.process_epoch());
         self.store
             .write(move |transaction| {
                 Box::pin(async move {
@@ -156,10 +156,15 @@ impl Ledger {
             .await
     }
 
+    /// Whether leases may be open of other processes that live: then only the time tells which are dead.
+    pub fn is_shared(&self) -> bool {
+        self.store.process_epoch() == 0
+    }
+
     /// Charges every open lease of a dead process, and every expired one, at its worst case and marks the calls `Cut`.
     /// Returns how many.
     pub async fn recover(&self) -> Result<usize, store::Error> {
-        let (now, epoch) = (self.clock.now(), self.store.epoch());
+        let (now, epoch) = (self.clock.now(), self.store.process_epoch());
         self.store.write(move |transaction| Box::pin(async move { close_stale(transaction, now, epoch, u32::MAX).await })).await
     }
 }

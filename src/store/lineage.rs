@@ -2,8 +2,8 @@
 //! that lacked the newest commits.
 //!
 //! Whoever saw what is lost must neither be told of other changes under the same revisions, nor act on what it remembers. So
-//! revisions and epochs go on far above all that can have been given: every watch begins anew, every leader is refused and
-//! ends, and whoever leads then looks at the world before it acts. The ledger says that something may be missing in it.
+//! revisions and epochs go on far above all that can have been given: every watch begins anew, the leader is refused and
+//! begins anew, and whoever leads then looks at the world before it acts. The ledger says that something may be missing in it.
 //! A server that changed its line without a loss, as with synchronous replication, cannot prove that; it is treated alike.
 
 use super::{Error, postgres};
@@ -14,7 +14,7 @@ use sqlx::{AssertSqlSafe, Row as _};
 /// More changes than a hub makes between a backup and its restore: a thousand a second for eleven days. Source: kubernetes-api
 /// facts 7.3.
 pub(super) const REVISIONS: i64 = 1_000_000_000;
-/// More processes than take over meanwhile.
+/// More than begin meanwhile.
 const EPOCHS: i64 = 1_000_000;
 
 /// The session's line: the cluster's system identifier, and its timeline, which each promotion of a replica changes. A server

@@ -26,7 +26,7 @@ const POSTGRES: &[Migration] = migrations!("postgres");
 /// Brings the database up to date; refuses one that a newer autovibe made.
 pub(super) async fn run(connection: &mut Connection) -> Result<(), Error> {
     let (begin, all) = match connection {
-        Connection::Sqlite(_) => (sqlite::LOCK, SQLITE),
+        Connection::Sqlite(_) => (sqlite::BEGIN, SQLITE),
         Connection::Postgres(_) => (postgres::BEGIN_MIGRATION, POSTGRES),
     };
     connection.link().run(begin).await?;

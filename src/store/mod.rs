@@ -152,8 +152,8 @@ pub enum Error {
     Unavailable(String),
     #[error("{0}")]
     Corrupt(String),
-    /// Another process took the store over: this one must not act any more.
-    #[error("another process took the store over (epoch {theirs}, ours is {ours}); this one stops writing")]
+    /// Another leads: whoever led under `ours` must not act any more.
+    #[error("another leads, in epoch {theirs}; ours, {ours}, is over")]
     Fenced { ours: i64, theirs: i64 },
     /// Nothing of it was written; it may be tried again.
     #[error("the write was not committed: {0}")]
@@ -201,7 +201,8 @@ struct Shared {
     tail: Arc<tail::Tail>,
     /// No other process writes to this database.
     alone: bool,
-    lead: Arc<lead::Lead>,
+    /// See [`Store::process_epoch`].
+    epoch: i64,
     installation: String,
     /// Writes that were committed.
     writes: Arc<AtomicU64>,

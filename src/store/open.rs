@@ -62,19 +62,17 @@ impl Store {
         Self::open_with(&Database::Sqlite(path.into()), Options::default()).await
     }
 
-    /// Opens the database when no other process uses it, also on PostgreSQL; and leads.
+    /// Opens the database when no other process uses it, also on PostgreSQL.
     pub async fn open_alone(database: &Database) -> Result<Self, Error> {
         let options = Options::default();
         if let Database::Postgres(server) = database {
             server.refuse_others(&options.clock).await?;
         }
-        let store = Self::open_with(database, options).await?;
-        store.take_over().await?;
-        Ok(store)
+        Self::open_with(database, options).await
     }
 
-    /// Opens (and creates or migrates) the database. SQLite's is refused when another process has it open, and its opener leads;
-    /// one of PostgreSQL may be open in several processes, of which one may lead: see [`Store::take_over`].
+    /// Opens (and creates or migrates) the database. SQLite's is refused when another process has it open; one of PostgreSQL
+    /// may be open in several processes.
     pub async fn open_with(database: &Database, options: Options) -> Result<Self, Error> {
         let clock = options.clock.clone();
         let lock = match database {
@@ -95,7 +93,6 @@ impl Store {
                 0
             }
         };
-        let lead = Arc::new(lead::Lead::new(epoch));
         let newest = read::newest(connection.link()).await?;
         let (publish, revisions) = watch::channel::<Revision>(newest);
         let tail = Arc::new(Tail::new(newest));
@@ -104,8 +101,8 @@ impl Store {
         let follower = match database {
             Database::Sqlite(_) => None,
             Database::Postgres(server) => {
-                let (revisions, lead, clock) = (publish.clone(), lead.clone(), clock.clone());
-                let others = postgres::Others { server: server.as_ref().clone(), revisions, lead, clock, writer: requests.downgrade() };
+                let (revisions, clock) = (publish.clone(), clock.clone());
+                let others = postgres::Others { server: server.as_ref().clone(), revisions, clock, writer: requests.downgrade() };
                 Some(AbortOnDropHandle::new(tokio::spawn(postgres::follow(others))))
             }
         };
@@ -119,7 +116,6 @@ impl Store {
             tail: tail.clone(),
             readers: readers.clone(),
             clock,
-            lead: lead.clone(),
             session: uuid::Uuid::new_v4(),
             batch: 0,
             lock,
@@ -129,7 +125,7 @@ impl Store {
         };
         tokio::spawn(writer.run());
         let alone = matches!(database, Database::Sqlite(_));
-        let shared = Shared { requests, readers, revisions, tail, alone, lead, installation, writes };
+        let shared = Shared { requests, readers, revisions, tail, alone, epoch, installation, writes };
         let store = Self { shared: Arc::new(shared), fence: None };
         tokio::spawn(compact::regularly(Arc::downgrade(&store.shared), store.revisions(), options));
         Ok(store)

@@ -4,13 +4,13 @@
 //! become visible in their order, whichever process commits, a rollback leaves no gap, and no two writers meet anywhere else:
 //! there is nothing to deadlock or to serialize.
 
-use super::{Error, Revision, database::Purpose, job, lead::Lead, lineage};
+use super::{Error, Revision, database::Purpose, job, lineage};
 use crate::clock::Clock;
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Row as _};
-use std::{fmt, str::FromStr, sync::Arc, time::Duration};
+use std::{fmt, str::FromStr, time::Duration};
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
@@ -135,7 +135,6 @@ pub(super) async fn prepare(connection: &mut PgConnection) -> Result<(), Error> 
 
 /// What a process knows at the beginning of a batch, the lock being held.
 pub(super) struct Begun {
-    pub(super) epoch: i64,
     /// The newest revision that anyone committed.
     pub(super) newest: i64,
     /// See [`lineage`].
@@ -148,12 +147,12 @@ pub(super) async fn begin(connection: &mut PgConnection, writer: Uuid, batch: i6
     let sql = format!(
         "BEGIN; SELECT number FROM revisions FOR UPDATE; \
          INSERT INTO writers (writer, batch) VALUES ('{writer}', {batch}) ON CONFLICT (writer) DO UPDATE SET batch = excluded.batch, at = now(); \
-         SELECT CAST(value AS BIGINT), number, {} FROM meta, revisions WHERE key = 'epoch'",
+         SELECT number, {} FROM revisions",
         lineage::LINES
     );
     let rows = patiently(sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection)).await?;
-    let row = rows.last().ok_or_else(|| Error::Corrupt("the database has no epoch".into()))?;
-    Ok(Begun { epoch: row.try_get(0)?, newest: row.try_get(1)?, line: row.try_get(2)?, noted: row.try_get(3)? })
+    let row = rows.last().ok_or_else(|| Error::Corrupt("the database has no revision counter".into()))?;
+    Ok(Begun { newest: row.try_get(0)?, line: row.try_get(1)?, noted: row.try_get(2)? })
 }
 
 /// Whether a batch whose answer was lost was committed. Waits for its transaction to end, by taking the lock.
@@ -171,13 +170,12 @@ pub(super) async fn was_committed(connection: &mut PgConnection, writer: Uuid, b
 pub(super) struct Others {
     pub(super) server: Server,
     pub(super) revisions: watch::Sender<Revision>,
-    pub(super) lead: Arc<Lead>,
     pub(super) clock: Clock,
     /// To the writer, who does what must be done when the database went back.
     pub(super) writer: mpsc::WeakSender<job::Request>,
 }
 
-/// Publishes what other processes commit, and that one of them took over. Told by them, and without that by looking; so
+/// Publishes what other processes commit. Told by them, and without that by looking; so
 /// nothing depends on being told.
 pub(super) async fn follow(others: Others) {
     let mut said = false;
@@ -199,16 +197,11 @@ async fn listen(others: &Others, said: &mut bool) -> Result<std::convert::Infall
     // It may be another server than before.
     look(others).await;
     loop {
-        let sql = "SELECT number, CAST(value AS BIGINT) FROM revisions, meta WHERE key = 'epoch'";
-        let (newest, epoch): (i64, i64) = patiently(sqlx::query_as(sql).fetch_one(&mut listener)).await?;
+        let (newest,): (i64,) = patiently(sqlx::query_as(NEWEST).fetch_one(&mut listener)).await?;
         if newest < others.revisions.borrow().0 {
             look(others).await;
         }
         super::writer::publish(&others.revisions, Revision(newest));
-        // Refused writes say it too; one who writes nothing learns it here. An older one was read before we took over.
-        if epoch > others.lead.epoch() {
-            let _ = others.lead.check(epoch);
-        }
         tokio::select! {
             told = listener.try_recv() => if told?.is_none() {
                 return Err(Error::Unavailable("the connection was lost".into()));

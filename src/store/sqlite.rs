@@ -16,11 +16,8 @@ pub(super) const BUSY: Duration = Duration::from_secs(10);
 /// Bytes that the WAL keeps once it was copied back; it grows beyond them while someone reads for long.
 const WAL_KEPT: &str = "16777216";
 
-/// Takes the write lock.
-pub(super) const LOCK: &str = "BEGIN IMMEDIATE";
-
-/// Takes the write lock and says the epoch; a commit is then in revision order, for there is no other writer.
-pub(super) const BEGIN: &str = "BEGIN IMMEDIATE; SELECT CAST(value AS BIGINT) FROM meta WHERE key = 'epoch'";
+/// Takes the write lock; a commit is then in revision order, for there is no other writer.
+pub(super) const BEGIN: &str = "BEGIN IMMEDIATE";
 
 /// The highest revision ever given, also when its log entry is gone; no row before the first.
 pub(super) const NEWEST: &str = "SELECT seq FROM sqlite_sequence WHERE name = 'log'";

@@ -1,10 +1,10 @@
 //! The one task that writes. It takes all requests that wait, runs each in a savepoint, and commits them together: while
 //! one commit syncs the disk the next batch gathers, so the cost of a sync is shared exactly when there is load.
 
-use super::connection::{Connection, query};
+use super::connection::Connection;
 use super::database::{Database, PATIENCE, PAUSE, Purpose};
 use super::job::{Job, Request};
-use super::{Error, GoesOn, Moment, Revision, Transaction, lead::Lead, lineage, postgres, read, sqlite, tail::Tail};
+use super::{Error, GoesOn, Moment, Revision, Transaction, lineage, postgres, read, sqlite, tail::Tail};
 use crate::clock::Clock;
 use jiff::SignedDuration;
 use std::{
@@ -33,7 +33,6 @@ pub(super) struct Writer {
     pub(super) tail: Arc<Tail>,
     pub(super) readers: read::Readers,
     pub(super) clock: Clock,
-    pub(super) lead: Arc<Lead>,
     /// Names this writer among those of a PostgreSQL database,
     pub(super) session: uuid::Uuid,
     /// and this the transaction: with both, the outcome of a lost commit can be looked up.
@@ -201,7 +200,7 @@ impl Writer {
         }
     }
 
-    /// Begins a transaction, if the store is still ours. Nothing was done yet, so a database that is away is waited for.
+    /// Begins a transaction. Nothing was done yet, so a database that is away is waited for.
     async fn begin(&mut self) -> Result<(), Error> {
         let until = self.clock.now() + PATIENCE;
         loop {
@@ -229,28 +228,24 @@ impl Writer {
             self.connection = self.database.connect(Purpose::Write).await?;
             self.lost = false;
         }
-        let stored = match &mut self.connection {
-            Connection::Sqlite(_) => {
-                let (epoch,): (i64,) = query(sqlite::BEGIN).fetch_one(self.connection.link()).await?;
-                epoch
-            }
+        match &mut self.connection {
+            Connection::Sqlite(_) => self.connection.link().run(sqlite::BEGIN).await,
             Connection::Postgres(connection) => {
                 self.batch += 1;
-                let mut begun = postgres::begin(connection, self.session, self.batch).await?;
+                let begun = postgres::begin(connection, self.session, self.batch).await?;
                 let known = self.revisions.borrow().0;
                 if let Some(back) = lineage::went_back(&begun, known) {
                     tracing::error!("the database went back {back}. What was committed since is lost; the ledger notes the gap");
                     lineage::go_on(connection, known, &self.clock).await?;
                     // That was a commit of its own, which is not to be taken for the one that follows.
                     self.batch += 1;
-                    begun = postgres::begin(connection, self.session, self.batch).await?;
+                    let begun = postgres::begin(connection, self.session, self.batch).await?;
                     self.tail.forget();
                     publish(&self.revisions, Revision(begun.newest));
                 }
-                begun.epoch
+                Ok(())
             }
-        };
-        self.lead.check(stored)
+        }
     }
 }
 

@@ -40,7 +40,7 @@ pub(super) async fn run(runner: &Runner, tenure: &Tenure, argv: Vec<String>) -> 
     let command = argv.first().cloned().unwrap_or_default();
     let any = Tenure::unlimited();
     let tenure = if READS.contains(&command.as_str()) { &any } else { tenure };
-    match tenure.run(DEADLINE, to_its_end_apart(runner.clone(), argv)).await? {
+    match tenure.run(DEADLINE, to_its_end_apart(runner.clone(), tenure.clone(), argv)).await? {
         Some(Some(result)) => result,
         Some(None) => Err(Error::Unknown(format!("`zfs {command}` was given up"))),
         None => Err(Error::Unknown(format!("`zfs {command}` still runs after {} s, or the lead was lost", DEADLINE.as_secs()))),
@@ -49,22 +49,22 @@ pub(super) async fn run(runner: &Runner, tenure: &Tenure, argv: Vec<String>) -> 
 
 /// In a task of its own: neither the deadline nor a caller that goes away stops the command half-way. `None` is a task that
 /// ended without a word.
-async fn to_its_end_apart(runner: Runner, argv: Vec<String>) -> Option<Result<Output, Error>> {
+async fn to_its_end_apart(runner: Runner, tenure: Tenure, argv: Vec<String>) -> Option<Result<Output, Error>> {
     let (sender, receiver) = oneshot::channel();
     tokio::spawn(async move {
         // Nobody waits any more when the deadline has passed.
-        let _ = sender.send(to_its_end(&runner, &argv).await);
+        let _ = sender.send(to_its_end(&runner, &tenure, &argv).await);
     });
     receiver.await.ok()
 }
 
-/// As [`run`], without a deadline.
-pub(super) async fn to_its_end(runner: &Runner, argv: &[String]) -> Result<Output, Error> {
+/// As [`run`], without a deadline. A process that was stopped on the way to a helper looks at its `tenure` again.
+pub(super) async fn to_its_end(runner: &Runner, tenure: &Tenure, argv: &[String]) -> Result<Output, Error> {
     match runner {
         Runner::Local => local(argv).await,
-        Runner::Socket(path) => over_socket(path, argv).await,
+        Runner::Socket(path) => over_socket(path, tenure, argv).await,
         Runner::Service(service) => service.call(argv.to_vec()).await.ok_or_else(|| Error::Unknown("its end was not seen".into())),
-        Runner::Ssh(ssh) => ssh.run(argv).await,
+        Runner::Ssh(ssh) => ssh.run(tenure, argv).await,
     }
 }
 
@@ -107,10 +107,11 @@ fn ended(argv: &[String], status: ExitStatus, stdout: Vec<u8>, stderr: Vec<u8>) 
     Ok(Output { status, stdout: text(stdout)?, stderr: text(stderr)? })
 }
 
-async fn over_socket(path: &Path, argv: &[String]) -> Result<Output, Error> {
+async fn over_socket(path: &Path, tenure: &Tenure, argv: &[String]) -> Result<Output, Error> {
     let mut stream = UnixStream::connect(path).await.map_err(|error| Error::Unavailable(format!("{}: {error}", path.display())))?;
     let unknown = |error: std::io::Error| Error::Unknown(error.to_string());
     let line = format!("{}\n", serde_json::json!({ "argv": argv }));
+    tenure.check()?;
     stream.write_all(line.as_bytes()).await.map_err(unknown)?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).await.map_err(unknown)?;

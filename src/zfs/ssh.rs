@@ -9,6 +9,7 @@ use super::{
     run::Output,
     stream::{self, Ended},
 };
+use crate::clock::Tenure;
 use secrecy::ExposeSecret;
 use std::{
     fs, io,
@@ -121,10 +122,13 @@ impl Ssh {
     }
 
     /// Runs a command that ends by itself and neither reads nor prints much.
-    pub(super) async fn run(&self, argv: &[String]) -> Result<Output, Error> {
+    pub(super) async fn run(&self, tenure: &Tenure, argv: &[String]) -> Result<Output, Error> {
         let _session = self.sessions.acquire().await.map_err(|error| Error::Unavailable(error.to_string()))?;
         let mut answer = Vec::new();
-        let ended = stream::pipe(self.start(SHARED).await?, &self.request(argv)?, None::<&mut tokio::io::Empty>, &mut answer).await?;
+        let child = self.start(SHARED).await?;
+        // Without a request the helper does nothing.
+        tenure.check()?;
+        let ended = stream::pipe(child, &self.request(argv)?, None::<&mut tokio::io::Empty>, &mut answer).await?;
         answered(&answer, &ended)
     }
 

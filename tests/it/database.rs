@@ -72,8 +72,20 @@ impl Home {
         Store::open_with(&self.database(), options).await.unwrap()
     }
 
+    /// Whether its processes have it to themselves.
+    pub(crate) fn is_sqlite(&self) -> bool {
+        self.url.starts_with("sqlite")
+    }
+
     pub(crate) fn database(&self) -> Database {
         self.url.parse().unwrap()
+    }
+
+    /// As the next leader has it, and its epoch.
+    pub(crate) async fn lead(store: &Store) -> (Store, i64) {
+        let begun: Result<i64, autovibe::store::Error> = store.write(|t| Box::pin(async move { t.next_leader().await })).await;
+        let epoch = begun.unwrap();
+        (store.under(epoch), epoch)
     }
 
     /// The one text that a query of PostgreSQL answers, past the store.

@@ -2,7 +2,7 @@
 
 use crate::cli::BUDGET;
 use crate::database::Home;
-use crate::process::{ANY_PORTS, Hub, refused, said, write};
+use crate::process::{ANY_PORTS, Hub, refused, said, wait, write};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -28,6 +28,13 @@ fn kubectl(data: &Path, arguments: &[&str]) -> Option<String> {
     };
     assert!(output.status.success(), "kubectl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
     Some(String::from_utf8(output.stdout).unwrap())
+}
+
+/// Whether the process of this hub holds the controllers' Lease.
+fn leads(data: &Path, hub: &Hub) -> bool {
+    let lease = said(data, &["-n", "autovibe-system", "get", "lease", "autovibe-controller", "-o", "json"]);
+    let lease: serde_json::Value = serde_json::from_str(&lease).unwrap();
+    lease["spec"]["holderIdentity"].as_str().unwrap_or_default().split('_').nth(3) == Some(&hub.child.id().to_string())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -64,14 +71,26 @@ async fn hubs_share_a_postgresql_database_and_one_leads() {
     let error = refused(&first, &["restore", &file, "--database-url", &url, "--overwrite"]);
     assert!(error.contains("stop all hubs"), "{error}");
 
-    // Another hub takes over; the first one learns it and ends, the server goes on.
+    // Another hub serves too, and stands by; it leads as soon as the first one has ended.
     let second = directory(&home, "second", Some(&first));
     let successor = Hub::start(&second, &with(&[])).serves();
-    let (code, log) = hub.ended();
-    assert_eq!(code, Some(1), "{log}");
-    assert!(log.contains("another hub took over the store"), "{log}");
+    wait("the second one stands by", || successor.logged().contains("leads; standing by"));
+    assert_eq!(said(&second, &["apply", "-f", &manifest]), "budget/team unchanged\n");
+    assert!(leads(&second, &hub) && said(&first, &["get", "budgets"]).contains("team"));
+    let log = hub.logged();
+    assert_eq!(hub.terminate().0, Some(0));
+    wait("the second one leads", || leads(&beside, &successor));
     assert_eq!(said(&beside, &["delete", "budget", "team"]).lines().count(), 1);
     assert!(said(&second, &["get", "budgets", "-o", "json"]).contains("\"items\": []"));
+
+    // One that is older than the database is refused, whatever it would do; those that run go on.
+    home.execute("INSERT INTO migrations (number, name) VALUES (9999, 'later')").await;
+    for role in [&["--api-only"][..], &["--no-controllers"], &[]] {
+        let error = refused(&first, &[&["up"], &with(role)[..]].concat());
+        assert!(error.contains("migration 9999 (later)") && error.contains("run a newer one"), "{error}");
+    }
+    assert!(leads(&beside, &successor));
+    home.execute("DELETE FROM migrations WHERE number = 9999").await;
 
     for log in [log, server.logged(), successor.logged()] {
         assert!(log.contains("the store is postgres://") && !log.contains(PASSWORD), "{log}");

@@ -78,16 +78,6 @@ impl Hub {
         self
     }
 
-    /// Waits until it ends by itself; its exit code and what it logged.
-    pub(crate) fn ended(mut self) -> (Option<i32>, String) {
-        let mut status = None;
-        wait("the hub's end", || {
-            status = self.child.try_wait().unwrap();
-            status.is_some()
-        });
-        (status.unwrap().code(), self.logged())
-    }
-
     /// What it said on standard error.
     pub(crate) fn logged(&self) -> String {
         std::fs::read_to_string(self.data.join(LOG)).unwrap()

@@ -37,7 +37,7 @@ pub(super) struct Up {
     /// A node to run on that is no Proxmox: real QEMU guests on this machine, simulated ones, or none
     #[arg(long, value_enum, default_value = "real")]
     lab: LabChoice,
-    /// Serve only the API, and run neither gateway nor controllers: beside a hub on the same PostgreSQL database
+    /// Serve only the API, and run neither gateway nor controllers: beside hubs on the same PostgreSQL database
     #[arg(long)]
     api_only: bool,
     /// Run no controllers: they run elsewhere, as `autovibe controller`
@@ -84,10 +84,6 @@ impl Up {
         let clock = Clock::system();
         let database = context.database(&self.database)?;
         let store = Store::open_with(&database, store::Options::default()).await?;
-        if !self.api_only {
-            // Before anything acts: whoever led until now is refused from here on.
-            store.take_over().await?;
-        }
         info!("the store is {database}");
         let objects = Objects::unlock(store.clone(), clock.clone(), &data.join("secrets.key"))
             .await
@@ -135,10 +131,7 @@ impl Up {
             ))
         });
 
-        let lost = tokio::select! {
-            () = signal() => false,
-            () = store.lost_lead() => true,
-        };
+        signal().await;
         info!("ending: calls of agents have {} s; a second signal ends at once", CALLS.as_secs());
         tokio::spawn(async {
             signal().await;
@@ -157,10 +150,6 @@ impl Up {
         api_stop.cancel();
         ended("the API server", REST, api.stopped()).await;
         store.close().await;
-        anyhow::ensure!(
-            !lost,
-            "another hub took over the store {database}, so this one has ended; let one run, and others with --api-only"
-        );
         print::out("autovibe has ended; `autovibe up` goes on from here.\n").ok();
         Ok(ExitCode::SUCCESS)
     }

@@ -11,6 +11,7 @@ mod tests;
 pub use allow::Limits;
 
 use super::{Dataset, Error, Properties, Runner, Zfs, listing, name, run, run::Output};
+use crate::clock::Tenure;
 use allow::{Need, Work};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -103,7 +104,7 @@ impl Helper {
             return Ok(Answer::Ran(missing));
         }
         match allowed.work {
-            Work::Plain => run::to_its_end(&self.runner, &request.argv).await.map(Answer::Ran),
+            Work::Plain => run::to_its_end(&self.runner, &Tenure::unlimited(), &request.argv).await.map(Answer::Ran),
             Work::Prints | Work::Resumes(_) => run::drain(&request.argv, &mut tokio::io::stdout()).await.map(Answer::Ran),
             Work::Reads => run::feed(&request.argv, &mut tokio::io::stdin()).await.map(Answer::Ran),
             Work::Import { to, size, properties } => self.import(&to, size, &properties).await,
@@ -117,7 +118,7 @@ impl Helper {
         }
         let names: Vec<String> = needs.iter().map(|need| need.name().to_owned()).collect();
         let words = ["get", "-Hp", "-s", "local,none", "-o", "name,property,value,source", MARKS].map(str::to_owned);
-        let output = run::to_its_end(&self.runner, &[words.to_vec(), names].concat()).await?;
+        let output = run::to_its_end(&self.runner, &Tenure::unlimited(), &[words.to_vec(), names].concat()).await?;
         if output.status != 0 {
             return Ok(Some(output));
         }
@@ -132,7 +133,7 @@ impl Helper {
     /// A token names a snapshot, but only ZFS can read it: it is asked what it would send.
     async fn look_at_token(&self, token: &str) -> Result<(), Error> {
         let argv = ["send", "-n", "-v", "-t", token].map(str::to_owned);
-        let output = run::to_its_end(&self.runner, &argv).await?;
+        let output = run::to_its_end(&self.runner, &Tenure::unlimited(), &argv).await?;
         // Source: OpenZFS libzfs_sendrecv.c, zfs_send_resume_impl, which prints the token's contents as a list.
         let text = output.stdout + &output.stderr;
         let snapshot = text.lines().find_map(|line| line.trim().strip_prefix("toname = "));
