@@ -2,9 +2,13 @@
 //!
 //! The agents that the lab's guests play are directed by a line `#sim …` in the prompt; with `turns=0` they end at once.
 
+mod commands;
 mod crashes;
 mod elsewhere;
 mod killed;
+mod leaders;
 mod lives;
+mod parted;
+mod parts;
 mod restored;
 pub(crate) mod stage;

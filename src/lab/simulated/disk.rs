@@ -18,6 +18,8 @@ pub(crate) struct Disk {
     pub(crate) machine_id: Option<String>,
     /// The ref that the workspace was filled from.
     pub(crate) source: Option<String>,
+    /// The bundle that it came in, base64; agents here commit nothing.
+    pub(crate) bundle: Option<String>,
     /// Files written through the guest agent, with their sizes.
     pub(crate) files: BTreeMap<String, usize>,
     /// One line for each tool that an agent ran here, whichever agent it was.

@@ -1,6 +1,7 @@
 //! A model guest: its record, and the guest agent's protocol.
 
 use super::{Guests, verb};
+use crate::agent::scripts::SOURCE_BUNDLE;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -61,7 +62,7 @@ impl Guests {
                 let mut memory = self.memory();
                 let files = memory.get_mut(&vmid).map(|memory| &mut memory.files).ok_or("no guest")?;
                 let handle = files.keys().last().copied().unwrap_or(999) + 1;
-                files.insert(handle, (path.to_owned(), 0));
+                files.insert(handle, (path.to_owned(), Vec::new()));
                 Ok(handle.into())
             }
             "guest-file-write" => {
@@ -72,14 +73,19 @@ impl Guests {
                     .get_mut(&vmid)
                     .and_then(|memory| memory.files.get_mut(&handle))
                     .ok_or_else(|| format!("handle '{handle}' has not been found"))?;
-                file.1 += bytes.len();
+                file.1.extend_from_slice(&bytes);
                 Ok(json!({ "count": bytes.len(), "eof": false }))
             }
             "guest-file-close" => {
                 let handle = arguments["handle"].as_i64().unwrap_or_default();
                 let closed = self.memory().get_mut(&vmid).and_then(|memory| memory.files.remove(&handle));
-                let (path, size) = closed.ok_or_else(|| format!("handle '{handle}' has not been found"))?;
-                self.on_disk(vmid, |disk| disk.files.insert(path, size));
+                let (path, bytes) = closed.ok_or_else(|| format!("handle '{handle}' has not been found"))?;
+                self.on_disk(vmid, |disk| {
+                    if path == SOURCE_BUNDLE {
+                        disk.bundle = Some(STANDARD.encode(&bytes));
+                    }
+                    disk.files.insert(path, bytes.len())
+                });
                 Ok(json!({}))
             }
             _ => Err(format!("The command {name} has not been found")),

@@ -45,7 +45,8 @@ const BOOT: Duration = Duration::from_millis(20);
 /// What a running guest has in memory; gone with its power, or with the lab.
 struct Memory {
     since: Instant,
-    files: BTreeMap<i64, (String, usize)>,
+    /// Being written: path and what came.
+    files: BTreeMap<i64, (String, Vec<u8>)>,
     commands: verb::Commands,
     power: CancellationToken,
 }

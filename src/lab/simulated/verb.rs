@@ -82,7 +82,10 @@ impl Guests {
                 self.stop_agent(vmid);
                 Ended::default()
             }
-            "autovibe-bundle" => Ended::printed("none\n".into()),
+            "autovibe-bundle" => {
+                let bundle = self.on_disk(vmid, |disk| disk.bundle.clone()).flatten();
+                Ended::printed(format!("{}\n", bundle.as_deref().unwrap_or("none")))
+            }
             // Anything else that is run in a guest works and prints nothing.
             _ => Ended::default(),
         }

@@ -6,11 +6,11 @@ use serde_json::{Value, json};
 use std::path::Path;
 use std::process::Command;
 
-const HUB: [&str; 5] = ["--no-controllers", "--listen", "127.0.0.1:0", "--gateway-listen", "127.0.0.1:0"];
-const SIMULATED: [&str; 2] = ["--lab", "simulated"];
+pub(super) const HUB: [&str; 5] = ["--no-controllers", "--listen", "127.0.0.1:0", "--gateway-listen", "127.0.0.1:0"];
+pub(super) const SIMULATED: [&str; 2] = ["--lab", "simulated"];
 
 /// What a life that ended as it should leaves; ends the hub.
-async fn assert_ended_well(data: &Path, hub: Hub, what: &str) {
+pub(super) async fn assert_ended_well(data: &Path, hub: Hub, what: &str) {
     let ended = end(data, what);
     assert_eq!(ended["status"]["terminationReason"], "Completed", "{what}: {:#}", ended["status"]);
     let last: Value = serde_json::from_str(&said(data, &["get", "checkpoint", "a-final", "-o", "json"])).unwrap();
@@ -51,14 +51,14 @@ async fn controllers_go_on_when_their_hub_was_killed_and_came_back() {
 }
 
 /// Pid of the process that leads, and its epoch.
-fn leader(data: &Path) -> Option<(u32, i64)> {
+pub(super) fn leader(data: &Path) -> Option<(u32, i64)> {
     let output = autovibe(data, &["-n", "autovibe-system", "get", "lease", "autovibe-controller", "-o", "json"]);
     let lease: Value = serde_json::from_slice(&output.stdout).ok()?;
     let pid = lease["spec"]["holderIdentity"].as_str()?.split('_').nth(3)?.parse().ok()?;
     Some((pid, lease["metadata"]["annotations"]["autovibe.dev/epoch"].as_str()?.parse().ok()?))
 }
 
-fn send(signal: &str, pid: u32) {
+pub(super) fn send(signal: &str, pid: u32) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
 }
 

@@ -12,7 +12,7 @@ use autovibe::{
 use rustls::pki_types::PrivateKeyDer;
 use serde_json::json;
 use sha2::{Digest, Sha256};
-use std::sync::Arc;
+use std::{net::SocketAddr, sync::Arc};
 use tokio::net::{TcpListener, TcpStream};
 
 async fn driver(lab: &Lab, runner: Runner) -> Driver {
@@ -62,7 +62,7 @@ async fn disks_live_and_end_on_a_node_far_away() {
 }
 
 /// TLS before the lab, as Proxmox has it; gives its address and the fingerprint.
-async fn tls(lab: &Lab) -> (String, String) {
+pub(crate) async fn tls(lab: &Lab) -> (SocketAddr, String) {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
     let digest = Sha256::digest(certificate.der()).iter().map(|byte| format!("{byte:02X}")).collect::<Vec<_>>().join(":");
@@ -80,7 +80,7 @@ async fn tls(lab: &Lab) -> (String, String) {
             });
         }
     });
-    (format!("https://{address}"), digest)
+    (address, digest)
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -94,7 +94,7 @@ async fn machines_of_a_hub_on_another_machine_live_and_end() {
     stage.create_secret("node", &[("ssh-privatekey", sshd.key())]).await;
     let infrastructure = json!({
         "proxmox": {
-            "endpoint": endpoint, "fingerprint": fingerprint, "tokenSecretRef": { "name": "pve" }, "node": at.node,
+            "endpoint": format!("https://{endpoint}"), "fingerprint": fingerprint, "tokenSecretRef": { "name": "pve" }, "node": at.node,
             "vmids": { "from": at.vmid_from, "to": at.vmid_to }, "bridge": at.bridge,
         },
         "zfs": {
