@@ -1,7 +1,7 @@
 //! Leaders that are stopped, killed and replaced.
 
 use super::elsewhere::{SIMULATED, leader, send};
-use super::killed::{end, lives_through, manifest};
+use super::killed::{end, manifest};
 use super::parts::{Parts, until};
 use crate::database::Home;
 use crate::process::{Hub, LOG, LabOf, said, wait};
@@ -175,11 +175,13 @@ async fn hubs_on_one_postgresql_database_stand_by_for_each_other() {
     let is_new = || std::fs::read(&config).unwrap() != std::fs::read(&of_first).unwrap();
     wait("the second one serves and stands by", || is_new() && second.logged().contains("leads; standing by"));
     said(data, &["apply", "-f", &manifest(data)]);
-    assert!(lives_through(data, 4), "the leader is stopped before the end");
+    end(data, "under the first");
     assert_eq!(leader(data).unwrap().0, first.child.id());
 
     send("-STOP", first.child.id());
     wait("the second one leads", || leader(data).is_some_and(|(pid, _)| pid == second.child.id()));
+    said(data, &["delete", "machine", "a"]);
+    said(data, &["apply", "-f", &manifest(data)]);
     let ended = end(data, "after the leader was stopped");
     assert_eq!(ended["status"]["terminationReason"], "Completed", "{:#}", ended["status"]);
     send("-CONT", first.child.id());
