@@ -1,5 +1,5 @@
-//! Housekeeping that no request asks for: Namespaces that are to go, objects whose owners are gone, and Events that have
-//! had their time.
+//! Housekeeping that no request asks for: Namespaces that are to go, objects whose owners are gone, Events that have had their
+//! time, and a change of the Secrets' key.
 //!
 //! All are quiet when there is nothing to do: an idle server neither wakes for objects nor writes.
 
@@ -24,7 +24,7 @@ const EXPIRE_EVERY: Duration = Duration::from_mins(1);
 /// Runs until `shutdown`.
 pub(super) fn start(objects: Objects, shutdown: CancellationToken) -> JoinHandle<()> {
     tokio::spawn(async move {
-        let work = async { tokio::join!(namespaces(&objects), garbage(&objects), events(&objects)) };
+        let work = async { tokio::join!(namespaces(&objects), garbage(&objects), events(&objects), objects.keep_keys()) };
         tokio::select! {
             () = shutdown.cancelled() => {}
             _ = work => {}

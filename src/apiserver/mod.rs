@@ -32,6 +32,7 @@ mod read;
 mod records;
 mod reply;
 mod review;
+mod rotation;
 mod route;
 mod selector;
 mod serve;

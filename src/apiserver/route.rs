@@ -38,6 +38,8 @@ pub(super) enum Route {
     OpenapiV3,
     /// `/openapi/v3/apis/GROUP/VERSION`; the key is `apis/GROUP/VERSION`.
     OpenapiGroup(String),
+    /// `/autovibe/secrets/key`: the change of the Secrets' key.
+    SecretsKey,
     Object(Target),
     Unknown,
 }
@@ -61,6 +63,7 @@ pub(super) fn parse(path: &str) -> Route {
         ["openapi", "v2"] => Route::OpenapiV2,
         ["openapi", "v3"] => Route::OpenapiV3,
         ["openapi", "v3", rest @ ..] => Route::OpenapiGroup(rest.join("/")),
+        ["autovibe", "secrets", "key"] => Route::SecretsKey,
         ["api", version, rest @ ..] => object("", version, rest),
         ["apis", group, version, rest @ ..] => object(group, version, rest),
         _ => Route::Unknown,

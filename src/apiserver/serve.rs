@@ -9,7 +9,7 @@ use super::{
     openapi_v3::{self, Document},
     peer::Peer,
     query::Query,
-    read, records, reply, review,
+    read, records, reply, review, rotation,
     route::{self, Route, Target},
     status::Status,
     table, write,
@@ -34,7 +34,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tracing::Instrument;
 
 /// Source: apiserver `MaxRequestBodyBytes`.
-const MAX_BODY: usize = 3 * 1024 * 1024;
+pub(super) const MAX_BODY: usize = 3 * 1024 * 1024;
 /// A checkpoint's git bundle: above the 64 MiB that are fetched of a workspace ([`crate::git::MAX_BYTES`]).
 const MAX_BUNDLE: usize = 65 << 20;
 /// Time for a request that is no watch. Source: apiserver `RequestTimeout`.
@@ -123,6 +123,7 @@ async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, St
     let target = match route {
         Route::Object(target) => target,
         Route::Unknown => return Err(Status::no_path()),
+        Route::SecretsKey => return rotation::answer(&server.objects, &parts.method, headers, body).await,
         _ if !read_only => return Err(Status::method_not_allowed()),
         other => return document(server, headers, &other, parts.uri.query()),
     };
@@ -184,7 +185,7 @@ async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, St
 }
 
 /// Errors: 413 for a body that says that it is too large before any of it is read, and for one that turns out to be.
-async fn read_body(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Status> {
+pub(super) async fn read_body(headers: &HeaderMap, body: Body, most: usize) -> Result<Bytes, Status> {
     if header(headers, CONTENT_ENCODING).is_some_and(|encoding| !encoding.eq_ignore_ascii_case("identity")) {
         return Err(Status::new(
             415,
@@ -294,7 +295,7 @@ fn document(server: &Shared, headers: &HeaderMap, route: &Route, raw_query: Opti
             }
             Ok(response)
         }
-        Route::Health | Route::Version | Route::Object(_) | Route::Unknown => Err(Status::no_path()),
+        Route::Health | Route::Version | Route::Object(_) | Route::SecretsKey | Route::Unknown => Err(Status::no_path()),
     }
 }
 

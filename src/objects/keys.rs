@@ -1,8 +1,8 @@
-//! The key of the Secrets over time: that a hub starts with the right one, and how it is changed for another.
+//! That a server starts with the right key of the Secrets, and says which ones it has.
 
 use super::{
     Cipher, Error, Objects,
-    cipher::{new_key, read, write},
+    rotation::{Ring, server_name},
     seal::SECRETS,
 };
 use crate::clock::Clock;
@@ -21,78 +21,59 @@ pub enum Locked {
     File(#[from] io::Error),
     #[error("the key does not open what it should: {0}")]
     Wrong(Error),
+    /// The servers on this database write with another one.
+    #[error("Secrets are written with the key {id}, which is not in {file}; copy the secrets.key of another server on this database there")]
+    Other { id: String, file: String },
     #[error(transparent)]
     Store(#[from] store::Error),
 }
 
 impl Objects {
-    /// Objects whose Secrets the key file opens. The file is made when there is neither one nor a Secret.
+    /// Objects whose Secrets the key file opens. The file is made when there is neither one nor a Secret. Until
+    /// [`Self::leave`], a change of the key waits for this server.
     pub async fn unlock(store: Store, clock: Clock, key: &Path) -> Result<Self, Locked> {
         let tried = store.list(&Query { resource: SECRETS.into(), limit: TRIED, ..Query::default() }).await?.items;
         if !tried.is_empty() && !key.exists() {
             return Err(Locked::Missing(key.display().to_string()));
         }
         let objects = Self::new(store, clock, Cipher::load(key)?);
+        let begins = tried.is_empty();
         for secret in tried {
             objects.unseal(SECRETS, secret.document).map_err(Locked::Wrong)?;
         }
+        objects.join(begins, key).await?;
         Ok(objects)
     }
-}
 
-/// What [`rotate`] did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rotation {
-    /// Stored documents that were encrypted anew, the history's among them.
-    pub documents: u64,
-    /// Whether it went on with one that was cut off before.
-    pub resumed: bool,
-}
-
-/// Encrypts every Secret with a new key, the history's too, and forgets the old one.
-///
-/// The key file holds both while the database is rewritten, in one transaction; so wherever this is cut off, the file opens
-/// what the database holds, and the next call goes on. A key that does not open everything leaves file and database alone.
-pub async fn rotate(store: &Store, path: &Path) -> Result<Rotation, Locked> {
-    let kept = read(path)?;
-    let old = Cipher::of(&kept);
-    verify(store, old).await?;
-    let resumed = kept.len() > 1;
-    let both = if resumed { kept } else { [vec![new_key()], kept].concat() };
-    if !resumed {
-        write(path, &both)?;
-    }
-    let cipher = Cipher::of(&both);
-    let anew = move |document| Ok::<_, Error>(cipher.seal_document(SECRETS, cipher.unseal_document(SECRETS, document)?));
-    let work = store.write(move |transaction| Box::pin(async move { transaction.rewrite(SECRETS, anew).await }));
-    let documents = work.await.map_err(Locked::Wrong)?;
-    write(path, &both[..1])?;
-    Ok(Rotation { documents, resumed })
-}
-
-/// Opens everything, in a transaction that ends without a change.
-async fn verify(store: &Store, cipher: Cipher) -> Result<(), Locked> {
-    enum Verified {
-        Whole,
-        Failed(Error),
-    }
-    impl From<store::Error> for Verified {
-        fn from(error: store::Error) -> Self {
-            Self::Failed(error.into())
-        }
-    }
-    let open = move |document: serde_json::Value| match cipher.unseal_document(SECRETS, document.clone()) {
-        Ok(_) => Ok(document),
-        Err(error) => Err(Verified::Failed(error)),
-    };
-    let work = store.write::<(), _, _>(move |transaction| {
-        Box::pin(async move {
-            transaction.rewrite(SECRETS, open).await?;
-            Err(Verified::Whole)
+    /// Enters this server among those that have keys; refused when it lacks the one that is written with. Without any Secret
+    /// (`begins`) its own key becomes that.
+    async fn join(&self, begins: bool, key: &Path) -> Result<(), Locked> {
+        let (ids, alone, file) = (self.cipher.ids(), self.store.is_alone(), key.display().to_string());
+        let name = server_name(key);
+        Ring::change(&self.store, move |ring| {
+            let mut next = ring.unwrap_or_else(|| Ring { writes: ids[0].clone(), ..Ring::default() });
+            if !ids.contains(&next.writes) {
+                if !begins {
+                    return Err(Locked::Other { id: next.writes, file });
+                }
+                next = Ring { writes: ids[0].clone(), ..Ring::default() };
+            }
+            if alone {
+                next.servers.clear();
+            }
+            next.servers.insert(name, ids);
+            Ok(Some(next))
         })
-    });
-    match work.await {
-        Err(Verified::Failed(error)) => Err(Locked::Wrong(error)),
-        Ok(()) | Err(Verified::Whole) => Ok(()),
+        .await
+        .map(drop)
+    }
+
+    /// Takes this server from those that a change of the key waits for: it ends.
+    pub async fn leave(&self) {
+        let Some(file) = self.cipher.file() else { return };
+        let name = server_name(file);
+        if let Err(error) = self.change_ring(move |ring| drop(ring.servers.remove(&name))).await {
+            tracing::warn!("a change of the Secrets' key may wait for this server, which has ended: {error}");
+        }
     }
 }

@@ -9,6 +9,7 @@ pub mod leader;
 mod metadata;
 mod namespace;
 mod roles;
+mod rotation;
 mod seal;
 mod typed;
 mod watch;
@@ -17,16 +18,17 @@ mod write;
 pub use approval::Approval;
 pub use cipher::Cipher;
 pub use event::{EventDocuments, record};
-pub use keys::{Locked, Rotation, rotate};
+pub use keys::Locked;
 pub use metadata::graft;
 pub use namespace::DELETE_CHECKPOINTS;
+pub use rotation::{Rotation, Stage};
 pub use typed::{secret_value, typed};
 pub use watch::{Feed, follow};
 
 use crate::api::FieldError;
 use crate::clock::Clock;
 use crate::store::{self, Change, Revision, Store};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Reads and writes objects; cheap to clone.
 #[derive(Clone)]
@@ -34,6 +36,8 @@ pub struct Objects {
     store: Store,
     clock: Clock,
     cipher: Arc<Cipher>,
+    /// What is in the way of a change of the key.
+    trouble: Arc<Mutex<Option<String>>>,
 }
 
 /// A change as a controller sees it.
@@ -76,7 +80,7 @@ pub enum Error {
 impl Objects {
     /// `cipher` encrypts Secrets at rest; see [`Cipher::load`].
     pub fn new(store: Store, clock: Clock, cipher: Cipher) -> Self {
-        Self { store, clock, cipher: Arc::new(cipher) }
+        Self { store, clock, cipher: Arc::new(cipher), trouble: Arc::default() }
     }
 
     /// The same, where all that is written is refused as `Fenced` once the leader's `epoch` is over.

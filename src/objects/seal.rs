@@ -1,8 +1,8 @@
 //! Documents as they lie in the store: values and annotations of Secrets are encrypted there. Annotations, because
 //! `kubectl apply` keeps the whole applied Secret in one.
 
-use super::{Cipher, Error, Objects};
-use crate::store;
+use super::{Cipher, Error, Objects, cipher::is_sealed_with, rotation::Ring};
+use crate::store::{self, Transaction};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::Value;
 
@@ -10,21 +10,43 @@ use serde_json::Value;
 pub(super) const SECRETS: &str = "secrets";
 
 impl Cipher {
-    /// The document for the store.
-    pub(super) fn seal_document(&self, resource: &str, mut document: Value) -> Value {
-        if resource == SECRETS {
-            let place = place(&document);
-            for (key, value) in values(&mut document, "/data") {
-                // Validation has seen that it is base64; were it not, it would still not be stored in the clear.
-                let text = value.as_str().unwrap_or_default();
-                let plain = STANDARD.decode(text).unwrap_or_else(|_| text.as_bytes().to_vec());
-                *value = self.seal(&format!("{place}/{key}"), &plain).into();
-            }
-            for (key, value) in values(&mut document, "/metadata/annotations") {
-                *value = self.seal(&format!("{place}/metadata.annotations/{key}"), value.as_str().unwrap_or_default().as_bytes()).into();
-            }
+    /// The document for the store, sealed with the key that is the one to write with in this very transaction.
+    ///
+    /// Errors: `Unavailable` when this server does not have that key. Nothing is written then.
+    pub(super) async fn seal_document(
+        &self,
+        transaction: &mut Transaction<'_>,
+        resource: &str,
+        document: Value,
+    ) -> Result<Value, store::Error> {
+        if resource != SECRETS {
+            return Ok(document);
         }
-        document
+        let id = match Ring::read(transaction).await? {
+            Some(ring) => ring.writes,
+            None => self.ids().swap_remove(0),
+        };
+        self.seal_with(&id, document).ok_or_else(|| {
+            let file = self.file().map(|file| file.display().to_string()).unwrap_or_default();
+            tracing::error!("a Secret was not written: this server lacks the key {id}; copy the secrets.key of another server to {file}");
+            store::Error::Unavailable(format!("the key {id} of the Secrets is not in {file}"))
+        })
+    }
+
+    /// The Secret, sealed; `None` without that key.
+    pub(super) fn seal_with(&self, id: &str, mut document: Value) -> Option<Value> {
+        let place = place(&document);
+        for (key, value) in values(&mut document, "/data") {
+            // Validation has seen that it is base64; were it not, it would still not be stored in the clear.
+            let text = value.as_str().unwrap_or_default();
+            let plain = STANDARD.decode(text).unwrap_or_else(|_| text.as_bytes().to_vec());
+            *value = self.seal(id, &format!("{place}/{key}"), &plain)?.into();
+        }
+        for (key, value) in values(&mut document, "/metadata/annotations") {
+            let at = format!("{place}/metadata.annotations/{key}");
+            *value = self.seal(id, &at, value.as_str().unwrap_or_default().as_bytes())?.into();
+        }
+        Some(document)
     }
 
     /// The document as its readers see it.
@@ -46,11 +68,13 @@ impl Cipher {
     }
 }
 
-impl Objects {
-    pub(super) fn seal(&self, resource: &str, document: Value) -> Value {
-        self.cipher.seal_document(resource, document)
-    }
+/// Whether all of a stored Secret is sealed with this key.
+pub(super) fn is_wholly_sealed_with(id: &str, document: &Value) -> bool {
+    let fields = ["/data", "/metadata/annotations"].into_iter().filter_map(|pointer| document.pointer(pointer)?.as_object());
+    fields.flatten().all(|(_, value)| is_sealed_with(id, value.as_str().unwrap_or_default()))
+}
 
+impl Objects {
     /// The document as its readers see it, of one as [`store::Store`] gives it.
     pub fn unseal(&self, resource: &str, document: Value) -> Result<Value, Error> {
         self.cipher.unseal_document(resource, document)

@@ -86,7 +86,7 @@ impl Objects {
                 None => Ok(document.clone()),
             };
         }
-        let sealed = self.seal(&key.resource, document.clone());
+        let (cipher, document) = (self.cipher.clone(), document.clone());
         let account = namespace::is_namespace(resource).then(|| self.default_account(&key.name));
         let written = self
             .store
@@ -94,7 +94,7 @@ impl Objects {
                 Box::pin(async move {
                     let home = transaction.get(&namespace::key(&key.namespace)).await?;
                     namespace::check(&key, home.as_ref(), outlives)?;
-                    let mut sealed = sealed;
+                    let mut sealed = cipher.seal_document(transaction, &key.resource, document).await?;
                     leader::stamp(transaction, &key, &mut sealed).await?;
                     let object = transaction.put(&key, sealed, Expect::Absent).await?;
                     if let Some((key, document)) = account {
@@ -224,10 +224,11 @@ impl Objects {
         if ends {
             return self.remove(key, at, next).await;
         }
-        let (key, mut sealed) = (key.clone(), self.seal(&key.resource, next.clone()));
+        let (key, cipher, document) = (key.clone(), self.cipher.clone(), next.clone());
         let stamped = leader::is_leaders(&key);
         let put = self.store.write(move |t: &mut Transaction<'_>| {
             Box::pin(async move {
+                let mut sealed = cipher.seal_document(t, &key.resource, document).await?;
                 leader::stamp(t, &key, &mut sealed).await?;
                 t.put(&key, sealed, Expect::At(at)).await
             })
@@ -300,8 +301,13 @@ impl Objects {
         if document == before || options.dry_run {
             return Ok(Deleted::Marked(document));
         }
-        let (key, sealed) = (key.clone(), self.seal(&key.resource, document.clone()));
-        let put = self.store.write(move |t: &mut Transaction<'_>| Box::pin(async move { t.put(&key, sealed, Expect::At(at)).await }));
+        let (key, cipher, marked) = (key.clone(), self.cipher.clone(), document.clone());
+        let put = self.store.write(move |t: &mut Transaction<'_>| {
+            Box::pin(async move {
+                let sealed = cipher.seal_document(t, &key.resource, marked).await?;
+                t.put(&key, sealed, Expect::At(at)).await
+            })
+        });
         document["metadata"]["resourceVersion"] = put.await.map_err(Error::from)?.revision.0.to_string().into();
         Ok(Deleted::Marked(document))
     }

@@ -23,7 +23,7 @@ mod open;
 mod postgres;
 mod read;
 mod restore;
-mod rewrite;
+pub mod rewrite;
 mod sqlite;
 mod tail;
 pub mod tokens;
@@ -199,11 +199,13 @@ struct Shared {
     readers: read::Readers,
     revisions: watch::Receiver<Revision>,
     tail: Arc<tail::Tail>,
-    /// No other process writes to this database.
-    alone: bool,
+    /// No other process writes to this database while it is open.
+    one_process: bool,
     /// See [`Store::process_epoch`].
     epoch: i64,
     installation: String,
+    /// Whether no other process can have the database open.
+    alone: bool,
     /// Writes that were committed.
     writes: Arc<AtomicU64>,
 }
@@ -217,6 +219,11 @@ impl Store {
     /// Id of this installation: random, made with the database.
     pub fn installation(&self) -> &str {
         &self.shared.installation
+    }
+
+    /// Whether this process alone uses the database.
+    pub fn is_alone(&self) -> bool {
+        self.shared.alone
     }
 
     /// How many writes were committed since it was opened, those of the relational tables among them.

@@ -68,12 +68,16 @@ impl Store {
         if let Database::Postgres(server) = database {
             server.refuse_others(&options.clock).await?;
         }
-        Self::open_with(database, options).await
+        Self::open_as(database, options, true).await
     }
 
     /// Opens (and creates or migrates) the database. SQLite's is refused when another process has it open; one of PostgreSQL
     /// may be open in several processes.
     pub async fn open_with(database: &Database, options: Options) -> Result<Self, Error> {
+        Self::open_as(database, options, matches!(database, Database::Sqlite(_))).await
+    }
+
+    async fn open_as(database: &Database, options: Options, alone: bool) -> Result<Self, Error> {
         let clock = options.clock.clone();
         let lock = match database {
             Database::Sqlite(path) => {
@@ -124,8 +128,8 @@ impl Store {
             counted: writes.clone(),
         };
         tokio::spawn(writer.run());
-        let alone = matches!(database, Database::Sqlite(_));
-        let shared = Shared { requests, readers, revisions, tail, alone, epoch, installation, writes };
+        let one_process = matches!(database, Database::Sqlite(_));
+        let shared = Shared { requests, readers, revisions, tail, one_process, epoch, installation, alone, writes };
         let store = Self { shared: Arc::new(shared), fence: None };
         tokio::spawn(compact::regularly(Arc::downgrade(&store.shared), store.revisions(), options));
         Ok(store)

@@ -94,7 +94,7 @@ impl Store {
 
     /// The object, as of now.
     pub async fn get(&self, key: &Key) -> Result<Option<Object>, Error> {
-        if self.shared.alone
+        if self.shared.one_process
             && let Some(known) = self.shared.tail.get(key)
         {
             return Ok(known);
@@ -126,7 +126,7 @@ impl Store {
     ///
     /// Errors: `Expired` when `after` lies before the retained history.
     pub async fn changes(&self, resource: &str, after: Revision, limit: u32) -> Result<(Vec<Event>, Revision), Error> {
-        let holds_all = self.shared.alone || newest(self.reader().await?.connection()).await? == self.shared.tail.complete();
+        let holds_all = self.shared.one_process || newest(self.reader().await?.connection()).await? == self.shared.tail.complete();
         if holds_all && let Some(changes) = self.shared.tail.read(resource, after, limit as usize) {
             return Ok(changes);
         }

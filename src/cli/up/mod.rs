@@ -123,7 +123,7 @@ impl Up {
             let beside = self.lab.mode().map(|mode| controllers::Beside { directory: lab::directory(&data), mode, gateway });
             tokio::spawn(controllers::run(
                 beside,
-                objects.into(),
+                objects.clone().into(),
                 self.lease.duration.0,
                 data.clone(),
                 self.source_root.clone(),
@@ -149,6 +149,7 @@ impl Up {
         }
         api_stop.cancel();
         ended("the API server", REST, api.stopped()).await;
+        objects.leave().await;
         store.close().await;
         print::out("autovibe has ended; `autovibe up` goes on from here.\n").ok();
         Ok(ExitCode::SUCCESS)

@@ -5,6 +5,7 @@ mod grants;
 mod kubectl;
 mod matrix;
 mod rotation;
+mod rotation_live;
 
 use crate::served::Client;
 use serde_json::{Value, json};
