@@ -19,6 +19,10 @@ const ANSWER: Duration = Duration::from_secs(40);
 /// The sessions of a hub that has just ended are gone within this.
 const GONE: SignedDuration = SignedDuration::from_secs(2);
 const LOOK: Duration = Duration::from_millis(50);
+/// What takes no time at the server, and waits there for 10 s at most (`lock_timeout` below), is answered within this.
+const SHORT: Duration = Duration::from_secs(12);
+/// The same of what waits for nothing there.
+const SHORTEST: Duration = Duration::from_secs(3);
 /// Who waits for a change learns of it within this, also when nothing tells us.
 const CATCH_UP: Duration = Duration::from_secs(1);
 
@@ -150,7 +154,7 @@ pub(super) async fn begin(connection: &mut PgConnection, writer: Uuid, batch: i6
          SELECT number, {} FROM revisions",
         lineage::LINES
     );
-    let rows = patiently(sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection)).await?;
+    let rows = within(SHORT, sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection)).await?;
     let row = rows.last().ok_or_else(|| Error::Corrupt("the database has no revision counter".into()))?;
     Ok(Begun { newest: row.try_get(0)?, line: row.try_get(1)?, noted: row.try_get(2)? })
 }
@@ -197,7 +201,7 @@ async fn listen(others: &Others, said: &mut bool) -> Result<std::convert::Infall
     // It may be another server than before.
     look(others).await;
     loop {
-        let (newest,): (i64,) = patiently(sqlx::query_as(NEWEST).fetch_one(&mut listener)).await?;
+        let (newest,): (i64,) = within(SHORTEST, sqlx::query_as(NEWEST).fetch_one(&mut listener)).await?;
         if newest < others.revisions.borrow().0 {
             look(others).await;
         }
@@ -227,10 +231,14 @@ async fn look(others: &Others) {
 
 /// Waits for an answer of the server, but not for ever: a peer that vanished says nothing.
 pub(super) async fn patiently<T>(answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    within(ANSWER, answer).await
+}
+
+async fn within<T>(patience: Duration, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
     // Boxed, for it would make the futures of SQLite's statements larger too.
-    match tokio::time::timeout(ANSWER, Box::pin(answer)).await {
+    match tokio::time::timeout(patience, Box::pin(answer)).await {
         Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::Unavailable(format!("it did not answer within {} s", ANSWER.as_secs()))),
+        Err(_) => Err(Error::Unavailable(format!("it did not answer within {} s", patience.as_secs()))),
     }
 }
 

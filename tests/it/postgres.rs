@@ -9,7 +9,7 @@ mod states;
 mod tls;
 
 use crate::database::{Cluster, Home};
-use autovibe::store::{Error, Expect, Key, Object, Revision, Store};
+use autovibe::store::{Error, Expect, Key, Object, Query, Revision, Store};
 use proxy::{Fault, Proxy};
 use serde_json::json;
 use std::{
@@ -192,6 +192,59 @@ async fn d4_what_others_commit_is_seen_at_once_and_without_notifications_within_
     }
     assert!(slowest > Duration::from_millis(100), "no notification was dropped: {slowest:?}");
     assert!(proxy.faults() > 0);
+}
+
+/// Half-open connections: the network swallows all, and nobody is told.
+#[tokio::test(flavor = "multi_thread")]
+async fn d4_connections_that_go_silent_are_replaced_in_bounded_time() {
+    let Some(home) = Home::postgres().await else { return };
+    let proxy = Proxy::start(Cluster::shared().unwrap().socket()).await;
+    let other = home.open().await;
+    let store = Store::open_with(&proxy.url(&home.url).parse().unwrap(), autovibe::store::Options::default()).await.unwrap();
+    for n in 0..2 {
+        // All kinds of connections are in use: the writer's, the listener's, several readers'.
+        put_all(&store, vec![format!("mine{n}")], Duration::ZERO).await.unwrap();
+        let all = Query { resource: RESOURCE.into(), ..Query::default() };
+        let reads = (0..4).map(|_| store.list(&all));
+        assert!(futures::future::join_all(reads).await.iter().all(Result::is_ok));
+        proxy.silence();
+        let made = proxy.made();
+        let begun = Instant::now();
+        let revision = put_all(&other, vec![format!("theirs{n}")], Duration::ZERO).await.unwrap();
+        let told = async {
+            let mut newest = store.revisions();
+            newest.wait_for(|newest| *newest >= revision).await.unwrap();
+            begun.elapsed()
+        };
+        let read = async {
+            // One after the other: each of the old connections is found out by someone.
+            let mut slowest = Duration::ZERO;
+            for _ in 0..6 {
+                let begun = Instant::now();
+                assert!(store.get(&key(&format!("theirs{n}"))).await.unwrap().is_some());
+                slowest = slowest.max(begun.elapsed());
+            }
+            slowest
+        };
+        let written = async {
+            // What meets the silence is refused, with nothing written, and may be tried again.
+            let refused = put_all(&store, vec![format!("after{n}")], Duration::ZERO).await;
+            assert!(matches!(refused, Err(Error::Unavailable(_))), "{refused:?}");
+            put_all(&store, vec![format!("after{n}")], Duration::ZERO).await.unwrap();
+            begun.elapsed()
+        };
+        let all = async { tokio::join!(told, read, written) };
+        let (told, read, written) = tokio::time::timeout(Duration::from_mins(2), all).await.expect("none of it hangs");
+        eprintln!("after the silence: told in {told:.1?}, read in {read:.1?} at most, written in {written:.1?}");
+        // A new listener first has the writer look at the database, which may itself wait for the silent one.
+        assert!(told < Duration::from_secs(20) && read < Duration::from_secs(8) && written < Duration::from_secs(20));
+        assert!(told + read + written > Duration::from_secs(3), "nothing was silent");
+        assert!(proxy.made() > made, "connections were made anew");
+        // What was written is there once.
+        let name = format!("after{n}");
+        let (events, _) = other.changes(RESOURCE, Revision(0), 0).await.unwrap();
+        assert_eq!(events.iter().filter(|event| event.key.name == name).count(), 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -25,6 +25,10 @@ struct State {
     server: PathBuf,
     fault: Fault,
     injected: u32,
+    /// Connections that were made.
+    made: u64,
+    /// Those before this one say nothing any more, in either direction, and stay open.
+    silent: u64,
 }
 
 pub(super) struct Proxy {
@@ -35,17 +39,21 @@ pub(super) struct Proxy {
 impl Proxy {
     /// Runs as long as the test's runtime.
     pub(super) async fn start(server: PathBuf) -> Self {
-        let state = Arc::new(Mutex::new(State { server, fault: Fault::None, injected: 0 }));
+        let state = Arc::new(Mutex::new(State { server, fault: Fault::None, injected: 0, made: 0, silent: 0 }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = state.clone();
         tokio::spawn(async move {
             while let Ok((client, _)) = listener.accept().await {
                 client.set_nodelay(true).unwrap();
-                let server = shared.lock().unwrap().server.clone();
+                let (server, number) = {
+                    let mut state = shared.lock().unwrap();
+                    state.made += 1;
+                    (state.server.clone(), state.made)
+                };
                 // One that does not run is one that hangs up.
                 if let Ok(server) = UnixStream::connect(&server).await {
-                    tokio::spawn(forward(client, server, shared.clone()));
+                    tokio::spawn(forward(client, server, shared.clone(), number));
                 }
             }
         });
@@ -60,6 +68,17 @@ impl Proxy {
 
     pub(super) fn arm(&self, fault: Fault) {
         self.state.lock().unwrap().fault = fault;
+    }
+
+    /// From now on the connections that there are swallow all that is sent.
+    pub(super) fn silence(&self) {
+        let mut state = self.state.lock().unwrap();
+        state.silent = state.made + 1;
+    }
+
+    /// How many connections there have been.
+    pub(super) fn made(&self) -> u64 {
+        self.state.lock().unwrap().made
     }
 
     /// From now on new connections lead to another server.
@@ -87,11 +106,15 @@ fn due(state: &Mutex<State>, fault: Fault) -> bool {
 }
 
 /// Until either side ends, or a cut.
-async fn forward(client: TcpStream, server: UnixStream, state: Arc<Mutex<State>>) {
+async fn forward(client: TcpStream, server: UnixStream, state: Arc<Mutex<State>>, number: u64) {
+    let silent = || number < state.lock().unwrap().silent;
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
     let asked = async {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
+            if silent() {
+                continue;
+            }
             // Our commits are the end of a simple query, which comes in one piece.
             if buffer[..count].ends_with(b"; COMMIT\0") && due(&state, Fault::CutBeforeCommit) {
                 return;
@@ -108,6 +131,9 @@ async fn forward(client: TcpStream, server: UnixStream, state: Arc<Mutex<State>>
             let mut body = vec![0; length - 4];
             if from_server.read_exact(&mut body).await.is_err() {
                 return;
+            }
+            if silent() {
+                continue;
             }
             match head[0] {
                 // CommandComplete
