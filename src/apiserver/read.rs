@@ -16,6 +16,7 @@ use super::{
     table::{self, Include, Printer},
     watch,
 };
+use crate::objects;
 use crate::remote::{BASE_COMMIT, COMMIT};
 use axum::{body::Body, http::header, response::Response};
 use bytes::Bytes;
@@ -42,7 +43,10 @@ pub(super) async fn get(server: &Shared, target: &Target, name: &str, query: &Qu
     }
     let namespace = target.namespace.as_deref().unwrap_or_default();
     let document = match target.entry.source {
-        Source::Stored(resource) | Source::EventsView(resource) => server.objects.read(resource, namespace, name).await?,
+        Source::Stored(resource) | Source::EventsView(resource) => {
+            let document = server.objects.read(resource, namespace, name).await?;
+            objects::degraded(&resource.key(namespace, name), &document).unwrap_or(document)
+        }
         Source::Definitions => definitions::get(&server.objects, name).await?,
         Source::Review(_) => return Err(Status::method_not_allowed()),
     };

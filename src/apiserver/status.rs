@@ -166,6 +166,7 @@ impl From<objects::Error> for Status {
                 Self { details, ..Self::new(403, "Forbidden", message) }
             }
             objects::Error::Expired(message) => Self::expired(message),
+            objects::Error::Unreadable { .. } => Self::internal(&error),
             objects::Error::Store(error) => error.into(),
         }
     }

@@ -17,7 +17,13 @@ use crate::runtime::{self, Key, Requeue};
 use crate::{driver, store};
 use client::Client;
 use hub::Hubs;
-use std::{future::Future, path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    future::Future,
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// What the controllers are given at start.
@@ -102,6 +108,22 @@ fn spawn<R, F>(
     F: Future<Output = Result<Requeue, Error>> + Send + 'static,
 {
     let (clock, concurrency, context) = (context.objects.clock().clone(), context.config.concurrency, Arc::clone(context));
-    let one = move |key| reconcile(key, Arc::clone(&context));
+    let said = Arc::new(Mutex::new(BTreeSet::new()));
+    let one = move |key: Key| {
+        let (work, said, resync) = (reconcile(key, Arc::clone(&context)), said.clone(), context.config.resync);
+        async move {
+            match work.await {
+                // Another try would find it as it is. What is mended wakes those that it is about; the others look again.
+                Err(Error::Objects(error @ objects::Error::Unreadable { .. })) => {
+                    let text = error.to_string();
+                    if said.lock().unwrap_or_else(PoisonError::into_inner).insert(text.clone()) {
+                        tracing::error!("{text}; what needs it waits until it is repaired or deleted");
+                    }
+                    Ok(Requeue::After(resync))
+                }
+                other => other,
+            }
+        }
+    };
     tasks.spawn(runtime::run(kind, concurrency, keys, one, clock, shutdown.clone()));
 }

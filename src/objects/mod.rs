@@ -22,7 +22,7 @@ pub use keys::Locked;
 pub use metadata::graft;
 pub use namespace::DELETE_CHECKPOINTS;
 pub use rotation::{Rotation, Stage};
-pub use typed::{secret_value, typed};
+pub use typed::{degraded, secret_value, typed};
 pub use watch::{Feed, follow};
 
 use crate::api::FieldError;
@@ -73,6 +73,9 @@ pub enum Error {
     Terminating { resource: String, name: String, namespace: String },
     #[error("{0}")]
     Expired(String),
+    /// What is stored of it is of another version, or damaged. It is there, and nothing is to be done about it until it is mended.
+    #[error("{resource} {namespace}/{name} cannot be read: {why}")]
+    Unreadable { resource: String, namespace: String, name: String, why: String },
     #[error(transparent)]
     Store(store::Error),
 }

@@ -2,11 +2,11 @@
 
 use super::{DeleteOptions, Error, Objects, Part, Patch, WriteOptions, metadata, seal::SECRETS};
 use crate::admission;
-use crate::api::Kind;
+use crate::api::{API_VERSION, Budget, Checkpoint, GROUP, Hub, Kind, Machine};
 use crate::store::{self, Key, Revision};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::SecretString;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 impl Objects {
     /// The object, or `None`; an error is never an absence.
@@ -24,6 +24,14 @@ impl Objects {
         let page = self.read_page(admission::resource::<K>(), &query).await?;
         let items = page.items.iter().map(|item| typed(&item.key, &item.document)).collect::<Result<_, _>>()?;
         Ok((items, page.revision))
+    }
+
+    /// Those of a kind in a namespace whose stored document `takes` accepts. One that cannot be read is in the way only of who
+    /// asks for it.
+    pub async fn list_where<K: Kind>(&self, namespace: &str, takes: impl Fn(&Value) -> bool) -> Result<Vec<K>, Error> {
+        let query = store::Query { namespace: Some(namespace.into()), ..store::Query::default() };
+        let page = self.read_page(admission::resource::<K>(), &query).await?;
+        page.items.iter().filter(|item| takes(&item.document)).map(|item| typed(&item.key, &item.document)).collect()
     }
 
     /// Creates it: defaults, validates, sets uid and creationTimestamp, drops status.
@@ -101,15 +109,69 @@ fn value<K: Kind>(object: &K) -> Value {
 }
 
 /// Reads a stored document as its type; fields that an older version stored and this one does not know are left out.
+///
+/// Errors: `Unreadable`, also when the server that showed the document could not read it.
 pub fn typed<K: Kind>(key: &Key, document: &Value) -> Result<K, Error> {
+    let unreadable =
+        |why: String| Error::Unreadable { resource: key.resource.clone(), namespace: key.namespace.clone(), name: key.name.clone(), why };
+    if let Some(why) = another_version(document) {
+        return Err(unreadable(why));
+    }
     // By reference: the document is copied only in the rare case that follows.
     let read = serde_path_to_error::deserialize(document).or_else(|_| {
         let mut known = document.clone();
         admission::prune(admission::resource::<K>(), &mut known);
         serde_path_to_error::deserialize(known)
     });
-    read.map_err(|error| {
-        let text = format!("{} {}/{} cannot be read: {}: {}", key.resource, key.namespace, key.name, error.path(), error.inner());
-        Error::Store(store::Error::Corrupt(text))
-    })
+    read.map_err(|error| unreadable(format!("{}: {}", error.path(), error.inner())))
+}
+
+/// Reason of the condition `Degraded` of a document that cannot be read as its kind.
+const UNREADABLE: &str = "Unreadable";
+
+/// Why a document is not of the version that is read here, if that can be seen without reading it.
+fn another_version(document: &Value) -> Option<String> {
+    let version = document["apiVersion"].as_str().unwrap_or(API_VERSION);
+    if version != API_VERSION {
+        return Some(format!("it is stored as {version}, and this autovibe reads {API_VERSION}"));
+    }
+    // A server shows it under its own version, and says this.
+    let conditions = document["status"]["conditions"].as_array();
+    let degraded = conditions.into_iter().flatten().find(|c| c["type"] == "Degraded" && c["reason"] == UNREADABLE);
+    degraded.map(|condition| condition["message"].as_str().unwrap_or_default().to_owned())
+}
+
+/// What is shown instead of a stored document of one of our kinds that this version cannot read: the same, as it is stored,
+/// with a condition that says so. `None` for all others.
+pub fn degraded(key: &Key, document: &Value) -> Option<Value> {
+    fn fault<K: Kind>(key: &Key, document: &Value) -> Option<Error> {
+        if another_version(document).is_none() && K::deserialize(document).is_ok() {
+            return None;
+        }
+        typed::<K>(key, document).err()
+    }
+    let fault = match key.resource.strip_suffix(GROUP)? {
+        "machines." => fault::<Machine>(key, document),
+        "checkpoints." => fault::<Checkpoint>(key, document),
+        "budgets." => fault::<Budget>(key, document),
+        "hubs." => fault::<Hub>(key, document),
+        _ => None,
+    }?;
+    let message = format!("{fault}; nothing acts on it: write it as this version knows it, run the version that wrote it, or delete it");
+    let condition = json!({
+        "type": "Degraded", "status": "True", "reason": UNREADABLE, "message": message, "lastTransitionTime": "1970-01-01T00:00:00Z",
+    });
+    let mut shown = document.clone();
+    // What a client asked for, so that it can read it; the message says what it is.
+    shown["apiVersion"] = API_VERSION.into();
+    if !shown["status"].is_object() {
+        shown["status"] = json!({});
+    }
+    match shown["status"]["conditions"].as_array_mut() {
+        // The store has said already that it is damaged.
+        Some(conditions) if conditions.iter().any(|c| c["type"] == "Degraded") => {}
+        Some(conditions) => conditions.push(condition),
+        None => shown["status"]["conditions"] = json!([condition]),
+    }
+    Some(shown)
 }

@@ -7,7 +7,10 @@ use crate::api::Kind;
 use crate::clock::Clock;
 use crate::store::{self, Change, Object, Revision};
 use futures::stream::{self, BoxStream, StreamExt};
-use std::{collections::BTreeMap, collections::VecDeque, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// Changes read at once; the next ones are read when these are taken.
@@ -54,6 +57,8 @@ struct Watch<K, F> {
     after: Option<Revision>,
     /// What the receiver knows, to tell it of what vanished while history was lost.
     known: BTreeMap<(String, String), (Revision, K)>,
+    /// What cannot be read, and was said to be so.
+    unreadable: BTreeSet<(String, String)>,
     ready: VecDeque<Event<K>>,
 }
 
@@ -67,7 +72,7 @@ impl Objects {
 
 /// Every object of a feed as `Added`, then every change in order, whatever happens to the feed meanwhile.
 pub fn follow<K: Kind, F: Feed>(feed: F, clock: Clock) -> BoxStream<'static, Event<K>> {
-    let watch = Watch { feed, clock, after: None, known: BTreeMap::new(), ready: VecDeque::new() };
+    let watch = Watch { feed, clock, after: None, known: BTreeMap::new(), unreadable: BTreeSet::new(), ready: VecDeque::new() };
     stream::unfold(watch, Watch::next).boxed()
 }
 
@@ -93,13 +98,35 @@ impl<K: Kind, F: Feed> Watch<K, F> {
         }
     }
 
+    /// An object that cannot be read is reported, once, and left out: it must not stop all others.
+    fn read(&mut self, key: &store::Key, document: &serde_json::Value) -> Option<K> {
+        let place = (key.namespace.clone(), key.name.clone());
+        match typed(key, document) {
+            Ok(object) => {
+                self.unreadable.remove(&place);
+                Some(object)
+            }
+            Err(error) => {
+                if self.unreadable.insert(place) {
+                    tracing::error!("{error}; nothing acts on it until it is repaired or deleted");
+                }
+                None
+            }
+        }
+    }
+
     /// Compares what there is with what is known.
     async fn list(&mut self) -> Result<(), Error> {
         let (items, at) = self.feed.list().await?;
         let mut gone = std::mem::take(&mut self.known);
         for item in items {
-            let Some(object) = readable::<K>(&item.key, &item.document) else { continue };
+            let read = self.read(&item.key, &item.document);
             let place = (item.key.namespace, item.key.name);
+            let Some(object) = read else {
+                // It is there: nobody must take it for deleted.
+                self.known.extend(gone.remove_entry(&place));
+                continue;
+            };
             let change = match gone.remove(&place) {
                 None => Some(Change::Added),
                 Some((revision, _)) if revision == item.revision => None,
@@ -125,19 +152,23 @@ impl<K: Kind, F: Feed> Watch<K, F> {
         let (events, complete) = self.feed.follow(after).await?;
         self.after = Some(complete);
         for event in events {
-            let Some(object) = readable::<K>(&event.key, &event.document) else { continue };
+            let read = self.read(&event.key, &event.document);
             let place = (event.key.namespace, event.key.name);
-            match event.change {
-                Change::Deleted => self.known.remove(&place),
-                Change::Added | Change::Modified => self.known.insert(place, (event.revision, object.clone())),
+            let object = match (event.change, read) {
+                (Change::Deleted, read) => {
+                    self.unreadable.remove(&place);
+                    let last = self.known.remove(&place).map(|(_, last)| last);
+                    let Some(object) = read.or(last) else { continue };
+                    object
+                }
+                (_, None) => continue,
+                (_, Some(object)) => {
+                    self.known.insert(place, (event.revision, object.clone()));
+                    object
+                }
             };
             self.ready.push_back(Event { change: event.change, object, revision: event.revision });
         }
         Ok(())
     }
-}
-
-/// An object that cannot be read is reported and left out: it must not stop all others.
-fn readable<K: Kind>(key: &store::Key, document: &serde_json::Value) -> Option<K> {
-    typed(key, document).inspect_err(|error| tracing::error!("{error}; repair or delete it")).ok()
 }

@@ -9,7 +9,7 @@ use crate::apiserver::{
     table::{self, Include, Printer},
 };
 use crate::{
-    objects::Objects,
+    objects::{self, Objects},
     store::{self, Change, Revision},
 };
 use bytes::Bytes;
@@ -34,6 +34,8 @@ pub(in crate::apiserver) struct Item {
 impl Item {
     /// `document` as it lies in the store, with its `resourceVersion`.
     pub(in crate::apiserver) fn new(key: store::Key, revision: Revision, document: &Value) -> Self {
+        let degraded = objects::degraded(&key, document);
+        let document = degraded.as_ref().unwrap_or(document);
         Self {
             selectable: Selectable::of(document),
             text: document.to_string().into(),

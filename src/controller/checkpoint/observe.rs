@@ -91,7 +91,8 @@ async fn before_capture(checkpoint: &Checkpoint, context: &Context, observed: &m
 
 /// A Ready checkpoint between messages of the same Machine that was asked for later.
 async fn later(checkpoint: &Checkpoint, objects: &Client) -> Result<Option<String>, Error> {
-    let (all, _) = objects.list::<Checkpoint>(Some(checkpoint.namespace())).await?;
+    let of_it = |document: &serde_json::Value| document["spec"]["machine"].as_str() == checkpoint.spec.machine.as_deref();
+    let all = objects.list_where::<Checkpoint>(checkpoint.namespace(), of_it).await?;
     let order = |c: &Checkpoint| (c.metadata.creation_timestamp.clone(), c.name().to_owned());
     let mine = order(checkpoint);
     let same = |c: &&Checkpoint| c.spec.machine == checkpoint.spec.machine && c.spec.trigger == checkpoint.spec.trigger;

@@ -12,6 +12,7 @@ use crate::objects::{Error, Event, EventType, Objects};
 use crate::store::Revision;
 use futures::stream::BoxStream;
 use secrecy::SecretString;
+use serde_json::Value;
 
 /// What controllers hold; cheap to clone.
 #[derive(Clone)]
@@ -85,6 +86,11 @@ impl Client {
     /// All of a kind (of one namespace), at one revision.
     pub async fn list<K: Kind>(&self, namespace: Option<&str>) -> Result<(Vec<K>, Revision), Error> {
         via!(self, way => way.list(namespace).await)
+    }
+
+    /// See [`Objects::list_where`].
+    pub async fn list_where<K: Kind>(&self, namespace: &str, takes: impl Fn(&Value) -> bool) -> Result<Vec<K>, Error> {
+        via!(self, way => way.list_where(namespace, takes).await)
     }
 
     /// Every object as `Added`, then every change in order; resumes by itself.

@@ -120,6 +120,11 @@ impl Remote {
         Ok((items.iter().map(typed).collect::<Result<_, _>>()?, at))
     }
 
+    pub(super) async fn list_where<K: Kind>(&self, namespace: &str, takes: impl Fn(&Value) -> bool) -> Result<Vec<K>, Error> {
+        let (items, _) = self.items(&remote::of_kind::<K>(Some(namespace), None)).await?;
+        items.iter().filter(|document| takes(document)).map(typed).collect()
+    }
+
     /// All documents of a collection, page after page, at the revision of the first.
     async fn items(&self, collection: &str) -> Result<(Vec<Value>, Revision), Error> {
         let (mut all, mut next) = (Vec::new(), String::new());

@@ -6,6 +6,7 @@ use crate::api::hub::UnownedVm;
 use crate::api::{Hub, Kind};
 use crate::controller::{Context, Error};
 use crate::driver::vm::tagged;
+use crate::objects;
 use std::collections::BTreeSet;
 
 /// So many are named, and so many configs are read in a pass.
@@ -17,7 +18,13 @@ pub(super) async fn unowned(hub: &Hub, link: &Link, context: &Context) -> Result
     let Ok(view) = link.world.at_most(context.config.resync).await else { return Ok(None) };
     let mut leased = BTreeSet::new();
     // Of every Hub: two of them may share a Proxmox.
-    for hub in context.objects.list::<Hub>(None).await?.0 {
+    let hubs = match context.objects.list::<Hub>(None).await {
+        Ok((hubs, _)) => hubs,
+        // What it leased is not known.
+        Err(objects::Error::Unreadable { .. }) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    for hub in hubs {
         leased.extend(context.objects.vmid_leases(hub.name()).await?.into_iter().map(|lease| (lease.vmid, lease.machine_uid)));
     }
     let marked = view.vms.iter().filter_map(|(vmid, vm)| Some((*vmid, tagged(&vm.tags)?)));

@@ -286,7 +286,8 @@ fn last_call(call: Option<CallSummary>, status: &MachineStatus) -> LastCall {
 }
 
 async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Context) -> Result<Checkpoints, Error> {
-    let (all, _) = context.objects.list::<Checkpoint>(Some(machine.namespace())).await?;
+    let of_it = |document: &serde_json::Value| document["spec"]["machine"] == machine.name();
+    let all = context.objects.list_where::<Checkpoint>(machine.namespace(), of_it).await?;
     let finals = final_names(machine);
     let mut found = Checkpoints::default();
     let (mut newest, mut turns, mut others) = (None, 0, 0);
