@@ -57,6 +57,7 @@ fn example(route: &Route) -> &'static str {
         Route::OpenapiV2 => "/openapi/v2",
         Route::OpenapiV3 => "/openapi/v3",
         Route::OpenapiGroup(_) => "/openapi/v3/api/v1",
+        Route::SecretsKey => "/autovibe/secrets/key",
         Route::Object(_) => "/api/v1/namespaces",
         Route::Unknown => "/nowhere",
     }
@@ -78,6 +79,7 @@ fn the_matrix_of_access_tries_every_meaning_that_a_path_can_have() {
         "/openapi/v2",
         "/openapi/v3",
         "/openapi/v3/api/v1",
+        "/autovibe/secrets/key",
         "/nowhere",
     ] {
         assert_eq!(example(&parse(path)), path);

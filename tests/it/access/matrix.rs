@@ -314,7 +314,7 @@ async fn every_role_on_every_route() {
             cells.push(cell(role, &Method::POST, path, role.rank == Rank::Everything));
         }
     }
-    for path in ["/metrics", "/logs", "/debug/pprof", "/nowhere"] {
+    for path in ["/metrics", "/logs", "/debug/pprof", "/autovibe/secrets/key", "/nowhere"] {
         cells.extend(roles.iter().map(|role| cell(role, &Method::GET, path, role.rank == Rank::Everything)));
     }
     let count = cells.len();

@@ -79,10 +79,10 @@ fn key(data: &Path) -> String {
 async fn sealed_with(home: &Home, id: &str) {
     let store = home.open().await;
     let page = store.list(&Query { resource: "secrets".into(), ..Query::default() }).await.unwrap();
-    let (events, _) = store.changes("secrets", Revision(0), 0).await.unwrap();
+    let (events, _) = store.history("secrets", Revision(0), 0).await.unwrap();
     store.close().await;
     let all = page.items.into_iter().map(|item| item.document);
-    let all: Vec<Value> = all.chain(events.into_iter().flat_map(|event| [Some(event.document), event.previous]).flatten()).collect();
+    let all: Vec<Value> = all.chain(events.into_iter().flat_map(|(event, previous)| [Some(event.document), previous]).flatten()).collect();
     let value = format!("xchacha20poly1305:v2:{id}:");
     assert!(all.len() > 100, "{} versions", all.len());
     for document in all {
