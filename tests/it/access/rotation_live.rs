@@ -161,9 +161,20 @@ async fn a_hub_killed_over_a_change_of_the_key_goes_on_with_it_and_loses_nothing
         let (mut cut, mut keys) = (0, std::collections::BTreeSet::new());
         for n in 0..16 {
             let asked = client.request(reqwest::Method::POST, KEY).json(&json!({})).send();
-            // Killed between its begin and its end, which come within some tenths of a second.
+            // Killed between its begin and its end, which come within some tenths of a second: every other time once it is seen to
+            // have begun, else anywhere.
             let killed = async {
-                tokio::time::sleep(Duration::from_millis(n * 40)).await;
+                if n % 2 == 0 {
+                    tokio::time::sleep(Duration::from_millis(n * 40)).await;
+                } else {
+                    let begun = async {
+                        while key(&data).lines().count() < 2 {
+                            tokio::time::sleep(Duration::from_millis(2)).await;
+                        }
+                    };
+                    let _ = tokio::time::timeout(Duration::from_secs(2), begun).await;
+                    tokio::time::sleep(Duration::from_millis(n * 3)).await;
+                }
                 hub.child.kill().unwrap();
                 hub.child.wait().unwrap();
             };

@@ -12,7 +12,7 @@ use autovibe::{
     lab::{self, Lab, Mode},
     objects::{Cipher, Objects, WriteOptions},
     proxmox::{self, Node, VmConfig, Vmid},
-    store::{Database, Store},
+    store::{self, Database, Store},
 };
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -156,7 +156,10 @@ impl Stage {
             source_roots: vec![self.source_root()],
             resync: Duration::from_secs(2),
         };
-        let controllers = controller::start_with(config, Memory::with(timing, after_step), objects.clone(), shutdown.clone());
+        // It leads, as whoever runs controllers does.
+        let epoch: Result<i64, store::Error> = store.write(|transaction| Box::pin(transaction.next_leader())).await;
+        let leader = objects.under(epoch.unwrap());
+        let controllers = controller::start_with(config, Memory::with(timing, after_step), leader, shutdown.clone());
         self.hub = Some(HubSide { objects, store, controllers, gateway, shutdown });
     }
 
