@@ -2,7 +2,7 @@
 
 use super::connection::{Connection, Link, Snapshot, query};
 use super::database::{Database, Purpose};
-use super::{Change, Error, Event, Key, Object, Page, Past, Query, Revision, Store, document::Stored, postgres, sqlite};
+use super::{Change, Error, Event, Key, Object, Page, Past, Query, Revision, Store, document::Stored, postgres, sqlite, tail::Known};
 use crate::clock::Clock;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -94,12 +94,12 @@ impl Store {
 
     /// The object, as of now.
     pub async fn get(&self, key: &Key) -> Result<Option<Object>, Error> {
-        if self.shared.one_process
-            && let Some(known) = self.shared.tail.get(key)
-        {
-            return Ok(known);
+        let known = if self.shared.one_process { self.shared.tail.get(key) } else { Known::Nothing };
+        match known {
+            Known::Object(object) => Ok(Some(object)),
+            Known::Gone => Ok(None),
+            Known::Nothing => get(self.reader().await?.connection(), key).await,
         }
-        get(self.reader().await?.connection(), key).await
     }
 
     /// A state at one revision, ordered by namespace and name.

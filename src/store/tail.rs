@@ -23,6 +23,15 @@ pub(super) struct Logged {
     pub(super) size: usize,
 }
 
+/// What is known of one object.
+#[derive(Debug)]
+pub(super) enum Known {
+    Object(Object),
+    Gone,
+    /// The database must be asked.
+    Nothing,
+}
+
 pub(super) struct Tail(RwLock<State>);
 
 struct State {
@@ -75,13 +84,16 @@ impl Tail {
         Some((events.any(|event| resources.contains(&&*event.key.resource)), state.complete.max(after)))
     }
 
-    /// The object as of now, or that there is none; `None` when nothing is held of it.
-    pub(super) fn get(&self, key: &Key) -> Option<Option<Object>> {
+    /// What is known of the object as of now.
+    pub(super) fn get(&self, key: &Key) -> Known {
         let state = self.0.read().unwrap_or_else(PoisonError::into_inner);
-        let Event { revision, change, key, document } =
-            state.events.iter().rev().map(|logged| &logged.event).find(|event| event.key == *key)?;
-        let object = || Object { key: key.clone(), revision: *revision, document: document.clone() };
-        Some((*change != Change::Deleted).then(object))
+        match state.events.iter().rev().map(|logged| &logged.event).find(|event| event.key == *key) {
+            None => Known::Nothing,
+            Some(event) if event.change == Change::Deleted => Known::Gone,
+            Some(Event { revision, key, document, .. }) => {
+                Known::Object(Object { key: key.clone(), revision: *revision, document: document.clone() })
+            }
+        }
     }
 
     /// What [`super::Store::changes`] returns (`limit` 0 is all), unless some of it is not held, or lies beyond what is.
