@@ -10,7 +10,7 @@
 //!
 //! Modules stand in rows; one uses only modules in rows above its own (`tests/it/layers.rs` checks the `use` lines):
 //!
-//! 1. words, no IO: `api` the kinds, `clock` time and timers, `wire` what guests and hub say to each other.
+//! 1. words, no IO: `api` the kinds, `clock` time and timers, `random` chance, `wire` what guests and hub say to each other.
 //! 2. hands, each for one outside thing: `store` SQL, `proxmox` its API, `zfs` its commands, `git` bundles, `llm` providers,
 //!    `remote` the API of another server of ours.
 //! 3. judgement, pure: `admission`, `auth`, `budget`, `lineage`, `boundary`, `agent`.
@@ -20,10 +20,12 @@
 //! 6. the program: `config`, `telemetry`, `cli`.
 //!
 //! Absences that hold everywhere: planning does no IO; no state outside the database, Proxmox and ZFS; no code reads the
-//! clock but `clock` or the environment but `config`; nothing is destroyed that two marks do not prove ours.
+//! clock but `clock`, draws but `random` or looks at the environment but `config`; nothing is destroyed that two marks do not
+//! prove ours.
 
 pub mod api;
 pub mod clock;
+pub mod random;
 pub mod wire;
 
 pub mod git;

@@ -17,7 +17,7 @@ pub(super) fn prepare(data: &Path, address: SocketAddr, ca_pem: &str) -> Result<
     let (token, hash) = match (kept, stored) {
         (Some(token), Some(hash)) if hash.matches(&token) => (token, hash),
         _ => {
-            let token = format!("av-admin-{}", hex::encode(rand::random::<[u8; 32]>()));
+            let token = format!("av-admin-{}", hex::encode(crate::random::draw::<[u8; 32]>()));
             let hash = TokenHash::of(&token);
             tls::write_private(&hash_path, &hash.to_hex())?;
             (token, hash)

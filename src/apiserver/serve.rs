@@ -72,7 +72,7 @@ pub(super) fn router(shared: Arc<Shared>) -> Router {
 /// Answers any request; a panic in one is its own 500.
 async fn answer(State(server): State<Arc<Shared>>, request: Request) -> Response {
     let id = request.headers().get(reply::AUDIT_ID).cloned();
-    let id = id.unwrap_or_else(|| HeaderValue::from_str(&uuid::Uuid::new_v4().to_string()).expect("a uuid is plain ASCII"));
+    let id = id.unwrap_or_else(|| HeaderValue::from_str(&crate::random::uuid().to_string()).expect("a uuid is plain ASCII"));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     let span = tracing::debug_span!("request", request.id = ?id, %method, route = %path);
     let clock = server.objects.clock().clone();

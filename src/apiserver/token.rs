@@ -52,8 +52,8 @@ impl Request<'_> {
         let uid = account.document["metadata"]["uid"].as_str().unwrap_or_default().to_owned();
         let now = self.objects.clock().now().as_second();
         let seconds = spec["expirationSeconds"].as_i64().unwrap_or(DEFAULT).min(LONGEST);
-        let id = rand::random();
-        let token = AccountToken::write(id, rand::random());
+        let id = crate::random::draw();
+        let token = AccountToken::write(id, crate::random::draw());
         let row = AccountTokenRow {
             id: hex::encode(id),
             hash: TokenHash::of(&token).to_hex(),

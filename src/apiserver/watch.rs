@@ -76,7 +76,7 @@ impl Request {
         // Without a wish of the client's: between 30 and 60 minutes, so that reconnects are spread.
         let timeout = match query.number::<u64>("timeoutSeconds")? {
             Some(seconds) if seconds > 0 => Duration::from_secs(seconds),
-            _ => Duration::from_secs(rand::random_range(1800..3600)),
+            _ => Duration::from_secs(rand::Rng::random_range(&mut crate::random::Source, 1800..3600)),
         };
         Ok(Self {
             initial: send_initial.unwrap_or(unset),

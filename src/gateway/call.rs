@@ -76,6 +76,7 @@ impl Call {
             let id = self.answer.id.clone();
             let renewing = self.gateway.renew(&id);
             tokio::select! {
+                biased;
                 end = self.forward(&mut meter) => end,
                 never = renewing => match never {},
             }

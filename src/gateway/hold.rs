@@ -100,6 +100,7 @@ impl Checkpoints {
                 }
             };
             let result = tokio::select! {
+                biased;
                 result = ask => Some(result),
                 () = &mut deadline => None,
             };

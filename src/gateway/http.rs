@@ -45,7 +45,7 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
 }
 
 async fn messages(State(gateway): State<Arc<Gateway>>, OriginalUri(uri): OriginalUri, headers: HeaderMap, body: Body) -> Response {
-    let id = uuid::Uuid::new_v4().simple().to_string();
+    let id = crate::random::uuid().simple().to_string();
     let span = tracing::info_span!("request", request.id = id, method = "POST", route = "/v1/messages");
     let answered = answer(gateway, id, uri.query() == Some("beta=true"), headers, body).instrument(span);
     answered.await.unwrap_or_else(|response| *response)
@@ -162,6 +162,7 @@ async fn report(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Re
     if let Ok(live) = gateway.live(machine.uid()).await {
         let mut open = live.open.subscribe();
         tokio::select! {
+            biased;
             _ = open.wait_for(|count| *count == 0) => {}
             () = gateway.clock().sleep(SETTLING) => {}
         }

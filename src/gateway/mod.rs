@@ -187,6 +187,7 @@ async fn drain(gateway: &Gateway, serving: impl Future<Output = ()>, limit: Dura
     };
     tokio::pin!(drained);
     tokio::select! {
+        biased;
         () = &mut drained => return,
         () = gateway.clock().sleep(limit) => {}
     }
@@ -194,6 +195,7 @@ async fn drain(gateway: &Gateway, serving: impl Future<Output = ()>, limit: Dura
     gateway.abort.cancel();
     // A client that does not hang up must not keep the hub from stopping; calls settle without it.
     tokio::select! {
+        biased;
         () = drained => {}
         () = async {
             gateway.tasks.wait().await;
@@ -250,6 +252,7 @@ impl Gateway {
     /// Whether someone had all of an answer; waits for those that still read it.
     async fn until_read_out(&self, answer: &Answer, limit: Duration) -> bool {
         tokio::select! {
+            biased;
             delivered = answer.read_out() => delivered,
             () = self.clock().sleep(limit) => false,
             () = self.abort.cancelled() => false,
@@ -263,6 +266,7 @@ impl Gateway {
         let gateway = self.clone();
         self.tasks.spawn(async move {
             let delivered = tokio::select! {
+                biased;
                 () = answer.delivered() => true,
                 () = gateway.clock().sleep(WINDOW) => false,
                 () = gateway.shutdown.cancelled() => false,

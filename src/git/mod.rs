@@ -164,7 +164,7 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Self, Error> {
-        let path = std::env::temp_dir().join(format!("autovibe-git-{}", uuid::Uuid::new_v4()));
+        let path = std::env::temp_dir().join(format!("autovibe-git-{}", crate::random::uuid()));
         std::fs::create_dir(&path)?;
         Ok(Self(path))
     }

@@ -225,7 +225,7 @@ impl Node {
     pub(super) fn add_token(&self, parameters: &Parameters) -> Answer {
         let (user, id) = (parameters.get("userid").unwrap_or_default(), parameters.get("tokenid").unwrap_or_default());
         let token = Token {
-            secret: uuid::Uuid::new_v4().to_string(),
+            secret: crate::random::uuid().to_string(),
             privsep: parameters.get("privsep") != Some("0"),
             comment: parameters.get("comment").map(str::to_owned),
             expire: parameters.number("expire").unwrap_or_default(),

@@ -185,8 +185,8 @@ impl Node {
             name.unwrap_or_else(|| format!("Copy-of-VM-{}", source.get("name").map_or_else(|| vmid.to_string(), Clone::clone))),
         );
         config.extend(description.map(|text| ("description".to_owned(), text)));
-        config.insert("smbios1".into(), format!("uuid={}", uuid::Uuid::new_v4()));
-        config.insert("vmgenid".into(), uuid::Uuid::new_v4().to_string());
+        config.insert("smbios1".into(), format!("uuid={}", crate::random::uuid()));
+        config.insert("vmgenid".into(), crate::random::uuid().to_string());
         config.insert("meta".into(), format!("creation-qemu=10.0.13,ctime={}", self.now()));
         self.edit(to, |vm| *vm = Vm { config, ..Vm::default() })?;
         // Last: until now a caller with rights on the pool alone had none on the VM.

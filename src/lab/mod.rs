@@ -156,7 +156,7 @@ fn secret(store: &state::Store) -> String {
     store.change(|state| {
         task::bury(&mut state.tasks);
         if state.secret.is_empty() {
-            state.secret = uuid::Uuid::new_v4().to_string();
+            state.secret = crate::random::uuid().to_string();
         }
         access::fill(&mut state.access, TOKEN_ID, &state.secret);
         state.secret.clone()
@@ -234,6 +234,7 @@ fn spawn_until(shutdown: &CancellationToken, work: impl Future<Output = ()> + Se
     let shutdown = shutdown.clone();
     tokio::spawn(async move {
         tokio::select! {
+            biased;
             () = work => {}
             () = shutdown.cancelled() => {}
         }
@@ -342,7 +343,7 @@ impl Lab {
     /// Makes a token, and its user when there is none, and returns its secret: what `pveum` does on the node.
     pub fn token(&self, id: &str, privsep: bool) -> String {
         self.node.store.change(|state| {
-            let secret = uuid::Uuid::new_v4().to_string();
+            let secret = crate::random::uuid().to_string();
             state.access.users.entry(permission::Who::parse(id).user).or_default();
             let token = permission::Token { secret: secret.clone(), privsep, comment: None, expire: 0 };
             state.access.tokens.insert(id.to_owned(), token);

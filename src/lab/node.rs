@@ -318,6 +318,7 @@ impl Node {
             self.broadcast().await;
             let lag = *lock(&self.lag);
             tokio::select! {
+                biased;
                 () = self.clock.sleep(if lag.is_zero() { Duration::from_hours(1) } else { lag }) => {}
                 () = self.relag.notified() => {}
             }

@@ -64,7 +64,7 @@ fn with_mac(value: &str) -> String {
     if model.contains('=') {
         return value.to_owned();
     }
-    let [a, b, c] = rand::random::<[u8; 3]>();
+    let [a, b, c] = crate::random::draw::<[u8; 3]>();
     format!("{model}=BC:24:11:{a:02X}:{b:02X}:{c:02X}{rest}")
 }
 
@@ -206,7 +206,7 @@ impl Node {
             let value = self.attach(vmid, &config[&key]).await?;
             config.insert(key, value);
         }
-        let uuid = || uuid::Uuid::new_v4().to_string();
+        let uuid = || crate::random::uuid().to_string();
         let devices = config
             .keys()
             .filter(|key| (keys::is_disk(key) && !key.starts_with("unused")) || keys::is_net(key))

@@ -298,7 +298,7 @@ fn restore(vm: &mut Vm, name: &str, section: &VmConfig) {
         }
     }
     config.insert("parent".into(), name.to_owned());
-    config.insert("vmgenid".into(), uuid::Uuid::new_v4().to_string());
+    config.insert("vmgenid".into(), crate::random::uuid().to_string());
     vm.config = config;
     vm.pending.clear();
 }

@@ -115,6 +115,7 @@ impl Node {
         let (node, work, ended) = (self.clone(), work(log.clone()), self.shutdown.clone());
         tokio::spawn(async move {
             tokio::select! {
+                biased;
                 result = work => log.end(result, node.now()),
                 () = stop.cancelled() => log.end(Err("received interrupt".into()), node.now()),
                 // The lab ends: the record stays without an end, as a killed worker's.

@@ -78,7 +78,7 @@ pub(super) fn begin(document: &mut Value, now: &Time, generation: bool) {
     let prefix = document["metadata"]["generateName"].clone();
     let metadata = of(document);
     metadata.retain(|name, _| name != "resourceVersion" && !SERVERS.contains(&name.as_str()));
-    metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+    metadata.insert("uid".into(), crate::random::uuid().to_string().into());
     metadata.insert("creationTimestamp".into(), serde_json::to_value(now).unwrap_or_default());
     if generation {
         metadata.insert("generation".into(), 1.into());
@@ -91,7 +91,7 @@ pub(super) fn begin(document: &mut Value, now: &Time, generation: bool) {
 /// A name from a prefix. Source: apiserver `names.SimpleNameGenerator`: 58 characters of it and 5 random ones.
 pub(super) fn generate_name(prefix: &str) -> String {
     use rand::seq::IndexedRandom;
-    let mut rng = rand::rng();
+    let mut rng = crate::random::Source;
     let head: String = prefix.chars().take(58).collect();
     let tail: String = (0..5).filter_map(|_| ALPHABET.choose(&mut rng)).map(|b| char::from(*b)).collect();
     format!("{head}{tail}")

@@ -66,6 +66,9 @@ impl Http {
                 tls::parse_fingerprint(fingerprint).ok_or_else(|| unusable(format!("`{fingerprint}` is not a SHA-256 fingerprint")))?;
             let pinned = tls::pinned(sha256).map_err(|error| unusable(error.to_string()))?;
             builder = builder.tls_backend_preconfigured(pinned);
+        } else if service.is_some() {
+            // It only builds requests: this machine's certificates need not be read for that.
+            builder = builder.tls_certs_only([]);
         }
         let client = builder.build().map_err(|error| unusable(error.to_string()))?;
         let base = format!("{}/api2/json", config.endpoint.trim_end_matches('/'));

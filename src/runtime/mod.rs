@@ -165,7 +165,7 @@ pub async fn run<R, F, E>(
                     }
                     Err(error) => {
                         let count = failures.entry(key.clone()).and_modify(|n| *n += 1).or_insert(1);
-                        let wait = backoff(*count, rand::random());
+                        let wait = backoff(*count, crate::random::draw());
                         tracing::warn!(object.kind = kind, object.name = %key, "reconcile failed, again in {wait:.1?}: {error}");
                         queue.finish(&key, now + BACKOFF_MIN);
                         queue.ask(key, now + wait);

@@ -120,7 +120,7 @@ impl Store {
             tail: tail.clone(),
             readers: readers.clone(),
             clock,
-            session: uuid::Uuid::new_v4(),
+            session: crate::random::uuid(),
             batch: 0,
             lock,
             follower,
@@ -139,7 +139,7 @@ impl Store {
 /// The installation's id, made with the database.
 async fn installation(connection: &mut Connection) -> Result<String, Error> {
     query("INSERT INTO meta (key, value) VALUES ('installation', $1) ON CONFLICT (key) DO NOTHING")
-        .bind(uuid::Uuid::new_v4().to_string())
+        .bind(crate::random::uuid().to_string())
         .execute(connection.link())
         .await?;
     let (id,): (String,) = query("SELECT value FROM meta WHERE key = 'installation'").fetch_one(connection.link()).await?;

@@ -59,7 +59,7 @@ impl Writer {
     pub(super) async fn run(mut self) {
         let mut waiting = VecDeque::new();
         let mut close = None;
-        while close.is_none() {
+        'open: while close.is_none() {
             let Some(first) = self.requests.recv().await else { break };
             let mut next = Some(first);
             while let Some(request) = next {
@@ -74,7 +74,8 @@ impl Writer {
             }
             while !waiting.is_empty() {
                 if self.commit(&mut waiting).await.is_break() {
-                    return;
+                    // The dead hold no lock on the file: whoever opens it next finds what was committed, at once.
+                    break 'open;
                 }
             }
         }

@@ -54,7 +54,7 @@ impl Zfs {
             }
         } else {
             // Mounted at a place of its own while it is written: its parent may have none.
-            let place = PathBuf::from(format!("/run/autovibe-import-{}", uuid::Uuid::new_v4().simple()));
+            let place = PathBuf::from(format!("/run/autovibe-import-{}", crate::random::uuid().simple()));
             let mount = vec!["create".into(), "-o".into(), format!("mountpoint={}", place.display())];
             self.act(&text, [mount, options, vec![text.clone()]].concat()).await?;
             let copied = copy(image, size, &place.join("disk.raw"), true).await;

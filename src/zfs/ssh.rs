@@ -98,7 +98,7 @@ impl Drop for Home {
 
 impl Home {
     fn make(settings: &Settings) -> io::Result<Self> {
-        let home = Self(settings.directory.join(uuid::Uuid::new_v4().simple().to_string()));
+        let home = Self(settings.directory.join(crate::random::uuid().simple().to_string()));
         fs::DirBuilder::new().recursive(true).mode(0o700).create(&home.0)?;
         let write = |name: &str, text: &str| {
             let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(home.0.join(name))?;

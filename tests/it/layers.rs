@@ -3,7 +3,7 @@
 use std::{fs, path::Path};
 
 const ROWS: [&[&str]; 6] = [
-    &["api", "clock", "wire"],
+    &["api", "clock", "random", "wire"],
     &["store", "proxmox", "zfs", "git", "llm", "remote"],
     &["admission", "auth", "budget", "lineage", "evolution", "boundary", "agent"],
     &["objects", "ledger", "driver", "world", "runtime"],

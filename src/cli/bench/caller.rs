@@ -58,7 +58,7 @@ impl Caller {
     pub(super) fn new(address: SocketAddr, token: &str) -> anyhow::Result<Self> {
         rustls::crypto::ring::default_provider().install_default().ok();
         let http = reqwest::Client::builder().no_proxy().timeout(Duration::from_mins(1)).tcp_nodelay(true).build()?;
-        let session = uuid::Uuid::new_v4().to_string();
+        let session = crate::random::uuid().to_string();
         Ok(Self {
             http,
             url: format!("http://{address}/v1/messages"),

@@ -168,7 +168,7 @@ pub(super) async fn create_machine(objects: &Objects, name: &str, spec: Value) -
 /// Gives a Machine one more token: the bench speaks as its agent.
 pub(super) async fn mint(store: &Store, machine: &Machine) -> anyhow::Result<String> {
     let mut bytes = [0_u8; 32];
-    rand::rng().fill_bytes(&mut bytes);
+    crate::random::Source.fill_bytes(&mut bytes);
     let token = format!("av_{}", hex::encode(bytes));
     let hash = hex::encode(Sha256::digest(&token));
     let (uid, name) = (machine.uid().to_owned(), machine.name().to_owned());

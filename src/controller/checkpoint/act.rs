@@ -146,6 +146,7 @@ async fn flush(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed, 
     let guest = driver.guest(vmid, clock);
     let flushing = guest.flush(agent::session_files(machine.spec.agent.r#type), &results, FLUSH);
     tokio::select! {
+        biased;
         done = flushing => match done {
             Ok(true) => Flushed::Yes,
             Ok(false) => Flushed::Partly,

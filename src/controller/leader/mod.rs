@@ -48,6 +48,7 @@ impl Candidate {
             let stop = shutdown.child_token();
             let mut working = Box::pin(work(self.client.under(held.epoch, held.tenure.clone()), stop.clone()));
             let why = tokio::select! {
+                biased;
                 () = &mut working => None,
                 why = self.keep(&mut held) => Some(why),
             };

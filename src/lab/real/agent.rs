@@ -41,7 +41,7 @@ impl Connection {
 
     /// Makes sure that the next answer is that of the next command: flushes the guest's parser, skips answers of before.
     pub(super) async fn sync(&mut self, vmid: u32) -> Result<(), Error> {
-        let id = rand::random::<u32>();
+        let id = crate::random::draw::<u32>();
         let exchange = async {
             let mut message = vec![0xff];
             message.extend(json!({"execute": "guest-sync-delimited", "arguments": {"id": id}}).to_string().bytes());

@@ -52,7 +52,7 @@ impl Pool {
     pub(super) fn next(&mut self) -> (u64, u64) {
         self.txg += 1;
         // Never 0, and rarely small: real guids are 64 random bits, written in decimal.
-        (rand::random::<u64>() | 1 << 62, self.txg)
+        (crate::random::draw::<u64>() | 1 << 62, self.txg)
     }
 
     pub(super) fn get(&self, name: &str) -> Result<&Dataset, Refusal> {

@@ -225,7 +225,7 @@ fn long() -> Duration {
 }
 
 fn own() -> u64 {
-    let seed = rand::random::<u64>() >> 16;
+    let seed = autovibe::random::draw::<u64>() >> 16;
     eprintln!("first seed {seed}");
     seed
 }

@@ -41,7 +41,7 @@ impl Guarded {
                       echo 'local all all trust' >$1/pg_hba.conf; echo 'hostssl all all all scram-sha-256' >>$1/pg_hba.conf";
         assert!(Command::new("sh").args(["-c", script]).arg(files.path()).arg(&data).status().unwrap().success());
         let url = cluster.create().await;
-        let password = format!("canary/{}@:%", uuid::Uuid::new_v4());
+        let password = format!("canary/{}@:%", autovibe::random::uuid());
         let home = Home::at(url.clone());
         home.execute("ALTER SYSTEM SET ssl = on").await;
         home.execute(&format!("ALTER ROLE autovibe PASSWORD '{password}'")).await;

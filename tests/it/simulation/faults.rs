@@ -15,7 +15,7 @@ fn striking(number: usize, fault: Fault) -> Plan {
 #[ignore = "a minute and more; docs/testing.md"]
 fn a_call_that_goes_wrong_once_changes_no_end() {
     let calls: Vec<String> =
-        live("no fault", vec![]).points.into_iter().filter(|point| point.moment == Moment::BeforeSend).map(|point| point.what).collect();
+        live("no fault", 0, vec![]).points.into_iter().filter(|point| point.moment == Moment::BeforeSend).map(|point| point.what).collect();
     let reads = |what: &str| what.starts_with("GET") || what.starts_with("zfs get") || what.starts_with("zfs list");
     let mut cases = Vec::new();
     for (at, what) in calls.iter().enumerate() {
@@ -28,7 +28,7 @@ fn a_call_that_goes_wrong_once_changes_no_end() {
     each(cases.len(), |case| {
         let (number, fault) = cases[case];
         let what = format!("call {number}, {}: {fault:?}", calls[number - 1]);
-        let lived = live(&what, vec![striking(number, fault)]);
+        let lived = live(&what, 0, vec![striking(number, fault)]);
         let times = lived.struck.values().sum::<usize>();
         // What was never read before cannot be shown again.
         assert!(times == 1 || fault == Fault::Stale, "{what} did not strike");
@@ -56,6 +56,12 @@ fn storm(random: &mut StdRng) -> Plan {
     Plan { die_at, fault: Some(Box::new(fault)) }
 }
 
+/// What becomes of the hubs of one life by `seed`.
+pub(super) fn storms(seed: u64) -> Vec<Plan> {
+    let mut random = StdRng::seed_from_u64(seed);
+    (0..random.random_range(1..4)).map(|_| storm(&mut random)).collect()
+}
+
 /// `AUTOVIBE_SEED=n` runs one alone.
 #[test]
 #[ignore = "a minute and more; docs/testing.md"]
@@ -64,10 +70,8 @@ fn storms_of_faults_change_no_end() {
     let struck = std::sync::atomic::AtomicUsize::new(0);
     let seed_of = |number: usize| one.unwrap_or(number);
     each(one.map_or(super::runs(200), |_| 1), |number| {
-        let seed = seed_of(number);
-        let mut random = StdRng::seed_from_u64(seed as u64);
-        let plans = (0..random.random_range(1..4)).map(|_| storm(&mut random)).collect();
-        let lived = live(&format!("AUTOVIBE_SEED={seed}"), plans);
+        let seed = seed_of(number) as u64;
+        let lived = live(&format!("AUTOVIBE_SEED={seed}"), seed, storms(seed));
         struck.fetch_add(lived.struck.values().sum::<usize>() + lived.died, std::sync::atomic::Ordering::Relaxed);
     });
     eprintln!("{} faults and deaths struck", struck.into_inner());

@@ -5,7 +5,9 @@ use autovibe::wire::{NoAnswer, Service};
 use autovibe::{store, zfs};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tokio::sync::Notify;
+use tokio::time::Instant;
 
 /// Where in a call, or around a commit, the hub is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -23,6 +25,8 @@ pub(super) struct Point {
     /// `POST …/qemu`, `zfs clone`, `commit`
     pub(super) what: String,
     pub(super) moment: Moment,
+    /// Time since the gate was made.
+    pub(super) at: Duration,
 }
 
 /// What goes wrong with a call.
@@ -51,9 +55,9 @@ pub(super) struct Plan {
     pub(super) fault: Option<Decide>,
 }
 
-#[derive(Default)]
 struct State {
     plan: Plan,
+    began: Instant,
     points: Vec<Point>,
     calls: usize,
     /// How often each fault struck.
@@ -70,7 +74,7 @@ enum Answer {
 }
 
 /// The gate of one incarnation.
-#[derive(Clone, Default)]
+#[derive(Clone)]
 pub(super) struct Gate {
     state: Arc<Mutex<State>>,
     died: Arc<Notify>,
@@ -78,7 +82,16 @@ pub(super) struct Gate {
 
 impl Gate {
     pub(super) fn new(plan: Plan) -> Self {
-        Self { state: Arc::new(Mutex::new(State { plan, ..State::default() })), died: Arc::default() }
+        let state = State {
+            plan,
+            began: Instant::now(),
+            points: Vec::new(),
+            calls: 0,
+            struck: BTreeMap::new(),
+            dead: false,
+            shown: BTreeMap::new(),
+        };
+        Self { state: Arc::new(Mutex::new(state)), died: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -119,7 +132,8 @@ impl Gate {
             return false;
         }
         let number = state.points.len();
-        state.points.push(Point { what: nameless(what), moment });
+        let at = state.began.elapsed();
+        state.points.push(Point { what: what.to_owned(), moment, at });
         if state.plan.die_at == Some(number) {
             state.dead = true;
             self.died.notify_one();
@@ -177,7 +191,7 @@ impl Gate {
         self.pass(what, Moment::AfterDone).await;
         match fault {
             Some(Fault::LoseReply) => return None,
-            Some(Fault::Late(milliseconds)) => tokio::time::sleep(std::time::Duration::from_millis(milliseconds)).await,
+            Some(Fault::Late(milliseconds)) => tokio::time::sleep(Duration::from_millis(milliseconds)).await,
             _ => {}
         }
         if reads && let Some(answer) = &answer {
@@ -239,21 +253,6 @@ impl Gate {
             })
         })
     }
-}
-
-/// Without uids, which differ from run to run.
-fn nameless(what: &str) -> String {
-    let uid = |word: &str| {
-        word.bytes().enumerate().all(|(at, byte)| if matches!(at, 8 | 13 | 18 | 23) { byte == b'-' } else { byte.is_ascii_hexdigit() })
-    };
-    let mut text = String::new();
-    let mut rest = what;
-    while let Some(at) = (0..rest.len()).find(|at| rest.get(*at..at + 36).is_some_and(uid)) {
-        text.push_str(&rest[..at]);
-        text.push('#');
-        rest = &rest[at + 36..];
-    }
-    text + rest
 }
 
 /// `GET /cluster/resources?type=vm`, without what differs from run to run.

@@ -8,7 +8,8 @@ use autovibe::api::machine::{Phase, TerminationReason};
 use autovibe::api::{Kind, Machine};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 fn life() -> serde_json::Value {
     json!({
@@ -67,9 +68,9 @@ pub(super) struct Lived {
 
 /// Lives through hubs with these plans, one after the other; the last one lives on without a plan. Asserts that the end is
 /// that of a life without faults, and that then nothing more happens.
-pub(super) fn live(what: &str, plans: Vec<Plan>) -> Lived {
+pub(super) fn live(what: &str, seed: u64, plans: Vec<Plan>) -> Lived {
     let what = what.to_owned();
-    simulate(async move || {
+    simulate(seed, async move || {
         let mut plans = plans.into_iter();
         let mut stage = Stage::new(plans.next().unwrap_or_default()).await;
         let (mut died, mut struck) = (0, BTreeMap::new());
@@ -106,24 +107,27 @@ pub(super) fn live(what: &str, plans: Vec<Plan>) -> Lived {
     })
 }
 
-/// Runs `one` for each number below `count`, on some threads.
+/// Runs `one` for each number below `count`, on some threads; tells of the first that fail.
 pub(super) fn each(count: usize, one: impl Fn(usize) + Sync) {
-    let (next, failed) = (AtomicUsize::new(0), AtomicBool::new(false));
+    let (next, failed) = (AtomicUsize::new(0), Mutex::new(BTreeMap::new()));
+    let threads = super::given("AUTOVIBE_THREADS").unwrap_or(2);
     std::thread::scope(|scope| {
-        for _ in 0..3 {
+        for _ in 0..threads {
             scope.spawn(|| {
                 loop {
                     let number = next.fetch_add(1, Ordering::Relaxed);
-                    // A case that fails ends the others.
-                    if number >= count || failed.load(Ordering::Relaxed) {
+                    if number >= count || failed.lock().unwrap().len() >= 5 {
                         break;
                     }
                     if let Err(panic) = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| one(number))) {
-                        failed.store(true, Ordering::Relaxed);
-                        std::panic::resume_unwind(panic);
+                        let text = panic.downcast_ref::<String>().map_or("a panic", String::as_str).to_owned();
+                        failed.lock().unwrap().insert(number, text);
                     }
                 }
             });
         }
     });
+    let failed = failed.into_inner().unwrap();
+    let told: Vec<String> = failed.iter().map(|(number, text)| format!("case {number}: {text}")).collect();
+    assert!(failed.is_empty(), "{} of {count}:\n{}", failed.len(), told.join("\n"));
 }

@@ -13,7 +13,7 @@ use autovibe::lab::{self, Lab, Mode};
 use autovibe::objects::{self, Cipher, Objects};
 use autovibe::store::{self, Database, Store};
 use autovibe::wire::{NoAnswer, Service};
-use autovibe::{gateway, zfs};
+use autovibe::{gateway, random, zfs};
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -28,12 +28,13 @@ pub(super) const RESYNC: Duration = Duration::from_mins(5);
 /// Within so much simulated time everything must come to its end.
 const PATIENCE: Duration = Duration::from_hours(2);
 
-/// Runs `scenario` in a thread of its own, on a clock that passes only while everything waits.
-pub(super) fn simulate<F: Future<Output = T>, T: Send + 'static>(scenario: impl FnOnce() -> F + Send + 'static) -> T {
+/// Runs `scenario` in a thread of its own, on a clock that passes only while everything waits, with what `seed` makes of chance.
+pub(super) fn simulate<F: Future<Output = T>, T: Send + 'static>(seed: u64, scenario: impl FnOnce() -> F + Send + 'static) -> T {
     let thread = std::thread::Builder::new().stack_size(8 << 20);
-    let running = thread.spawn(|| {
+    let running = thread.spawn(move || {
         rustls::crypto::ring::default_provider().install_default().ok();
         store::wait_in_place();
+        random::seed(seed);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
         runtime.block_on(scenario())
     });

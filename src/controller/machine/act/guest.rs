@@ -143,7 +143,7 @@ impl Act<'_> {
     /// launch whose reply was lost may have taken it.
     async fn mint(&self, number: u32) -> Result<String, Problem> {
         let mut bytes = [0_u8; 32];
-        rand::rng().fill_bytes(&mut bytes);
+        crate::random::Source.fill_bytes(&mut bytes);
         let token = format!("av_{}", hex::encode(bytes));
         let hash = hex::encode(Sha256::digest(token.as_bytes()));
         let keep = self.context.machines.known(self.uid()).minted == Some(number);
