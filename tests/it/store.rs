@@ -274,7 +274,7 @@ async fn the_changes_are_the_same_from_memory_and_from_the_log(home: Home) {
         // Together, so that some are committed at once, with one that is rolled back between them.
         let other = store
             .write(move |t| Box::pin(async move { t.put(&Key::new(OTHER, "shop", "s"), document("s", value), Expect::Present).await }));
-        let (written, _, _) = tokio::join!(put(&store, &name, value, Expect::Present), refused(), other);
+        let (written, (), _) = tokio::join!(put(&store, &name, value, Expect::Present), refused(), other);
         if matches!(written, Err(Error::NotFound(_))) {
             tokio::join!(put(&store, &name, value, Expect::Absent), refused()).0.unwrap();
         }
