@@ -62,9 +62,10 @@ where
             };
             let keep = matches!(result, Ok(Ok(_)));
             let tell = Box::new(move |commit: Result<(), Error>| {
-                let answer = match commit {
-                    Err(error) if keep => Ok(Err(error.into())),
-                    _ => result,
+                let answer = match (commit, result) {
+                    // Also what was refused: it may have been for a write of the same batch, which is not there now.
+                    (Err(error), Ok(_)) => Ok(Err(error.into())),
+                    (_, result) => result,
                 };
                 // The caller may have gone; its write stands all the same.
                 let _ = reply.send(answer);
