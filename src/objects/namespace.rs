@@ -226,8 +226,8 @@ impl Objects {
             "lastTransitionTime": self.clock.api_now(),
         }]);
         let (key, at) = (namespace.key.clone(), namespace.revision);
-        let write = self.store.write(move |t| Box::pin(async move { t.put(&key, document, Expect::At(at)).await }));
-        match write.await.map_err(Error::from) {
+        let put = self.store.put(key, Expect::At(at), move |_| Box::pin(async move { Ok::<_, Error>(document) }));
+        match put.await {
             // Someone else wrote it meanwhile: the next pass says it.
             Ok(_) | Err(Error::Conflict { .. } | Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),

@@ -86,24 +86,32 @@ impl Objects {
                 None => Ok(document.clone()),
             };
         }
-        let (cipher, document) = (self.cipher.clone(), document.clone());
+        let (cipher, document, home) = (self.cipher.clone(), document.clone(), namespace::key(&key.namespace));
         let account = namespace::is_namespace(resource).then(|| self.default_account(&key.name));
-        let written = self
-            .store
-            .write(move |transaction| {
+        let written: Object = if account.is_none() && !leader::is_leaders(&key) {
+            let made = key.clone();
+            let put = self.store.put(key, Expect::Absent, move |transaction| {
                 Box::pin(async move {
-                    let home = transaction.get(&namespace::key(&key.namespace)).await?;
-                    namespace::check(&key, home.as_ref(), outlives)?;
-                    let mut sealed = cipher.seal_document(transaction, &key.resource, document).await?;
-                    leader::stamp(transaction, &key, &mut sealed).await?;
-                    let object = transaction.put(&key, sealed, Expect::Absent).await?;
+                    namespace::check(&made, transaction.get(&home).await?.as_ref(), outlives)?;
+                    Ok::<Value, Error>(cipher.seal_document(transaction, &made.resource, document).await?)
+                })
+            });
+            put.await?
+        } else {
+            let write = self.store.write(move |transaction| {
+                Box::pin(async move {
+                    namespace::check(&key, transaction.get(&home).await?.as_ref(), outlives)?;
+                    let mut document = document;
+                    leader::stamp(transaction, &key, &mut document).await?;
+                    let object = transaction.put(&key, document, Expect::Absent).await?;
                     if let Some((key, document)) = account {
                         transaction.put(&key, document, Expect::Absent).await?;
                     }
                     Ok::<Object, Error>(object)
                 })
-            })
-            .await?;
+            });
+            write.await?
+        };
         self.unseal(&written.key.resource, written.document)
     }
 
@@ -188,31 +196,28 @@ impl Objects {
         options: &WriteOptions,
         wanted: impl Fn(&Value) -> Result<Value, Error>,
     ) -> Result<Written, Error> {
+        // What this process wrote last is mostly what there is, and the write says so if it is not. What comes of it otherwise is
+        // not told: it may be of an old state.
+        if let Some(recent) = self.store.recent(key)
+            && let Ok(recent) = self.unsealed(recent)
+        {
+            let at = recent.revision;
+            if let Ok(Next::Store(next, warnings)) = next(resource, key, part, recent, options, &wanted) {
+                match self.store_next(resource, key, at, next).await {
+                    Err(Error::Conflict { .. } | Error::NotFound { .. }) => {}
+                    stored => return stored.map(|object| Written { object, warnings }),
+                }
+            }
+        }
         for _ in 0..TRIES {
-            let mut current = self.current(key).await?;
-            // A field that an older version knew must not make every later write fail.
-            admission::prune(resource, &mut current.document);
-            let before = &current.document;
-            let wanted = wanted(before)?;
-            let version = metadata::text(&wanted, "resourceVersion");
-            if !version.is_empty() && version != metadata::text(before, "resourceVersion") {
-                return Err(conflict(key, MODIFIED));
-            }
-            let (uid, stored) = (metadata::text(&wanted, "uid"), metadata::text(before, "uid"));
-            if !uid.is_empty() && uid != stored {
-                // It was deleted and made again: whoever meant the old one must not touch this one.
-                let message = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {stored}");
-                return Err(conflict(key, message));
-            }
-            let (next, warnings) = next_document(resource, part, before, wanted, options)?;
-            Approval::ask(options.approval.as_ref(), Some(before), &next)?;
-            if next == *before || options.dry_run {
-                return Ok(Written { object: next, warnings });
-            }
-            match self.store_next(resource, key, current.revision, next).await {
-                Ok(object) => return Ok(Written { object, warnings }),
-                Err(Error::Conflict { .. }) => {}
-                Err(error) => return Err(error),
+            let current = self.current(key).await?;
+            let at = current.revision;
+            match next(resource, key, part, current, options, &wanted)? {
+                Next::Same(written) => return Ok(written),
+                Next::Store(next, warnings) => match self.store_next(resource, key, at, next).await {
+                    Err(Error::Conflict { .. }) => {}
+                    stored => return stored.map(|object| Written { object, warnings }),
+                },
             }
         }
         Err(conflict(key, MODIFIED))
@@ -224,22 +229,27 @@ impl Objects {
         if ends {
             return self.remove(key, at, next).await;
         }
-        let (key, cipher, document) = (key.clone(), self.cipher.clone(), next.clone());
-        let stamped = leader::is_leaders(&key);
-        let put = self.store.write(move |t: &mut Transaction<'_>| {
-            Box::pin(async move {
-                let mut sealed = cipher.seal_document(t, &key.resource, document).await?;
-                leader::stamp(t, &key, &mut sealed).await?;
-                t.put(&key, sealed, Expect::At(at)).await
-            })
-        });
-        let written: Object = put.await?;
-        if stamped {
-            return Ok(written.document);
+        if leader::is_leaders(key) {
+            let (key, mut document) = (key.clone(), next);
+            let put = self.store.write(move |t: &mut Transaction<'_>| {
+                Box::pin(async move {
+                    leader::stamp(t, &key, &mut document).await?;
+                    t.put(&key, document, Expect::At(at)).await
+                })
+            });
+            return Ok(put.await?.document);
         }
-        let mut object = next;
-        object["metadata"]["resourceVersion"] = written.revision.0.to_string().into();
-        Ok(object)
+        self.put_sealed(key, at, next).await
+    }
+
+    /// Stores it; what is returned is not sealed.
+    async fn put_sealed(&self, key: &Key, at: Revision, mut document: Value) -> Result<Value, Error> {
+        let (resource, cipher, sealed) = (key.resource.clone(), self.cipher.clone(), document.clone());
+        let put =
+            self.store.put(key.clone(), Expect::At(at), move |t| Box::pin(async move { cipher.seal_document(t, &resource, sealed).await }));
+        let written: Object = put.await.map_err(|error: store::Error| Error::from(error))?;
+        document["metadata"]["resourceVersion"] = written.revision.0.to_string().into();
+        Ok(document)
     }
 
     /// Asks for deletion: gone at once without finalizers, else marked with a deletionTimestamp.
@@ -301,23 +311,55 @@ impl Objects {
         if document == before || options.dry_run {
             return Ok(Deleted::Marked(document));
         }
-        let (key, cipher, marked) = (key.clone(), self.cipher.clone(), document.clone());
-        let put = self.store.write(move |t: &mut Transaction<'_>| {
-            Box::pin(async move {
-                let sealed = cipher.seal_document(t, &key.resource, marked).await?;
-                t.put(&key, sealed, Expect::At(at)).await
-            })
-        });
-        document["metadata"]["resourceVersion"] = put.await.map_err(Error::from)?.revision.0.to_string().into();
-        Ok(Deleted::Marked(document))
+        Ok(Deleted::Marked(self.put_sealed(key, at, document).await?))
     }
 
     /// The object as it is now, decrypted.
     pub(super) async fn current(&self, key: &Key) -> Result<Object, Error> {
-        let object = self.store.get(key).await?.ok_or_else(|| store::Error::NotFound(key.clone()))?;
-        let document = self.unseal(&key.resource, object.document)?;
+        self.unsealed(self.store.get(key).await?.ok_or_else(|| store::Error::NotFound(key.clone()))?)
+    }
+
+    fn unsealed(&self, object: Object) -> Result<Object, Error> {
+        let document = self.unseal(&object.key.resource, object.document)?;
         Ok(Object { document, ..object })
     }
+}
+
+/// What comes of a replacement.
+enum Next {
+    /// Nothing is to be written.
+    Same(Written),
+    /// This document, with warnings.
+    Store(Value, Vec<String>),
+}
+
+/// What becomes of `current` by what is wanted of it.
+fn next(
+    resource: &Resource,
+    key: &Key,
+    part: Part,
+    mut current: Object,
+    options: &WriteOptions,
+    wanted: impl Fn(&Value) -> Result<Value, Error>,
+) -> Result<Next, Error> {
+    // A field that an older version knew must not make every later write fail.
+    admission::prune(resource, &mut current.document);
+    let before = &current.document;
+    let wanted = wanted(before)?;
+    let version = metadata::text(&wanted, "resourceVersion");
+    if !version.is_empty() && version != metadata::text(before, "resourceVersion") {
+        return Err(conflict(key, MODIFIED));
+    }
+    let (uid, stored) = (metadata::text(&wanted, "uid"), metadata::text(before, "uid"));
+    if !uid.is_empty() && uid != stored {
+        // It was deleted and made again: whoever meant the old one must not touch this one.
+        let message = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {stored}");
+        return Err(conflict(key, message));
+    }
+    let (next, warnings) = next_document(resource, part, before, wanted, options)?;
+    Approval::ask(options.approval.as_ref(), Some(before), &next)?;
+    let same = next == *before || options.dry_run;
+    Ok(if same { Next::Same(Written { object: next, warnings }) } else { Next::Store(next, warnings) })
 }
 
 /// What will stand in the store: the wanted part, the rest as before, admitted.

@@ -6,7 +6,7 @@
 use super::{Error, postgres, sqlite::done};
 use sqlx::postgres::{PgArguments, PgConnection, PgRow};
 use sqlx::sqlite::{SqliteArguments, SqliteConnection, SqliteRow};
-use sqlx::{Arguments, AssertSqlSafe, Connection as _, FromRow, Postgres, Row as _, Sqlite};
+use sqlx::{Arguments, Connection as _, FromRow, Postgres, Sqlite};
 use std::{borrow::Cow, time::Duration};
 
 /// A server that does not answer within this is not asked any more.
@@ -120,18 +120,6 @@ impl<'q> Statement<'q> {
             Link::Sqlite(connection) => done(sqlx::query_with(self.sql, self.sqlite()?).execute(connection)).await?.rows_affected(),
             Link::Postgres(connection) => {
                 postgres::patiently(sqlx::query_with(self.sql, self.postgres()?).execute(connection)).await?.rows_affected()
-            }
-        })
-    }
-
-    /// Runs an insertion into the log; the revision that it was given. SQLite says it faster than by `RETURNING`.
-    pub(super) async fn insert(self, link: Link<'_>) -> Result<i64, Error> {
-        Ok(match link {
-            Link::Sqlite(connection) => done(sqlx::query_with(self.sql, self.sqlite()?).execute(connection)).await?.last_insert_rowid(),
-            Link::Postgres(connection) => {
-                let sql = AssertSqlSafe(format!("{} RETURNING revision", self.sql));
-                let row = sqlx::query_with(sql, self.postgres()?).fetch_one(connection);
-                postgres::patiently(row).await?.try_get(0)?
             }
         })
     }

@@ -18,6 +18,8 @@ pub(super) trait Job: Send {
     fn run<'t>(self: Box<Self>, transaction: &'t mut Transaction<'_>) -> BoxFuture<'t, Done>
     where
         Self: 't;
+    /// Whether it changes one object at its end, and nothing else: there is nothing to take back of it.
+    fn is_one_change(&self) -> bool;
     /// Tells the caller that its work was not begun.
     fn refuse(self: Box<Self>, error: Error);
 }
@@ -30,17 +32,18 @@ pub(super) struct Done {
 
 struct Work<F, T, E> {
     work: F,
+    one_change: bool,
     reply: oneshot::Sender<Answer<T, E>>,
 }
 
 /// Wraps a caller's work and the way back to the caller.
-pub(super) fn of<T, E, F>(work: F, reply: oneshot::Sender<Answer<T, E>>) -> Box<dyn Job>
+pub(super) fn of<T, E, F>(work: F, one_change: bool, reply: oneshot::Sender<Answer<T, E>>) -> Box<dyn Job>
 where
     T: Send + 'static,
     E: From<Error> + Send + 'static,
     F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
 {
-    Box::new(Work { work, reply })
+    Box::new(Work { work, one_change, reply })
 }
 
 impl<T, E, F> Job for Work<F, T, E>
@@ -53,7 +56,7 @@ where
     where
         Self: 't,
     {
-        let Self { work, reply } = *self;
+        let Self { work, reply, .. } = *self;
         let future = std::panic::catch_unwind(AssertUnwindSafe(|| work(transaction)));
         Box::pin(async move {
             let result: Answer<T, E> = match future {
@@ -72,6 +75,10 @@ where
             });
             Done { keep, tell }
         })
+    }
+
+    fn is_one_change(&self) -> bool {
+        self.one_change
     }
 
     fn refuse(self: Box<Self>, error: Error) {

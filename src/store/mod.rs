@@ -241,9 +241,37 @@ impl Store {
         E: From<Error> + Send + 'static,
         F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
     {
+        self.submit(work, false).await
+    }
+
+    /// Writes one object, as [`Transaction::put`] does, with the document that `make` makes. It may read what it needs in the
+    /// same transaction, and writes nothing: so there is nothing to take back, which is faster among many.
+    pub async fn put<E, F>(&self, key: Key, expect: Expect, make: F) -> Result<Object, E>
+    where
+        E: From<Error> + Send + 'static,
+        F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<serde_json::Value, E>> + Send + 'static,
+    {
+        let put = self.submit(
+            move |transaction| {
+                Box::pin(async move {
+                    let document = make(transaction).await?;
+                    Ok(transaction.put(&key, document, expect).await?)
+                })
+            },
+            true,
+        );
+        put.await
+    }
+
+    async fn submit<T, E, F>(&self, work: F, one_change: bool) -> Result<T, E>
+    where
+        T: Send + 'static,
+        E: From<Error> + Send + 'static,
+        F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+    {
         let (reply, answer) = oneshot::channel();
         let job = match self.fence {
-            None => job::of(work, reply),
+            None => job::of(work, one_change, reply),
             Some(epoch) => job::of(
                 move |transaction| {
                     Box::pin(async move {
@@ -251,6 +279,7 @@ impl Store {
                         work(transaction).await
                     })
                 },
+                one_change,
                 reply,
             ),
         };

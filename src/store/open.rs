@@ -2,7 +2,9 @@
 
 use super::connection::{Connection, query};
 use super::database::{Database, Purpose};
-use super::{Error, Revision, Shared, Store, compact, lead, migrations, postgres, read, sqlite, tail::Tail, writer::Writer};
+use super::{
+    Error, Revision, Shared, Store, compact, lead, migrations, postgres, read, sqlite, tail::Tail, transaction::Batch, writer::Writer,
+};
 use crate::clock::Clock;
 use std::{
     path::Path,
@@ -122,6 +124,7 @@ impl Store {
             clock,
             session: crate::random::uuid(),
             batch: 0,
+            shared: Batch::default(),
             lock,
             follower,
             goes_on: options.goes_on.clone(),

@@ -34,18 +34,23 @@ pub(super) const BEGIN_MIGRATION: &str = "BEGIN; SELECT pg_advisory_xact_lock(70
 /// Who listens is told at the commit that there is something new. In a transaction that has failed it is an error, where
 /// `COMMIT` alone would roll back and say that all is well; so it also stands where nobody needs to be told.
 pub(super) const COMMIT_AND_TELL: &str = "NOTIFY autovibe; COMMIT";
-pub(super) const COMMIT: &str = "SELECT 1; COMMIT";
+const COMMIT: &str = "SELECT 1; COMMIT";
 
-/// What [`super::sqlite`]'s do.
-pub(super) const ADD: &str = "WITH logged AS (INSERT INTO log (change, resource, namespace, name, document, at_seconds) \
-     SELECT 'Added', $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3) \
-     RETURNING revision) \
-     INSERT INTO objects (resource, namespace, name, revision, document) SELECT $1, $2, $3, revision, $4 FROM logged RETURNING revision";
-pub(super) const MODIFY: &str = "WITH logged AS (INSERT INTO log (change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
-     SELECT 'Modified', resource, namespace, name, $4, document, revision, $5 FROM objects \
-     WHERE resource = $1 AND namespace = $2 AND name = $3 AND ($6 IS NULL OR revision = $6) RETURNING revision) \
-     UPDATE objects SET revision = logged.revision, document = $4 FROM logged \
-     WHERE resource = $1 AND namespace = $2 AND name = $3 RETURNING objects.revision";
+/// What [`super::sqlite`]'s do, with the revision that they are given.
+pub(super) const ADD: &str = "WITH added AS (INSERT INTO objects (resource, namespace, name, revision, document) \
+     VALUES ($1, $2, $3, $5, $6) ON CONFLICT DO NOTHING RETURNING revision) \
+     INSERT INTO log (revision, change, resource, namespace, name, document, at_seconds) \
+     SELECT revision, 'Added', $1, $2, $3, $6, $4 FROM added RETURNING revision";
+pub(super) const MODIFY: &str = "WITH before AS (SELECT document, revision FROM objects \
+     WHERE resource = $1 AND namespace = $2 AND name = $3 AND ($7 IS NULL OR revision = $7)), \
+     modified AS (UPDATE objects SET revision = $5, document = $6 WHERE resource = $1 AND namespace = $2 AND name = $3 \
+     AND ($7 IS NULL OR revision = $7)) \
+     INSERT INTO log (revision, change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
+     SELECT $5, 'Modified', $1, $2, $3, $6, document, revision, $4 FROM before RETURNING revision";
+pub(super) const REMOVE: &str = "WITH removed AS (DELETE FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3 \
+     AND ($6 IS NULL OR revision = $6) RETURNING document, revision) \
+     INSERT INTO log (revision, change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
+     SELECT $5, 'Deleted', $1, $2, $3, document, document, revision, $4 FROM removed RETURNING revision, document";
 
 /// How a server is reached.
 #[derive(Clone)]
@@ -159,6 +164,15 @@ pub(super) async fn begin(connection: &mut PgConnection, writer: Uuid, batch: i6
     Ok(Begun { newest: row.try_get(0)?, line: row.try_get(1)?, noted: row.try_get(2)? })
 }
 
+/// Commits a batch, and what it made the newest revision, if it made any.
+pub(super) async fn commit(connection: &mut PgConnection, newest: Option<i64>) -> Result<(), Error> {
+    let sql = match newest {
+        Some(newest) => format!("UPDATE revisions SET number = {newest}; {COMMIT_AND_TELL}"),
+        None => COMMIT.to_owned(),
+    };
+    patiently(sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection)).await.map(drop)
+}
+
 /// Whether a batch whose answer was lost was committed. Waits for its transaction to end, by taking the lock.
 pub(super) async fn was_committed(connection: &mut PgConnection, writer: Uuid, batch: i64) -> Result<bool, Error> {
     let sql = format!(
@@ -219,7 +233,7 @@ async fn listen(others: &Others, said: &mut bool) -> Result<std::convert::Infall
 /// Has the writer look at the database, which it does before each write: here before one that keeps nothing.
 async fn look(others: &Others) {
     let (reply, answer) = oneshot::channel();
-    let nothing = job::of(|_| Box::pin(async { Err::<(), _>(Error::Closed) }), reply);
+    let nothing = job::of(|_| Box::pin(async { Err::<(), _>(Error::Closed) }), true, reply);
     if let Some(writer) = others.writer.upgrade() {
         let sent = writer.send(job::Request::Write(nothing)).await;
         drop(writer);

@@ -30,18 +30,33 @@ impl Readers {
     }
 
     pub(super) async fn take(&self) -> Result<Reader, Error> {
-        let permit = self.permits.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
-        let idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let living = match idle {
-            Some(mut connection) => connection.lives().await.then_some(connection),
-            None => None,
+        let (mut idle, permit) = self.take_idle().await?;
+        let lives = match &mut idle {
+            Some(connection) => connection.lives().await,
+            None => false,
         };
-        let connection = match living {
+        let connection = match idle.filter(|_| lives) {
             Some(connection) => connection,
             None if self.permits.is_closed() => return Err(Error::Closed),
             None => self.database.reach(Purpose::Read, &self.clock).await?,
         };
-        Ok(Reader { connection: Some(connection), home: self.idle.clone(), _permit: permit })
+        Ok(self.lend(connection, permit))
+    }
+
+    /// One that lay idle, if there is one. Whether it lives was not asked, which takes as long as a statement: what fails on it
+    /// is to be done again on one that [`Readers::take`] gives.
+    async fn take_untried(&self) -> Result<Option<Reader>, Error> {
+        let (idle, permit) = self.take_idle().await?;
+        Ok(idle.map(|connection| self.lend(connection, permit)))
+    }
+
+    async fn take_idle(&self) -> Result<(Option<Connection>, OwnedSemaphorePermit), Error> {
+        let permit = self.permits.clone().acquire_owned().await.map_err(|_| Error::Closed)?;
+        Ok((self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop(), permit))
+    }
+
+    fn lend(&self, connection: Connection, permit: OwnedSemaphorePermit) -> Reader {
+        Reader { connection: Some(connection), home: self.idle.clone(), _permit: permit }
     }
 
     /// Refuses new readers and closes the connections that are not in use; those in use close when they are done.
@@ -63,6 +78,11 @@ impl Reader {
     /// For several statements that must see the same state.
     pub(super) async fn snapshot(&mut self) -> Result<Snapshot<'_>, Error> {
         self.borrowed().snapshot().await
+    }
+
+    /// Lets go of a connection that cannot be used any more.
+    fn discard(mut self) {
+        self.connection = None;
     }
 
     fn borrowed(&mut self) -> &mut Connection {
@@ -96,9 +116,25 @@ impl Store {
     pub async fn get(&self, key: &Key) -> Result<Option<Object>, Error> {
         let known = if self.shared.one_process { self.shared.tail.get(key) } else { Known::Nothing };
         match known {
-            Known::Object(object) => Ok(Some(object)),
-            Known::Gone => Ok(None),
-            Known::Nothing => get(self.reader().await?.connection(), key).await,
+            Known::Object(object) => return Ok(Some(object)),
+            Known::Gone => return Ok(None),
+            Known::Nothing => {}
+        }
+        if let Some(mut reader) = self.shared.readers.take_untried().await? {
+            match get(reader.connection(), key).await {
+                Err(Error::Unavailable(_)) => reader.discard(),
+                found => return found,
+            }
+        }
+        get(self.reader().await?.connection(), key).await
+    }
+
+    /// The object as this process last wrote it, if it did so lately. Another process may have changed it since: it serves for a
+    /// write that expects the revision.
+    pub fn recent(&self, key: &Key) -> Option<Object> {
+        match self.shared.tail.get(key) {
+            Known::Object(object) => Some(object),
+            Known::Gone | Known::Nothing => None,
         }
     }
 

@@ -29,28 +29,39 @@ macro_rules! this {
     };
 }
 
-/// Adds the object of a key (1 to 3) with a document (4) at a time (5) unless there is one; the revision, if it did. Several
-/// statements that are sent at once: each is a way to SQLite's own thread and back.
+/// Adds the object of a key (1 to 3) at a time (4) with a document (6) unless there is one; the revision, if it did. Several
+/// statements that are sent at once: each is a way to SQLite's own thread and back. The log counts the revisions (5 is null).
 pub(super) const ADD: &str = concat!(
-    "INSERT INTO log (change, resource, namespace, name, document, at_seconds) \
-     SELECT 'Added', $1, $2, $3, $4, $5 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE ",
+    "INSERT INTO log (revision, change, resource, namespace, name, document, at_seconds) \
+     SELECT $5, 'Added', $1, $2, $3, $6, $4 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE ",
     this!(),
     "); \
      INSERT INTO objects (resource, namespace, name, revision, document) \
-     SELECT $1, $2, $3, last_insert_rowid(), $4 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE ",
+     SELECT $1, $2, $3, last_insert_rowid(), $6 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE ",
     this!(),
     ") RETURNING revision"
 );
 
-/// Replaces the document of a key's object, if it is at a revision (6) or that is null; the new revision, if it did.
+/// Replaces the document of a key's object, if it is at a revision (7) or that is null; the new revision, if it did.
 pub(super) const MODIFY: &str = concat!(
-    "INSERT INTO log (change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
-     SELECT 'Modified', resource, namespace, name, $4, document, revision, $5 FROM objects WHERE ",
+    "INSERT INTO log (revision, change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
+     SELECT $5, 'Modified', resource, namespace, name, $6, document, revision, $4 FROM objects WHERE ",
+    this!(),
+    " AND ($7 IS NULL OR revision = $7); \
+     UPDATE objects SET revision = last_insert_rowid(), document = $6 WHERE ",
+    this!(),
+    " AND ($7 IS NULL OR revision = $7) RETURNING revision"
+);
+
+/// Removes a key's object, if it is at a revision (6) or that is null; the revision of its deletion and its document, if it did.
+pub(super) const REMOVE: &str = concat!(
+    "INSERT INTO log (revision, change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
+     SELECT $5, 'Deleted', resource, namespace, name, document, document, revision, $4 FROM objects WHERE ",
     this!(),
     " AND ($6 IS NULL OR revision = $6); \
-     UPDATE objects SET revision = last_insert_rowid(), document = $4 WHERE ",
+     DELETE FROM objects WHERE ",
     this!(),
-    " AND ($6 IS NULL OR revision = $6) RETURNING revision"
+    " AND ($6 IS NULL OR revision = $6) RETURNING last_insert_rowid(), document"
 );
 
 thread_local! {

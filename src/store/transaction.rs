@@ -1,32 +1,63 @@
 //! What a write transaction can do to objects. Relational tables add their own methods in sibling files.
 
-use super::connection::{Connection, Link, query};
+use super::connection::{Connection, Link, Statement, query};
 use super::{Change, Error, Event, Expect, Key, Object, Revision, document::Stored, postgres, sqlite, tail::Logged};
 use serde_json::Value;
+use std::collections::HashMap;
 
 /// One write transaction. When its work returns an error, nothing of it remains.
 pub struct Transaction<'c> {
     connection: &'c mut Connection,
+    batch: &'c mut Batch,
     /// Unix time of the transaction, for the log's age.
     now: i64,
     logged: Vec<Logged>,
     /// What it changed is more than the changes that it logged say.
     rewrites: bool,
+    /// The database failed in the middle of a change.
+    broken: bool,
+}
+
+/// What the transactions that are committed together know of each other.
+#[derive(Default)]
+pub(super) struct Batch {
+    /// The newest revision, where it is counted here: on PostgreSQL, whose counter's row is written once, at the commit. A row
+    /// that is locked by the transaction and changed in each of its savepoints would cost ever more.
+    pub(super) newest: Option<i64>,
+    /// Objects that were read: many are created in one namespace.
+    read: HashMap<Key, Option<Object>>,
+}
+
+/// What became of a transaction.
+pub(super) struct Ended {
+    /// The changes, in order,
+    pub(super) logged: Vec<Logged>,
+    /// and whether they are all that there is to know.
+    pub(super) complete: bool,
+    /// Whether some of a change may stand in the database.
+    pub(super) broken: bool,
+}
+
+impl Batch {
+    /// Nothing of the transaction stands that began at `newest`.
+    pub(super) fn take_back(&mut self, newest: Option<i64>) {
+        *self = Self { newest, ..Self::default() };
+    }
 }
 
 impl<'c> Transaction<'c> {
-    pub(super) fn new(connection: &'c mut Connection, now: i64) -> Self {
-        Self { connection, now, logged: Vec::new(), rewrites: false }
+    pub(super) fn new(connection: &'c mut Connection, batch: &'c mut Batch, now: i64) -> Self {
+        Self { connection, batch, now, logged: Vec::new(), rewrites: false, broken: false }
     }
 
-    /// The changes, in order, and whether they are all that there is to know.
-    pub(super) fn end(self) -> (Vec<Logged>, bool) {
-        (self.logged, !self.rewrites)
+    pub(super) fn end(self) -> Ended {
+        Ended { logged: self.logged, complete: !self.rewrites, broken: self.broken }
     }
 
     /// Says that this transaction changes the log itself.
     pub(super) fn rewrites_log(&mut self) {
         self.rewrites = true;
+        self.batch.read.clear();
     }
 
     /// For the relational tables of this module. Never begins or ends a transaction: the writer does.
@@ -35,7 +66,12 @@ impl<'c> Transaction<'c> {
     }
 
     pub async fn get(&mut self, key: &Key) -> Result<Option<Object>, Error> {
-        super::read::get(self.connection(), key).await
+        if let Some(read) = self.batch.read.get(key) {
+            return Ok(read.clone());
+        }
+        let object = super::read::get(self.connection(), key).await?;
+        self.batch.read.insert(key.clone(), object.clone());
+        Ok(object)
     }
 
     /// Whether a namespace holds any object, or one of `resource`.
@@ -48,45 +84,56 @@ impl<'c> Transaction<'c> {
     /// Stores `document` and returns it with its new `metadata.resourceVersion`.
     pub async fn put(&mut self, key: &Key, mut document: Value, expect: Expect) -> Result<Object, Error> {
         let text = stored(&mut document);
-        let (change, at) = match expect {
-            Expect::Absent => (Change::Added, None),
-            Expect::Present => (Change::Modified, None),
-            Expect::At(revision) => (Change::Modified, Some(revision.0)),
+        let (change, on_sqlite, on_postgres) = match expect {
+            Expect::Absent => (Change::Added, sqlite::ADD, postgres::ADD),
+            Expect::Present | Expect::At(_) => (Change::Modified, sqlite::MODIFY, postgres::MODIFY),
         };
-        let sql = match (self.connection(), change) {
-            (Link::Sqlite(_), Change::Added) => sqlite::ADD,
-            (Link::Sqlite(_), _) => sqlite::MODIFY,
-            (Link::Postgres(_), Change::Added) => postgres::ADD,
-            (Link::Postgres(_), _) => postgres::MODIFY,
-        };
-        let put = query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).bind(&text).bind(self.now);
-        let put = if change == Change::Added { put } else { put.bind(at) };
-        let Some((revision,)) = put.fetch_optional::<(i64,)>(self.connection()).await? else {
+        let statement = self.statement(on_sqlite, on_postgres, key).bind(&text);
+        let statement = if change == Change::Added { statement } else { statement.bind(expect.revision()) };
+        let put = statement.fetch_optional::<(i64,)>(self.connection()).await;
+        let Some((revision,)) = self.sound(put)? else {
             return Err(self.unexpected(key, expect).await?);
         };
-        super::stamp(&mut document, Revision(revision));
-        let event = Event { revision: Revision(revision), change, key: key.clone(), document };
-        self.logged.push(Logged { event: event.clone(), size: text.len() });
-        Ok(Object { key: event.key, revision: event.revision, document: event.document })
+        Ok(self.log(change, key, document, revision, text.len()))
     }
 
     /// Removes the object and returns its last document, with the deletion's revision.
     pub async fn delete(&mut self, key: &Key, expect: Expect) -> Result<Object, Error> {
-        let (at, text) = match (super::read::get_text(self.connection(), key).await?, expect) {
-            (Some(found), Expect::Present) => found,
-            (Some(found), Expect::At(wanted)) if found.0 == wanted => found,
-            _ => return Err(self.unexpected(key, expect).await?),
+        let statement = self.statement(sqlite::REMOVE, postgres::REMOVE, key).bind(expect.revision());
+        let removed = statement.fetch_optional::<(i64, Stored)>(self.connection()).await;
+        let Some((revision, stored)) = self.sound(removed)? else {
+            return Err(self.unexpected(key, expect).await?);
         };
-        let sql = "INSERT INTO log (change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
-                   VALUES ('Deleted', $1, $2, $3, $4, $4, $5, $6)";
-        let values = query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).bind(&text).bind(at.0).bind(self.now);
-        let revision = Revision(values.insert(self.connection()).await?);
-        let sql = "DELETE FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3";
-        query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).execute(self.connection()).await?;
+        let text = stored.text();
         let size = text.len();
-        let event = Event { revision, change: Change::Deleted, key: key.clone(), document: Stored::from(text).read(key, revision) };
+        Ok(self.log(Change::Deleted, key, Stored::from(text).read(key, Revision(revision)), revision, size))
+    }
+
+    /// The engine's statement for a change of a key's object, with what all of them need: the key (1 to 3), the time (4), and
+    /// the revision (5), which is null where the database counts.
+    fn statement<'q>(&self, on_sqlite: &'static str, on_postgres: &'static str, key: &'q Key) -> Statement<'q> {
+        let (sql, next) = match (&self.connection, self.batch.newest) {
+            (Connection::Sqlite(_), _) => (on_sqlite, None),
+            (Connection::Postgres(_), newest) => (on_postgres, newest.map(|newest| newest + 1)),
+        };
+        query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).bind(self.now).bind(next)
+    }
+
+    /// Notes a change that failed half done.
+    fn sound<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
+        self.broken |= result.is_err();
+        result
+    }
+
+    fn log(&mut self, change: Change, key: &Key, mut document: Value, revision: i64, size: usize) -> Object {
+        self.batch.read.remove(key);
+        if let Some(newest) = &mut self.batch.newest {
+            *newest = revision;
+        }
+        super::stamp(&mut document, Revision(revision));
+        let event = Event { revision: Revision(revision), change, key: key.clone(), document };
         self.logged.push(Logged { event: event.clone(), size });
-        Ok(Object { key: event.key, revision, document: event.document })
+        Object { key: event.key, revision: event.revision, document: event.document }
     }
 
     /// Why a write that expected this was not made.
@@ -96,6 +143,15 @@ impl<'c> Transaction<'c> {
             (None, _) => Error::NotFound(key.clone()),
             (Some(_), Expect::At(_) | Expect::Present) => Error::Conflict(key.clone()),
         })
+    }
+}
+
+impl Expect {
+    fn revision(self) -> Option<i64> {
+        match self {
+            Self::At(revision) => Some(revision.0),
+            Self::Absent | Self::Present => None,
+        }
     }
 }
 

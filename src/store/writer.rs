@@ -4,7 +4,7 @@
 use super::connection::Connection;
 use super::database::{Database, PATIENCE, PAUSE, Purpose};
 use super::job::{Job, Request};
-use super::{Error, GoesOn, Moment, Revision, Transaction, lineage, postgres, read, sqlite, tail::Tail};
+use super::{Error, GoesOn, Moment, Revision, Transaction, lineage, postgres, read, sqlite, tail::Tail, transaction::Batch};
 use crate::clock::Clock;
 use jiff::SignedDuration;
 use std::{
@@ -37,6 +37,8 @@ pub(super) struct Writer {
     pub(super) session: uuid::Uuid,
     /// and this the transaction: with both, the outcome of a lost commit can be looked up.
     pub(super) batch: i64,
+    /// What the jobs of the batch share.
+    pub(super) shared: Batch,
     /// Held as long as this process may write.
     pub(super) lock: Option<std::fs::File>,
     /// Publishes what others commit.
@@ -100,30 +102,41 @@ impl Writer {
         }
         // One alone needs no savepoint: it is the transaction.
         let alone = waiting.len() == 1;
+        let mut savepoint = Savepoint::default();
         let mut finished = Vec::new();
         let (mut kept, mut logged, mut complete) = (false, Vec::new(), true);
         let mut outcome: Result<(), Error> = Ok(());
-        let mut between = "SAVEPOINT write";
         while outcome.is_ok() {
             let Some(job) = waiting.pop_front() else { break };
-            if !alone && let Err(error) = self.connection.link().run(between).await {
+            let one_change = job.is_one_change();
+            if let Some(sql) = savepoint.before(alone || one_change)
+                && let Err(error) = self.connection.link().run(sql).await
+            {
                 job.refuse(Error::NotCommitted(error.to_string()));
                 outcome = Err(error);
                 break;
             }
-            let mut transaction = Transaction::new(&mut self.connection, self.clock.now().as_second());
+            let newest = self.shared.newest;
+            let mut transaction = Transaction::new(&mut self.connection, &mut self.shared, self.clock.now().as_second());
             let done = job.run(&mut transaction).await;
+            let ended = transaction.end();
             if done.keep {
                 kept = true;
-                let (changes, all) = transaction.end();
-                logged.extend(changes);
-                complete &= all;
+                logged.extend(ended.logged);
+                complete &= ended.complete;
+            } else if !one_change {
+                self.shared.take_back(newest);
+            } else if ended.broken && !alone {
+                outcome = Err(Error::NotCommitted("another write of the same commit failed in the database".into()));
             }
-            between = if done.keep { "RELEASE write; SAVEPOINT write" } else { "ROLLBACK TO write" };
+            savepoint.after(done.keep, one_change);
             finished.push(done);
         }
-        if outcome.is_ok() && !alone && kept && finished.last().is_some_and(|last| !last.keep) {
-            outcome = self.connection.link().run(between).await;
+        if outcome.is_ok()
+            && kept
+            && let Some(sql) = savepoint.end()
+        {
+            outcome = self.connection.link().run(sql).await;
         }
         let asked = self.goes_on.clone().filter(|_| kept);
         let goes_on = |moment| asked.as_ref().is_none_or(|goes_on| goes_on(moment));
@@ -165,12 +178,11 @@ impl Writer {
 
     /// Commits. An answer that is lost says nothing: what became of the transaction is looked up.
     async fn finish(&mut self, changed: bool) -> Result<(), Error> {
-        let sql = match (&self.connection, changed) {
-            (Connection::Sqlite(_), _) => "COMMIT",
-            (Connection::Postgres(_), true) => postgres::COMMIT_AND_TELL,
-            (Connection::Postgres(_), false) => postgres::COMMIT,
+        let committed = match &mut self.connection {
+            Connection::Sqlite(_) => self.connection.link().run("COMMIT").await,
+            Connection::Postgres(connection) => postgres::commit(connection, self.shared.newest.filter(|_| changed)).await,
         };
-        let why = match self.connection.link().run(sql).await {
+        let why = match committed {
             Err(Error::Unavailable(why)) => why,
             Err(Error::Database(why)) if sqlite::is_sync(&why) => {
                 // Whoever opens the file next finds it or not, unless another commit comes in its place.
@@ -229,24 +241,67 @@ impl Writer {
             self.connection = self.database.connect(Purpose::Write).await?;
             self.lost = false;
         }
+        self.shared = Batch::default();
         match &mut self.connection {
             Connection::Sqlite(_) => self.connection.link().run(sqlite::BEGIN).await,
             Connection::Postgres(connection) => {
                 self.batch += 1;
-                let begun = postgres::begin(connection, self.session, self.batch).await?;
+                let mut begun = postgres::begin(connection, self.session, self.batch).await?;
                 let known = self.revisions.borrow().0;
                 if let Some(back) = lineage::went_back(&begun, known) {
                     tracing::error!("the database went back {back}. What was committed since is lost; the ledger notes the gap");
                     lineage::go_on(connection, known, &self.clock).await?;
                     // That was a commit of its own, which is not to be taken for the one that follows.
                     self.batch += 1;
-                    let begun = postgres::begin(connection, self.session, self.batch).await?;
+                    begun = postgres::begin(connection, self.session, self.batch).await?;
                     self.tail.forget();
                     publish(&self.revisions, Revision(begun.newest));
                 }
+                self.shared.newest = Some(begun.newest);
                 Ok(())
             }
         }
+    }
+}
+
+/// Where a batch can go back to, so that a job that fails takes nothing with it.
+#[derive(Default, PartialEq)]
+enum Savepoint {
+    #[default]
+    None,
+    /// Just behind what stays.
+    Set,
+    /// Something was written behind it, and stays.
+    Passed,
+    /// What was written behind it must go.
+    Undo,
+}
+
+impl Savepoint {
+    /// What is to be run before a job, which may need nothing to go back to.
+    fn before(&mut self, needs_none: bool) -> Option<&'static str> {
+        let (sql, next) = match self {
+            Self::Undo => ("ROLLBACK TO write", Self::Set),
+            Self::None if !needs_none => ("SAVEPOINT write", Self::Set),
+            Self::Passed if !needs_none => ("RELEASE write; SAVEPOINT write", Self::Set),
+            Self::None | Self::Set | Self::Passed => return None,
+        };
+        *self = next;
+        Some(sql)
+    }
+
+    fn after(&mut self, keep: bool, one_change: bool) {
+        match (keep, one_change) {
+            _ if *self == Self::None => {}
+            (true, _) => *self = Self::Passed,
+            (false, true) => {}
+            (false, false) => *self = Self::Undo,
+        }
+    }
+
+    /// What is to be run before the commit.
+    fn end(&mut self) -> Option<&'static str> {
+        (*self == Self::Undo).then_some("ROLLBACK TO write")
     }
 }
 

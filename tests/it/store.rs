@@ -32,6 +32,7 @@ on_both! {
     a_write_is_read_back_with_its_revision,
     what_is_not_as_expected_is_refused_and_leaves_nothing,
     a_panic_in_a_write_reaches_its_caller_alone,
+    whatever_fails_among_writes_of_one_commit_takes_nothing_with_it,
     a_watcher_sees_the_changes_of_sixteen_writers_in_order_and_without_a_gap,
     a_deletion_carries_its_own_revision_and_the_last_document,
     pages_are_ordered_and_show_one_revision_however_much_changes_between_them,
@@ -102,6 +103,84 @@ async fn a_panic_in_a_write_reaches_its_caller_alone(home: Home) {
     assert!(panicked.await.unwrap_err().is_panic());
     assert!(store.get(&key("a")).await.unwrap().is_none());
     put(&store, "a", 1, Expect::Absent).await.unwrap();
+}
+
+async fn whatever_fails_among_writes_of_one_commit_takes_nothing_with_it(home: Home) {
+    let store = home.open().await;
+    put(&store, "there", 0, Expect::Absent).await.unwrap();
+    let began = store.writes();
+    // Holds the commit up, so that all others come into one.
+    let held = store.clone();
+    let hold = tokio::spawn(async move {
+        held.write(|_| {
+            Box::pin(async {
+                tokio::time::sleep(Duration::from_millis(300)).await;
+                Ok::<(), Error>(())
+            })
+        })
+        .await
+    });
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    // 0: puts one object; 1: puts one that is there; 2: a transaction; 3: one that fails after its first change; 4: one that
+    // fails in a half that was read before, and must not be remembered.
+    let kinds = [0_u8, 3, 1, 4, 2, 0, 0, 3, 2, 4, 1, 1, 3, 0, 2, 2, 4, 4, 0].repeat(3);
+    let writes = kinds.iter().enumerate().map(|(n, kind)| {
+        let (store, kind) = (&store, *kind);
+        let (name, other) = (format!("n{n}"), format!("other{n}"));
+        async move {
+            match kind {
+                0 => {
+                    store
+                        .put(key(&name), Expect::Absent, {
+                            let document = document(&name, 0);
+                            move |_| Box::pin(async { Ok(document) })
+                        })
+                        .await
+                }
+                1 => store.put(key("there"), Expect::Absent, |_| Box::pin(async { Ok(document("there", 9)) })).await,
+                _ => {
+                    store
+                        .write(move |t| {
+                            Box::pin(async move {
+                                let before = t.get(&key(&name)).await?;
+                                assert!(before.is_none());
+                                let put = t.put(&key(&name), document(&name, 2), Expect::Absent).await?;
+                                if kind == 3 {
+                                    t.put(&key("there"), document("there", 9), Expect::Absent).await?;
+                                }
+                                if kind == 4 {
+                                    assert_eq!(t.get(&key(&name)).await?.unwrap().revision, put.revision);
+                                    t.delete(&key(&other), Expect::Present).await?;
+                                }
+                                assert_eq!(t.get(&key("there")).await?.unwrap().document["spec"]["value"], 0);
+                                Ok(put)
+                            })
+                        })
+                        .await
+                }
+            }
+        }
+    });
+    let done: Vec<Result<_, Error>> = futures::future::join_all(writes).await;
+    hold.await.unwrap().unwrap();
+    let mut given = Vec::new();
+    for (n, (kind, done)) in kinds.iter().zip(done).enumerate() {
+        let there = store.get(&key(&format!("n{n}"))).await.unwrap();
+        match (kind, done) {
+            (0 | 2, Ok(put)) => {
+                assert_eq!(there.unwrap().revision, put.revision);
+                given.push(put.revision.0);
+            }
+            (1 | 3, Err(Error::Exists(_))) | (4, Err(Error::NotFound(_))) => assert!(there.is_none(), "{n}: {there:?}"),
+            (kind, other) => panic!("{n} of kind {kind}: {other:?}"),
+        }
+    }
+    // What was taken back was given no revision.
+    given.sort_unstable();
+    assert_eq!(given, (2..).take(given.len()).collect::<Vec<i64>>());
+    let logged = store.changes("machines.autovibe.dev", Revision(1), 0).await.unwrap().0;
+    assert_eq!(logged.iter().map(|event| event.revision.0).collect::<Vec<_>>(), given);
+    assert_eq!(store.writes() - began, 1 + given.len() as u64);
 }
 
 async fn a_watcher_sees_the_changes_of_sixteen_writers_in_order_and_without_a_gap(home: Home) {
