@@ -24,7 +24,7 @@ pub(super) enum Link<'c> {
     Postgres(&'c mut PgConnection),
 }
 
-/// A read transaction: its statements see one state. It ends when it is dropped.
+/// A read transaction: its statements see one state.
 pub(super) enum Snapshot<'c> {
     Sqlite(sqlx::Transaction<'c, Sqlite>),
     Postgres(sqlx::Transaction<'c, Postgres>),
@@ -67,6 +67,14 @@ impl Snapshot<'_> {
         match self {
             Self::Sqlite(transaction) => Link::Sqlite(transaction),
             Self::Postgres(transaction) => Link::Postgres(transaction),
+        }
+    }
+
+    /// Ends it now: what is dropped on PostgreSQL ends only when the connection is next used, or when the server tires of it.
+    pub(super) async fn end(self) -> Result<(), Error> {
+        match self {
+            Self::Sqlite(_) => Ok(()),
+            Self::Postgres(transaction) => postgres::patiently(transaction.rollback()).await,
         }
     }
 }

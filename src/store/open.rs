@@ -8,7 +8,10 @@ use super::{
 use crate::clock::Clock;
 use std::{
     path::Path,
-    sync::{Arc, atomic::AtomicU64},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64},
+    },
     time::Duration,
 };
 use tokio::sync::{mpsc, watch};
@@ -104,11 +107,12 @@ impl Store {
         let tail = Arc::new(Tail::new(newest));
         let readers = read::Readers::new(database.clone(), clock.clone(), READERS);
         let (requests, incoming) = mpsc::channel(QUEUE);
+        let own = Arc::new(AtomicU32::new(0));
         let follower = match database {
             Database::Sqlite(_) => None,
             Database::Postgres(server) => {
-                let (revisions, clock) = (publish.clone(), clock.clone());
-                let others = postgres::Others { server: server.as_ref().clone(), revisions, clock, writer: requests.downgrade() };
+                let (revisions, clock, own) = (publish.clone(), clock.clone(), own.clone());
+                let others = postgres::Others { server: server.as_ref().clone(), revisions, clock, own, writer: requests.downgrade() };
                 Some(AbortOnDropHandle::new(tokio::spawn(postgres::follow(others))))
             }
         };
@@ -126,6 +130,7 @@ impl Store {
             batch: 0,
             shared: Batch::default(),
             lock,
+            own,
             follower,
             goes_on: options.goes_on.clone(),
             counted: writes.clone(),

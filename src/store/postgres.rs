@@ -10,7 +10,15 @@ use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Row as _};
-use std::{fmt, str::FromStr, time::Duration};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
 use tokio::sync::{mpsc, oneshot, watch};
 use uuid::Uuid;
 
@@ -149,6 +157,8 @@ pub(super) struct Begun {
     /// See [`lineage`].
     pub(super) line: String,
     pub(super) noted: String,
+    /// The server's process for this session.
+    pub(super) process: u32,
 }
 
 /// Begins a batch: takes the lock, and notes who commits what, so that the outcome of a lost commit can be looked up.
@@ -156,12 +166,12 @@ pub(super) async fn begin(connection: &mut PgConnection, writer: Uuid, batch: i6
     let sql = format!(
         "BEGIN; SELECT number FROM revisions FOR UPDATE; \
          INSERT INTO writers (writer, batch) VALUES ('{writer}', {batch}) ON CONFLICT (writer) DO UPDATE SET batch = excluded.batch, at = now(); \
-         SELECT number, {} FROM revisions",
+         SELECT number, {}, pg_backend_pid() FROM revisions",
         lineage::LINES
     );
     let rows = within(SHORT, sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection)).await?;
     let row = rows.last().ok_or_else(|| Error::Corrupt("the database has no revision counter".into()))?;
-    Ok(Begun { newest: row.try_get(0)?, line: row.try_get(1)?, noted: row.try_get(2)? })
+    Ok(Begun { newest: row.try_get(0)?, line: row.try_get(1)?, noted: row.try_get(2)?, process: row.try_get::<i32, _>(3)?.cast_unsigned() })
 }
 
 /// Commits a batch, and what it made the newest revision, if it made any.
@@ -189,6 +199,8 @@ pub(super) struct Others {
     pub(super) server: Server,
     pub(super) revisions: watch::Sender<Revision>,
     pub(super) clock: Clock,
+    /// The server's process for our own writer, who tells of its commits itself: only then is known here what they changed.
+    pub(super) own: Arc<AtomicU32>,
     /// To the writer, who does what must be done when the database went back.
     pub(super) writer: mpsc::WeakSender<job::Request>,
 }
@@ -220,11 +232,17 @@ async fn listen(others: &Others, said: &mut bool) -> Result<std::convert::Infall
             look(others).await;
         }
         super::writer::publish(&others.revisions, Revision(newest));
-        tokio::select! {
-            told = listener.try_recv() => if told?.is_none() {
-                return Err(Error::Unavailable("the connection was lost".into()));
-            },
-            () = others.clock.sleep(CATCH_UP) => {}
+        let tick = others.clock.sleep(CATCH_UP);
+        tokio::pin!(tick);
+        loop {
+            tokio::select! {
+                told = listener.try_recv() => match told? {
+                    Some(told) if told.process_id() == others.own.load(Ordering::Relaxed) => {}
+                    Some(_) => break,
+                    None => return Err(Error::Unavailable("the connection was lost".into())),
+                },
+                () = &mut tick => break,
+            }
         }
         while listener.next_buffered().is_some() {}
     }

@@ -150,6 +150,7 @@ impl Store {
             retained(snapshot.link(), revision).await?;
         }
         let mut items = list(snapshot.link(), query, revision, newest).await?;
+        snapshot.end().await?;
         let limit = usize::try_from(query.limit).unwrap_or(usize::MAX);
         let more = limit > 0 && items.len() > limit;
         if more {
@@ -201,6 +202,7 @@ impl Store {
         retained(snapshot.link(), after).await?;
         let limit = if limit == 0 { i64::MAX } else { i64::from(limit) };
         let rows: Vec<LogRow> = query(sql).bind(resource).bind(after.0).bind(limit).fetch_all(snapshot.link()).await?;
+        snapshot.end().await?;
         let full = i64::try_from(rows.len()).is_ok_and(|count| count == limit);
         let mut events = Vec::with_capacity(rows.len());
         for (revision, change, namespace, name, document, previous, previous_revision) in rows {

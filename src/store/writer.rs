@@ -12,7 +12,7 @@ use std::{
     ops::ControlFlow,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
 use tokio::sync::{mpsc, watch};
@@ -41,6 +41,8 @@ pub(super) struct Writer {
     pub(super) shared: Batch,
     /// Held as long as this process may write.
     pub(super) lock: Option<std::fs::File>,
+    /// The server's process for this session.
+    pub(super) own: Arc<AtomicU32>,
     /// Publishes what others commit.
     pub(super) follower: Option<AbortOnDropHandle<()>>,
     pub(super) goes_on: Option<GoesOn>,
@@ -258,6 +260,7 @@ impl Writer {
                     publish(&self.revisions, Revision(begun.newest));
                 }
                 self.shared.newest = Some(begun.newest);
+                self.own.store(begun.process, Ordering::Relaxed);
                 Ok(())
             }
         }
