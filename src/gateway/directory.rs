@@ -82,7 +82,7 @@ impl Directory {
 
     async fn follow_secrets(&self) {
         let store = self.objects.store();
-        let mut revisions = store.revisions();
+        let mut revisions = store.news("secrets");
         let mut after: Revision = *revisions.borrow_and_update();
         while revisions.changed().await.is_ok() {
             let newest = *revisions.borrow_and_update();

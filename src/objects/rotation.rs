@@ -184,7 +184,7 @@ impl Objects {
         if self.cipher.file().is_none() {
             return std::future::pending().await;
         }
-        let mut commits = self.store.revisions();
+        let mut commits = self.store.news(&Ring::key().resource);
         let mut said = None;
         loop {
             commits.mark_unchanged();

@@ -65,7 +65,8 @@ struct Watch<K, F> {
 impl Objects {
     /// Every object as `Added`, then every change in order; resumes by itself. Ends only when the store closes.
     pub fn watch<K: Kind>(&self) -> BoxStream<'static, Event<K>> {
-        let feed = Local { objects: self.clone(), resource: admission::resource::<K>(), newest: self.store.revisions() };
+        let resource = admission::resource::<K>();
+        let feed = Local { objects: self.clone(), resource, newest: self.store.news(&resource.name()) };
         follow(feed, self.clock.clone())
     }
 }

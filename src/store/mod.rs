@@ -19,6 +19,7 @@ mod lead;
 pub mod ledger;
 mod lineage;
 mod migrations;
+mod news;
 mod open;
 mod postgres;
 mod read;
@@ -48,7 +49,7 @@ pub use vmids::VmidLease;
 use futures::future::BoxFuture;
 use serde_json::Value;
 use std::sync::{
-    Arc,
+    Arc, Weak,
     atomic::{AtomicU64, Ordering},
 };
 use tokio::sync::{mpsc, oneshot, watch};
@@ -198,6 +199,8 @@ struct Shared {
     requests: mpsc::Sender<job::Request>,
     readers: read::Readers,
     revisions: watch::Receiver<Revision>,
+    /// Theirs who publish: with them it ends.
+    news: Weak<news::News>,
     tail: Arc<tail::Tail>,
     /// No other process writes to this database while it is open.
     one_process: bool,
@@ -214,6 +217,15 @@ impl Store {
     /// The newest committed revision, and a way to wait for a newer one. It closes when the store does.
     pub fn revisions(&self) -> watch::Receiver<Revision> {
         self.shared.revisions.clone()
+    }
+
+    /// The same, told only of what may have changed an object of `resource`, and now and then besides. Whoever then asks
+    /// [`Store::told`] misses nothing.
+    pub fn news(&self, resource: &str) -> watch::Receiver<Revision> {
+        match self.shared.news.upgrade() {
+            Some(news) => news.of(resource),
+            None => self.revisions(),
+        }
     }
 
     /// Id of this installation: random, made with the database.

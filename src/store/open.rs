@@ -3,7 +3,7 @@
 use super::connection::{Connection, query};
 use super::database::{Database, Purpose};
 use super::{
-    Error, Revision, Shared, Store, compact, lead, migrations, postgres, read, sqlite, tail::Tail, transaction::Batch, writer::Writer,
+    Error, Shared, Store, compact, lead, migrations, news::News, postgres, read, sqlite, tail::Tail, transaction::Batch, writer::Writer,
 };
 use crate::clock::Clock;
 use std::{
@@ -14,7 +14,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 /// Reads hardly ever wait for each other; more connections would only cost memory.
@@ -103,7 +103,7 @@ impl Store {
             }
         };
         let newest = read::newest(connection.link()).await?;
-        let (publish, revisions) = watch::channel::<Revision>(newest);
+        let news = Arc::new(News::new(newest));
         let tail = Arc::new(Tail::new(newest));
         let readers = read::Readers::new(database.clone(), clock.clone(), READERS);
         let (requests, incoming) = mpsc::channel(QUEUE);
@@ -111,8 +111,8 @@ impl Store {
         let follower = match database {
             Database::Sqlite(_) => None,
             Database::Postgres(server) => {
-                let (revisions, clock, own) = (publish.clone(), clock.clone(), own.clone());
-                let others = postgres::Others { server: server.as_ref().clone(), revisions, clock, own, writer: requests.downgrade() };
+                let (news, clock, own) = (news.clone(), clock.clone(), own.clone());
+                let others = postgres::Others { server: server.as_ref().clone(), news, clock, own, writer: requests.downgrade() };
                 Some(AbortOnDropHandle::new(tokio::spawn(postgres::follow(others))))
             }
         };
@@ -122,7 +122,7 @@ impl Store {
             connection,
             lost: false,
             requests: incoming,
-            revisions: publish,
+            news: news.clone(),
             tail: tail.clone(),
             readers: readers.clone(),
             clock,
@@ -137,7 +137,8 @@ impl Store {
         };
         tokio::spawn(writer.run());
         let one_process = matches!(database, Database::Sqlite(_));
-        let shared = Shared { requests, readers, revisions, tail, one_process, epoch, installation, alone, writes };
+        let (revisions, news) = (news.revisions(), Arc::downgrade(&news));
+        let shared = Shared { requests, readers, revisions, news, tail, one_process, epoch, installation, alone, writes };
         let store = Self { shared: Arc::new(shared), fence: None };
         tokio::spawn(compact::regularly(Arc::downgrade(&store.shared), store.revisions(), options));
         Ok(store)

@@ -4,7 +4,7 @@
 //! become visible in their order, whichever process commits, a rollback leaves no gap, and no two writers meet anywhere else:
 //! there is nothing to deadlock or to serialize.
 
-use super::{Error, Revision, database::Purpose, job, lineage};
+use super::{Error, Revision, database::Purpose, job, lineage, news::News};
 use crate::clock::Clock;
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
@@ -19,7 +19,7 @@ use std::{
     },
     time::Duration,
 };
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
 /// The server ends a statement of ours after 30 s (below); one that does not even say that is gone.
@@ -197,7 +197,7 @@ pub(super) async fn was_committed(connection: &mut PgConnection, writer: Uuid, b
 /// What the other processes on the database do.
 pub(super) struct Others {
     pub(super) server: Server,
-    pub(super) revisions: watch::Sender<Revision>,
+    pub(super) news: Arc<News>,
     pub(super) clock: Clock,
     /// The server's process for our own writer, who tells of its commits itself: only then is known here what they changed.
     pub(super) own: Arc<AtomicU32>,
@@ -228,10 +228,10 @@ async fn listen(others: &Others, said: &mut bool) -> Result<std::convert::Infall
     look(others).await;
     loop {
         let (newest,): (i64,) = within(SHORTEST, sqlx::query_as(NEWEST).fetch_one(&mut listener)).await?;
-        if newest < others.revisions.borrow().0 {
+        if newest < others.news.newest().0 {
             look(others).await;
         }
-        super::writer::publish(&others.revisions, Revision(newest));
+        others.news.publish(Revision(newest), None);
         let tick = others.clock.sleep(CATCH_UP);
         tokio::pin!(tick);
         loop {

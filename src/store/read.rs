@@ -4,8 +4,14 @@ use super::connection::{Connection, Link, Snapshot, query};
 use super::database::{Database, Purpose};
 use super::{Change, Error, Event, Key, Object, Page, Past, Query, Revision, Store, document::Stored, postgres, sqlite, tail::Known};
 use crate::clock::Clock;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// A connection that does not answer within this is let go, and another one asked.
+const UNTRIED: Duration = Duration::from_secs(2);
 
 /// A few connections that only read, opened when needed. Not sqlx's pool: that one has timers, which a test with paused time
 /// would run out.
@@ -43,8 +49,8 @@ impl Readers {
         Ok(self.lend(connection, permit))
     }
 
-    /// One that lay idle, if there is one. Whether it lives was not asked, which takes as long as a statement: what fails on it
-    /// is to be done again on one that [`Readers::take`] gives.
+    /// One that lay idle, if there is one, not known to live: what fails on it is to be done again on one that
+    /// [`Readers::take`] gives.
     async fn take_untried(&self) -> Result<Option<Reader>, Error> {
         let (idle, permit) = self.take_idle().await?;
         Ok(idle.map(|connection| self.lend(connection, permit)))
@@ -120,10 +126,13 @@ impl Store {
             Known::Gone => return Ok(None),
             Known::Nothing => {}
         }
-        if let Some(mut reader) = self.shared.readers.take_untried().await? {
-            match get(reader.connection(), key).await {
-                Err(Error::Unavailable(_)) => reader.discard(),
-                found => return found,
+        // Whether it lives is not asked first, where that is the way to the server once more.
+        if !self.shared.one_process
+            && let Some(mut reader) = self.shared.readers.take_untried().await?
+        {
+            match tokio::time::timeout(UNTRIED, get(reader.connection(), key)).await {
+                Ok(Err(Error::Unavailable(_))) | Err(_) => reader.discard(),
+                Ok(found) => return found,
             }
         }
         get(self.reader().await?.connection(), key).await

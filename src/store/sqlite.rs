@@ -31,27 +31,45 @@ macro_rules! this {
 
 /// Adds the object of a key (1 to 3) at a time (4) with a document (6) unless there is one; the revision, if it did. Several
 /// statements that are sent at once: each is a way to SQLite's own thread and back. The log counts the revisions (5 is null).
-pub(super) const ADD: &str = concat!(
-    "INSERT INTO log (revision, change, resource, namespace, name, document, at_seconds) \
-     SELECT $5, 'Added', $1, $2, $3, $6, $4 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE ",
-    this!(),
-    "); \
-     INSERT INTO objects (resource, namespace, name, revision, document) \
-     SELECT $1, $2, $3, last_insert_rowid(), $6 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE ",
-    this!(),
-    ") RETURNING revision"
-);
+macro_rules! add {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "INSERT INTO log (revision, change, resource, namespace, name, document, at_seconds) \
+             SELECT $5, 'Added', $1, $2, $3, $6, $4 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE ",
+            this!(),
+            "); \
+             INSERT INTO objects (resource, namespace, name, revision, document) \
+             SELECT $1, $2, $3, last_insert_rowid(), $6 WHERE NOT EXISTS (SELECT 1 FROM objects WHERE ",
+            this!(),
+            ") RETURNING revision",
+            $after
+        )
+    };
+}
 
 /// Replaces the document of a key's object, if it is at a revision (7) or that is null; the new revision, if it did.
-pub(super) const MODIFY: &str = concat!(
-    "INSERT INTO log (revision, change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
-     SELECT $5, 'Modified', resource, namespace, name, $6, document, revision, $4 FROM objects WHERE ",
-    this!(),
-    " AND ($7 IS NULL OR revision = $7); \
-     UPDATE objects SET revision = last_insert_rowid(), document = $6 WHERE ",
-    this!(),
-    " AND ($7 IS NULL OR revision = $7) RETURNING revision"
-);
+macro_rules! modify {
+    ($before:literal, $after:literal) => {
+        concat!(
+            $before,
+            "INSERT INTO log (revision, change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
+             SELECT $5, 'Modified', resource, namespace, name, $6, document, revision, $4 FROM objects WHERE ",
+            this!(),
+            " AND ($7 IS NULL OR revision = $7); \
+             UPDATE objects SET revision = last_insert_rowid(), document = $6 WHERE ",
+            this!(),
+            " AND ($7 IS NULL OR revision = $7) RETURNING revision",
+            $after
+        )
+    };
+}
+
+pub(super) const ADD: &str = add!("", "");
+pub(super) const MODIFY: &str = modify!("", "");
+/// The same as a whole transaction.
+pub(super) const ADD_ALONE: &str = add!("BEGIN IMMEDIATE; ", "; COMMIT");
+pub(super) const MODIFY_ALONE: &str = modify!("BEGIN IMMEDIATE; ", "; COMMIT");
 
 /// Removes a key's object, if it is at a revision (6) or that is null; the revision of its deletion and its document, if it did.
 pub(super) const REMOVE: &str = concat!(
@@ -109,10 +127,13 @@ pub(super) fn is_passing(error: &sqlx::Error) -> bool {
     code(error).is_some_and(|code| matches!(code & 0xff, 5 | 6 | 8 | 13))
 }
 
-/// Whether it was a sync that failed, SQLITE_IOERR_FSYNC: all was written, and what came to the disk is not known. A write that
-/// fails leaves no commit, for that is written last.
-pub(super) fn is_sync(error: &sqlx::Error) -> bool {
-    code(error) == Some(1034)
+/// What a failed commit says. When it was a sync that failed, SQLITE_IOERR_FSYNC, all was written, and what came to the disk is
+/// not known: whoever opens the file next finds it or not. A write that fails leaves no commit, for that is written last.
+pub(super) fn not_synced(error: Error) -> Error {
+    match error {
+        Error::Database(why) if code(&why) == Some(1034) => Error::Unknown(why.to_string()),
+        other => other,
+    }
 }
 
 /// Takes the lock file beside the database; the kernel gives it back however this process ends.

@@ -16,6 +16,8 @@ pub struct Transaction<'c> {
     rewrites: bool,
     /// The database failed in the middle of a change.
     broken: bool,
+    /// It was not begun: a put begins and commits by itself, and is all there is in it.
+    alone: bool,
 }
 
 /// What the transactions that are committed together know of each other.
@@ -47,7 +49,13 @@ impl Batch {
 
 impl<'c> Transaction<'c> {
     pub(super) fn new(connection: &'c mut Connection, batch: &'c mut Batch, now: i64) -> Self {
-        Self { connection, batch, now, logged: Vec::new(), rewrites: false, broken: false }
+        Self { connection, batch, now, logged: Vec::new(), rewrites: false, broken: false, alone: false }
+    }
+
+    /// One that was not begun, for a single put: on SQLite all of it is one statement. What its work reads before is what there
+    /// is at the put, for nobody else writes.
+    pub(super) fn not_begun(self) -> Self {
+        Self { alone: true, ..self }
     }
 
     pub(super) fn end(self) -> Ended {
@@ -84,14 +92,17 @@ impl<'c> Transaction<'c> {
     /// Stores `document` and returns it with its new `metadata.resourceVersion`.
     pub async fn put(&mut self, key: &Key, mut document: Value, expect: Expect) -> Result<Object, Error> {
         let text = stored(&mut document);
-        let (change, on_sqlite, on_postgres) = match expect {
-            Expect::Absent => (Change::Added, sqlite::ADD, postgres::ADD),
-            Expect::Present | Expect::At(_) => (Change::Modified, sqlite::MODIFY, postgres::MODIFY),
+        let (change, on_sqlite, on_postgres) = match (expect, self.alone) {
+            (Expect::Absent, false) => (Change::Added, sqlite::ADD, postgres::ADD),
+            (Expect::Absent, true) => (Change::Added, sqlite::ADD_ALONE, postgres::ADD),
+            (_, false) => (Change::Modified, sqlite::MODIFY, postgres::MODIFY),
+            (_, true) => (Change::Modified, sqlite::MODIFY_ALONE, postgres::MODIFY),
         };
         let statement = self.statement(on_sqlite, on_postgres, key).bind(&text);
         let statement = if change == Change::Added { statement } else { statement.bind(expect.revision()) };
-        let put = statement.fetch_optional::<(i64,)>(self.connection()).await;
-        let Some((revision,)) = self.sound(put)? else {
+        // All rows of one: what follows it is done too.
+        let put = statement.fetch_all::<(i64,)>(self.connection()).await;
+        let Some((revision,)) = self.sound(put)?.pop() else {
             return Err(self.unexpected(key, expect).await?);
         };
         Ok(self.log(change, key, document, revision, text.len()))
@@ -122,7 +133,7 @@ impl<'c> Transaction<'c> {
     /// Notes a change that failed half done.
     fn sound<T>(&mut self, result: Result<T, Error>) -> Result<T, Error> {
         self.broken |= result.is_err();
-        result
+        result.map_err(|error| if self.alone { sqlite::not_synced(error) } else { error })
     }
 
     fn log(&mut self, change: Change, key: &Key, mut document: Value, revision: i64, size: usize) -> Object {

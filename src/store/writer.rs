@@ -4,18 +4,18 @@
 use super::connection::Connection;
 use super::database::{Database, PATIENCE, PAUSE, Purpose};
 use super::job::{Job, Request};
-use super::{Error, GoesOn, Moment, Revision, Transaction, lineage, postgres, read, sqlite, tail::Tail, transaction::Batch};
+use super::{Error, GoesOn, Moment, Revision, Transaction, lineage, news::News, postgres, read, sqlite, tail::Tail, transaction::Batch};
 use crate::clock::Clock;
 use jiff::SignedDuration;
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     ops::ControlFlow,
     sync::{
         Arc,
         atomic::{AtomicU32, AtomicU64, Ordering},
     },
 };
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio_util::task::AbortOnDropHandle;
 
 /// A commit of more would make the first caller wait for too much work of others.
@@ -29,7 +29,7 @@ pub(super) struct Writer {
     /// Whether the connection must be replaced before the next transaction.
     pub(super) lost: bool,
     pub(super) requests: mpsc::Receiver<Request>,
-    pub(super) revisions: watch::Sender<Revision>,
+    pub(super) news: Arc<News>,
     pub(super) tail: Arc<Tail>,
     pub(super) readers: read::Readers,
     pub(super) clock: Clock,
@@ -48,15 +48,6 @@ pub(super) struct Writer {
     pub(super) goes_on: Option<GoesOn>,
     /// Writes that were committed.
     pub(super) counted: Arc<AtomicU64>,
-}
-
-/// Makes a committed revision known, unless a newer one is.
-pub(super) fn publish(revisions: &watch::Sender<Revision>, newest: Revision) {
-    revisions.send_if_modified(|known| {
-        let newer = newest > *known;
-        *known = newest.max(*known);
-        newer
-    });
 }
 
 impl Writer {
@@ -97,13 +88,17 @@ impl Writer {
     /// Runs and commits what waits. A database error that ends the transaction ends the batch early; the rest stays waiting.
     /// Breaks when this store was to die here.
     async fn commit(&mut self, waiting: &mut VecDeque<Box<dyn Job>>) -> ControlFlow<()> {
-        if let Err(error) = self.begin().await {
+        // One alone needs no savepoint: it is the transaction.
+        let alone = waiting.len() == 1;
+        // And if it is one statement, that begins and ends it: on SQLite, where each statement is a way to its thread and back.
+        let whole = alone && waiting.iter().all(|job| job.is_one_change()) && !self.lost && self.goes_on.is_none();
+        let whole = whole && matches!(self.connection, Connection::Sqlite(_));
+        self.shared = Batch::default();
+        if !whole && let Err(error) = self.begin().await {
             tracing::error!("no write transaction could be begun: {error}");
             waiting.drain(..).for_each(|job| job.refuse(error.repeat()));
             return ControlFlow::Continue(());
         }
-        // One alone needs no savepoint: it is the transaction.
-        let alone = waiting.len() == 1;
         let mut savepoint = Savepoint::default();
         let mut finished = Vec::new();
         let (mut kept, mut logged, mut complete) = (false, Vec::new(), true);
@@ -120,6 +115,9 @@ impl Writer {
             }
             let newest = self.shared.newest;
             let mut transaction = Transaction::new(&mut self.connection, &mut self.shared, self.clock.now().as_second());
+            if whole {
+                transaction = transaction.not_begun();
+            }
             let done = job.run(&mut transaction).await;
             let ended = transaction.end();
             if done.keep {
@@ -128,6 +126,9 @@ impl Writer {
                 complete &= ended.complete;
             } else if !one_change {
                 self.shared.take_back(newest);
+            } else if ended.broken && whole {
+                let _ = self.connection.link().run("ROLLBACK").await;
+                self.lost = true;
             } else if ended.broken && !alone {
                 outcome = Err(Error::NotCommitted("another write of the same commit failed in the database".into()));
             }
@@ -145,7 +146,7 @@ impl Writer {
         if outcome.is_ok() && !goes_on(Moment::BeforeCommit) {
             return ControlFlow::Break(());
         }
-        if outcome.is_ok() {
+        if outcome.is_ok() && !whole {
             outcome = if kept { self.finish(!logged.is_empty()).await } else { self.connection.link().run("ROLLBACK").await };
         }
         match outcome {
@@ -154,12 +155,14 @@ impl Writer {
                     return ControlFlow::Break(());
                 }
                 let newest = logged.last().map(|change| change.event.revision);
+                let resources: BTreeSet<String> = logged.iter().map(|change| change.event.key.resource.clone()).collect();
                 self.tail.extend(logged);
                 if !complete {
                     self.tail.forget();
                 }
                 if let Some(newest) = newest {
-                    publish(&self.revisions, newest);
+                    let resources: Vec<&str> = resources.iter().map(String::as_str).collect();
+                    self.news.publish(newest, Some(&resources).filter(|_| complete).map(Vec::as_slice));
                 }
                 self.counted.fetch_add(finished.iter().filter(|done| done.keep).count() as u64, Ordering::Relaxed);
                 for done in finished {
@@ -181,17 +184,16 @@ impl Writer {
     /// Commits. An answer that is lost says nothing: what became of the transaction is looked up.
     async fn finish(&mut self, changed: bool) -> Result<(), Error> {
         let committed = match &mut self.connection {
-            Connection::Sqlite(_) => self.connection.link().run("COMMIT").await,
+            Connection::Sqlite(_) => self.connection.link().run("COMMIT").await.map_err(sqlite::not_synced),
             Connection::Postgres(connection) => postgres::commit(connection, self.shared.newest.filter(|_| changed)).await,
         };
         let why = match committed {
             Err(Error::Unavailable(why)) => why,
-            Err(Error::Database(why)) if sqlite::is_sync(&why) => {
-                // Whoever opens the file next finds it or not, unless another commit comes in its place.
-                self.lost = true;
-                return Err(Error::Unknown(why.to_string()));
+            other => {
+                // What another commit would come in the place of is looked at anew.
+                self.lost = matches!(other, Err(Error::Unknown(_)));
+                return other;
             }
-            other => return other,
         };
         tracing::warn!("the answer to a commit was lost: {why}; looking up what became of it");
         let until = self.clock.now() + OUTCOME;
@@ -243,13 +245,12 @@ impl Writer {
             self.connection = self.database.connect(Purpose::Write).await?;
             self.lost = false;
         }
-        self.shared = Batch::default();
         match &mut self.connection {
             Connection::Sqlite(_) => self.connection.link().run(sqlite::BEGIN).await,
             Connection::Postgres(connection) => {
                 self.batch += 1;
                 let mut begun = postgres::begin(connection, self.session, self.batch).await?;
-                let known = self.revisions.borrow().0;
+                let known = self.news.newest().0;
                 if let Some(back) = lineage::went_back(&begun, known) {
                     tracing::error!("the database went back {back}. What was committed since is lost; the ledger notes the gap");
                     lineage::go_on(connection, known, &self.clock).await?;
@@ -257,7 +258,7 @@ impl Writer {
                     self.batch += 1;
                     begun = postgres::begin(connection, self.session, self.batch).await?;
                     self.tail.forget();
-                    publish(&self.revisions, Revision(begun.newest));
+                    self.news.publish(Revision(begun.newest), None);
                 }
                 self.shared.newest = Some(begun.newest);
                 self.own.store(begun.process, Ordering::Relaxed);

@@ -24,6 +24,24 @@ async fn delete(store: &Store, name: &str) -> Result<Revision, Error> {
     store.write(move |t| Box::pin(async move { t.delete(&key, Expect::Present).await.map(|o| o.revision) })).await
 }
 
+/// Holds the writer up with a transaction that changes nothing, and has begun: what is written meanwhile comes into one commit.
+pub(crate) async fn hold(store: &Store) -> tokio::task::JoinHandle<()> {
+    let (begun, begins) = tokio::sync::oneshot::channel();
+    let store = store.clone();
+    let held = tokio::spawn(async move {
+        let work = store.write(|_| {
+            Box::pin(async {
+                begun.send(()).unwrap();
+                tokio::time::sleep(Duration::from_millis(200)).await;
+                Ok::<(), Error>(())
+            })
+        });
+        work.await.unwrap();
+    });
+    begins.await.unwrap();
+    held
+}
+
 fn all() -> Query {
     Query { resource: "machines.autovibe.dev".into(), ..Query::default() }
 }
@@ -109,18 +127,7 @@ async fn whatever_fails_among_writes_of_one_commit_takes_nothing_with_it(home: H
     let store = home.open().await;
     put(&store, "there", 0, Expect::Absent).await.unwrap();
     let began = store.writes();
-    // Holds the commit up, so that all others come into one.
-    let held = store.clone();
-    let hold = tokio::spawn(async move {
-        held.write(|_| {
-            Box::pin(async {
-                tokio::time::sleep(Duration::from_millis(300)).await;
-                Ok::<(), Error>(())
-            })
-        })
-        .await
-    });
-    tokio::time::sleep(Duration::from_millis(100)).await;
+    let held = hold(&store).await;
     // 0: puts one object; 1: puts one that is there; 2: a transaction; 3: one that fails after its first change; 4: one that
     // fails in a half that was read before, and must not be remembered.
     let kinds = [0_u8, 3, 1, 4, 2, 0, 0, 3, 2, 4, 1, 1, 3, 0, 2, 2, 4, 4, 0].repeat(3);
@@ -162,7 +169,7 @@ async fn whatever_fails_among_writes_of_one_commit_takes_nothing_with_it(home: H
         }
     });
     let done: Vec<Result<_, Error>> = futures::future::join_all(writes).await;
-    hold.await.unwrap().unwrap();
+    held.await.unwrap();
     let mut given = Vec::new();
     for (n, (kind, done)) in kinds.iter().zip(done).enumerate() {
         let there = store.get(&key(&format!("n{n}"))).await.unwrap();

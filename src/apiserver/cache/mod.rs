@@ -175,9 +175,9 @@ impl Cache {
         self.feed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes in the log at each commit, as long as someone watches and the store is open.
+    /// Takes in the log at each commit that concerns it, as long as someone watches and the store is open.
     async fn follow(self: Arc<Self>) {
-        let mut revisions = self.objects.store().revisions();
+        let mut revisions = self.objects.store().news(&self.resource.name());
         loop {
             {
                 let mut feed = self.feed();

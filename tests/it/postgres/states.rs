@@ -3,6 +3,7 @@
 
 use super::{key, put_all};
 use crate::database::{Cluster, Home};
+use crate::store::hold;
 use autovibe::store::{Error, Expect, Options, Store};
 use serde_json::json;
 use std::time::Duration;
@@ -108,18 +109,14 @@ async fn d6_a_put_that_fails_in_a_batch_leaves_nothing_and_nobody_is_told_otherw
     home.execute(TRIGGERS).await;
     for (round, (state, what)) in PASSING.iter().enumerate() {
         arm(&home, "middle", state, 1).await;
-        let first = put_all(&store, vec![format!("first{round}")], Duration::from_millis(30));
         let names: Vec<String> = (0..10).map(|n| if n == 4 { format!("poor{round}") } else { format!("n{round}-{n}") }).collect();
         let one = |name: &str| {
             let document = json!({"metadata": {"name": name}});
             store.put(key(name), Expect::Absent, move |_| Box::pin(async { Ok::<_, Error>(document) }))
         };
-        let others = async {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            futures::future::join_all(names.iter().map(|name| one(name))).await
-        };
-        let (first, others) = tokio::join!(first, others);
-        first.unwrap();
+        let held = hold(&store).await;
+        let others = futures::future::join_all(names.iter().map(|name| one(name))).await;
+        held.await.unwrap();
         assert!(raised(&home, 1).await, "{what}: not injected");
         for (name, done) in names.iter().zip(others) {
             assert!(matches!(done, Ok(_) | Err(Error::NotCommitted(_) | Error::Unavailable(_))), "{what}, {name}: {done:?}");
@@ -139,19 +136,9 @@ async fn d6_a_write_that_was_refused_for_another_of_its_batch_goes_with_it() {
     let store = home.open().await;
     home.execute(TRIGGERS).await;
     arm(&home, "commit", "40001", 1).await;
-    // One that holds the batch up, and changes nothing.
-    let first = store.write(|_| {
-        Box::pin(async {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-            Ok::<(), Error>(())
-        })
-    });
-    let twice = async {
-        tokio::time::sleep(Duration::from_millis(20)).await;
-        tokio::join!(put(&store, "a"), put(&store, "a"))
-    };
-    let (first, (added, refused)) = tokio::join!(first, twice);
-    first.unwrap();
+    let held = hold(&store).await;
+    let (added, refused) = tokio::join!(put(&store, "a"), put(&store, "a"));
+    held.await.unwrap();
     assert!(raised(&home, 1).await);
     assert!(matches!(added, Err(Error::NotCommitted(_) | Error::Unavailable(_))), "{added:?}");
     assert!(matches!(refused, Err(Error::NotCommitted(_) | Error::Unavailable(_))), "{refused:?}");
