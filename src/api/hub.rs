@@ -4,7 +4,7 @@ use super::machine::Limits;
 use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, object};
 use super::quantity::{Currency, GoDuration, Money, NanoUsd};
 use super::rule;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -269,7 +269,7 @@ pub struct HubStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready; Reconciling, Stalled; UnownedVms, LedgerGap.
+    /// Ready; Reconciling, Stalled; UnownedVms, LedgerGap, AuditFindings.
     #[serde(default)]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -286,6 +286,75 @@ pub struct HubStatus {
     /// touches them, and their VMIDs are given to no one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unowned_vms: Vec<UnownedVm>,
+    /// The last audit: what is in the pool and in Proxmox against what the objects say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub audit: Option<Audit>,
+}
+
+/// Annotation of a Hub that asks for an audit now: any text that is not the one of the last audit.
+pub const AUDIT: &str = "autovibe.dev/audit";
+
+/// What an audit found. It changes nothing.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Audit {
+    /// When it looked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
+    /// The value of the annotation `autovibe.dev/audit` that asked for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
+    /// Why the last one could not be done; what stands here beside is of the one before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Datasets that were looked at.
+    #[serde(default)]
+    pub datasets: u32,
+    /// Snapshots that were looked at.
+    #[serde(default)]
+    pub snapshots: u32,
+    /// VMs that were looked at.
+    #[serde(default)]
+    pub vms: u32,
+    /// What does not agree, the worst first; at most 50.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub findings: Vec<Finding>,
+    /// How many there are.
+    #[serde(default)]
+    pub found: u32,
+}
+
+/// One thing that does not agree with the others.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Finding {
+    #[serde(default)]
+    pub kind: FindingKind,
+    /// The object, VM, dataset or snapshot.
+    pub name: String,
+    /// What is known of it, and what to do.
+    pub message: String,
+}
+
+/// What does not agree, the worst first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum FindingKind {
+    /// A Checkpoint is Ready, and a snapshot of it is not in the pool.
+    SnapshotMissing,
+    /// A Checkpoint's snapshot does not bear its mark, or has no hold: something else may destroy it.
+    SnapshotUnprotected,
+    /// A Machine has a VM that Proxmox does not show.
+    VmMissing,
+    /// A VM or a dataset has a VMID of the Hub's range, and is not ours.
+    Foreign,
+    /// A snapshot bears our marks, and there is no such Checkpoint.
+    SnapshotUnused,
+    /// A disk bears our mark, there is no such Machine, and no Checkpoint needs it.
+    DiskUnused,
+    /// A VMID is leased to a Machine that does not exist, and nothing bears it.
+    #[default]
+    LeaseUnused,
 }
 
 /// A VM without a Machine, and the Machine that its marks name.

@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 it failed and standard error says what and what to do, 2 the command line was wrong.
 
 mod apply;
+mod audit;
 mod backup;
 mod bench;
 mod checkpoint;
@@ -108,6 +109,8 @@ enum Command {
     Lineage(lineage::Show),
     /// Shows what changed in the workspace between two checkpoints or Machines
     Diff(diff::Diff),
+    /// Says what in the pool and in Proxmox does not agree with the objects; changes nothing
+    Audit(audit::Run),
     /// Copies the store to a file, also while a hub runs
     Backup(backup::Backup),
     /// Puts a backup in the place of the store
@@ -192,6 +195,7 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         Command::Watch(command) => command.run(&context).await,
         Command::Describe(command) => command.run(&context).await,
         Command::Explain(command) => command.run(&context).await,
+        Command::Audit(command) => command.run(&context).await,
         Command::Delete(command) => command.run(&context).await,
         Command::Logs(command) => command.run(&context).await,
         Command::Checkpoint(command) => command.run(&context).await,

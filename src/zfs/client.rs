@@ -68,6 +68,19 @@ impl Zfs {
         items.into_iter().filter(|(name, _)| !name.contains('@')).map(|(name, item)| item.into_dataset(&name)).collect()
     }
 
+    /// Every dataset and every snapshot below (and with) `root`, one command. Slow where there are many: for audits alone.
+    pub async fn tree(&self, root: &Dataset) -> Result<(Vec<DatasetInfo>, Vec<SnapshotInfo>), Error> {
+        let (mut datasets, mut snapshots) = (Vec::new(), Vec::new());
+        for (name, item) in self.listing(vec!["get", "-Hp", "-r"], name::dataset(root)?).await? {
+            if name.contains('@') {
+                snapshots.push(item.into_snapshot(&name)?);
+            } else {
+                datasets.push(item.into_dataset(&name)?);
+            }
+        }
+        Ok((datasets, snapshots))
+    }
+
     /// One dataset; `None` only when ZFS says that it does not exist, and shows its pool.
     pub async fn dataset(&self, name: &Dataset) -> Result<Option<DatasetInfo>, Error> {
         let text = name::dataset(name)?;

@@ -149,6 +149,10 @@ fn the_lab_outlives_a_killed_hub_and_is_found_again() {
     let hub = Hub::start(data.path(), &arguments).serves();
     wait("the Hub that drives the lab", made);
     wait("an answer of the lab", ready);
+    let agrees = said(data.path(), &["audit"]);
+    assert!(agrees.starts_with("hub/default: all agrees; ") && agrees.trim_end().ends_with("0 VMs were looked at"), "{agrees}");
+    let error = refused(data.path(), &["audit", "nowhere"]);
+    assert!(error.contains("there is no hub nowhere") && error.contains("autovibe get hubs"), "{error}");
     let first = pid();
     hub.kill();
     assert!(Path::new(&format!("/proc/{first}")).exists(), "the lab went with the hub");

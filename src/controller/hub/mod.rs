@@ -1,6 +1,7 @@
 //! Keeps each Hub's connection to its Proxmox and its ZFS, imports its images, and tells other controllers where it is.
 
 mod act;
+mod audit;
 mod connection;
 mod observe;
 mod plan;
@@ -36,6 +37,9 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
         plan = plan::plan(&hub, &observed, context.config.resync);
         context.hubs.publish(&hub, &observed, plan.readiness.message()).await;
     }
+    if let (Some(link), Some(asked)) = (&observed.link, audit::due(&hub, context.objects.clock().now())) {
+        observed.audit = Some(audit::audit(&hub, link, asked, &context).await?);
+    }
     let hub = context.objects.get::<Hub>("", &key.name).await?.filter(|now| now.uid() == hub.uid());
     if let Some(hub) = hub {
         write_status(&hub, &observed, &plan, &context).await?;
@@ -53,6 +57,11 @@ async fn write_status(hub: &Hub, observed: &observe::Observed, plan: &plan::Plan
     changed.status = Some(after.clone());
     context.objects.update_status(&changed).await?;
     kstatus::record_change(&context.objects, hub, &before.conditions, &after.conditions).await;
+    if before.audit.as_ref().map(|audit| &audit.findings) != after.audit.as_ref().map(|audit| &audit.findings)
+        && let Some(found) = after.conditions.iter().find(|condition| condition.type_ == status::AUDIT)
+    {
+        context.objects.record(hub, EventType::Warning, &found.reason, &found.message).await;
+    }
     if before.unowned_vms != after.unowned_vms
         && let Some(found) = after.conditions.iter().find(|condition| condition.type_ == status::UNOWNED)
     {

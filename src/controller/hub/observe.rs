@@ -2,7 +2,7 @@
 
 use super::connection::{self, Waiting};
 use super::unowned;
-use crate::api::hub::UnownedVm;
+use crate::api::hub::{Audit, UnownedVm};
 use crate::api::{Hub, Kind};
 use crate::controller::{Context, Error};
 use crate::driver::{self, Driver, storage::Image};
@@ -39,6 +39,8 @@ pub(super) struct Observed {
     pub(super) images: BTreeMap<String, Seen<Image>>,
     /// VMs of this installation that no Machine holds; `None` when that could not be seen.
     pub(super) unowned: Option<Vec<UnownedVm>>,
+    /// What an audit found, if one was due.
+    pub(super) audit: Option<Audit>,
     /// Since when the ledger may lack something.
     pub(super) gap: Option<Gap>,
 }
@@ -46,7 +48,7 @@ pub(super) struct Observed {
 impl Observed {
     /// Of one whose connection does not stand.
     pub(super) fn closed(state: State, gap: Option<Gap>) -> Self {
-        Self { state, link: None, images: BTreeMap::new(), unowned: None, gap }
+        Self { state, link: None, images: BTreeMap::new(), unowned: None, audit: None, gap }
     }
 }
 
@@ -79,5 +81,5 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
     }
     let link = Link { driver, world, identity };
     let unowned = unowned::unowned(hub, &link, context).await?;
-    Ok(Observed { state: State::Open { version }, link: Some(link), images, unowned, gap })
+    Ok(Observed { state: State::Open { version }, link: Some(link), images, unowned, audit: None, gap })
 }

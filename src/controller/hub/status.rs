@@ -2,7 +2,7 @@
 
 use super::observe::{Observed, State};
 use super::plan::Plan;
-use crate::api::hub::{HubStatus, ImageStatus, UnownedVm};
+use crate::api::hub::{Audit, HubStatus, ImageStatus, UnownedVm};
 use crate::api::meta::{clear_condition, set_condition};
 use crate::api::{Hub, Kind};
 use crate::store::ledger::Gap;
@@ -10,6 +10,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// There are VMs without a Machine.
 pub(super) const UNOWNED: &str = "UnownedVms";
+/// What is in the pool and in Proxmox does not agree with the objects.
+pub(super) const AUDIT: &str = "AuditFindings";
 /// Something may be missing in the ledger.
 const GAP: &str = "LedgerGap";
 
@@ -24,9 +26,15 @@ pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) ->
     if let Some(unowned) = &observed.unowned {
         shown(UNOWNED, (!unowned.is_empty()).then(|| ("NoMachine", without_machine(unowned))));
     }
+    if let Some(audit) = &observed.audit {
+        shown(AUDIT, (audit.found > 0).then(|| ("Disagreement", disagreement(audit))));
+    }
     shown(GAP, observed.gap.as_ref().map(missing));
     if let Some(unowned) = &observed.unowned {
         status.unowned_vms.clone_from(unowned);
+    }
+    if let Some(audit) = &observed.audit {
+        status.audit = Some(audit.clone());
     }
     status.message = (!plan.readiness.is_ready()).then(|| plan.readiness.message().to_owned());
     if let State::Open { version } = &observed.state {
@@ -45,6 +53,11 @@ fn without_machine(unowned: &[UnownedVm]) -> String {
          them, and their VMIDs are given to no one. Delete them in Proxmox once nothing of them is needed.",
         vms.join(", ")
     )
+}
+
+fn disagreement(audit: &Audit) -> String {
+    let first = audit.findings.first().map(|finding| format!("{:?}: {}: {}", finding.kind, finding.name, finding.message));
+    format!("{} things do not agree, of which `autovibe audit` tells; the first: {}", audit.found, first.unwrap_or_default())
 }
 
 fn missing(gap: &Gap) -> (&'static str, String) {

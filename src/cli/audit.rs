@@ -1,0 +1,74 @@
+//! `autovibe audit`: asks a Hub for an audit, waits for it and shows what does not agree.
+
+use super::{Context, Output, print, resource};
+use crate::api::hub::{AUDIT, Audit};
+use crate::api::{DEFAULT_HUB, Hub};
+use crate::clock::Clock;
+use anyhow::{Context as _, bail};
+use serde_json::json;
+use std::{process::ExitCode, time::Duration};
+
+/// How often it looks whether it is done.
+const LOOK: Duration = Duration::from_millis(200);
+
+/// Compares what is in the pool and in Proxmox with what the objects say, and changes nothing. Exit code 1 when something does
+/// not agree.
+#[derive(Debug, clap::Args)]
+pub(super) struct Run {
+    /// The Hub
+    #[arg(default_value = DEFAULT_HUB)]
+    hub: String,
+    /// Give up after so many seconds; the audit goes on, and is then shown by `autovibe get hub HUB -o yaml`
+    #[arg(long, default_value_t = 600)]
+    timeout: u32,
+}
+
+impl Run {
+    pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
+        let client = context.client()?;
+        let name = self.hub.strip_prefix("hub/").unwrap_or(&self.hub);
+        let path = resource::our::<Hub>(None, Some(name));
+        if client.find(&path).await?.is_none() {
+            bail!("there is no hub {name}; see `autovibe get hubs`");
+        }
+        let clock = Clock::system();
+        let asked = clock.now().to_string();
+        let mut document = client.merge(&path, &json!({"metadata": {"annotations": {AUDIT: asked}}})).await?;
+        let until = clock.now() + jiff::SignedDuration::from_secs(self.timeout.into());
+        let audit = loop {
+            let hub: Hub = serde_json::from_value(document).context("the Hub has a form that this version does not know")?;
+            let status = hub.status.unwrap_or_default();
+            if let Some(audit) = status.audit.filter(|audit| audit.asked.as_ref() == Some(&asked)) {
+                break audit;
+            }
+            if clock.now() > until {
+                let why = status.message.map(|message| format!(": {message}")).unwrap_or_default();
+                bail!("hub/{name} was not audited within {} s{why}; does a hub or a controller run?", self.timeout);
+            }
+            clock.sleep(LOOK).await;
+            document = client.get(&path).await?;
+        };
+        if let Some(output @ (Output::Json | Output::Yaml)) = context.options.output {
+            print::out(&print::document(&serde_json::to_value(&audit)?, output)?)?;
+        } else {
+            print::out(&print::printable(&text(name, &audit)))?;
+        }
+        Ok(if audit.message.is_none() && audit.found == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn text(hub: &str, audit: &Audit) -> String {
+    if let Some(why) = &audit.message {
+        return format!("hub/{hub} could not be audited: {why}\n");
+    }
+    let looked = format!("{} datasets, {} snapshots and {} VMs were looked at", audit.datasets, audit.snapshots, audit.vms);
+    if audit.found == 0 {
+        return format!("hub/{hub}: all agrees; {looked}\n");
+    }
+    let header = ["FINDING", "WHAT", "MESSAGE"].map(str::to_owned);
+    let row = |finding: &crate::api::hub::Finding| vec![format!("{:?}", finding.kind), finding.name.clone(), finding.message.clone()];
+    let rows: Vec<Vec<String>> = audit.findings.iter().map(row).collect();
+    let rest = usize::try_from(audit.found).unwrap_or_default().saturating_sub(rows.len());
+    let more = if rest > 0 { format!("… and {rest} more\n") } else { String::new() };
+    format!("{}{more}\nhub/{hub}: {} things do not agree; {looked}; nothing was changed\n", print::columns(&header, &rows), audit.found)
+}
