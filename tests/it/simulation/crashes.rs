@@ -22,7 +22,6 @@ fn a_life_is_the_same_in_each_run() {
 }
 
 #[test]
-#[ignore = "a minute and more; docs/testing.md"]
 fn a_hub_that_dies_at_any_point_comes_to_the_same_end() {
     let points = live("none died", 0, vec![]).points;
     each(points.len(), |point| {
@@ -34,7 +33,6 @@ fn a_hub_that_dies_at_any_point_comes_to_the_same_end() {
 
 /// The second death comes in the recovery from the first: some points after the start.
 #[test]
-#[ignore = "a minute and more; docs/testing.md"]
 fn a_hub_that_dies_again_while_it_recovers_comes_to_the_same_end() {
     let points = live("none died", 0, vec![]).points.len();
     let pairs = super::runs(120);
