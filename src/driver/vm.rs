@@ -73,7 +73,7 @@ impl Driver {
     /// Errors: anything but a clear answer.
     pub async fn verify_owned(&self, vmid: Vmid, machine_uid: &str) -> Result<Owner, Error> {
         match self.proxmox.config(self.node(), vmid).await {
-            Ok(config) => Ok(owner(vmid, machine_uid, &config)),
+            Ok(config) => owner(vmid, machine_uid, &config),
             Err(proxmox::Error::NoConfig(_)) => Ok(Owner::Nobody),
             Err(error) => Err(error.into()),
         }
@@ -287,12 +287,18 @@ fn config_values(spec: &VmSpec, storage: &str, bridge: &str) -> BTreeMap<String,
     values
 }
 
-fn owner(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> Owner {
+/// Errors: `Unknown` while it is being created. A number is taken with nothing but `lock: create`, and its marks come with the
+/// rest: it may be the one that we asked for, whose answer we did not get.
+fn owner(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> Result<Owner, Error> {
     let value = |key: &str| config.values.get(key).map(String::as_str).unwrap_or_default();
     let tagged = value("tags").split([';', ',', ' ']).any(|found| found == tag(machine_uid));
     let uuid = value("smbios1").split(',').find_map(|part| part.strip_prefix("uuid="));
     let stamped = uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(machine_uid));
-    match (tagged, stamped) {
+    if value("lock") == "create" && value("tags").is_empty() && uuid.is_none() {
+        let remedy = format!("if nothing creates it any more, remove it with `qm unlock {vmid}` and `qm destroy {vmid}`");
+        return Err(Error::Unknown(format!("VM {vmid} is being created and bears no marks yet; {remedy}")));
+    }
+    Ok(match (tagged, stamped) {
         (true, true) => Owner::Ours(OwnedVm {
             vmid,
             digest: config.digest.clone(),
@@ -302,14 +308,14 @@ fn owner(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> Owner {
         (true, false) => Owner::Other(format!("VM {vmid} has our tag, but the smbios uuid {}; it is left alone", uuid.unwrap_or("(none)"))),
         (false, true) => Owner::Other(format!("VM {vmid} has our smbios uuid, but not the tag {}; it is left alone", tag(machine_uid))),
         (false, false) => Owner::Other(format!("VM {vmid} is not autovibe's; it is left alone")),
-    }
+    })
 }
 
 fn bearer(vmid: Vmid, installation: &str, config: &VmConfig) -> Option<Bearer> {
     let about: serde_json::Value = serde_json::from_str(config.values.get("description")?.trim()).ok()?;
     let text = |key: &str| about["autovibe"][key].as_str().map(str::to_owned);
     let bearer = Bearer { machine_uid: text("machine")?, namespace: text("namespace")?, name: text("name")? };
-    let ours = text("installation")? == installation && matches!(owner(vmid, &bearer.machine_uid, config), Owner::Ours(_));
+    let ours = text("installation")? == installation && matches!(owner(vmid, &bearer.machine_uid, config), Ok(Owner::Ours(_)));
     ours.then_some(bearer)
 }
 
@@ -335,7 +341,7 @@ mod tests {
     fn check(change: impl Fn(&mut BTreeMap<String, String>), ours: bool) {
         let mut values = config_values(&spec(), "local-zfs", "vmbr0");
         change(&mut values);
-        let owner = owner(Vmid(20001), UID, &VmConfig { digest: "d".into(), values });
+        let owner = owner(Vmid(20001), UID, &VmConfig { digest: "d".into(), values }).unwrap();
         assert_eq!(matches!(owner, Owner::Ours(_)), ours, "{owner:?}");
     }
 
@@ -348,6 +354,20 @@ mod tests {
         check(|v| drop(v.remove("smbios1")), false);
         check(|v| drop(v.insert("tags".into(), format!("xav-{UID}"))), false);
         check(|v| drop(v.insert("smbios1".into(), "uuid=6a1f0d6e-6c1b-4b8e-9a53-000000000000".into())), false);
+    }
+
+    #[test]
+    fn whose_a_vm_is_cannot_be_said_while_it_is_created() {
+        let look = |values: &[(&str, &str)]| {
+            let values = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect();
+            owner(Vmid(20001), UID, &VmConfig { digest: "d".into(), values })
+        };
+        assert!(matches!(look(&[("lock", "create")]), Err(Error::Unknown(_))));
+        // Marks or another lock say more.
+        assert!(matches!(look(&[("lock", "create"), ("tags", "theirs")]), Ok(Owner::Other(_))));
+        assert!(matches!(look(&[("lock", "create"), ("smbios1", "uuid=6a1f0d6e-6c1b-4b8e-9a53-000000000000")]), Ok(Owner::Other(_))));
+        assert!(matches!(look(&[("lock", "clone")]), Ok(Owner::Other(_))));
+        assert!(matches!(look(&[]), Ok(Owner::Other(_))));
     }
 
     #[test]

@@ -40,6 +40,8 @@ impl Display for Key {
 pub enum Requeue {
     Never,
     After(Duration),
+    /// Likewise, after something was refused: what wakes it before, its own writes above all, comes at a failure's pace.
+    Refused(Duration),
 }
 
 impl Requeue {
@@ -47,8 +49,9 @@ impl Requeue {
     #[must_use]
     pub fn earlier(self, other: Self) -> Self {
         match (self, other) {
-            (Self::After(a), Self::After(b)) => Self::After(a.min(b)),
             (Self::Never, some) | (some, Self::Never) => some,
+            (Self::After(a), Self::After(b)) => Self::After(a.min(b)),
+            (Self::After(a) | Self::Refused(a), Self::After(b) | Self::Refused(b)) => Self::Refused(a.min(b)),
         }
     }
 }
@@ -114,7 +117,7 @@ fn backoff(failures: u32, jitter: f64) -> Duration {
 ///
 /// One key never runs twice at once, at most `concurrency` keys run at a time. An error or a panic is logged and tried again,
 /// after 0.5 s at first and 60 s at most; success resets that. What an event asks for while a key is backing off comes at
-/// the first wait's pace, so that a reconcile which fails *and* writes cannot wake itself into a spin.
+/// the first wait's pace, so that a reconcile which fails *and* writes cannot wake itself into a spin; likewise after a refusal.
 ///
 /// Each call runs in a span `reconcile` with `object.kind` = `kind`, `object.name`, and an empty `object.uid` for the
 /// reconciler to record.
@@ -157,9 +160,14 @@ pub async fn run<R, F, E>(
                 let now = Instant::now();
                 match result {
                     Ok(requeue) => {
-                        failures.remove(&key);
-                        queue.finish(&key, now);
-                        if let Requeue::After(wait) = requeue {
+                        if matches!(requeue, Requeue::Refused(_)) {
+                            failures.insert(key.clone(), 0);
+                            queue.finish(&key, now + BACKOFF_MIN);
+                        } else {
+                            failures.remove(&key);
+                            queue.finish(&key, now);
+                        }
+                        if let Requeue::After(wait) | Requeue::Refused(wait) = requeue {
                             queue.ask(key, now + wait.min(FAR));
                         }
                     }

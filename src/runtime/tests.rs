@@ -149,8 +149,8 @@ fn backoff_is_bounded() {
     assert_eq!(backoff(40, 0.0), BACKOFF_MAX / 2);
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_reconcile_that_fails_and_wakes_itself_does_not_spin() {
+/// How often a reconcile that wakes itself and ends so runs in 10 s.
+async fn self_waking(ends: Result<Requeue, &'static str>) -> u32 {
     let (send, receive) = mpsc::unbounded_channel::<Key>();
     let events = futures::stream::unfold(receive, |mut receive| async { receive.recv().await.map(|key| (key, receive)) }).boxed();
     let calls = Arc::new(Mutex::new(0));
@@ -158,7 +158,7 @@ async fn a_reconcile_that_fails_and_wakes_itself_does_not_spin() {
     let reconcile = move |key: Key| {
         *count.lock().unwrap() += 1;
         again.send(key).unwrap();
-        async { Err::<Requeue, _>("no") }
+        async move { ends }
     };
     let shutdown = CancellationToken::new();
     let task = tokio::spawn(run("Thing", 1, events, reconcile, Clock::system(), shutdown.clone()));
@@ -166,8 +166,24 @@ async fn a_reconcile_that_fails_and_wakes_itself_does_not_spin() {
     tokio::time::sleep(ms(10_000)).await;
     shutdown.cancel();
     task.await.unwrap();
-    let calls = *calls.lock().unwrap();
-    assert!((5..=21).contains(&calls), "{calls} calls in 10 s");
+    *calls.lock().unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_reconcile_that_fails_or_is_refused_and_wakes_itself_does_not_spin() {
+    for ends in [Err("no"), Ok(Requeue::Refused(ms(30_000)))] {
+        let calls = self_waking(ends).await;
+        assert!((5..=21).contains(&calls), "{ends:?}: {calls} calls in 10 s");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_refused_is_tried_again_in_its_time() {
+    let bench = bench(1, Arc::new(|_, _| async { Ok(Requeue::Refused(ms(3000))) }.boxed()));
+    bench.wake("a");
+    tokio::time::sleep(ms(10_000)).await;
+    assert_eq!(bench.starts("a").len(), 4, "{:?}", bench.starts("a"));
+    bench.stop().await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -218,4 +234,5 @@ fn a_failed_look_is_not_an_absence() {
     assert_eq!(Seen::from_lookup::<&str>(Ok(None::<u8>)), Seen::Absent);
     assert_eq!(Seen::from_lookup(Err::<Option<u8>, _>("time-out")), Seen::Unknown { why: "time-out".into() });
     assert_eq!(Requeue::Never.earlier(Requeue::After(ms(3))).earlier(Requeue::After(ms(2))), Requeue::After(ms(2)));
+    assert_eq!(Requeue::Refused(ms(3)).earlier(Requeue::After(ms(2))), Requeue::Refused(ms(2)));
 }

@@ -109,8 +109,8 @@ impl Problem {
     pub(super) fn into_requeue(self, resync: Duration) -> Result<Requeue, Error> {
         match self.retry() {
             Retry::Soon => Err(Error::Waiting(self.to_string())),
-            Retry::After(wait) => Ok(Requeue::After(wait)),
-            Retry::Never => Ok(Requeue::After(resync)),
+            Retry::After(wait) => Ok(Requeue::Refused(wait)),
+            Retry::Never => Ok(Requeue::Refused(resync)),
         }
     }
 }

@@ -38,8 +38,13 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
         return Ok(Requeue::Never);
     }
     let decided = status::status(&machine, &seeing.observed, &plan, None, clock.now());
-    let Some(written) = write(&machine, decided, &context).await? else { return Ok(Requeue::After(Duration::ZERO)) };
-    machine = written;
+    // A step that was refused is tried again: until it is done the status goes on saying why, and stays as it is. Written to and
+    // fro with each try it would wake this very reconcile.
+    let tried_again = !plan.steps.is_empty() && context.machines.known(machine.uid()).refusals > 0;
+    if !(tried_again && status::is_same_but_words(&machine, &decided)) {
+        let Some(written) = write(&machine, decided, &context).await? else { return Ok(Requeue::After(Duration::ZERO)) };
+        machine = written;
+    }
     if plan.steps.is_empty() {
         return Ok(plan.requeue);
     }

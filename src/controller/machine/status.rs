@@ -56,6 +56,16 @@ pub(super) fn status(machine: &Machine, observed: &Observed, plan: &Plan, outcom
     next
 }
 
+/// Whether a status says what the Machine's says, but for its message and conditions.
+pub(super) fn is_same_but_words(machine: &Machine, next: &MachineStatus) -> bool {
+    machine.status.as_ref().is_some_and(|stored| {
+        let mut next = next.clone();
+        next.message.clone_from(&stored.message);
+        next.conditions.clone_from(&stored.conditions);
+        next == *stored
+    })
+}
+
 fn reach(next: &mut MachineStatus, fact: &Fact, now: Timestamp) {
     match fact {
         Fact::Created(vm) => next.vm = Some(VmStatus { node: vm.node.clone(), vmid: vm.vmid, disks: vm.disks.clone() }),

@@ -3,6 +3,7 @@
 use super::gate::{Fault, Moment, Plan};
 use super::life::{each, live};
 use rand::{Rng, SeedableRng, rngs::StdRng};
+use std::time::Duration;
 
 /// Longer than a client waits for an answer.
 const TOO_LATE: Fault = Fault::Late(40_000);
@@ -20,9 +21,7 @@ fn a_call_that_goes_wrong_once_changes_no_end() {
     let mut cases = Vec::new();
     for (at, what) in calls.iter().enumerate() {
         let faults = [Fault::LoseRequest, Fault::LoseReply, TOO_LATE, Fault::Stale, Fault::Repeat];
-        cases.extend(
-            faults.into_iter().filter(|fault| !matches!(fault, Fault::Stale | Fault::Repeat) || reads(what)).map(|fault| (at + 1, fault)),
-        );
+        cases.extend(faults.into_iter().filter(|fault| *fault != Fault::Stale || reads(what)).map(|fault| (at + 1, fault)));
     }
     let struck = std::sync::atomic::AtomicUsize::new(0);
     each(cases.len(), |case| {
@@ -35,6 +34,35 @@ fn a_call_that_goes_wrong_once_changes_no_end() {
         struck.fetch_add(times, std::sync::atomic::Ordering::Relaxed);
     });
     eprintln!("{} faults struck, of {} cases", struck.into_inner(), cases.len());
+}
+
+/// What is refused for long is tried in its time, not in a loop of its own writes; and once it is not, the life goes on.
+#[test]
+fn a_refusal_that_lasts_is_not_tried_in_a_spin() {
+    const MINUTES: u64 = 10;
+    let refusals = [
+        ("zfs clone", "cannot create 'tank/data': out of space", 30),
+        ("zfs snapshot", "cannot create snapshots : out of space", 8),
+        ("zfs rename", "cannot rename: dataset is busy", 1),
+        ("POST /nodes/lab/qemu", "storage 'tank' is not online", 1),
+        ("POST /nodes/lab/qemu", "VM is locked (backup)", 5),
+        ("POST /nodes/lab/qemu/1000/status/start", "Permission check failed (/vms/1000, VM.PowerMgmt)", 60),
+        ("PUT /nodes/lab/qemu/1000/config", "VM is locked (backup)", 5),
+    ];
+    each(refusals.len(), |case| {
+        let (call, text, seconds) = refusals[case];
+        let mut since = None;
+        let fault = move |_: usize, what: &str| {
+            let now = tokio::time::Instant::now();
+            let ends = what == call && now < *since.get_or_insert(now) + Duration::from_mins(MINUTES);
+            ends.then_some(Fault::Refuse(text))
+        };
+        let lived = live(&format!("{call}: {text}"), 0, vec![Plan { fault: Some(Box::new(fault)), ..Plan::default() }]);
+        let times = lived.struck.values().sum::<usize>();
+        let most = usize::try_from(MINUTES * 60 / seconds).unwrap() + 10;
+        eprintln!("{call}: {text}: {times}");
+        assert!((2..=most).contains(&times), "{call}: {text}: {times} times in {MINUTES} minutes");
+    });
 }
 
 /// A plan in which calls go wrong at random, and its hub dies at some point or lives on.

@@ -42,6 +42,8 @@ pub(super) enum Fault {
     Stale,
     /// It is done, and its answer comes so many milliseconds later.
     Late(u64),
+    /// It is not done: Proxmox and `zfs` say this.
+    Refuse(&'static str),
 }
 
 pub(super) type Decide = Box<dyn FnMut(usize, &str) -> Option<Fault> + Send>;
@@ -133,6 +135,9 @@ impl Gate {
         }
         let number = state.points.len();
         let at = state.began.elapsed();
+        if super::given("AUTOVIBE_TRACE").is_some() {
+            eprintln!("{number} {at:?} {moment:?} {what}");
+        }
         state.points.push(Point { what: what.to_owned(), moment, at });
         if state.plan.die_at == Some(number) {
             state.dead = true;
@@ -158,6 +163,9 @@ impl Gate {
             _ => true,
         };
         applies.then(|| {
+            if super::given("AUTOVIBE_TRACE").is_some() {
+                eprintln!("^ {fault:?}");
+            }
             *state.struck.entry(fault).or_default() += 1;
             fault
         })
@@ -176,11 +184,18 @@ impl Gate {
     }
 
     /// Runs one call through faults and deaths; `None` is no answer.
-    async fn call<F: Future<Output = Option<Answer>>>(&self, what: &str, reads: bool, run: impl Fn() -> F) -> Option<Answer> {
+    async fn call<F: Future<Output = Option<Answer>>>(
+        &self,
+        what: &str,
+        reads: bool,
+        refusal: impl Fn(&'static str) -> Answer,
+        run: impl Fn() -> F,
+    ) -> Option<Answer> {
         self.pass(what, Moment::BeforeSend).await;
         let fault = self.fault(what, reads);
         let answer = match fault {
             Some(Fault::LoseRequest) => return None,
+            Some(Fault::Refuse(text)) => Some(refusal(text)),
             Some(Fault::Stale) => self.state().shown.get(what).cloned(),
             Some(Fault::Repeat) => {
                 run().await;
@@ -217,7 +232,9 @@ impl Gate {
                     }
                     Some(Answer::Http(status, reason, body))
                 };
-                match gate.call(&what, reads, run).await {
+                let refusal =
+                    |text: &'static str| Answer::Http(500, Some(hyper::ext::ReasonPhrase::from_static(text.as_bytes())), "{}".into());
+                match gate.call(&what, reads, refusal, run).await {
                     Some(Answer::Http(status, reason, body)) => {
                         let mut response = axum::http::Response::builder().status(status);
                         if let (Some(extensions), Some(reason)) = (response.extensions_mut(), reason) {
@@ -246,7 +263,9 @@ impl Gate {
                     }
                     Some(Answer::Zfs(output))
                 };
-                match gate.call(&what, reads, run).await {
+                let refusal =
+                    |text: &'static str| Answer::Zfs(zfs::Output { status: 1, stdout: String::new(), stderr: format!("{text}\n") });
+                match gate.call(&what, reads, refusal, run).await {
                     Some(Answer::Zfs(output)) => Some(output),
                     _ => None,
                 }
