@@ -164,6 +164,8 @@ pub(super) async fn act(machine: &Machine, plan: &Plan, seeing: &Seeing, context
             break;
         }
     }
+    let unfinished = outcome.problem.is_some() || outcome.later.is_some();
+    context.machines.update(machine.uid(), |known| known.unfinished = unfinished);
     outcome
 }
 

@@ -50,6 +50,8 @@ pub(super) struct Known {
     pub minted: Option<u32>,
     /// Refusals of the step at hand, in a row.
     pub refusals: u32,
+    /// Whether the last pass ended before the end of its plan: refused, or to go on later.
+    pub unfinished: bool,
 }
 
 /// A boot under way.

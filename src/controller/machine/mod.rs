@@ -38,10 +38,10 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
         return Ok(Requeue::Never);
     }
     let decided = status::status(&machine, &seeing.observed, &plan, None, clock.now());
-    // A step that was refused is tried again: until it is done the status goes on saying why, and stays as it is. Written to and
-    // fro with each try it would wake this very reconcile.
-    let tried_again = !plan.steps.is_empty() && context.machines.known(machine.uid()).refusals > 0;
-    if !(tried_again && status::is_same_but_words(&machine, &decided)) {
+    // Steps that are tried again, after a refusal or a wait: until they are done the status goes on saying why. Written to and fro
+    // with each try it would wake this very reconcile.
+    let goes_on = !plan.steps.is_empty() && context.machines.known(machine.uid()).unfinished;
+    if !(goes_on && status::is_same_but_words(&machine, &decided)) {
         let Some(written) = write(&machine, decided, &context).await? else { return Ok(Requeue::After(Duration::ZERO)) };
         machine = written;
     }

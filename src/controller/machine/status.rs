@@ -46,7 +46,7 @@ pub(super) fn status(machine: &Machine, observed: &Observed, plan: &Plan, outcom
     let is_ending = matches!(next.phase, Phase::Finishing | Phase::Terminating);
     if let Some(waiting) = waiting.as_ref().filter(|_| !is_ending) {
         next.message = Some(waiting.message.clone());
-    } else if let Some(message) = doing(&next, plan, outcome.is_some()) {
+    } else if let Some(message) = doing(&next, plan, outcome.is_some_and(|outcome| outcome.later.is_none())) {
         next.message = Some(message);
     } else if !next.phase.is_finished() && !is_ending {
         next.message = None;

@@ -13,7 +13,6 @@ fn striking(number: usize, fault: Fault) -> Plan {
 }
 
 #[test]
-#[ignore = "a minute and more; docs/testing.md"]
 fn a_call_that_goes_wrong_once_changes_no_end() {
     let calls: Vec<String> =
         live("no fault", 0, vec![]).points.into_iter().filter(|point| point.moment == Moment::BeforeSend).map(|point| point.what).collect();
@@ -92,7 +91,6 @@ pub(super) fn storms(seed: u64) -> Vec<Plan> {
 
 /// `AUTOVIBE_SEED=n` runs one alone.
 #[test]
-#[ignore = "a minute and more; docs/testing.md"]
 fn storms_of_faults_change_no_end() {
     let one = super::given("AUTOVIBE_SEED");
     let struck = std::sync::atomic::AtomicUsize::new(0);

@@ -9,6 +9,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
+/// More points than any life has that goes on: a hub that passes so many is in a loop, and ends.
+const MOST_POINTS: usize = 20_000;
+
 /// Where in a call, or around a commit, the hub is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Moment {
@@ -118,6 +121,12 @@ impl Gate {
         self.died.notified().await;
     }
 
+    /// What the hub did at last, if it goes in a circle.
+    pub(super) fn circle(&self) -> Option<Vec<Point>> {
+        let state = self.state();
+        (state.points.len() > MOST_POINTS).then(|| state.points[MOST_POINTS - 40..].to_vec())
+    }
+
     pub(super) fn is_dead(&self) -> bool {
         self.state().dead
     }
@@ -139,7 +148,7 @@ impl Gate {
             eprintln!("{number} {at:?} {moment:?} {what}");
         }
         state.points.push(Point { what: what.to_owned(), moment, at });
-        if state.plan.die_at == Some(number) {
+        if number >= MOST_POINTS || state.plan.die_at == Some(number) {
             state.dead = true;
             self.died.notify_one();
         }

@@ -92,6 +92,9 @@ pub(super) fn live(what: &str, seed: u64, plans: Vec<Plan>) -> Lived {
                 break;
             }
             died += 1;
+            if let Some(last) = gate.circle() {
+                panic!("{what}: the hub goes in a circle, at last: {last:#?}");
+            }
             stage.kill().await;
             stage.start(plans.next().unwrap_or_default()).await;
         }
