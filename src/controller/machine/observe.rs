@@ -120,11 +120,24 @@ pub(super) async fn look(uid: &str, vmid: Vmid, hub: &HubHandle) -> Seen<Vm> {
         Ok(Owner::Other(why)) => Seen::Present(Vm::Foreign(why)),
         Ok(Owner::Ours(vm)) => match (vm.lock(), hub.driver.power(vmid).await) {
             (Some(lock), _) => Seen::unknown(format!("VM {vmid} is locked ({lock})")),
-            (None, Ok(Some(power))) => Seen::Present(Vm::Ours(power)),
+            (None, Ok(Some(Power::Running))) => Seen::Present(Vm::Ours(Power::Running)),
+            (None, Ok(Some(Power::Stopped))) => stopped(vmid, hub).await,
             (None, Ok(None)) => Seen::unknown(format!("VM {vmid} vanished while it was looked at")),
             (None, Err(error)) => Seen::unknown(error),
         },
         Ok(Owner::Nobody) => without_config(vmid, hub).await,
+    }
+}
+
+/// A VM whose own status says that it is off. Its disks may be captured and put away then: its node's list, asked for now, must
+/// not say otherwise.
+async fn stopped(vmid: Vmid, hub: &HubHandle) -> Seen<Vm> {
+    match hub.world.fresher_than(Instant::now()).await {
+        Ok(view) if view.vms.get(&vmid).is_some_and(|vm| vm.power == Some(Power::Running)) => {
+            Seen::unknown(format!("VM {vmid} is off by its own status, but its node lists it as running"))
+        }
+        Ok(_) => Seen::Present(Vm::Ours(Power::Stopped)),
+        Err(unknown) => Seen::unknown(unknown),
     }
 }
 

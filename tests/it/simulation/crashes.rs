@@ -3,7 +3,7 @@
 use super::gate::Plan;
 use super::life::{each, live};
 
-fn dying_at(point: usize) -> Plan {
+pub(super) fn dying_at(point: usize) -> Plan {
     Plan { die_at: Some(point), ..Plan::default() }
 }
 

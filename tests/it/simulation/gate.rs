@@ -244,13 +244,7 @@ impl Gate {
                 let refusal =
                     |text: &'static str| Answer::Http(500, Some(hyper::ext::ReasonPhrase::from_static(text.as_bytes())), "{}".into());
                 match gate.call(&what, reads, refusal, run).await {
-                    Some(Answer::Http(status, reason, body)) => {
-                        let mut response = axum::http::Response::builder().status(status);
-                        if let (Some(extensions), Some(reason)) = (response.extensions_mut(), reason) {
-                            extensions.insert(reason);
-                        }
-                        Ok(response.body(body).unwrap().into())
-                    }
+                    Some(Answer::Http(status, reason, body)) => Ok(response(status, reason, body)),
                     _ => Err(NoAnswer),
                 }
             })
@@ -281,6 +275,14 @@ impl Gate {
             })
         })
     }
+}
+
+pub(super) fn response(status: u16, reason: Option<hyper::ext::ReasonPhrase>, body: bytes::Bytes) -> reqwest::Response {
+    let mut response = axum::http::Response::builder().status(status);
+    if let (Some(extensions), Some(reason)) = (response.extensions_mut(), reason) {
+        extensions.insert(reason);
+    }
+    response.body(body).unwrap().into()
 }
 
 /// `GET /cluster/resources?type=vm`, without what differs from run to run.

@@ -2,6 +2,7 @@
 //! end must look like.
 
 use super::gate::{Fault, Plan, Point};
+use super::planted::Bug;
 use super::stage::{Stage, simulate};
 use autovibe::api::checkpoint::CheckpointPhase;
 use autovibe::api::machine::{Phase, TerminationReason};
@@ -11,7 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-fn life() -> serde_json::Value {
+pub(super) fn life() -> serde_json::Value {
     json!({
         "from": { "image": "micro" },
         "goal": { "prompt": "work", "verify": { "command": ["sim-turns", "2"] } },
@@ -20,7 +21,7 @@ fn life() -> serde_json::Value {
 }
 
 /// The Machine's end is that of a life without faults, and nothing else of it is left.
-async fn assert_same_end(stage: &Stage, machine: &Machine, what: &str) {
+async fn assert_same_end(stage: &Stage, machine: &Machine, died: usize, what: &str) {
     let state = machine.status.clone().unwrap();
     assert_eq!((state.phase, state.termination_reason), (Phase::Succeeded, Some(TerminationReason::Completed)), "{what}: {state:?}");
     stage.invariants.assert(what);
@@ -35,8 +36,8 @@ async fn assert_same_end(stage: &Stage, machine: &Machine, what: &str) {
     let mut recorded = BTreeSet::new();
     for checkpoint in stage.checkpoints().await {
         let taken = checkpoint.status.clone().unwrap_or_default();
-        if taken.phase == CheckpointPhase::Failed && taken.released && taken.volumes.is_empty() {
-            // It could not be had in time, and says so: the answer behind it was let go.
+        if taken.phase == CheckpointPhase::Failed && (taken.released || died > 0) && taken.volumes.is_empty() {
+            // It could not be had in time, and says so: the answer behind it was let go, or ended with the hub that held it.
             continue;
         }
         assert_eq!(taken.phase, CheckpointPhase::Ready, "{what}: {} {taken:?}", checkpoint.name());
@@ -48,6 +49,7 @@ async fn assert_same_end(stage: &Stage, machine: &Machine, what: &str) {
         }
     }
     assert!(recorded.is_subset(&snapshots), "{what}");
+    assert_eq!(stage.lab.holds("tank/images/micro@base"), stage.base_holds, "{what}: a fork does not let its base go");
     assert!(state.final_checkpoint.is_some_and(|name| !name.is_empty()), "{what}");
     // Each model call was charged once.
     let account = format!("machine/{}", machine.uid());
@@ -69,10 +71,15 @@ pub(super) struct Lived {
 /// Lives through hubs with these plans, one after the other; the last one lives on without a plan. Asserts that the end is
 /// that of a life without faults, and that then nothing more happens.
 pub(super) fn live(what: &str, seed: u64, plans: Vec<Plan>) -> Lived {
+    live_with(None, what, seed, plans)
+}
+
+/// Likewise, and each of the hubs has a bug.
+pub(super) fn live_with(bug: Option<Bug>, what: &str, seed: u64, plans: Vec<Plan>) -> Lived {
     let what = what.to_owned();
     simulate(seed, async move || {
         let mut plans = plans.into_iter();
-        let mut stage = Stage::new(plans.next().unwrap_or_default()).await;
+        let mut stage = Stage::with(bug, plans.next().unwrap_or_default()).await;
         let (mut died, mut struck) = (0, BTreeMap::new());
         loop {
             let gate = stage.hub().gate.clone();
@@ -103,8 +110,9 @@ pub(super) fn live(what: &str, seed: u64, plans: Vec<Plan>) -> Lived {
         gate.calm();
         let machine = stage.until_finished("a").await;
         stage.settle().await;
-        assert_same_end(&stage, &machine, &what).await;
+        assert_same_end(&stage, &machine, died, &what).await;
         stage.assert_quiet(&what).await;
+        stage.assert_one_goes(&what).await;
         stage.assert_all_goes(&what).await;
         Lived { died, struck, points }
     })

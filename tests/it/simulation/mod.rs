@@ -9,7 +9,9 @@ mod faults;
 mod gate;
 mod invariants;
 mod life;
+mod planted;
 mod stage;
+mod taken;
 
 /// A number that whoever runs the tests gives them.
 #[expect(clippy::disallowed_methods, reason = "the tests' own setting, not the program's")]

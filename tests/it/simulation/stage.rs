@@ -2,6 +2,7 @@
 
 use super::gate::{Gate, Plan};
 use super::invariants::Invariants;
+use super::planted::{self, Bug};
 use autovibe::api::{Checkpoint, Hub, Kind, Machine, machine::Phase};
 use autovibe::clock::Clock;
 use autovibe::controller::{
@@ -17,7 +18,8 @@ use autovibe::{gateway, random, zfs};
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -60,6 +62,10 @@ pub(super) struct Stage {
     hub: Option<Incarnation>,
     /// The gateway of the hub that is, for guests.
     gateway: Arc<Mutex<Option<Service>>>,
+    /// What its hubs do wrong.
+    bug: Option<Bug>,
+    /// On the image, before anything is spawned from it.
+    pub(super) base_holds: usize,
     clock: Clock,
     directory: tempfile::TempDir,
 }
@@ -69,8 +75,19 @@ fn memory_directory() -> tempfile::TempDir {
     tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
 }
 
+/// Copies a database that nobody writes to at the moment.
+fn copy_database(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for part in ["state.db", "state.db-wal", "state.db-shm"] {
+        std::fs::remove_file(to.join(part)).ok();
+        if part != "state.db-shm" && from.join(part).exists() {
+            std::fs::copy(from.join(part), to.join(part)).unwrap();
+        }
+    }
+}
+
 impl Stage {
-    pub(super) async fn new(plan: Plan) -> Self {
+    pub(super) async fn with(bug: Option<Bug>, plan: Plan) -> Self {
         let directory = memory_directory();
         std::fs::write(directory.path().join("conversation.yaml"), crate::machine::stage::CONVERSATION).unwrap();
         let clock = Clock::simulated("2026-11-02T08:00:00Z".parse::<Timestamp>().unwrap());
@@ -91,10 +108,12 @@ impl Stage {
         };
         let lab = Arc::new(lab::simulate(config, guests, clock.clone()).await.unwrap());
         let invariants = Arc::new(Invariants::new(lab.clone()).await);
-        let mut stage = Self { lab, invariants, hub: None, gateway, clock, directory };
+        let mut stage = Self { lab, invariants, hub: None, gateway, bug: None, base_holds: 0, clock, directory };
         stage.start(Plan::default()).await;
         stage.create_hub().await;
         stage.stop().await;
+        stage.base_holds = stage.lab.holds("tank/images/micro@base");
+        stage.bug = bug;
         stage.start(plan).await;
         stage
     }
@@ -103,7 +122,7 @@ impl Stage {
     pub(super) async fn start(&mut self, plan: Plan) {
         let gate = Gate::new(plan);
         let database = Database::Sqlite(self.directory.path().join("state.db"));
-        let options = store::Options { clock: self.clock.clone(), goes_on: Some(gate.commits()), ..store::Options::default() };
+        let options = store::Options { clock: self.clock.clone(), goes_on: Some(self.commits(&gate)), ..store::Options::default() };
         let store = Store::open_with(&database, options).await.unwrap();
         let objects = Objects::new(store.clone(), self.clock.clone(), Cipher::load(&self.directory.path().join("key")).unwrap());
         let shutdown = CancellationToken::new();
@@ -125,9 +144,10 @@ impl Stage {
             Arc::new(move |what: &str| invariants.check(what))
         };
         *self.gateway.lock().unwrap() = Some(service);
+        let mind = Arc::default();
         let connection = Connection {
-            service: Some(gate.proxmox(self.lab.proxmox(), after.clone())),
-            runner: zfs::Runner::Service(gate.zfs(self.lab.zfs(), after)),
+            service: Some(planted::proxmox(self.bug, &mind, gate.proxmox(self.lab.proxmox(), after.clone()))),
+            runner: zfs::Runner::Service(planted::zfs(self.bug, &mind, gate.zfs(self.lab.zfs(), after))),
             ..Connection::of_lab(self.lab.endpoint())
         };
         let config = controller::Config {
@@ -161,7 +181,24 @@ impl Stage {
         hub.store.close().await;
         // What still waits in this process does so without timers.
         hub.shutdown.cancel();
+        if self.bug == Some(Bug::IntentAfterAction) {
+            copy_database(&self.directory.path().join("before"), self.directory.path());
+        }
         hub.gate
+    }
+
+    /// The gate of its commits; keeps the database before each, for a hub that writes down too late what it is about to do.
+    fn commits(&self, gate: &Gate) -> store::GoesOn {
+        let (commits, directory) = (gate.commits(), self.directory.path().to_owned());
+        if self.bug != Some(Bug::IntentAfterAction) {
+            return commits;
+        }
+        Arc::new(move |moment| {
+            if matches!(moment, store::Moment::BeforeCommit) {
+                copy_database(&directory, &directory.join("before"));
+            }
+            commits(moment)
+        })
     }
 
     pub(super) fn hub(&self) -> &Incarnation {
@@ -224,6 +261,21 @@ impl Stage {
     /// What is under way comes to its end, and what was missed is looked at again.
     pub(super) async fn settle(&self) {
         tokio::time::sleep(RESYNC * 2).await;
+    }
+
+    /// When a user lets one checkpoint go, the others stay.
+    pub(super) async fn assert_one_goes(&self, what: &str) {
+        let stays = |checkpoint: &Checkpoint| checkpoint.status.as_ref().is_some_and(|status| !status.volumes.is_empty());
+        let ready: Vec<Checkpoint> = self.checkpoints().await.into_iter().filter(stays).collect();
+        let [one, others @ ..] = &ready[..] else { return };
+        self.hub().objects.delete::<Checkpoint>(NAMESPACE, one.name(), None).await.unwrap();
+        self.settle().await;
+        let snapshots: BTreeSet<String> = self.lab.datasets().iter().filter_map(|name| Some(name.split_once('@')?.1.to_owned())).collect();
+        for volume in others.iter().flat_map(|other| &other.status.as_ref().unwrap().volumes) {
+            assert!(snapshots.contains(&volume.snapshot), "{what}: with {} went {}", one.name(), volume.snapshot);
+        }
+        let gone = &one.status.as_ref().unwrap().volumes[0].snapshot;
+        assert!(!snapshots.contains(gone), "{what}: {} is deleted, and {gone} is still there", one.name());
     }
 
     /// When a user lets all objects go, nothing of theirs stays on the node: neither what was recorded nor what was not.
