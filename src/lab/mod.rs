@@ -120,7 +120,7 @@ pub async fn start(config: Config) -> Result<Lab, Error> {
     let store = Arc::new(state::Store::open(&config.data)?);
     let shutdown = CancellationToken::new();
     let (guests, pool, place) = match config.mode {
-        Mode::Simulated => simulated(&store, None, &shutdown, &config.data)?,
+        Mode::Simulated => simulated(&store, &config, None, &shutdown)?,
         Mode::Real => real(&config).await?,
     };
     let secret = secret(&store);
@@ -144,7 +144,7 @@ pub async fn start(config: Config) -> Result<Lab, Error> {
 /// It lives in memory, and on `clock`, which a test may hold: with that, its hub's doings are the same in each run.
 pub async fn simulate(config: Config, gateway: Service, clock: Clock) -> Result<Lab, Error> {
     let (store, shutdown) = (Arc::new(state::Store::in_memory()), CancellationToken::new());
-    let (guests, pool, place) = simulated(&store, Some(gateway), &shutdown, &config.data)?;
+    let (guests, pool, place) = simulated(&store, &config, Some(gateway), &shutdown)?;
     let secret = secret(&store);
     let node = node(&config, store, guests, pool, &shutdown, clock).await;
     let endpoint = endpoint(&config, &node, config.listen, secret, Place { socket: None, ..place });
@@ -197,7 +197,7 @@ fn endpoint(config: &Config, node: &Node, address: SocketAddr, secret: String, p
         bridge: "vmbr0".into(),
         vmid_from: VMIDS.0,
         vmid_to: VMIDS.1,
-        gateway_url: place.gateway_url.unwrap_or_else(|| format!("http://{}", config.gateway)),
+        gateway_url: place.gateway_url,
         gateway: config.gateway,
     }
 }
@@ -206,19 +206,20 @@ fn endpoint(config: &Config, node: &Node, address: SocketAddr, secret: String, p
 struct Place {
     keep: String,
     socket: Option<PathBuf>,
-    gateway_url: Option<String>,
+    gateway_url: String,
 }
 
 fn simulated(
     store: &Arc<state::Store>,
+    config: &Config,
     gateway: Option<Service>,
     shutdown: &CancellationToken,
-    data: &Path,
 ) -> Result<(Guests, Pool, Place), Error> {
     store.change(simulated::fill).map_err(Error::Model)?;
-    let gateway = simulated::Reach::new(gateway).map_err(Error::Model)?;
+    let gateway = simulated::Reach::new(config.gateway, gateway).map_err(Error::Model)?;
     let guests = simulated::Guests::new(store.clone(), gateway, shutdown.clone());
-    let place = Place { keep: simulated::KEEP.into(), socket: Some(data.join("zfs.sock")), gateway_url: None };
+    let socket = Some(config.data.join("zfs.sock"));
+    let place = Place { keep: simulated::KEEP.into(), socket, gateway_url: simulated::GATEWAY_URL.into() };
     Ok((Guests::Simulated(guests), Pool::Model(store.clone()), place))
 }
 
@@ -226,7 +227,7 @@ async fn real(config: &Config) -> Result<(Guests, Pool, Place), Error> {
     let (qemu, storage) = real::Qemu::open(&config.data, config.gateway).await.map_err(|error| Error::Real(error.to_string()))?;
     info!("{}", storage.note);
     let zfs = Zfs::open(Runner::Local).await.map_err(|error| Error::Real(error.to_string()))?;
-    let place = Place { keep: storage.keep.clone(), socket: None, gateway_url: Some(qemu.gateway_url()) };
+    let place = Place { keep: storage.keep.clone(), socket: None, gateway_url: qemu.gateway_url() };
     Ok((Guests::Real(qemu), Pool::Real { zfs, storage }, place))
 }
 

@@ -64,8 +64,13 @@ impl World {
 
     /// Ends the lab as a kill would, and starts it anew on what it left.
     async fn restart(self) -> Self {
+        let gateway = self.lab.endpoint().gateway;
+        self.restart_for(gateway).await
+    }
+
+    /// Likewise, for another gateway.
+    async fn restart_for(self, gateway: std::net::SocketAddr) -> Self {
         let Self { lab, directory, node, .. } = self;
-        let gateway = lab.endpoint().gateway;
         drop(lab);
         let (lab, client, zfs) = start_in(directory.path(), gateway).await;
         Self { lab, client, zfs, node, directory }

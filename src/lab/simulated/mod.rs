@@ -23,6 +23,7 @@ use crate::wire::Service;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -39,6 +40,9 @@ pub(crate) const IMAGE: &str = "tank/images/micro";
 const IMAGE_BYTES: u64 = 1 << 30;
 /// A VM whose name begins so powers on, but its guest agent never answers.
 pub const NEVER_BOOTS: &str = "never-boots";
+/// Where guests find the gateway, on a network that only they are in: where that leads is for the lab to know, as it is with
+/// real guests. A lab that was started for another gateway takes guests that run to it.
+pub(super) const GATEWAY_URL: &str = "http://10.0.2.100:8081";
 /// From power on until the guest agent answers.
 const BOOT: Duration = Duration::from_millis(20);
 
@@ -63,16 +67,25 @@ pub struct Guests {
 #[derive(Clone)]
 pub(super) struct Reach {
     http: reqwest::Client,
+    gateway: SocketAddr,
     service: Option<Service>,
 }
 
 impl Reach {
-    pub(super) fn new(service: Option<Service>) -> Result<Self, String> {
+    pub(super) fn new(gateway: SocketAddr, service: Option<Service>) -> Result<Self, String> {
         // The provider may have been installed already, by whoever started the process.
         let _ = rustls::crypto::ring::default_provider().install_default();
         // The gateway is reached without TLS.
         let http = reqwest::Client::builder().no_proxy().connect_timeout(Duration::from_secs(5)).tls_certs_only([]).build();
-        Ok(Self { http: http.map_err(|error| error.to_string())?, service })
+        Ok(Self { http: http.map_err(|error| error.to_string())?, gateway, service })
+    }
+
+    /// Where `path` below a URL is that a guest was told.
+    fn url(&self, base: &str, path: &str) -> String {
+        match base.trim_end_matches('/') {
+            GATEWAY_URL => format!("http://{}{path}", self.gateway),
+            elsewhere => format!("{elsewhere}{path}"),
+        }
     }
 
     /// `None` when no answer came.

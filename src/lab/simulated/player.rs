@@ -22,6 +22,9 @@ use std::{sync::Arc, time::Duration};
 const TRIES: u32 = 10;
 const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// How long it waits for the head of an answer, where `API_TIMEOUT_MS` says nothing else. A gateway whose process was stopped
+/// takes a request and never answers it.
+const ANSWERED: Duration = Duration::from_mins(10);
 /// Between two reports of the agent's end, until one is accepted.
 const REPORT: Duration = Duration::from_secs(2);
 /// How long a report waits to be heard.
@@ -139,7 +142,8 @@ impl Player {
             .into_iter()
             .find(|url| !url.is_empty())
             .unwrap_or_default();
-        let url = format!("{}/v1/messages", base.trim_end_matches('/'));
+        let url = self.gateway.url(base, "/v1/messages");
+        let answered = self.variable("API_TIMEOUT_MS").parse().map_or(ANSWERED, Duration::from_millis);
         let body = self.body(messages);
         let mut wait = FIRST_WAIT;
         for attempt in 0..=TRIES {
@@ -154,7 +158,7 @@ impl Player {
                 .header("x-claude-code-session-id", self.variable("AUTOVIBE_SESSION"))
                 .header("x-stainless-retry-count", attempt)
                 .json(&body);
-            if let Some(response) = self.gateway.send(request).await {
+            if let Ok(Some(response)) = tokio::time::timeout(answered, self.gateway.send(request)).await {
                 if response.status() == StatusCode::OK {
                     return Self::read(response).await;
                 }
@@ -199,7 +203,7 @@ impl Player {
 
     /// Tells the gateway that the agent ended, until it is heard.
     async fn report(&self, code: i32) {
-        let url = format!("{}{EXIT_PATH}", self.variable("AUTOVIBE_GATEWAY").trim_end_matches('/'));
+        let url = self.gateway.url(self.variable("AUTOVIBE_GATEWAY"), EXIT_PATH);
         let report = ExitReport { launch: self.launch.number, exit_code: code };
         loop {
             let request = self.gateway.http.post(&url).bearer_auth(self.variable("AUTOVIBE_TOKEN")).json(&report);

@@ -26,6 +26,8 @@ enum Play {
     Cut,
     /// 529, before any byte.
     Overloaded,
+    /// It is taken, and that is all.
+    Nothing,
 }
 
 #[derive(Default)]
@@ -44,6 +46,9 @@ async fn messages(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, Json(
     let play = gateway.script.lock().unwrap().pop().unwrap_or(Play::End);
     if play == Play::Overloaded {
         return (axum::http::StatusCode::from_u16(529).unwrap(), "overloaded").into_response();
+    }
+    if play == Play::Nothing {
+        std::future::pending::<()>().await;
     }
     let turn = gateway.requests.lock().unwrap().len();
     gateway.requests.lock().unwrap().push(body);
@@ -120,7 +125,7 @@ impl World {
         let gateway = self.lab.endpoint().gateway_url.clone();
         let quoted = prompt.replace('\'', r"'\''");
         let input = format!(
-            "export AUTOVIBE_CONTINUE='go on'\nexport AUTOVIBE_GATEWAY='{gateway}'\nexport AUTOVIBE_PROMPT='{quoted}'\nexport AUTOVIBE_SESSION='{session}'\nexport AUTOVIBE_TOKEN='av_token'\n"
+            "export API_TIMEOUT_MS='2000'\nexport AUTOVIBE_CONTINUE='go on'\nexport AUTOVIBE_GATEWAY='{gateway}'\nexport AUTOVIBE_PROMPT='{quoted}'\nexport AUTOVIBE_SESSION='{session}'\nexport AUTOVIBE_TOKEN='av_token'\n"
         );
         assert_eq!(self.exec(vm, &["autovibe-launch", &number.to_string(), "claude"], Some(&input)).await.0, Some(0));
     }
@@ -228,6 +233,20 @@ async fn an_agent_goes_on_after_the_lab_was_killed() {
     let world = world.restart().await;
     until("the exit is reported", async || gateway.exit_codes() == [(1, 0)]).await;
     assert_eq!(world.disk(1000)["turns"], 4);
+}
+
+#[tokio::test]
+async fn an_agent_asks_again_what_is_not_answered_and_is_taken_to_another_gateway() {
+    let (silent, address) = Gateway::start(&[Play::Nothing; 100]).await;
+    let world = World::with_gateway(address).await;
+    world.running(1000, "patient").await;
+    world.booted(VM).await;
+    world.launch(VM, 1, "s", "work").await;
+    until("it asks again", async || silent.script.lock().unwrap().len() <= 98).await;
+    let (gateway, address) = Gateway::start(&[Play::Tool]).await;
+    let _world = world.restart_for(address).await;
+    until("the exit is reported", async || !gateway.exit_codes().is_empty()).await;
+    assert_eq!((gateway.exit_codes(), gateway.requests.lock().unwrap().len()), (vec![(1, 0)], 2));
 }
 
 #[tokio::test]

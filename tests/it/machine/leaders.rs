@@ -1,10 +1,8 @@
 //! Leaders that are stopped, killed and replaced.
 
-use super::elsewhere::{SIMULATED, leader, send};
-use super::killed::{end, manifest};
+use super::elsewhere::{leader, send};
 use super::parts::{Parts, until};
-use crate::database::Home;
-use crate::process::{Hub, LOG, LabOf, said, wait};
+use crate::process::Hub;
 use autovibe::api;
 use autovibe::clock::{Clock, Tenure};
 use autovibe::controller::client::{Client, Remote};
@@ -13,7 +11,6 @@ use autovibe::objects::Error;
 use autovibe::remote;
 use autovibe::store;
 use reqwest::Method;
-use serde_json::Value;
 use std::time::{Duration, Instant};
 
 /// A number from outside, else the usual one.
@@ -156,49 +153,4 @@ async fn what_a_leader_before_writes_over_the_api_is_refused_in_its_transaction(
         other => panic!("{other:?}"),
     }
     assert_eq!(hub.terminate().0, Some(0));
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn hubs_on_one_postgresql_database_stand_by_for_each_other() {
-    let Some(home) = Home::postgres().await else { return };
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let data = home.path();
-    let _lab = LabOf(data.into());
-    let arguments = [&SIMULATED[..], &["--listen", "127.0.0.1:0", "--gateway-listen", "127.0.0.1:0"], &["--lease-duration", "3s"]].concat();
-    let arguments = [&arguments[..], &["--database-url", &home.url]].concat();
-    let config = data.join("kubeconfig");
-    let first = Hub::start(data, &arguments).serves();
-    wait("the first one leads", || leader(data).is_some_and(|(pid, _)| pid == first.child.id()));
-    let of_first = data.join("kubeconfig-of-the-first");
-    std::fs::copy(&config, &of_first).unwrap();
-    let second = Hub::start(data, &arguments);
-    let is_new = || std::fs::read(&config).unwrap() != std::fs::read(&of_first).unwrap();
-    wait("the second one serves and stands by", || is_new() && second.logged().contains("leads; standing by"));
-    said(data, &["apply", "-f", &manifest(data)]);
-    end(data, "under the first");
-    assert_eq!(leader(data).unwrap().0, first.child.id());
-
-    send("-STOP", first.child.id());
-    wait("the second one leads", || leader(data).is_some_and(|(pid, _)| pid == second.child.id()));
-    said(data, &["delete", "machine", "a"]);
-    said(data, &["apply", "-f", &manifest(data)]);
-    let ended = end(data, "after the leader was stopped");
-    assert_eq!(ended["status"]["terminationReason"], "Completed", "{:#}", ended["status"]);
-    send("-CONT", first.child.id());
-    wait("the first one learns it", || first.logged().contains("no longer leading"));
-    // Both serve.
-    let both = [&of_first, &config].map(|config| said(data, &["--kubeconfig", config.to_str().unwrap(), "get", "machines", "-o", "json"]));
-    let names = both.map(|list| serde_json::from_str::<Value>(&list).unwrap()["items"][0]["metadata"]["name"].clone());
-    assert_eq!(names, ["a", "a"]);
-    assert_eq!(leader(data).unwrap().0, second.child.id());
-
-    // Released, the Lease is free at once.
-    assert_eq!(second.terminate().0, Some(0));
-    std::fs::copy(&of_first, &config).unwrap();
-    wait("the first one leads again", || leader(data).is_some_and(|(pid, _)| pid == first.child.id()));
-    said(data, &["delete", "machine", "a"]);
-    said(data, &["apply", "-f", &manifest(data)]);
-    end(data, "after the leader has ended");
-    let log = std::fs::read_to_string(data.join(LOG)).unwrap();
-    assert_eq!(first.terminate().0, Some(0), "{log}");
 }
