@@ -76,9 +76,6 @@ impl<T> Seen<T> {
             Self::Absent | Self::Unknown { .. } => None,
         }
     }
-    pub fn is_absent(&self) -> bool {
-        matches!(self, Self::Absent)
-    }
     /// `Unknown`, because of an error.
     pub fn unknown(why: impl Display) -> Self {
         Self::Unknown { why: why.to_string() }

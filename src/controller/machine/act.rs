@@ -178,6 +178,7 @@ impl Act<'_> {
             Step::Lease => self.lease().await,
             Step::Fork(base) => self.fork(base).await,
             Step::CreateVm { disks } => self.create_vm(*disks).await,
+            Step::AdoptVm { disks } => self.adopt_vm(*disks).await,
             Step::Start => self.start().await,
             Step::AwaitGuest => self.await_guest().await,
             Step::Personalise => self.personalise().await,

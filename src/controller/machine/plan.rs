@@ -93,6 +93,10 @@ pub(super) enum Step {
     CreateVm {
         disks: u32,
     },
+    /// One that was seen to be its own: the record of its creation was lost.
+    AdoptVm {
+        disks: u32,
+    },
     Start,
     AwaitGuest,
     Personalise,
@@ -281,13 +285,13 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
             let disks = u32::try_from(base.volumes.len()).unwrap_or(u32::MAX);
             return Plan::of(next).steps([Step::Lease, Step::Fork(base), Step::CreateVm { disks }]);
         }
-        // Created, but the record of it was lost: repeated, the step finds its own.
+        // Created, by who was ended before that was recorded: nothing is asked for again.
         Seen::Present(Vm::Ours(_)) if next.vm.is_none() => {
             let disks = match &observed.base {
                 Ok(base) => u32::try_from(base.volumes.len()).unwrap_or(u32::MAX),
                 Err(why) => return Plan::of(next).wait("BaseNotReady", why.clone(), Requeue::After(SOON)),
             };
-            return Plan::of(next).steps([Step::CreateVm { disks }]);
+            return Plan::of(next).steps([Step::AdoptVm { disks }]);
         }
         Seen::Present(Vm::Ours(power)) => *power,
     };
@@ -536,6 +540,7 @@ impl Step {
             Self::Lease => "Lease",
             Self::Fork(_) => "Fork",
             Self::CreateVm { .. } => "CreateVm",
+            Self::AdoptVm { .. } => "AdoptVm",
             Self::Start => "Start",
             Self::AwaitGuest => "AwaitGuest",
             Self::Personalise => "Personalise",
@@ -559,7 +564,7 @@ impl Step {
     pub(super) fn doing(&self) -> &'static str {
         match self {
             Self::AddFinalizer | Self::RemoveFinalizer | Self::DeleteSelf => "taking note",
-            Self::Lease | Self::Fork(_) | Self::CreateVm { .. } => "cloning disks and creating the VM",
+            Self::Lease | Self::Fork(_) | Self::CreateVm { .. } | Self::AdoptVm { .. } => "cloning disks and creating the VM",
             Self::Start | Self::AwaitGuest => "starting the VM",
             Self::Personalise | Self::PutSource | Self::Launch { .. } => "launching the agent",
             Self::StopAgent => "stopping the agent",

@@ -156,7 +156,7 @@ fn spawning_goes_on_from_what_is_there() {
     check(&spawning, Observed { vm: Seen::Present(Vm::Foreign("x".into())), ..seen() }, "Spawning DestroyDisks,EndLease");
     // Created, but not recorded: adopted, not made a second time.
     spawning.status.as_mut().unwrap().vm = None;
-    check(&spawning, Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() }, "Spawning CreateVm");
+    check(&spawning, Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() }, "Spawning AdoptVm");
     let mut spawning = machine(Phase::Spawning);
     spawning.spec.source = Some(Source::default());
     check(&spawning, seen(), "Spawning AwaitGuest,Personalise,PutSource,Launch");

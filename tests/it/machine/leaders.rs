@@ -97,7 +97,7 @@ async fn leaders_that_are_killed_again_and_again_are_replaced_in_time_and_nothin
         parts.ends_well(&format!("m{kill}")).await;
     }
     // What was begun by a leader that died was found, and not begun again.
-    for once in [Call::Zfs("clone"), Call::Start, Call::Delete, Call::Zfs("rename")] {
+    for once in [Call::Zfs("clone"), Call::Create, Call::Start, Call::Delete, Call::Zfs("rename")] {
         assert_eq!(parts.lab.count(once), kills, "{once:?}: {:?}", parts.lab.counts());
     }
     assert!(parts.lab.vms().is_empty());

@@ -74,11 +74,12 @@ impl Act<'_> {
             }
             Err(error) => return Err(error.into()),
         }
-        if self.seeing.observed.vm.is_absent() {
-            self.remember_power(Power::Stopped);
-        } else {
-            self.context.machines.update(self.uid(), |known| known.vm = None);
-        }
+        self.remember_power(Power::Stopped);
+        self.adopt_vm(disks).await
+    }
+
+    pub(super) async fn adopt_vm(&self, disks: u32) -> Result<Done, Problem> {
+        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
         let disks = (0..disks).map(|index| driver.disk(vmid, index).0).collect();
         let vm = VmStatus { node: driver.node().0.clone(), vmid: vmid.0, disks };
         Ok(Done::Reached(super::Fact::Created(vm)))
