@@ -23,7 +23,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, atomic::AtomicU64, atomic::Ordering},
     time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 /// Past that watches find here. A change of 10 kB counts 20: its text and its line.
 const BOUNDS: Bounds = Bounds { events: 4096, bytes: 32 << 20 };
@@ -54,11 +54,21 @@ pub(super) struct Cache {
     state: RwLock<Option<State>>,
     /// How often taking in has begun.
     begun: AtomicU64,
-    /// The last taking in that ended well. Held by who does it, so that one serves all who wait.
-    taken_in: tokio::sync::Mutex<u64>,
+    /// Held by who takes in, so that one serves all who wait.
+    taken_in: tokio::sync::Mutex<TakenIn>,
     /// Tells watches of the last change.
     news: watch::Sender<Revision>,
     feed: Mutex<Feed>,
+}
+
+/// How taking in has ended.
+#[derive(Default)]
+struct TakenIn {
+    /// The last one that ended well.
+    well: u64,
+    /// When one last ended because the database was not to be had, and why. Those who waited then are told the same: one after
+    /// the other, each of many readers would wait for a database that hangs.
+    in_vain: Option<(Instant, String)>,
 }
 
 #[derive(Default)]
@@ -75,7 +85,7 @@ impl Cache {
             bounds,
             state: RwLock::new(None),
             begun: AtomicU64::new(0),
-            taken_in: tokio::sync::Mutex::new(0),
+            taken_in: tokio::sync::Mutex::default(),
             news: watch::Sender::new(Revision::default()),
             feed: Mutex::default(),
         })
@@ -93,14 +103,22 @@ impl Cache {
     pub(super) async fn catch_up(&self) -> Result<(), store::Error> {
         // One that begins after this line has seen all that it must.
         let wanted = self.begun.load(Ordering::SeqCst) + 1;
+        let called = Instant::now();
         let mut done = self.taken_in.lock().await;
-        if *done >= wanted {
+        if done.well >= wanted {
             return Ok(());
         }
+        if let Some((_, why)) = done.in_vain.as_ref().filter(|(ended, _)| *ended >= called) {
+            return Err(store::Error::Unavailable(why.clone()));
+        }
         let this = self.begun.fetch_add(1, Ordering::SeqCst) + 1;
-        self.take_in(false).await?;
-        *done = this;
-        Ok(())
+        let outcome = self.take_in(false).await;
+        match &outcome {
+            Ok(()) => done.well = this,
+            Err(store::Error::Unavailable(why)) => done.in_vain = Some((Instant::now(), why.clone())),
+            Err(_) => {}
+        }
+        outcome
     }
 
     /// `told` is when it is enough to know what the store has told of.

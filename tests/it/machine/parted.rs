@@ -11,52 +11,67 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, tcp::OwnedReadHalf, tcp::OwnedWriteHalf};
 use tokio::sync::watch;
 
-/// A way to a server. Parted, it takes what is sent and brings nothing to the other side.
-struct Network {
-    address: SocketAddr,
+/// A way to a server.
+pub(super) struct Network {
+    pub(super) address: SocketAddr,
     target: Arc<Mutex<Option<SocketAddr>>>,
-    whole: watch::Sender<bool>,
+    way: watch::Sender<Way>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Way {
+    Whole,
+    /// It takes what is sent and brings nothing to the other side.
+    Parted,
+    /// It ends what there is, and each new connection at once.
+    Refuses,
 }
 
 impl Network {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let (address, target, whole) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(None)), watch::Sender::new(true));
-        let (to, is_whole) = (Arc::clone(&target), whole.subscribe());
+        let (address, target, way) = (listener.local_addr().unwrap(), Arc::new(Mutex::new(None)), watch::Sender::new(Way::Whole));
+        let (to, is) = (Arc::clone(&target), way.subscribe());
         tokio::spawn(async move {
             while let Ok((near, _)) = listener.accept().await {
                 let to: SocketAddr = to.lock().unwrap().expect("it leads somewhere");
-                let mut is_whole = is_whole.clone();
+                let mut is = is.clone();
                 tokio::spawn(async move {
-                    is_whole.wait_for(|whole| *whole).await.ok()?;
+                    if *is.wait_for(|way| *way != Way::Parted).await.ok()? == Way::Refuses {
+                        return None;
+                    }
                     let far = TcpStream::connect(to).await.ok()?;
                     let ((near_in, near_out), (far_in, far_out)) = (near.into_split(), far.into_split());
                     tokio::select! {
-                        () = carry(near_in, far_out, is_whole.clone()) => {}
-                        () = carry(far_in, near_out, is_whole) => {}
+                        () = carry(near_in, far_out, is.clone()) => {}
+                        () = carry(far_in, near_out, is.clone()) => {}
+                        _ = is.wait_for(|way| *way == Way::Refuses) => {}
                     }
                     Some(())
                 });
             }
         });
-        Self { address, target, whole }
+        Self { address, target, way }
     }
 
-    fn lead_to(&self, target: SocketAddr) {
+    pub(super) fn lead_to(&self, target: SocketAddr) {
         *self.target.lock().unwrap() = Some(target);
     }
-    fn part(&self) {
-        self.whole.send_replace(false);
+    pub(super) fn part(&self) {
+        self.way.send_replace(Way::Parted);
     }
-    fn heal(&self) {
-        self.whole.send_replace(true);
+    pub(super) fn refuse(&self) {
+        self.way.send_replace(Way::Refuses);
+    }
+    pub(super) fn heal(&self) {
+        self.way.send_replace(Way::Whole);
     }
 }
 
-async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut whole: watch::Receiver<bool>) {
+async fn carry(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, mut is: watch::Receiver<Way>) {
     let mut buffer = vec![0; 64 * 1024];
     while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        if whole.wait_for(|whole| *whole).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
+        if is.wait_for(|way| *way != Way::Parted).await.is_err() || to.write_all(&buffer[..count]).await.is_err() {
             return;
         }
     }
