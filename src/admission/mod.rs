@@ -19,6 +19,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 use std::sync::LazyLock;
 
+/// How many wrong fields are looked for: more than anyone is told of, and few enough that a text of nothing else takes little memory.
+const MOST_FAULTS: usize = 1000;
+
 /// A served resource: one of our kinds, or one of core that clients need.
 #[derive(Clone, Debug)]
 pub struct Resource {
@@ -105,7 +108,7 @@ pub fn default(resource: &Resource, document: &mut Value) {
     rules::default(resource, document);
 }
 
-/// Everything that is wrong with a document; `old` is what it replaces.
+/// What is wrong with a document: all of it, or the first [`MOST_FAULTS`]; `old` is what it replaces.
 pub fn validate(resource: &Resource, document: &Value, old: Option<&Value>) -> Vec<FieldError> {
     let mut errors = Vec::new();
     if old.is_none_or(|old| old["metadata"] != document["metadata"]) {

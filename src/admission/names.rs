@@ -1,5 +1,6 @@
 //! Which names, labels and annotations are legal, in upstream's own words. Source: apimachinery `util/validation`.
 
+use super::MOST_FAULTS;
 use crate::api::FieldError;
 use serde_json::Value;
 
@@ -89,6 +90,9 @@ pub fn metadata(metadata: &Value, naming: Naming) -> Vec<FieldError> {
         errors.push(FieldError::invalid("metadata.name", name, detail));
     }
     for (key, value) in metadata["labels"].as_object().into_iter().flatten() {
+        if errors.len() >= MOST_FAULTS {
+            return errors;
+        }
         errors.extend(qualified(key).map(|detail| FieldError::invalid("metadata.labels", key, detail)));
         let text = value.as_str().unwrap_or_default();
         if text.len() > 63 {
@@ -99,6 +103,9 @@ pub fn metadata(metadata: &Value, naming: Naming) -> Vec<FieldError> {
     }
     let mut size = 0;
     for (key, value) in metadata["annotations"].as_object().into_iter().flatten() {
+        if errors.len() >= MOST_FAULTS {
+            return errors;
+        }
         errors.extend(qualified(&key.to_lowercase()).map(|detail| FieldError::invalid("metadata.annotations", key, detail)));
         size += key.len() + value.as_str().unwrap_or_default().len();
     }

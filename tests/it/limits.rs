@@ -1,5 +1,6 @@
 //! What a client may take: how large, how deep, how slow, how many. Each is refused with a reason, early, and others are served.
 
+use crate::process::{ANY_PORTS, Hub};
 use crate::served::{Client, Served};
 use autovibe::store::Options;
 use reqwest::{Method, header};
@@ -45,6 +46,36 @@ async fn said(server: &Served, bytes: &[u8]) -> (String, Duration) {
     (String::from_utf8_lossy(&answer).into_owned(), began.elapsed())
 }
 
+/// What is too large, too deep or no document: what it is, its type, its body, and how it is refused.
+fn oversize() -> Vec<(&'static str, &'static str, String, u16)> {
+    let mut all = Vec::new();
+    all.push(("a body", JSON, " ".repeat(3 * 1024 * 1024 + 1), 413));
+    all.push(("a million values", JSON, format!("{{\"data\":[{}0]}}", "0,".repeat(1_000_000)), 413));
+    let labels: Vec<String> = (0..200_000).map(|n| format!("\"k{n}\":\"\"")).collect();
+    all.push(("labels", JSON, format!("{{\"metadata\":{{\"name\":\"a\",\"labels\":{{{}}}}}}}", labels.join(",")), 413));
+    let wrong: Vec<String> = (0..90_000).map(|n| format!("\"-{n}\":\"-\"")).collect();
+    all.push(("wrong labels", JSON, format!("{{\"metadata\":{{\"name\":\"a\",\"labels\":{{{}}}}}}}", wrong.join(",")), 422));
+    all.push(("nesting", JSON, format!("{}{}", "[".repeat(10_000), "]".repeat(10_000)), 400));
+    all.push(("nested objects", JSON, "{\"a\":".repeat(10_000), 400));
+    all.push(("a name", JSON, json!({"metadata": {"name": "n".repeat(1_000_000)}}).to_string(), 422));
+    all.push(("a long key above many values", JSON, format!("{{\"{}\":[{}0]}}", "k".repeat(1 << 20), "0,".repeat(90_000)), 422));
+    let bomb = format!(
+        "a: &a [x,x,x,x,x,x,x,x,x]\n{}",
+        (b'b'..=b'j')
+            .map(|c| {
+                let (this, before) = (char::from(c), char::from(c - 1));
+                format!("{this}: &{this} [{}]\n", vec![format!("*{before}"); 9].join(","))
+            })
+            .collect::<String>()
+    );
+    all.push(("an alias bomb", "application/yaml", bomb, 413));
+    all.push(("YAML", "application/yaml", format!("a: [{}0]", "0,".repeat(200_000)), 413));
+    all.push(("nested YAML", "application/yaml", "[".repeat(10_000), 400));
+    all.push(("no number", "application/yaml", "metadata: {name: a}\ndata: {a: .nan}".into(), 400));
+    all.push(("multipart", "multipart/form-data; boundary=x", "--x--".into(), 415));
+    all
+}
+
 #[tokio::test]
 async fn what_is_too_large_or_too_deep_is_refused_early() {
     let server = Served::start(Options::default()).await;
@@ -57,30 +88,9 @@ async fn what_is_too_large_or_too_deep_is_refused_early() {
         assert!(status.to_string().len() < 4 << 20, "{what}: the answer is not much longer than what it answers");
         assert!(began.elapsed() < Duration::from_secs(10), "{what}: {:?}", began.elapsed());
     };
-    refused("a body", JSON, " ".repeat(3 * 1024 * 1024 + 1), 413).await;
-    refused("a million values", JSON, format!("{{\"data\":[{}0]}}", "0,".repeat(1_000_000)), 413).await;
-    let labels: Vec<String> = (0..200_000).map(|n| format!("\"k{n}\":\"\"")).collect();
-    refused("labels", JSON, format!("{{\"metadata\":{{\"name\":\"a\",\"labels\":{{{}}}}}}}", labels.join(",")), 413).await;
-    let wrong: Vec<String> = (0..90_000).map(|n| format!("\"-{n}\":\"-\"")).collect();
-    refused("wrong labels", JSON, format!("{{\"metadata\":{{\"name\":\"a\",\"labels\":{{{}}}}}}}", wrong.join(",")), 422).await;
-    refused("nesting", JSON, format!("{}{}", "[".repeat(10_000), "]".repeat(10_000)), 400).await;
-    refused("nested objects", JSON, "{\"a\":".repeat(10_000), 400).await;
-    refused("a name", JSON, json!({"metadata": {"name": "n".repeat(1_000_000)}}).to_string(), 422).await;
-    refused("a long key above many values", JSON, format!("{{\"{}\":[{}0]}}", "k".repeat(1 << 20), "0,".repeat(90_000)), 422).await;
-    let bomb = format!(
-        "a: &a [x,x,x,x,x,x,x,x,x]\n{}",
-        (b'b'..=b'j')
-            .map(|c| {
-                let (this, before) = (char::from(c), char::from(c - 1));
-                format!("{this}: &{this} [{}]\n", vec![format!("*{before}"); 9].join(","))
-            })
-            .collect::<String>()
-    );
-    refused("an alias bomb", "application/yaml", bomb, 413).await;
-    refused("YAML", "application/yaml", format!("a: [{}0]", "0,".repeat(200_000)), 413).await;
-    refused("nested YAML", "application/yaml", "[".repeat(10_000), 400).await;
-    refused("no number", "application/yaml", "metadata: {name: a}\ndata: {a: .nan}".into(), 400).await;
-    refused("multipart", "multipart/form-data; boundary=x", "--x--".into(), 415).await;
+    for (what, content_type, body, expect) in oversize() {
+        refused(what, content_type, body, expect).await;
+    }
     let mut protobuf = b"k8s\0".to_vec();
     protobuf.extend([0x12, 0xff, 0xff, 0xff, 0xff, 0x07]);
     let (code, _) = post(&server, "application/vnd.kubernetes.protobuf", protobuf).await;
@@ -98,6 +108,79 @@ async fn what_is_too_large_or_too_deep_is_refused_early() {
 async fn names(server: &Served) -> Vec<String> {
     let (_, list) = server.get(MAPS).await;
     list["items"].as_array().expect("items").iter().map(|i| i["metadata"]["name"].to_string()).collect()
+}
+
+/// Bytes of a process's memory now, and at its largest since it was last asked to forget that.
+fn memory(process: u32) -> (u64, u64) {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
+    let bytes = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).expect("Linux says it");
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
+    };
+    (bytes("VmRSS:"), bytes("VmHWM:"))
+}
+
+/// A3: what is refused takes no more memory than the limit while it is refused, and leaves none behind.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_too_large_takes_little_memory() {
+    const MOST: u64 = 16 << 20;
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let data = tempfile::tempdir().unwrap();
+    let hub = tokio::task::block_in_place(|| Hub::start(data.path(), &ANY_PORTS).serves());
+    let (server, process) = (Client::open(data.path()), hub.child.id());
+    let ordinary = json!({"metadata": {"name": "a"}, "data": {"k": "v".repeat(1 << 10)}});
+    assert_eq!(server.post(MAPS, &ordinary).await.0, 201);
+    assert_eq!(server.get(MAPS).await.0, 200);
+    let mut largest = (0, "");
+    let mut took = |what: &'static str, before: u64| {
+        let (_, peak) = memory(process);
+        eprintln!("{what}: {} KiB", peak.saturating_sub(before) >> 10);
+        largest = largest.max((peak.saturating_sub(before), what));
+    };
+    let forget = || {
+        std::fs::write(format!("/proc/{process}/clear_refs"), "5").unwrap();
+        memory(process).0
+    };
+    let head =
+        |line: &str, more: &str| format!("{line} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {}\r\n{more}\r\n", server.token);
+    let json = "Content-Type: application/json\r\n";
+    let endless = format!("100000\r\n{}\r\n", " ".repeat(1 << 20)).repeat(8);
+    let mut left = Vec::new();
+    // What is allocated at first need is allocated in the first round.
+    for _ in 0..2 {
+        for (what, content_type, body, expect) in oversize() {
+            let before = forget();
+            let (code, _) = server.send(server.request(Method::POST, MAPS).header(header::CONTENT_TYPE, content_type).body(body)).await;
+            assert_eq!(code, expect, "{what}");
+            took(what, before);
+        }
+        for (what, text) in [
+            ("a header", head("GET /api", &format!("X-Long: {}\r\n", "a".repeat(8 << 20)))),
+            ("headers", head("GET /api", &"X-Many: a\r\n".repeat(1_000_000))),
+            ("a URL", head(&format!("GET /{}", "a".repeat(8 << 20)), "")),
+            ("chunks without end", head(&format!("POST {MAPS}"), &format!("{json}Transfer-Encoding: chunked\r\n")) + &endless),
+            ("a length", head(&format!("POST {MAPS}"), &format!("{json}Content-Length: 4000000000\r\n")) + &endless),
+            (
+                "a compressed body",
+                head(&format!("POST {MAPS}"), &format!("{json}Content-Encoding: gzip\r\nContent-Length: 9\r\n")) + "123456789",
+            ),
+        ] {
+            let before = forget();
+            let mut connection = raw(&server).await;
+            // It need not read all of it.
+            let _ = connection.write_all(text.as_bytes()).await;
+            let mut answer = vec![0; 4096];
+            let read = tokio::time::timeout(Duration::from_secs(20), connection.read(&mut answer)).await.expect("it answers or ends");
+            let answer = String::from_utf8_lossy(&answer[..read.unwrap_or_default()]).into_owned();
+            assert!(answer.is_empty() || ["413", "414", "415", "431", "400"].iter().any(|code| answer.contains(code)), "{what}: {answer}");
+            took(what, before);
+        }
+        left.push(memory(process).0);
+    }
+    eprintln!("{left:?} bytes are left");
+    assert!(largest.0 <= MOST, "{} took {} MiB", largest.1, largest.0 >> 20);
+    assert!(left[1].saturating_sub(left[0]) <= MOST, "more is left from round to round: {left:?}");
+    assert_eq!(tokio::task::block_in_place(|| hub.terminate()).0, Some(0));
 }
 
 #[tokio::test]

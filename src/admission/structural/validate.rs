@@ -1,6 +1,7 @@
 //! What is wrong with a value: its type, its choices, what is missing; node by node.
 
 use super::{INT_OR_STRING, below, bounds, counterpart, formats, lists, nullable, root};
+use crate::admission::MOST_FAULTS;
 use crate::api::{FieldError, Problem};
 use serde_json::{Map, Value};
 
@@ -13,7 +14,7 @@ pub fn validate(schema: &Value, value: &Value, old: Option<&Value>, path: &str) 
 }
 
 fn validate_at(schema: &Value, value: &Value, old: Option<&Value>, path: &str, errors: &mut Vec<FieldError>) {
-    if old == Some(value) || value.is_null() && nullable(schema) {
+    if errors.len() >= MOST_FAULTS || old == Some(value) || value.is_null() && nullable(schema) {
         return;
     }
     let wanted = if schema[INT_OR_STRING] == true { Some("integer,string") } else { schema["type"].as_str() };

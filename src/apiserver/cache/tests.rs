@@ -1,4 +1,5 @@
 use super::{
+    BOUNDS, Cache, Watcher,
     item::{
         Event, Item,
         Told::{self, Added, Deleted, Left, Modified},
@@ -8,8 +9,18 @@ use super::{
 };
 use crate::apiserver::{catalog, negotiate::Shape, selector::Selector, table::Include, table::Printer};
 use crate::store::{self, Change, Key, Object, Page, Revision};
+use crate::{
+    clock::Clock,
+    objects::{Cipher, Objects, WriteOptions},
+};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 fn document(name: &str, color: &str, revision: i64) -> Value {
     json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": name, "namespace": "n", "labels": {"color": color}, "resourceVersion": revision.to_string()}})
@@ -105,7 +116,7 @@ fn the_past_is_bounded_by_number_and_by_size() {
 async fn a_change_is_written_down_once_for_all_who_are_told_the_same() {
     let directory = tempfile::tempdir().unwrap();
     let store = store::Store::open(&directory.path().join("db")).await.unwrap();
-    let objects = crate::objects::Objects::new(store, crate::clock::Clock::system(), crate::objects::Cipher::ephemeral());
+    let objects = Objects::new(store, Clock::system(), Cipher::ephemeral());
     let entry = catalog::find("", "v1", "configmaps").unwrap();
     let view = |shape| View { entry, shape, include: Include::Metadata, printer: Printer::of(entry) };
     let item = |revision| Arc::new(Item::new(Key::new("configmaps", "n", "a"), Revision(revision), &document("a", "red", revision)));
@@ -119,4 +130,80 @@ async fn a_change_is_written_down_once_for_all_who_are_told_the_same() {
     }
     let left: Value = serde_json::from_slice(&event.line(&view(Shape::Plain), Told::Left, &objects, false).unwrap()).unwrap();
     assert_eq!((&left["type"], &left["object"]["metadata"]["resourceVersion"]), (&json!("DELETED"), &json!("7")));
+}
+
+/// What watches made of changes, in numbers of pieces of work.
+#[derive(Debug, Default)]
+struct Work {
+    /// Changes that were looked at, by all watches.
+    looks: AtomicUsize,
+    /// How often a watch was woken.
+    wakes: AtomicUsize,
+    /// Where the lines lie that were sent.
+    lines: Mutex<BTreeSet<usize>>,
+    sent: AtomicUsize,
+}
+
+/// So many watches follow so many changes.
+async fn followed(watches: usize, changes: usize) -> Work {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store::Store::open(&directory.path().join("db")).await.unwrap();
+    let objects = Objects::new(store, Clock::system(), Cipher::ephemeral());
+    objects.ensure_presets().await.unwrap();
+    let resource = crate::admission::resources().iter().find(|resource| resource.plural == "configmaps").unwrap();
+    let cache = Cache::new(objects.clone(), resource, BOUNDS);
+    cache.catch_up().await.unwrap();
+    let (work, all) = (Arc::new(Work::default()), selector(""));
+    let watch = |mut watcher: Watcher, mut cursor: Revision| {
+        let (work, objects, all) = (work.clone(), objects.clone(), all.clone());
+        let entry = catalog::find("", "v1", "configmaps").unwrap();
+        async move {
+            let view = View { entry, shape: Shape::Plain, include: Include::Metadata, printer: Printer::of(entry) };
+            let (mut kept, mut looks) = (Vec::new(), 0);
+            while kept.len() < changes {
+                let next = watcher.next(cursor, |event| {
+                    looks += 1;
+                    event.told(None, &all).map(|told| (event.clone(), told))
+                });
+                match next {
+                    Some(Next::Found((event, told))) => {
+                        cursor = event.revision();
+                        // Kept, so that no other line comes to lie in its place.
+                        kept.push(event.line(&view, told, &objects, false).unwrap());
+                    }
+                    _ => {
+                        watcher.moved().await;
+                        work.wakes.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            }
+            work.looks.fetch_add(looks, Ordering::SeqCst);
+            work.sent.fetch_add(kept.len(), Ordering::SeqCst);
+            work.lines.lock().unwrap().extend(kept.iter().map(|line| line.as_ptr().addr()));
+            kept
+        }
+    };
+    let now = cache.read(State::complete).unwrap();
+    let following: Vec<_> = (0..watches).map(|_| tokio::spawn(watch(cache.watch(), now))).collect();
+    for number in 0..changes {
+        let map = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": format!("m-{number}"), "namespace": "default"}});
+        objects.create_document(resource, "default", map, &WriteOptions::default()).await.unwrap();
+    }
+    let kept = futures::future::join_all(following).await;
+    assert!(kept.iter().all(|kept| kept.as_ref().is_ok_and(|kept| kept.len() == changes)));
+    drop(cache);
+    Arc::into_inner(work).unwrap()
+}
+
+/// A1, counted and not timed: an event costs each watch one look and at most one waking, and is written down once for all.
+#[tokio::test]
+async fn an_event_costs_each_watch_one_look_and_is_written_down_once() {
+    const CHANGES: usize = 20;
+    for watches in [1, 10, 500] {
+        let work = followed(watches, CHANGES).await;
+        assert_eq!(work.sent.into_inner(), watches * CHANGES);
+        assert_eq!(work.looks.into_inner(), watches * CHANGES, "{watches} watches");
+        assert!(work.wakes.into_inner() <= watches * CHANGES, "{watches} watches");
+        assert_eq!(work.lines.into_inner().unwrap().len(), CHANGES, "{watches} watches");
+    }
 }
