@@ -1,6 +1,7 @@
 //! Checkpoints as people and the gateway make them: captured, kept, refused to go, collected. Controllers and lab run for
 //! real; the agent idles.
 
+use crate::node;
 use autovibe::api::budget::{BudgetLimits, BudgetSpec, ParentRef};
 use autovibe::api::checkpoint::{CheckpointPhase, CheckpointSpec, CheckpointStatus, FINALIZER, Import, Session, Trigger};
 use autovibe::api::hub::{HubSpec, Image, Infrastructure};
@@ -9,7 +10,7 @@ use autovibe::api::quantity::{Currency, Money, NanoUsd};
 use autovibe::api::{Budget, Checkpoint, Hub, Kind, Machine};
 use autovibe::clock::Clock;
 use autovibe::controller::{self, Controllers};
-use autovibe::lab::{self, Call, Lab, Mode};
+use autovibe::lab::{Call, Lab};
 use autovibe::objects::{Cipher, Objects};
 use autovibe::store::Store;
 use autovibe::wire::annotation;
@@ -29,17 +30,8 @@ struct Bench {
 }
 
 async fn bench() -> Bench {
-    rustls::crypto::ring::default_provider().install_default().ok();
     let dir = tempfile::tempdir().unwrap();
-    let config = lab::Config {
-        mode: Mode::Simulated,
-        data: dir.path().join("lab"),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        gateway: "127.0.0.1:9".parse().unwrap(),
-        lag: Duration::ZERO,
-        refusal: Duration::ZERO,
-    };
-    let lab = lab::start(config).await.unwrap();
+    let lab = node::start(dir.path()).await;
     let store = Store::open(&dir.path().join("autovibe.db")).await.unwrap();
     let objects = Objects::new(store, Clock::system(), Cipher::ephemeral());
     objects.ensure_presets().await.unwrap();

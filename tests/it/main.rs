@@ -31,6 +31,7 @@ mod ledger;
 mod limits;
 mod machine;
 mod malformed;
+mod node;
 mod objects;
 mod postgres;
 mod power;

@@ -1,10 +1,10 @@
 //! The driver's disks and snapshots on the lab's model pool: repeated, with replies lost, and cut after every command.
 
+use crate::node;
 use autovibe::api::checkpoint::Volume;
-use autovibe::api::hub::VmidRange;
 use autovibe::driver::{Connection, Driver, Error, storage};
-use autovibe::lab::{self, Call, Lab, Mode};
-use autovibe::proxmox::{self, Node, Vmid};
+use autovibe::lab::{Call, Lab};
+use autovibe::proxmox::Vmid;
 use autovibe::zfs::{Dataset, Properties, Runner, Snapshot};
 use futures::future::BoxFuture;
 use std::path::{Path, PathBuf};
@@ -27,36 +27,15 @@ struct Bench {
 }
 
 async fn bench() -> Bench {
-    rustls::crypto::ring::default_provider().install_default().ok();
     let dir = tempfile::tempdir().unwrap();
-    let config = lab::Config {
-        mode: Mode::Simulated,
-        data: dir.path().join("lab"),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        gateway: "127.0.0.1:9".parse().unwrap(),
-        lag: Duration::ZERO,
-        refusal: Duration::ZERO,
-    };
-    let lab = lab::start(config).await.unwrap();
+    let lab = node::start(dir.path()).await;
     let driver = Driver::open(connection(&lab, None)).await.unwrap();
     Bench { lab, driver, dir }
 }
 
 fn connection(lab: &Lab, socket: Option<PathBuf>) -> Connection {
-    let at = lab.endpoint().clone();
-    Connection {
-        proxmox: proxmox::Config { endpoint: at.endpoint, fingerprint: at.fingerprint, token_id: at.token_id, secret: at.secret.into() },
-        service: None,
-        node: Some(Node(at.node)),
-        storage: at.storage,
-        dataset: Dataset(at.dataset),
-        keep: Dataset(at.keep),
-        runner: Runner::Socket(socket.or(at.zfs_socket).unwrap()),
-        vmids: VmidRange { from: at.vmid_from, to: at.vmid_to },
-        bridge: at.bridge,
-        gateway_url: at.gateway_url,
-        tenure: autovibe::clock::Tenure::unlimited(),
-    }
+    let of_lab = Connection::of_lab(lab.endpoint());
+    Connection { runner: socket.map_or_else(|| of_lab.runner.clone(), Runner::Socket), ..of_lab }
 }
 
 impl Bench {

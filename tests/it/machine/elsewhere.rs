@@ -9,6 +9,15 @@ use std::process::Command;
 pub(super) const HUB: [&str; 5] = ["--no-controllers", "--listen", "127.0.0.1:0", "--gateway-listen", "127.0.0.1:0"];
 pub(super) const SIMULATED: [&str; 2] = ["--lab", "simulated"];
 
+/// A hub that runs no controllers, in a directory of its own, and the end of the lab that others start there.
+fn without_controllers() -> (tempfile::TempDir, LabOf, Hub) {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let directory = tempfile::tempdir().unwrap();
+    let lab = LabOf(directory.path().into());
+    let hub = Hub::start(directory.path(), &HUB).serves();
+    (directory, lab, hub)
+}
+
 /// What a life that ended as it should leaves; ends the hub.
 pub(super) async fn assert_ended_well(data: &Path, hub: Hub, what: &str) {
     let ended = end(data, what);
@@ -23,11 +32,8 @@ pub(super) async fn assert_ended_well(data: &Path, hub: Hub, what: &str) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_lives_under_controllers_in_another_process() {
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let data = tempfile::tempdir().unwrap();
-    let data = data.path();
-    let _lab = LabOf(data.into());
-    let hub = Hub::start(data, &HUB).serves();
+    let (directory, _lab, hub) = without_controllers();
+    let data = directory.path();
     let controllers = Hub::controllers(data, &SIMULATED);
     said(data, &["apply", "-f", &manifest(data)]);
     end(data, "a life");
@@ -37,11 +43,8 @@ async fn a_machine_lives_under_controllers_in_another_process() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn controllers_go_on_when_their_hub_was_killed_and_came_back() {
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let data = tempfile::tempdir().unwrap();
-    let data = data.path();
-    let _lab = LabOf(data.into());
-    let mut hub = Hub::start(data, &HUB).serves();
+    let (directory, _lab, mut hub) = without_controllers();
+    let data = directory.path();
     let _controllers = Hub::controllers(data, &SIMULATED);
     said(data, &["apply", "-f", &manifest(data)]);
     assert!(lives_through(data, 4), "the hub is killed before the end");
@@ -77,11 +80,8 @@ fn two(data: &Path, lease: &str) -> (Hub, Hub) {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_goes_on_when_the_leader_is_killed_without_waiting_for_its_lease() {
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let data = tempfile::tempdir().unwrap();
-    let data = data.path();
-    let _lab = LabOf(data.into());
-    let hub = Hub::start(data, &HUB).serves();
+    let (directory, _lab, hub) = without_controllers();
+    let data = directory.path();
     // Longer than the test has patience: only the proof of death frees it.
     let (first, second) = two(data, "10m");
     let (_, epoch) = leader(data).unwrap();
@@ -95,11 +95,8 @@ async fn another_goes_on_when_the_leader_is_killed_without_waiting_for_its_lease
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_was_stopped_for_longer_than_its_lease_does_nothing_more() {
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let data = tempfile::tempdir().unwrap();
-    let data = data.path();
-    let _lab = LabOf(data.into());
-    let hub = Hub::start(data, &HUB).serves();
+    let (directory, _lab, hub) = without_controllers();
+    let data = directory.path();
     let (first, second) = two(data, "3s");
     send("-STOP", first.child.id());
     wait("the second one leads", || leader(data).is_some_and(|(pid, _)| pid == second.child.id()));

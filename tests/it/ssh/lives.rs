@@ -3,10 +3,10 @@
 use super::{UID, arguments, node, sshd::Sshd};
 use crate::machine::stage::{Stage, status};
 use autovibe::{
-    api::{hub::VmidRange, machine::Phase},
+    api::machine::Phase,
     driver::{Connection, Driver},
     lab::Lab,
-    proxmox::{self, Node, Vmid},
+    proxmox::Vmid,
     zfs::Runner,
 };
 use rustls::pki_types::PrivateKeyDer;
@@ -16,22 +16,7 @@ use std::{net::SocketAddr, sync::Arc};
 use tokio::net::{TcpListener, TcpStream};
 
 async fn driver(lab: &Lab, runner: Runner) -> Driver {
-    let at = lab.endpoint().clone();
-    Driver::open(Connection {
-        proxmox: proxmox::Config { endpoint: at.endpoint, fingerprint: at.fingerprint, token_id: at.token_id, secret: at.secret.into() },
-        service: None,
-        node: Some(Node(at.node)),
-        storage: at.storage,
-        dataset: autovibe::zfs::Dataset(at.dataset),
-        keep: autovibe::zfs::Dataset(at.keep),
-        runner,
-        vmids: VmidRange { from: at.vmid_from, to: at.vmid_to },
-        bridge: at.bridge,
-        gateway_url: at.gateway_url,
-        tenure: autovibe::clock::Tenure::unlimited(),
-    })
-    .await
-    .unwrap()
+    Driver::open(Connection { runner, ..Connection::of_lab(lab.endpoint()) }).await.unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,7 +5,7 @@ mod pools;
 pub(crate) mod sshd;
 
 use autovibe::{
-    lab::{self, Call, Lab, Mode},
+    lab::{Call, Lab},
     zfs::{Dataset, Error, Properties, Runner, Settings, Snapshot, Ssh, Zfs},
 };
 use sshd::Sshd;
@@ -24,17 +24,8 @@ type Change<'a> = Box<dyn Fn(&mut Settings) + 'a>;
 
 /// A model pool behind a real sshd.
 async fn node(test: &str) -> Option<Node> {
-    rustls::crypto::ring::default_provider().install_default().ok();
     let dir = tempfile::tempdir().unwrap();
-    let config = lab::Config {
-        mode: Mode::Simulated,
-        data: dir.path().join("lab"),
-        listen: "127.0.0.1:0".parse().unwrap(),
-        gateway: "127.0.0.1:9".parse().unwrap(),
-        lag: Duration::ZERO,
-        refusal: Duration::ZERO,
-    };
-    let lab = lab::start(config).await.unwrap();
+    let lab = crate::node::start(dir.path()).await;
     let sshd = Sshd::start(test, &arguments(&lab))?;
     Some(Node { lab, sshd, dir })
 }
