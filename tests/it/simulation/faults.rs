@@ -107,7 +107,7 @@ fn storm(random: &mut StdRng) -> Plan {
             _ => Fault::Late(random.random_range(1..30_000)),
         })
     };
-    Plan { die_at, fault: Some(Box::new(fault)) }
+    Plan { die_at, fault: Some(Box::new(fault)), ..Plan::default() }
 }
 
 /// What becomes of the hubs of one life by `seed`.

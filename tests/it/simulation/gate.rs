@@ -56,6 +56,8 @@ pub(super) type Decide = Box<dyn FnMut(usize, &str) -> Option<Fault> + Send>;
 pub(super) struct Plan {
     /// The hub dies at the point of this number, counted from its start.
     pub(super) die_at: Option<usize>,
+    /// At the point of this number the hub waits, if it is one of a call, until [`Gate::go_on`]; see [`Gate::met`].
+    pub(super) meet_at: Option<usize>,
     /// Decides about each call: its number among the calls, and what it is.
     pub(super) fault: Option<Decide>,
 }
@@ -83,6 +85,8 @@ enum Answer {
 pub(super) struct Gate {
     state: Arc<Mutex<State>>,
     died: Arc<Notify>,
+    met: Arc<Notify>,
+    goes_on: Arc<Notify>,
 }
 
 impl Gate {
@@ -96,7 +100,7 @@ impl Gate {
             dead: false,
             shown: BTreeMap::new(),
         };
-        Self { state: Arc::new(Mutex::new(state)), died: Arc::default() }
+        Self { state: Arc::new(Mutex::new(state)), died: Arc::default(), met: Arc::default(), goes_on: Arc::default() }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -127,6 +131,15 @@ impl Gate {
         (state.points.len() > MOST_POINTS).then(|| state.points[MOST_POINTS - 40..].to_vec())
     }
 
+    /// Returns when the hub has come to where it is to be met.
+    pub(super) async fn met(&self) {
+        self.met.notified().await;
+    }
+
+    pub(super) fn go_on(&self) {
+        self.goes_on.notify_one();
+    }
+
     pub(super) fn is_dead(&self) -> bool {
         self.state().dead
     }
@@ -148,6 +161,9 @@ impl Gate {
             eprintln!("{number} {at:?} {moment:?} {what}");
         }
         state.points.push(Point { what: what.to_owned(), moment, at });
+        if state.plan.meet_at == Some(number) {
+            self.met.notify_one();
+        }
         if number >= MOST_POINTS || state.plan.die_at == Some(number) {
             state.dead = true;
             self.died.notify_one();
@@ -156,9 +172,13 @@ impl Gate {
     }
 
     async fn pass(&self, what: &str, moment: Moment) {
+        let number = self.state().points.len();
         if !self.lives(what, moment) {
             // The dead wait for ever.
             std::future::pending::<()>().await;
+        }
+        if self.state().plan.meet_at == Some(number) {
+            self.goes_on.notified().await;
         }
     }
 

@@ -11,6 +11,7 @@ mod invariants;
 mod life;
 mod planted;
 mod stage;
+mod succession;
 mod taken;
 
 /// A number that whoever runs the tests gives them.

@@ -5,7 +5,7 @@ use super::look::Evidence;
 use crate::api::checkpoint::{CheckpointPhase, CheckpointSpec, Volume};
 use crate::api::hub::{AUDIT, Audit, FindingKind, Hub, VmidRange};
 use crate::api::machine::{Phase, VmStatus};
-use crate::api::{Checkpoint, Kind as _, Machine};
+use crate::api::{Checkpoint, Machine};
 use crate::driver::storage::{CHECKPOINT, MACHINE};
 use crate::proxmox::{Node, Vmid};
 use crate::store::VmidLease;
