@@ -120,6 +120,12 @@ impl Gate {
         self.state().plan = Plan::default();
     }
 
+    /// The hub dies so many points from now.
+    pub(super) fn die_after(&self, points: usize) {
+        let mut state = self.state();
+        state.plan.die_at = Some(state.points.len() + points);
+    }
+
     /// Returns when the hub has died by its plan.
     pub(super) async fn died(&self) {
         self.died.notified().await;

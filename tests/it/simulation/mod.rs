@@ -5,6 +5,7 @@
 //! What a hub does to the world passes its `gate`: there it is counted, there faults strike, there it dies.
 
 mod crashes;
+mod deletions;
 mod faults;
 mod gate;
 mod invariants;

@@ -180,10 +180,8 @@ pub(super) fn zfs(bug: Option<Bug>, mind: &Shared, inner: zfs::Service) -> zfs::
                     let marks: Vec<usize> = (1..argv.len()).filter(|at| argv[at - 1] == "-o" || argv[*at] == "-o").collect();
                     argv = argv.into_iter().enumerate().filter(|(at, _)| !marks.contains(at)).map(|(_, word)| word).collect();
                 }
-                Bug::NotAdopted if verb == "get" && last.starts_with("tank/data/vm-") && !last.contains('@') => {
-                    if !mind.lock().unwrap().cloned {
-                        return output(1, format!("cannot open '{last}': dataset does not exist\n"));
-                    }
+                Bug::NotAdopted if verb == "get" && is_disk(&last) && !mind.lock().unwrap().cloned => {
+                    return output(1, format!("cannot open '{last}': dataset does not exist\n"));
                 }
                 Bug::DestroyDependents if verb == "get" && argv.contains(&"snapshot".into()) && last.starts_with("tank/autovibe/") => {
                     return output(0, String::new());
@@ -217,6 +215,10 @@ pub(super) fn zfs(bug: Option<Bug>, mind: &Shared, inner: zfs::Service) -> zfs::
             answer
         })
     })
+}
+
+fn is_disk(name: &str) -> bool {
+    name.starts_with("tank/data/vm-") && !name.contains('@')
 }
 
 /// One run of the suite.
