@@ -35,14 +35,28 @@ pub(super) async fn run(connection: &mut Connection) -> Result<(), Error> {
     result
 }
 
+fn unknown(number: i64, name: &str) -> Error {
+    Error::Corrupt(format!("the database has migration {number} ({name}), which this autovibe does not know; run a newer one"))
+}
+
+/// The newest migration of a PostgreSQL database, as one column; a newer autovibe may bring one in while this one runs.
+pub(super) const NEWEST: &str = "(SELECT number || ' ' || name FROM migrations ORDER BY number DESC LIMIT 1)";
+
+/// Errors: when [`NEWEST`] is one that this autovibe does not know.
+pub(super) fn is_known(newest: &str) -> Result<(), Error> {
+    let (number, name) = newest.split_once(' ').unwrap_or_default();
+    match number.parse() {
+        Ok(number) if POSTGRES.iter().all(|(known, ..)| *known < number) => Err(unknown(number, name)),
+        _ => Ok(()),
+    }
+}
+
 async fn bring(connection: &mut Connection, all: &[Migration]) -> Result<(), Error> {
     connection.link().run("CREATE TABLE IF NOT EXISTS migrations (number BIGINT PRIMARY KEY, name TEXT NOT NULL)").await?;
     let applied: Vec<(i64, String)> = query("SELECT number, name FROM migrations ORDER BY number").fetch_all(connection.link()).await?;
     for (number, name) in &applied {
         if !all.iter().any(|(known, ..)| known == number) {
-            return Err(Error::Corrupt(format!(
-                "the database has migration {number} ({name}), which this autovibe does not know; run a newer one"
-            )));
+            return Err(unknown(*number, name));
         }
     }
     for (number, name, text) in all.iter().filter(|(number, ..)| !applied.iter().any(|(seen, _)| seen == number)) {

@@ -4,7 +4,7 @@
 //! become visible in their order, whichever process commits, a rollback leaves no gap, and no two writers meet anywhere else:
 //! there is nothing to deadlock or to serialize.
 
-use super::{Error, Revision, database::Purpose, job, lineage, news::News};
+use super::{Error, Revision, database::Purpose, job, lineage, migrations, news::News};
 use crate::clock::Clock;
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
@@ -159,6 +159,8 @@ pub(super) struct Begun {
     pub(super) noted: String,
     /// The server's process for this session.
     pub(super) process: u32,
+    /// See [`migrations::NEWEST`].
+    pub(super) schema: String,
 }
 
 /// Begins a batch: takes the lock, and notes who commits what, so that the outcome of a lost commit can be looked up.
@@ -166,12 +168,19 @@ pub(super) async fn begin(connection: &mut PgConnection, writer: Uuid, batch: i6
     let sql = format!(
         "BEGIN; SELECT number FROM revisions FOR UPDATE; \
          INSERT INTO writers (writer, batch) VALUES ('{writer}', {batch}) ON CONFLICT (writer) DO UPDATE SET batch = excluded.batch, at = now(); \
-         SELECT number, {}, pg_backend_pid() FROM revisions",
-        lineage::LINES
+         SELECT number, {}, pg_backend_pid(), {} FROM revisions",
+        lineage::LINES,
+        migrations::NEWEST
     );
     let rows = within(SHORT, sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection)).await?;
     let row = rows.last().ok_or_else(|| Error::Corrupt("the database has no revision counter".into()))?;
-    Ok(Begun { newest: row.try_get(0)?, line: row.try_get(1)?, noted: row.try_get(2)?, process: row.try_get::<i32, _>(3)?.cast_unsigned() })
+    Ok(Begun {
+        newest: row.try_get(0)?,
+        line: row.try_get(1)?,
+        noted: row.try_get(2)?,
+        process: row.try_get::<i32, _>(3)?.cast_unsigned(),
+        schema: row.try_get(4)?,
+    })
 }
 
 /// Commits a batch, and what it made the newest revision, if it made any.

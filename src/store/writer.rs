@@ -4,7 +4,9 @@
 use super::connection::Connection;
 use super::database::{Database, PATIENCE, PAUSE, Purpose};
 use super::job::{Job, Request};
-use super::{Error, GoesOn, Moment, Revision, Transaction, lineage, news::News, postgres, read, sqlite, tail::Tail, transaction::Batch};
+use super::{
+    Error, GoesOn, Moment, Revision, Transaction, lineage, migrations, news::News, postgres, read, sqlite, tail::Tail, transaction::Batch,
+};
 use crate::clock::Clock;
 use jiff::SignedDuration;
 use std::{
@@ -79,7 +81,11 @@ impl Writer {
         if let Err(error) = self.connection.close().await {
             tracing::warn!("the database was not closed cleanly: {error}; it recovers by itself at the next start");
         }
-        drop((self.lock, self.follower));
+        drop(self.follower);
+        // Dropped alone it would stay locked for as long as a child that another thread has just forked has not become its program.
+        if let Some(Err(error)) = self.lock.as_ref().map(std::fs::File::unlock) {
+            tracing::warn!("the database's lock was not given back: {error}; it goes with this process");
+        }
         if let Some(done) = close {
             let _ = done.send(());
         }
@@ -250,6 +256,7 @@ impl Writer {
             Connection::Postgres(connection) => {
                 self.batch += 1;
                 let mut begun = postgres::begin(connection, self.session, self.batch).await?;
+                migrations::is_known(&begun.schema)?;
                 let known = self.news.newest().0;
                 if let Some(back) = lineage::went_back(&begun, known) {
                     tracing::error!("the database went back {back}. What was committed since is lost; the ledger notes the gap");

@@ -317,3 +317,22 @@ async fn processes_that_start_at_once_migrate_once() {
     let puts = opened.iter().enumerate().map(|(n, store)| put_all(store, vec![format!("n{n}")], Duration::ZERO));
     assert!(futures::future::join_all(puts).await.iter().all(Result::is_ok));
 }
+
+/// A rolling upgrade: what a newer process has made of the database is not written by an older one that still runs.
+#[tokio::test(flavor = "multi_thread")]
+async fn h4_a_process_that_runs_writes_nothing_once_a_newer_one_has_migrated() {
+    let Some(home) = Home::postgres().await else { return };
+    let (leader, server) = (home.open().await, home.open().await);
+    let (leader, _) = Home::lead(&leader).await;
+    put_all(&leader, vec!["a".into()], Duration::ZERO).await.unwrap();
+    home.execute("INSERT INTO migrations (number, name) VALUES (9999, 'later')").await;
+    for store in [&leader, &server] {
+        let refused = put_all(store, vec!["b".into()], Duration::ZERO).await;
+        // Who asked is told to try again: it may come to a newer process.
+        assert!(matches!(&refused, Err(Error::NotCommitted(why)) if why.contains("9999 (later)") && why.contains("newer")), "{refused:?}");
+        // Its readers need not be cut off in the same moment.
+        assert!(store.get(&key("a")).await.unwrap().is_some() && store.get(&key("b")).await.unwrap().is_none());
+    }
+    home.execute("DELETE FROM migrations WHERE number = 9999").await;
+    put_all(&leader, vec!["b".into()], Duration::ZERO).await.unwrap();
+}

@@ -37,8 +37,8 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
         plan = plan::plan(&hub, &observed, context.config.resync);
         context.hubs.publish(&hub, &observed, plan.readiness.message()).await;
     }
-    if let (Some(link), Some(asked)) = (&observed.link, audit::due(&hub, context.objects.clock().now())) {
-        observed.audit = Some(audit::audit(&hub, link, asked, &context).await?);
+    if let Some(link) = observed.link.as_ref().filter(|_| audit::is_due(&hub, context.objects.clock().now())) {
+        observed.audit = Some(audit::audit(&hub, link, &context).await?);
     }
     let hub = context.objects.get::<Hub>("", &key.name).await?.filter(|now| now.uid() == hub.uid());
     if let Some(hub) = hub {

@@ -123,16 +123,7 @@ impl Stage {
         let gate = Gate::new(plan);
         let database = Database::Sqlite(self.directory.path().join("state.db"));
         let options = store::Options { clock: self.clock.clone(), goes_on: Some(self.commits(&gate)), ..store::Options::default() };
-        // The clock jumps while everything waits, also for the file that SQLite opens in a thread of its own: on a machine that is
-        // busy enough the time for that may seem to be over.
-        let mut opened = Store::open_with(&database, options.clone()).await;
-        for _ in 0..5 {
-            if let Err(error) = &opened {
-                eprintln!("the store did not open: {error}; again");
-                opened = Store::open_with(&database, options.clone()).await;
-            }
-        }
-        let store = opened.unwrap();
+        let store = Store::open_with(&database, options).await.unwrap();
         let objects = Objects::new(store.clone(), self.clock.clone(), Cipher::load(&self.directory.path().join("key")).unwrap());
         let shutdown = CancellationToken::new();
         let config = gateway::Config { hold: Duration::from_secs(10), drain: Duration::from_millis(100), ..gateway::Config::default() };

@@ -18,24 +18,29 @@ const EVERY: SignedDuration = SignedDuration::from_hours(24);
 /// How soon one that could not be done is tried again.
 const AGAIN: SignedDuration = SignedDuration::from_mins(5);
 
-/// The annotation's text, when an audit is due.
-pub(super) fn due(hub: &Hub, now: Timestamp) -> Option<Option<String>> {
-    let asked = hub.metadata.annotations.as_ref().and_then(|annotations| annotations.get(AUDIT).cloned());
+/// What asks for one.
+fn asked(hub: &Hub) -> Option<String> {
+    hub.metadata.annotations.as_ref().and_then(|annotations| annotations.get(AUDIT).cloned())
+}
+
+/// Whether it is time for one.
+pub(super) fn is_due(hub: &Hub, now: Timestamp) -> bool {
+    let asked = asked(hub);
     let Some(last) = hub.status.as_ref().and_then(|status| status.audit.as_ref()) else {
         // The first one comes with the first day, when there is something to look at.
         let created = hub.metadata.creation_timestamp.as_ref().map_or(now, |created| created.0);
-        return (asked.is_some() || now.duration_since(created) >= EVERY).then_some(asked);
+        return asked.is_some() || now.duration_since(created) >= EVERY;
     };
     let wait = if last.message.is_some() { AGAIN } else { EVERY };
     let old = last.at.as_ref().is_none_or(|at| now.duration_since(at.0) >= wait);
-    (old || asked.is_some() && asked != last.asked).then_some(asked)
+    old || asked.is_some() && asked != last.asked
 }
 
 /// Looks, and says what was found. What cannot be seen is no evidence: then what was found before stands, and why it is old.
 ///
 /// Errors: only of our own store.
-pub(super) async fn audit(hub: &Hub, link: &Link, asked: Option<String>, context: &Context) -> Result<Audit, Error> {
-    let at = Some(context.objects.clock().api_now());
+pub(super) async fn audit(hub: &Hub, link: &Link, context: &Context) -> Result<Audit, Error> {
+    let (at, asked) = (Some(context.objects.clock().api_now()), asked(hub));
     let evidence = match look::look(hub, link, context).await? {
         Ok(evidence) => evidence,
         Err(why) => {
