@@ -269,7 +269,7 @@ pub struct HubStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready; Reconciling, Stalled; UnownedVms, LedgerGap, AuditFindings.
+    /// Ready; Reconciling, Stalled; UnownedVms, LedgerGap, AuditFindings, PermissionsMissing.
     #[serde(default)]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -286,9 +286,24 @@ pub struct HubStatus {
     /// touches them, and their VMIDs are given to no one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unowned_vms: Vec<UnownedVm>,
+    /// What the token may not do in Proxmox, and must; see `autovibe doctor --hub NAME`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lacking: Vec<Lack>,
     /// The last audit: what is in the pool and in Proxmox against what the objects say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Audit>,
+}
+
+/// Privileges of Proxmox that are missing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Lack {
+    /// Where they are to be given.
+    pub path: String,
+    pub privileges: Vec<String>,
+    /// All that are needed there: a role on a path takes the place of what is given on those above.
+    #[serde(default)]
+    pub needed: Vec<String>,
 }
 
 /// Annotation of a Hub that asks for an audit now: any text that is not the one of the last audit.

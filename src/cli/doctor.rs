@@ -1,12 +1,18 @@
-//! `autovibe doctor`: what is missing on this machine, for what, and how to get it.
+//! `autovibe doctor`: what is missing on this machine, or to a Hub, for what, and how to get it.
 
-use super::{Context, Output, print};
+use super::{Context, Output, print, resource};
+use crate::api::{Hub, hub::HubStatus};
+use anyhow::Context as _;
 use serde::Serialize;
 use std::{collections::BTreeSet, path::Path, process::ExitCode};
 
 /// Says what is missing here, and how to get it.
 #[derive(Debug, clap::Args)]
-pub(super) struct Doctor {}
+pub(super) struct Doctor {
+    /// Look at this Hub instead: whether its Proxmox answers, and what its token lacks, with the commands that give it
+    #[arg(long)]
+    hub: Option<String>,
+}
 
 /// One thing that is needed or useful.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -46,9 +52,10 @@ const PROGRAMS: &[(&str, &str, &str, bool, &str)] = &[
 ];
 
 impl Doctor {
-    // Async as its kin are, so that the dispatcher is one list.
-    #[expect(clippy::unused_async, reason = "every subcommand is called alike")]
     pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
+        if let Some(hub) = &self.hub {
+            return of_hub(hub.strip_prefix("hub/").unwrap_or(hub), context).await;
+        }
         let findings = examine(&context.environment.path, Path::new("/"));
         match context.options.output {
             Some(output @ (Output::Json | Output::Yaml)) => print::out(&print::document(&serde_json::to_value(&findings)?, output)?)?,
@@ -57,6 +64,38 @@ impl Doctor {
         let fine = findings.iter().all(|finding| finding.present || !finding.required);
         Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     }
+}
+
+async fn of_hub(name: &str, context: &Context) -> anyhow::Result<ExitCode> {
+    let found = context.client()?.find(&resource::our::<Hub>(None, Some(name))).await?;
+    let found = found.with_context(|| format!("there is no hub {name}; see `autovibe get hubs`"))?;
+    let hub: Hub = serde_json::from_value(found).context("the Hub has a form that this version does not know")?;
+    let status = hub.status.unwrap_or_default();
+    match context.options.output {
+        Some(output @ (Output::Json | Output::Yaml)) => print::out(&print::document(&serde_json::to_value(&status)?, output)?)?,
+        _ => print::out(&print::printable(&text_of_hub(name, &status)))?,
+    }
+    let fine = status.message.is_none() && status.proxmox_version.is_some() && status.lacking.is_empty();
+    Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn text_of_hub(name: &str, status: &HubStatus) -> String {
+    let version = status.proxmox_version.as_ref();
+    let answers = version.map_or_else(|| "✘ Proxmox has not answered yet".into(), |version| format!("✔ Proxmox {version} answers"));
+    let mut lines = vec![format!("hub/{name}"), format!("  {answers}")];
+    lines.extend(status.message.iter().map(|message| format!("  ✘ {message}")));
+    // In the words of its condition, which have the token's name.
+    let lacking = status.conditions.iter().find(|condition| condition.type_ == "PermissionsMissing" && condition.status == "True");
+    match lacking.and_then(|condition| condition.message.split_once(" As root on a node: ")) {
+        Some((what, commands)) => {
+            lines.push(format!("  ✘ {what}"));
+            lines.push("    As root on a node:".into());
+            lines.extend(commands.split("; ").map(|command| format!("      {command}")));
+        }
+        None if version.is_some() => lines.push("  ✔ the token may do all that is needed".into()),
+        None => {}
+    }
+    lines.join("\n") + "\n"
 }
 
 /// Looks at the programs on `path` and at what the machine below `root` has.

@@ -5,6 +5,7 @@
 //! something should be done: that is the planners' part.
 
 pub mod guest;
+pub mod needs;
 pub mod storage;
 pub mod vm;
 

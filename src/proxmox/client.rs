@@ -9,7 +9,10 @@ use crate::clock::Tenure;
 use crate::wire::Service;
 use reqwest::Method;
 use serde_json::Value;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// A client of one Proxmox cluster; cheap to clone.
 #[derive(Clone)]
@@ -68,6 +71,16 @@ impl Client {
     pub async fn version(&self) -> Result<String, Error> {
         let data = self.http.get("/version", &vec![]).await?;
         value::text_of(&data, "release").ok_or_else(|| Error::Unknown("the version has no `release`".into()))
+    }
+
+    /// What the token may do on a path.
+    pub async fn permissions(&self, path: &str) -> Result<BTreeSet<String>, Error> {
+        let data = self.http.get("/access/permissions", &vec![("path", path.into())]).await?;
+        let Some(has) = data[path].as_object() else {
+            // A token with nothing there is told nothing at all.
+            return if data.is_object() { Ok(BTreeSet::new()) } else { Err(Error::Unknown("the permissions are no object".into())) };
+        };
+        Ok(has.keys().cloned().collect())
     }
 
     /// Names of nodes that are online.

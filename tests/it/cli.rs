@@ -149,6 +149,8 @@ fn the_lab_outlives_a_killed_hub_and_is_found_again() {
     let hub = Hub::start(data.path(), &arguments).serves();
     wait("the Hub that drives the lab", made);
     wait("an answer of the lab", ready);
+    let fine = said(data.path(), &["doctor", "--hub", "default"]);
+    assert!(fine.contains("✔ Proxmox 9.") && fine.contains("✔ the token may do all that is needed"), "{fine}");
     let agrees = said(data.path(), &["audit"]);
     assert!(agrees.starts_with("hub/default: all agrees; ") && agrees.trim_end().ends_with("0 VMs were looked at"), "{agrees}");
     let error = refused(data.path(), &["audit", "nowhere"]);

@@ -3,6 +3,7 @@
 
 mod access;
 mod agent;
+mod needs;
 mod recordings;
 mod snapshots;
 mod storage;

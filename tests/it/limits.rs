@@ -146,8 +146,10 @@ async fn what_is_too_large_takes_little_memory() {
     let json = "Content-Type: application/json\r\n";
     let endless = format!("100000\r\n{}\r\n", " ".repeat(1 << 20)).repeat(8);
     let mut left = Vec::new();
-    // What is allocated at first need is allocated in the first round.
-    for _ in 0..2 {
+    // What is allocated at first need is allocated in the first rounds, and the allocator keeps some of what it was given back; what
+    // leaks does so in each.
+    let settled = |left: &[u64]| left.windows(2).any(|rounds| rounds[1] <= rounds[0] + (MOST >> 2));
+    while left.len() < 6 && !settled(&left) {
         for (what, content_type, body, expect) in oversize() {
             let before = forget();
             let (code, _) = server.send(server.request(Method::POST, MAPS).header(header::CONTENT_TYPE, content_type).body(body)).await;
@@ -179,7 +181,7 @@ async fn what_is_too_large_takes_little_memory() {
     }
     eprintln!("{left:?} bytes are left");
     assert!(largest.0 <= MOST, "{} took {} MiB", largest.1, largest.0 >> 20);
-    assert!(left[1].saturating_sub(left[0]) <= MOST, "more is left from round to round: {left:?}");
+    assert!(settled(&left), "more is left from round to round: {left:?}");
     assert_eq!(tokio::task::block_in_place(|| hub.terminate()).0, Some(0));
 }
 

@@ -57,6 +57,11 @@ async fn write_status(hub: &Hub, observed: &observe::Observed, plan: &plan::Plan
     changed.status = Some(after.clone());
     context.objects.update_status(&changed).await?;
     kstatus::record_change(&context.objects, hub, &before.conditions, &after.conditions).await;
+    if before.lacking != after.lacking
+        && let Some(found) = after.conditions.iter().find(|condition| condition.type_ == status::LACKING)
+    {
+        context.objects.record(hub, EventType::Warning, &found.reason, &found.message).await;
+    }
     if before.audit.as_ref().map(|audit| &audit.findings) != after.audit.as_ref().map(|audit| &audit.findings)
         && let Some(found) = after.conditions.iter().find(|condition| condition.type_ == status::AUDIT)
     {

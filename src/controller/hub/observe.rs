@@ -2,7 +2,7 @@
 
 use super::connection::{self, Waiting};
 use super::unowned;
-use crate::api::hub::{Audit, UnownedVm};
+use crate::api::hub::{Audit, Lack, UnownedVm};
 use crate::api::{Hub, Kind};
 use crate::controller::{Context, Error};
 use crate::driver::{self, Driver, storage::Image};
@@ -39,6 +39,8 @@ pub(super) struct Observed {
     pub(super) images: BTreeMap<String, Seen<Image>>,
     /// VMs of this installation that no Machine holds; `None` when that could not be seen.
     pub(super) unowned: Option<Vec<UnownedVm>>,
+    /// What the token lacks; `None` when that was not looked at, or not seen.
+    pub(super) lacking: Option<Vec<Lack>>,
     /// What an audit found, if one was due.
     pub(super) audit: Option<Audit>,
     /// Since when the ledger may lack something.
@@ -48,7 +50,7 @@ pub(super) struct Observed {
 impl Observed {
     /// Of one whose connection does not stand.
     pub(super) fn closed(state: State, gap: Option<Gap>) -> Self {
-        Self { state, link: None, images: BTreeMap::new(), unowned: None, audit: None, gap }
+        Self { state, link: None, images: BTreeMap::new(), unowned: None, lacking: None, audit: None, gap }
     }
 }
 
@@ -59,7 +61,10 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
         Err(waiting) => return Ok(Observed::closed(State::Waiting(waiting), gap)),
     };
     let identity = connection::identity(&connection);
-    let (driver, world) = match context.hubs.driver(hub.name(), &identity).await {
+    let known = context.hubs.driver(hub.name(), &identity).await;
+    // Looked at once for a connection, and as long as something was missing.
+    let look = known.is_none() || hub.status.as_ref().is_some_and(|status| !status.lacking.is_empty());
+    let (driver, world) = match known {
         Some(open) => open,
         None => match Driver::open(connection).await {
             Ok(driver) => {
@@ -70,6 +75,10 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
         },
     };
     let version = Seen::from_lookup(driver.proxmox.version().await.map(Some));
+    let lacking = match version.present().filter(|_| look) {
+        Some(version) => driver.lacking(version).await.ok(),
+        None => None,
+    };
     let mut images = BTreeMap::new();
     for image in &hub.spec.images {
         let seen = match (&image.file, &image.dataset) {
@@ -81,5 +90,5 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
     }
     let link = Link { driver, world, identity };
     let unowned = unowned::unowned(hub, &link, context).await?;
-    Ok(Observed { state: State::Open { version }, link: Some(link), images, unowned, audit: None, gap })
+    Ok(Observed { state: State::Open { version }, link: Some(link), images, unowned, lacking, audit: None, gap })
 }

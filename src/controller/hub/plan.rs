@@ -48,15 +48,17 @@ pub(super) fn plan(hub: &Hub, observed: &Observed, resync: Duration) -> Plan {
             }
         }
     }
+    let lacks = observed.lacking.as_ref().is_some_and(|lacking| !lacking.is_empty());
     let (readiness, requeue) = match (version, missing.iter().next()) {
         (Seen::Unknown { why }, _) => (Readiness::waiting("Unreachable", format!("Proxmox does not answer: {why}")), again),
         (_, Some((name, why))) => {
             let reason = if imports.is_empty() { "ImageMissing" } else { "Importing" };
             (Readiness::waiting(reason, format!("image {name}: {why}")), again)
         }
-        (Seen::Present(_) | Seen::Absent, None) => {
-            (Readiness::Ready { reason: "Ready", message: "Proxmox and ZFS answer, all images are there".into() }, Requeue::After(resync))
-        }
+        (Seen::Present(_) | Seen::Absent, None) => (
+            Readiness::Ready { reason: "Ready", message: "Proxmox and ZFS answer, all images are there".into() },
+            Requeue::After(if lacks { SETTLED.min(resync) } else { resync }),
+        ),
     };
     Plan { imports, missing, readiness, requeue }
 }

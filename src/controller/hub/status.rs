@@ -2,14 +2,17 @@
 
 use super::observe::{Observed, State};
 use super::plan::Plan;
-use crate::api::hub::{Audit, HubStatus, ImageStatus, UnownedVm};
+use crate::api::hub::{Audit, HubStatus, ImageStatus, Lack, UnownedVm};
 use crate::api::meta::{clear_condition, set_condition};
 use crate::api::{Hub, Kind};
+use crate::driver::needs;
 use crate::store::ledger::Gap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 /// There are VMs without a Machine.
 pub(super) const UNOWNED: &str = "UnownedVms";
+/// The token lacks privileges.
+pub(super) const LACKING: &str = "PermissionsMissing";
 /// What is in the pool and in Proxmox does not agree with the objects.
 pub(super) const AUDIT: &str = "AuditFindings";
 /// Something may be missing in the ledger.
@@ -26,12 +29,19 @@ pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) ->
     if let Some(unowned) = &observed.unowned {
         shown(UNOWNED, (!unowned.is_empty()).then(|| ("NoMachine", without_machine(unowned))));
     }
+    if let Some(lacking) = &observed.lacking {
+        let token = observed.link.as_ref().map(|link| link.driver.connection().proxmox.token_id.as_str()).unwrap_or_default();
+        shown(LACKING, (!lacking.is_empty()).then(|| ("Lacking", forbidden(lacking, token))));
+    }
     if let Some(audit) = &observed.audit {
         shown(AUDIT, (audit.found > 0).then(|| ("Disagreement", disagreement(audit))));
     }
     shown(GAP, observed.gap.as_ref().map(missing));
     if let Some(unowned) = &observed.unowned {
         status.unowned_vms.clone_from(unowned);
+    }
+    if let Some(lacking) = &observed.lacking {
+        status.lacking.clone_from(lacking);
     }
     if let Some(audit) = &observed.audit {
         status.audit = Some(audit.clone());
@@ -53,6 +63,11 @@ fn without_machine(unowned: &[UnownedVm]) -> String {
          them, and their VMIDs are given to no one. Delete them in Proxmox once nothing of them is needed.",
         vms.join(", ")
     )
+}
+
+fn forbidden(lacking: &[Lack], token_id: &str) -> String {
+    let what: Vec<String> = lacking.iter().map(|lack| format!("{} on {}", lack.privileges.join(" "), lack.path)).collect();
+    format!("The token {token_id} lacks {}. As root on a node: {}", what.join(", and "), needs::commands(lacking, token_id).join("; "))
 }
 
 fn disagreement(audit: &Audit) -> String {

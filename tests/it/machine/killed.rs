@@ -92,8 +92,8 @@ pub(super) async fn assert_nothing_is_left(data: &Path, machine: &Value, what: &
 async fn a_hub_process_killed_at_any_moment_comes_to_the_same_end() {
     rustls::crypto::ring::default_provider().install_default().ok();
     let arguments = ["--lab", "simulated", "--listen", "127.0.0.1:0", "--gateway-listen", "127.0.0.1:0"];
-    let mut kills = 0;
-    for states in (1..).step_by(STRIDE) {
+    let (mut kills, mut missed, mut states) = (0, 0, 1);
+    loop {
         let data = tempfile::tempdir().unwrap();
         let data = data.path();
         let _lab = LabOf(data.into());
@@ -113,7 +113,12 @@ async fn a_hub_process_killed_at_any_moment_comes_to_the_same_end() {
         assert_eq!((&last["status"]["phase"], &last["status"]["machineUid"]), (&json!("Ready"), &ended["metadata"]["uid"]), "{what}");
         assert_eq!(hub.terminate().0, Some(0));
         assert_nothing_is_left(data, &ended, &what).await;
-        if !was_alive {
+        if was_alive {
+            states += STRIDE;
+        } else if kills < 2 && missed < 4 {
+            // A busy machine looked too seldom to see so many states of a life.
+            missed += 1;
+        } else {
             break;
         }
     }
