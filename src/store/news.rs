@@ -39,8 +39,9 @@ impl News {
         }
     }
 
-    /// Makes a committed revision known, unless a newer one is. Without the resources that changed, it may be any.
-    pub(super) fn publish(&self, newest: Revision, changed: Option<&[&str]>) {
+    /// Makes a committed revision known, unless a newer one is. Without a first revision and the resources that changed since, it
+    /// may be any; so may it be when others have committed before that first one, of which nobody was told yet.
+    pub(super) fn publish(&self, newest: Revision, changed: Option<(Revision, &[&str])>) {
         let mut before = newest;
         let newer = self.newest.send_if_modified(|known| {
             before = *known;
@@ -51,8 +52,8 @@ impl News {
             return;
         }
         let of = self.of.lock().unwrap_or_else(PoisonError::into_inner);
-        match changed.filter(|_| before.0 / ALL == newest.0 / ALL) {
-            Some(changed) => changed.iter().filter_map(|resource| of.get(*resource)).for_each(|sender| tell(sender, newest)),
+        match changed.filter(|(first, _)| before.0 + 1 == first.0 && before.0 / ALL == newest.0 / ALL) {
+            Some((_, changed)) => changed.iter().filter_map(|resource| of.get(*resource)).for_each(|sender| tell(sender, newest)),
             None => of.values().for_each(|sender| tell(sender, newest)),
         }
     }
@@ -64,4 +65,30 @@ fn tell(sender: &watch::Sender<Revision>, newest: Revision) {
         *known = newest.max(*known);
         newer
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_commit_wakes_whom_it_concerns_and_everyone_when_others_came_between() {
+        let news = News::new(Revision(10));
+        let (mut x, mut y) = (news.of("x"), news.of("y"));
+        let mut woken = |newest: i64, changed: Option<(i64, &[&str])>| {
+            news.publish(Revision(newest), changed.map(|(first, resources)| (Revision(first), resources)));
+            let seen = [&mut x, &mut y].map(|follower| follower.has_changed().unwrap().then(|| follower.borrow_and_update().0));
+            (seen[0], seen[1])
+        };
+        assert_eq!(woken(12, Some((11, &["y"]))), (None, Some(12)));
+        assert_eq!(woken(12, None), (None, None));
+        // 13 was another process's, and is of any resource.
+        assert_eq!(woken(14, Some((14, &["y"]))), (Some(14), Some(14)));
+        assert_eq!(woken(13, None), (None, None));
+        assert_eq!(woken(15, None), (Some(15), Some(15)));
+        // Nobody lies far behind.
+        assert_eq!(woken(255, Some((16, &["y"]))), (None, Some(255)));
+        assert_eq!(woken(256, Some((256, &["y"]))), (Some(256), Some(256)));
+        assert_eq!(*news.of("z").borrow(), Revision(256));
+    }
 }

@@ -95,7 +95,7 @@ impl Server {
     pub(super) async fn connect(&self, purpose: Purpose) -> Result<PgConnection, Error> {
         let options = self.options(purpose);
         let connected = async {
-            let mut connection = patiently(PgConnection::connect_with(&options)).await?;
+            let mut connection = within(SHORT, PgConnection::connect_with(&options)).await?;
             if purpose == Purpose::Write {
                 lineage::note(&mut connection).await?;
             }

@@ -160,15 +160,15 @@ impl Writer {
                 if !goes_on(Moment::AfterCommit) {
                     return ControlFlow::Break(());
                 }
-                let newest = logged.last().map(|change| change.event.revision);
+                let ends = logged.first().zip(logged.last()).map(|(first, last)| (first.event.revision, last.event.revision));
                 let resources: BTreeSet<String> = logged.iter().map(|change| change.event.key.resource.clone()).collect();
                 self.tail.extend(logged);
                 if !complete {
                     self.tail.forget();
                 }
-                if let Some(newest) = newest {
+                if let Some((first, newest)) = ends {
                     let resources: Vec<&str> = resources.iter().map(String::as_str).collect();
-                    self.news.publish(newest, Some(&resources).filter(|_| complete).map(Vec::as_slice));
+                    self.news.publish(newest, complete.then_some((first, &resources)));
                 }
                 self.counted.fetch_add(finished.iter().filter(|done| done.keep).count() as u64, Ordering::Relaxed);
                 for done in finished {

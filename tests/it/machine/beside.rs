@@ -149,7 +149,7 @@ async fn a_hub_that_is_cut_off_from_the_database_neither_leads_nor_shows_the_pas
     let began = Instant::now();
     until("the second one leads", async || tokio::task::block_in_place(|| leads(&second))).await;
     eprintln!("another led {:?} after the first one was cut off", began.elapsed());
-    until("the first one knows", async || first.logged().matches("no longer leading").count() == 1).await;
+    until("the first one knows", async || first.logged().matches("no longer leading").count() >= 1).await;
     tokio::task::block_in_place(|| end(data, "under the second one"));
     tokio::task::block_in_place(|| said(data, &["delete", "machine", "a"]));
     // What it knows from before would do for `resourceVersion=0`; it cannot say of when that is.
@@ -174,7 +174,7 @@ async fn a_hub_that_is_cut_off_from_the_database_neither_leads_nor_shows_the_pas
     tokio::task::block_in_place(|| said(data, &["apply", "-f", &manifest]));
     ways[1].refuse();
     until("the first one leads", async || tokio::task::block_in_place(|| leads(&first))).await;
-    until("the second one knows", async || second.logged().matches("no longer leading").count() == 2).await;
+    until("the second one knows", async || second.logged().matches("no longer leading").count() >= 2).await;
     let (answer, took) = read(&data.join("kubeconfig-of-the-second"), MACHINES).await;
     assert!(is_refused(&answer), "{answer:?}");
     assert!(took < Duration::from_secs(20), "{took:?}");
