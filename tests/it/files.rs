@@ -237,8 +237,16 @@ impl Mount {
     }
 
     fn again(&self, options: &str) {
-        let status = Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.0.path()).status().unwrap();
-        assert!(status.success(), "remount,{options}");
+        let mount = || Command::new("mount").args(["-o", &format!("remount,{options}")]).arg(self.0.path()).status().unwrap().success();
+        // A child that another test has just forked has our files open until it is its program.
+        let done = (0..100).any(|_| {
+            let done = mount();
+            if !done {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            done
+        });
+        assert!(done, "remount,{options}");
     }
 }
 

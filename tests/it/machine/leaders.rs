@@ -70,8 +70,8 @@ async fn a_leader_that_was_stopped_in_the_middle_of_a_step_changes_nothing_more(
     }
     assert!(stopped_in_life >= 4, "{stopped_in_life}");
     // A request that was handed to its connection just before the process stopped is sent when it goes on: nothing looks at the
-    // time between the two. On a busy machine that happens to one; nothing follows it.
-    assert!(slipped.iter().all(|late| *late <= 1) && slipped.iter().sum::<u64>() <= 1, "{slipped:?}");
+    // time between the two. On a busy machine that happens at one stop (two that run at once may); nothing follows it.
+    assert!(slipped.iter().all(|late| *late <= 2) && slipped.iter().filter(|late| **late > 0).count() <= 1, "{slipped:?}");
 }
 
 /// `AUTOVIBE_KILLS=50` kills fifty.
