@@ -156,7 +156,7 @@ impl Driver {
     /// Connects: probes ZFS, asks Proxmox for its nodes. Errors: `Settings` when the node to use is not clear or not there.
     pub async fn open(connection: Connection) -> Result<Self, Error> {
         let tenure = &connection.tenure;
-        let proxmox = proxmox::Client::over(connection.proxmox.clone(), connection.service.clone())?.under(tenure.clone());
+        let proxmox = proxmox::Client::over(connection.proxmox.clone(), connection.service.clone(), tenure.clone())?;
         let zfs = Zfs::open(connection.runner.clone()).await?.under(tenure.clone());
         let nodes = proxmox.nodes().await?;
         let node = match (&connection.node, nodes.as_slice()) {

@@ -52,19 +52,13 @@ fn power_of(row: &Value) -> Option<Power> {
 impl Client {
     /// Errors: `Other` with status 0 when token, fingerprint or TLS store cannot be used.
     pub fn new(config: Config) -> Result<Self, Error> {
-        Self::over(config, None)
+        Self::over(config, None, Tenure::unlimited())
     }
 
-    /// Like [`Self::new`]; a `service` in this process answers instead of the network.
-    pub fn over(config: Config, service: Option<Service>) -> Result<Self, Error> {
-        Ok(Self { http: Http::new(&config, service)? })
-    }
-
-    /// The same, where nothing is changed that may take longer than `tenure`.
-    #[must_use]
-    pub fn under(mut self, tenure: Tenure) -> Self {
-        self.http.tenure = tenure;
-        self
+    /// Like [`Self::new`]; a `service` in this process answers instead of the network, and nothing is changed that may take
+    /// longer than `tenure`.
+    pub fn over(config: Config, service: Option<Service>, tenure: Tenure) -> Result<Self, Error> {
+        Ok(Self { http: Http::new(&config, service, tenure)? })
     }
 
     /// `release`, for example `9.2`.

@@ -1,8 +1,10 @@
 //! One call to Proxmox: the token, form bodies, where the message hides in a refusal, and what an unread answer means.
-//!
-//! HTTP/1.1 only: Proxmox puts its message in the reason phrase, which HTTP/2 has not.
 
-use super::{Config, Error, tls, value};
+use super::{
+    Config, Error,
+    network::{CallError, Network},
+    value,
+};
 use crate::clock::Tenure;
 use crate::wire::Service;
 use hyper::ext::ReasonPhrase;
@@ -10,13 +12,10 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, header};
 use secrecy::ExposeSecret;
 use serde_json::Value;
-use std::{error::Error as _, time::Duration};
+use std::time::Duration;
 
-/// Proxmox closes idle connections after 5 s; a pooled one must be given up before.
-const POOL_IDLE: Duration = Duration::from_secs(4);
 /// Proxmox' own proxy gives up on a call after 30 s; later answers do not exist.
 const TIMEOUT: Duration = Duration::from_secs(35);
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Far above the largest answer (16 MiB of a guest's output), so that a broken server cannot fill the memory.
 const MAX_BODY: usize = 40 << 20;
 /// Left as they are in a path segment.
@@ -27,13 +26,20 @@ pub(super) type Parameters<'a> = Vec<(&'a str, String)>;
 
 #[derive(Clone)]
 pub(super) struct Http {
+    /// Builds requests.
     client: reqwest::Client,
-    /// Answers instead of the network.
-    service: Option<Service>,
+    way: Way,
     authorization: header::HeaderValue,
     base: String,
     /// How long what changes something may begin.
-    pub(super) tenure: Tenure,
+    tenure: Tenure,
+}
+
+#[derive(Clone)]
+enum Way {
+    Network(Network),
+    /// Answers in this process.
+    Service(Service),
 }
 
 /// Why no answer was read.
@@ -49,30 +55,20 @@ pub(super) fn segment(text: &str) -> String {
 }
 
 impl Http {
-    pub(super) fn new(config: &Config, service: Option<Service>) -> Result<Self, Error> {
+    pub(super) fn new(config: &Config, service: Option<Service>, tenure: Tenure) -> Result<Self, Error> {
         let unusable = |message: String| Error::Other { status: 0, message };
         let token = format!("PVEAPIToken={}={}", config.token_id, config.secret.expose_secret());
         let mut authorization =
             header::HeaderValue::from_str(&token).map_err(|_| unusable("the token has characters that a header cannot carry".into()))?;
         authorization.set_sensitive(true);
-        let mut builder = reqwest::Client::builder()
-            .http1_only()
-            .no_proxy()
-            .redirect(reqwest::redirect::Policy::none())
-            .pool_idle_timeout(POOL_IDLE)
-            .connect_timeout(CONNECT_TIMEOUT);
-        if let Some(fingerprint) = &config.fingerprint {
-            let sha256 =
-                tls::parse_fingerprint(fingerprint).ok_or_else(|| unusable(format!("`{fingerprint}` is not a SHA-256 fingerprint")))?;
-            let pinned = tls::pinned(sha256).map_err(|error| unusable(error.to_string()))?;
-            builder = builder.tls_backend_preconfigured(pinned);
-        } else if service.is_some() {
-            // It only builds requests: this machine's certificates need not be read for that.
-            builder = builder.tls_certs_only([]);
-        }
-        let client = builder.build().map_err(|error| unusable(error.to_string()))?;
+        let way = match service {
+            Some(service) => Way::Service(service),
+            None => Way::Network(Network::new(config, tenure.clone())?),
+        };
+        // This machine's certificates need not be read to build requests.
+        let client = reqwest::Client::builder().tls_certs_only([]).build().map_err(|error| unusable(error.to_string()))?;
         let base = format!("{}/api2/json", config.endpoint.trim_end_matches('/'));
-        Ok(Self { client, service, authorization, base, tenure: Tenure::unlimited() })
+        Ok(Self { client, way, authorization, base, tenure })
     }
 
     /// Reads; tried twice when the connection broke.
@@ -104,17 +100,15 @@ impl Http {
         let request = self.client.request(method, url).header(header::AUTHORIZATION, self.authorization.clone());
         // A body on GET or DELETE is refused with 501.
         let request = if in_query { request.query(parameters) } else { request.form(parameters) };
-        let mut response = match &self.service {
-            None => request.send().await.map_err(Lost::from)?,
-            Some(service) => {
-                let request = request.build().map_err(Lost::from)?;
-                service.call(request).await.map_err(|error| Lost::Connection(error.to_string()))?
-            }
+        let request = request.build().map_err(|error| Lost::of(&error))?;
+        let mut response = match &self.way {
+            Way::Network(network) => network.call(request).await?,
+            Way::Service(service) => service.call(request).await.map_err(|error| Lost::of(&error))?,
         };
         let status = response.status().as_u16();
         let reason = response.extensions().get::<ReasonPhrase>().map(|phrase| String::from_utf8_lossy(phrase.as_bytes()).into_owned());
         let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(Lost::from)? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| Lost::of(&error.without_url()))? {
             if body.len() + chunk.len() > MAX_BODY {
                 return Err(Lost::Connection(format!("the answer to {path} is larger than {MAX_BODY} bytes")));
             }
@@ -146,9 +140,8 @@ pub(super) fn read(status: u16, reason: Option<&str>, body: &[u8]) -> Result<Val
     Err(Error::from_text(status, &message))
 }
 
-impl From<reqwest::Error> for Lost {
-    fn from(error: reqwest::Error) -> Self {
-        let error = error.without_url();
+impl Lost {
+    fn of(error: &dyn std::error::Error) -> Self {
         let mut text = error.to_string();
         let mut source = error.source();
         while let Some(inner) = source {
@@ -156,6 +149,12 @@ impl From<reqwest::Error> for Lost {
             source = inner.source();
         }
         Self::Connection(text)
+    }
+}
+
+impl From<CallError> for Lost {
+    fn from(error: CallError) -> Self {
+        Self::of(&error)
     }
 }
 

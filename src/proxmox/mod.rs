@@ -3,6 +3,7 @@
 mod client;
 mod error;
 mod http;
+mod network;
 mod tls;
 mod value;
 

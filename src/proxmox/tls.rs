@@ -1,11 +1,12 @@
 //! Trust in a Proxmox node: its leaf certificate's SHA-256, as Proxmox shows it in the node's certificate panel.
 
 use rustls::{
-    DigitallySignedStruct, SignatureScheme,
+    ClientConfig, DigitallySignedStruct, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, ring, verify_tls12_signature, verify_tls13_signature},
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
+use rustls_platform_verifier::BuilderVerifierExt;
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
 
@@ -22,16 +23,18 @@ pub(super) fn parse_fingerprint(text: &str) -> Option<[u8; 32]> {
 }
 
 /// A TLS config that accepts only the certificate with this fingerprint.
-pub(super) fn pinned(sha256: [u8; 32]) -> Result<rustls::ClientConfig, rustls::Error> {
+pub(super) fn pinned(sha256: [u8; 32]) -> Result<ClientConfig, rustls::Error> {
     let provider: Arc<CryptoProvider> = Arc::new(ring::default_provider());
     let algorithms = provider.signature_verification_algorithms;
-    let mut config = rustls::ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()?
-        .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Pinned { sha256, algorithms }))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(config)
+    let verifier = Arc::new(Pinned { sha256, algorithms });
+    let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+    Ok(builder.dangerous().with_custom_certificate_verifier(verifier).with_no_client_auth())
+}
+
+/// A TLS config that accepts what this machine trusts.
+pub(super) fn of_this_machine() -> Result<ClientConfig, rustls::Error> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider())).with_safe_default_protocol_versions()?;
+    Ok(builder.with_platform_verifier()?.with_no_client_auth())
 }
 
 impl ServerCertVerifier for Pinned {

@@ -58,10 +58,13 @@ async fn to_its_end_apart(runner: Runner, tenure: Tenure, argv: Vec<String>) -> 
     receiver.await.ok()
 }
 
-/// As [`run`], without a deadline. A process that was stopped on the way to a helper looks at its `tenure` again.
+/// As [`run`], without a deadline. A process that was stopped on the way looks at its `tenure` again.
 pub(super) async fn to_its_end(runner: &Runner, tenure: &Tenure, argv: &[String]) -> Result<Output, Error> {
     match runner {
-        Runner::Local => local(argv).await,
+        Runner::Local => {
+            tenure.check()?;
+            local(argv).await
+        }
         Runner::Socket(path) => over_socket(path, tenure, argv).await,
         Runner::Service(service) => service.call(argv.to_vec()).await.ok_or_else(|| Error::Unknown("its end was not seen".into())),
         Runner::Ssh(ssh) => ssh.run(tenure, argv).await,

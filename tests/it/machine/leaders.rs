@@ -61,21 +61,15 @@ async fn a_leader_that_was_stopped_in_the_middle_of_a_step_changes_nothing_more(
         let changes =
             |counts: std::collections::BTreeMap<Call, u64>| counts.into_iter().filter(|(call, _)| call.changes()).collect::<Vec<_>>();
         let late: u64 = changes(parts.lab.counts()).iter().map(|(_, count)| count).sum::<u64>()
-            - changes(acted.clone()).iter().map(|(_, count)| count).sum::<u64>();
+            - changes(acted).iter().map(|(_, count)| count).sum::<u64>();
         eprintln!("stopped after {} changes of {name}: {late} came when it went on", place - before);
         slipped.push(late);
-        let destroyed = |counts: std::collections::BTreeMap<Call, u64>| {
-            counts.into_iter().filter(|(call, _)| matches!(call, Call::Delete | Call::Zfs("destroy" | "rename"))).collect::<Vec<_>>()
-        };
-        assert_eq!(destroyed(parts.lab.counts()), destroyed(acted), "stopped after {} changes of {name}", place - before);
         give(&parts.api, "").await;
         parts.leads(&controllers).await;
         parts.ends_well(&name).await;
     }
     assert!(stopped_in_life >= 4, "{stopped_in_life}");
-    // A request that was handed to its connection just before the process stopped is sent when it goes on: nothing looks at the
-    // time between the two. On a busy machine that happens at one stop (two that run at once may); nothing follows it.
-    assert!(slipped.iter().all(|late| *late <= 2) && slipped.iter().filter(|late| **late > 0).count() <= 1, "{slipped:?}");
+    assert!(slipped.iter().all(|late| *late == 0), "{slipped:?}");
 }
 
 /// `AUTOVIBE_KILLS=50` kills fifty.

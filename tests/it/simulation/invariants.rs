@@ -1,5 +1,6 @@
 //! What must hold after each change of the node, whatever went wrong. Source: faults.md, I1–I8.
 
+use autovibe::clock::Tenure;
 use autovibe::lab::Lab;
 use autovibe::proxmox::{self, Node, Vmid};
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ pub(super) struct Invariants {
 fn client(lab: &Lab) -> proxmox::Client {
     let at = lab.endpoint().clone();
     let config = proxmox::Config { endpoint: at.endpoint, fingerprint: None, token_id: at.token_id, secret: at.secret.into() };
-    proxmox::Client::over(config, Some(lab.proxmox())).unwrap()
+    proxmox::Client::over(config, Some(lab.proxmox()), Tenure::unlimited()).unwrap()
 }
 
 fn foreign(lab: &Lab) -> (BTreeMap<String, String>, Option<serde_json::Value>) {
