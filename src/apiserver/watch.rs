@@ -6,7 +6,7 @@
 
 use super::{
     Shared,
-    cache::{Cache, Event, Item, Next, Told, View, Watcher, line},
+    cache::{Cache, Event, Item, Next, PAST, Told, View, Watcher, line},
     definitions, list,
     query::Query,
     selector::Selector,
@@ -21,8 +21,6 @@ use serde_json::json;
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 
-/// Changes read from the log at once: so many documents may wait for a slow client.
-const BATCH: u32 = 20;
 /// Size in bytes from which on initial objects are sent.
 const CHUNK: usize = 64 << 10;
 /// How often an idle client learns a revision that is safe to resume from.
@@ -284,7 +282,10 @@ impl Watch {
 
     async fn read_log(&mut self) -> Result<(), Status> {
         let (Phase::Follow(follow), Some(cache)) = (&mut self.phase, &self.cache) else { return Ok(()) };
-        let (events, complete) = self.objects.store().history(&cache.resource_name(), follow.cursor, BATCH).await?;
+        if cache.recall(follow.cursor).await? {
+            return Ok(());
+        }
+        let (events, complete) = self.objects.store().history(&cache.resource_name(), follow.cursor, PAST).await?;
         follow.logged = events.into_iter().map(|event| Arc::new(Event::logged(event))).collect();
         follow.read_to = complete;
         Ok(())

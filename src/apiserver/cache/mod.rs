@@ -29,6 +29,8 @@ use tokio::{sync::watch, time::Instant};
 const BOUNDS: Bounds = Bounds { events: 4096, bytes: 32 << 20 };
 /// Changes that are read from the log at once.
 const BATCH: u32 = 500;
+/// The same, of the past: little, as each watch may hold so much.
+pub(super) const PAST: u32 = 20;
 /// Between two tries when the database fails.
 const PAUSE: Duration = Duration::from_secs(1);
 
@@ -56,6 +58,8 @@ pub(super) struct Cache {
     begun: AtomicU64,
     /// Held by who takes in, so that one serves all who wait.
     taken_in: tokio::sync::Mutex<TakenIn>,
+    /// Held by who reads the past into the ring, for all.
+    recalling: tokio::sync::Mutex<()>,
     /// Tells watches of the last change.
     news: watch::Sender<Revision>,
     feed: Mutex<Feed>,
@@ -86,6 +90,7 @@ impl Cache {
             state: RwLock::new(None),
             begun: AtomicU64::new(0),
             taken_in: tokio::sync::Mutex::default(),
+            recalling: tokio::sync::Mutex::default(),
             news: watch::Sender::new(Revision::default()),
             feed: Mutex::default(),
         })
@@ -157,6 +162,25 @@ impl Cache {
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = Some(State::new(page, self.bounds));
         self.tell();
         Ok(())
+    }
+
+    /// Reads what happened behind `after` into the ring; whether it is there now. It is not when the ring has no room for it.
+    pub(super) async fn recall(&self, after: Revision) -> Result<bool, store::Error> {
+        let _for_all = self.recalling.lock().await;
+        if self.read(|state| state.holds(after)).unwrap_or_default() {
+            return Ok(true);
+        }
+        let Some(Some(begins)) = self.read(|state| state.recallable(after)) else { return Ok(false) };
+        let (mut past, mut read_to) = (Vec::new(), after);
+        while read_to < begins && self.read(|state| state.has_room(&past)).unwrap_or_default() {
+            let (events, complete) = self.objects.store().history(&self.resource.name(), read_to, PAST).await?;
+            past.extend(events.into_iter().map(Event::logged).filter(|event| event.revision() <= begins));
+            read_to = complete;
+        }
+        if let Some(state) = self.state.write().unwrap_or_else(PoisonError::into_inner).as_mut() {
+            state.recall(after, past, begins);
+        }
+        Ok(self.read(|state| state.holds(after)).unwrap_or_default())
     }
 
     fn tell(&self) {

@@ -25,6 +25,8 @@ pub(super) struct State {
     begins: Revision,
     /// Every change up to here is known.
     complete: Revision,
+    /// From here the past is more than the ring has room for.
+    too_far: Option<Revision>,
     bounds: Bounds,
 }
 
@@ -53,7 +55,7 @@ impl State {
         let objects: BTreeMap<_, _> = page.items.into_iter().map(item).map(|i| ((i.namespace.clone(), i.name.clone()), i)).collect();
         let mut counts = BTreeMap::new();
         objects.keys().for_each(|(namespace, _)| *counts.entry(namespace.clone()).or_default() += 1);
-        Self { objects, counts, ring: VecDeque::new(), bytes: 0, begins: page.revision, complete: page.revision, bounds }
+        Self { objects, counts, ring: VecDeque::new(), bytes: 0, begins: page.revision, complete: page.revision, too_far: None, bounds }
     }
 
     pub(super) fn complete(&self) -> Revision {
@@ -95,6 +97,32 @@ impl State {
         }
     }
 
+    /// Up to where the past behind `after` is to be read, if there may be room for it: `None` when there is not.
+    pub(super) fn recallable(&self, after: Revision) -> Option<Revision> {
+        (self.too_far < Some(after) && self.has_room(&[])).then_some(self.begins)
+    }
+
+    pub(super) fn has_room(&self, past: &[Event]) -> bool {
+        let bytes: usize = past.iter().map(|event| event.item.size()).sum();
+        self.ring.len() + past.len() < self.bounds.events && self.bytes + bytes < self.bounds.bytes
+    }
+
+    /// Puts in front of the ring what happened behind `after` and up to `begins`; not when it begins elsewhere by now.
+    pub(super) fn recall(&mut self, after: Revision, past: Vec<Event>, begins: Revision) {
+        if self.begins != begins {
+            return;
+        }
+        if !self.has_room(&past) {
+            self.too_far = self.too_far.max(Some(after));
+            return;
+        }
+        for event in past.into_iter().rev() {
+            self.bytes += event.item.size();
+            self.ring.push_front(Arc::new(event));
+        }
+        self.begins = after;
+    }
+
     fn count(&mut self, namespace: &str, change: impl FnOnce(usize) -> usize) {
         match change(self.counts.remove(namespace).unwrap_or_default()) {
             0 => {}
@@ -102,9 +130,14 @@ impl State {
         }
     }
 
+    /// Whether every change behind `after` is here.
+    pub(super) fn holds(&self, after: Revision) -> bool {
+        self.begins <= after
+    }
+
     /// The first change behind `after` of which `take` makes something.
     pub(super) fn next<T>(&self, after: Revision, mut take: impl FnMut(&Arc<Event>) -> Option<T>) -> Next<T> {
-        if after < self.begins {
+        if !self.holds(after) {
             return Next::Behind;
         }
         let start = self.ring.partition_point(|event| event.revision() <= after);

@@ -112,6 +112,65 @@ fn the_past_is_bounded_by_number_and_by_size() {
     assert_eq!(told(&small, 8, "").unwrap().0.len(), 1);
 }
 
+/// A store with changes of `m-0` to `m-9`, and a cache that begins behind them.
+async fn store_with_a_past(bounds: Bounds) -> (tempfile::TempDir, std::sync::Arc<Cache>, Vec<Revision>) {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store::Store::open(&directory.path().join("db")).await.unwrap();
+    let objects = Objects::new(store, Clock::system(), Cipher::ephemeral());
+    objects.ensure_presets().await.unwrap();
+    let resource = crate::admission::resources().iter().find(|resource| resource.plural == "configmaps").unwrap();
+    let mut revisions = Vec::new();
+    for number in 0..10 {
+        let map = json!({"kind": "ConfigMap", "apiVersion": "v1", "metadata": {"name": format!("m-{number}"), "namespace": "default"}});
+        objects.create_document(resource, "default", map, &WriteOptions::default()).await.unwrap();
+        revisions.push(*objects.store().revisions().borrow());
+    }
+    let cache = Cache::new(objects, resource, bounds);
+    cache.catch_up().await.unwrap();
+    (directory, cache, revisions)
+}
+
+#[tokio::test]
+async fn what_was_before_the_ring_is_read_once_for_all_who_begin_there() {
+    let (_directory, cache, revisions) = store_with_a_past(BOUNDS).await;
+    let found = |after: Revision| {
+        let told = |event: &Arc<Event>| Some(event.clone());
+        cache.read(|state| match state.next(after, told) {
+            Next::Found(event) => Some(event),
+            _ => None,
+        })
+    };
+    assert!(found(revisions[4]).unwrap().is_none(), "the ring begins later");
+    let many = futures::future::join_all((0..100).map(|_| cache.recall(revisions[4]))).await;
+    assert!(many.into_iter().all(|recalled| recalled.unwrap()));
+    let first = found(revisions[4]).unwrap().unwrap();
+    assert_eq!((first.revision(), first.item.name.as_str()), (revisions[5], "m-5"));
+    assert!(cache.recall(revisions[0]).await.unwrap(), "further back");
+    assert!(Arc::ptr_eq(&first, &found(revisions[4]).unwrap().unwrap()), "what was there is still there, once");
+    let all = cache.read(|state| told_all(state, revisions[0])).unwrap();
+    assert_eq!(all, &revisions[1..], "each change once, in order");
+}
+
+fn told_all(state: &State, mut cursor: Revision) -> Vec<Revision> {
+    let mut told = Vec::new();
+    while let Next::Found(revision) = state.next(cursor, |event| Some(event.revision())) {
+        told.push(revision);
+        cursor = revision;
+    }
+    told
+}
+
+#[tokio::test]
+async fn a_past_that_the_ring_has_no_room_for_is_read_by_each() {
+    let (_directory, cache, revisions) = store_with_a_past(Bounds { events: 5, bytes: 1 << 20 }).await;
+    assert!(!cache.recall(revisions[2]).await.unwrap());
+    assert!(!cache.recall(revisions[1]).await.unwrap(), "and is not looked for again");
+    assert!(cache.recall(revisions[6]).await.unwrap(), "a shorter one is");
+    assert_eq!(cache.read(|state| told_all(state, revisions[6])).unwrap(), &revisions[7..]);
+    let (_directory, small, revisions) = store_with_a_past(Bounds { events: 100, bytes: 2000 }).await;
+    assert_eq!((small.recall(revisions[0]).await.unwrap(), small.recall(revisions[8]).await.unwrap()), (false, true));
+}
+
 #[tokio::test]
 async fn a_change_is_written_down_once_for_all_who_are_told_the_same() {
     let directory = tempfile::tempdir().unwrap();
