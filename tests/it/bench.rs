@@ -47,6 +47,17 @@ fn idle_machines_write_nothing_and_ask_proxmox_no_more_when_they_are_many() {
     assert!(figure(&report, "Proxmox calls with 24").0 > 0.0, "{report:#}");
 }
 
+#[test]
+fn many_machines_are_measured_against_the_labs_own_floor_and_write_nothing_at_rest() {
+    let report = bench(&["scale", "--machines", "30", "--window", "5"]);
+    let (rate, floor) = figure(&report, "machines spawned a second");
+    assert!(rate > 0.0 && floor.is_some_and(|floor| floor > 0.0), "{report:#}");
+    let (calls, _) = figure(&report, "  Proxmox calls and zfs commands of a spawn");
+    assert!((10.0..30.0).contains(&calls), "{report:#}");
+    assert_eq!(figure(&report, "store writes with 30 idle machines"), (0.0, None), "{report:#}");
+    assert!(figure(&report, "a new machine runs").0 > 0.0);
+}
+
 /// Whether a program is found.
 fn is_installed(program: &str) -> bool {
     Command::new("sh").args(["-c", &format!("command -v {program}")]).stdout(Stdio::null()).status().unwrap().success()

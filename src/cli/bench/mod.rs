@@ -14,6 +14,7 @@ mod proc;
 mod real_lab;
 mod report;
 mod samples;
+mod scale;
 mod stage;
 mod upstream;
 mod watch;
@@ -39,6 +40,8 @@ enum Which {
     Life(life::Life),
     /// What idle Machines cost: writes and Proxmox calls per minute
     Idle(idle::Idle),
+    /// Many Machines at once: how fast they come up, and what they cost at rest
+    Scale(scale::Scale),
     /// The API server on both stores against etcd: writes, watches, lists, memory
     Api(api::Api),
     /// What the gateway adds to a model call, and the memory it takes
@@ -56,6 +59,7 @@ impl Bench {
             Which::Watch(bench) => unless_interrupted(bench.run(context)).await?,
             Which::Life(bench) => unless_interrupted(bench.run(context)).await?,
             Which::Idle(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
+            Which::Scale(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
             Which::Api(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
             Which::Gateway(bench) => unless_interrupted(bench.run(context)).await?,
         };

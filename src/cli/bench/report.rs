@@ -9,6 +9,8 @@ use std::fmt::Write as _;
 pub(super) enum Unit {
     Milliseconds,
     Mebibytes,
+    Kibibytes,
+    Percent,
     /// A plain number.
     Count,
     PerMinute,
@@ -53,6 +55,8 @@ impl Unit {
         match self {
             Self::Milliseconds => "ms",
             Self::Mebibytes => "MiB",
+            Self::Kibibytes => "KiB",
+            Self::Percent => "%",
             Self::Count => "",
             Self::PerMinute => "/min",
             Self::PerSecond => "/s",

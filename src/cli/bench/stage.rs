@@ -95,7 +95,7 @@ impl Stage {
         self.start_controllers(resync);
     }
 
-    async fn stop_controllers(&mut self) {
+    pub(super) async fn stop_controllers(&mut self) {
         if let Some((controllers, stop)) = self.controllers.take() {
             stop.cancel();
             controllers.stopped().await;
