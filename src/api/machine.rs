@@ -276,13 +276,26 @@ pub enum Toggle {
     Disabled,
 }
 
-/// Which checkpoints are kept when newer ones come.
+/// Which checkpoints are kept when newer ones come: those that any of these wants. Its final one, those with `keep: Forever` and
+/// any that something was spawned from stay beside them.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct Retention {
-    /// The newest N of this Machine; its final one, and any that something was spawned from, stay beside them.
+    /// The newest N of this Machine.
     #[serde(default = "default_keep_last")]
     pub keep_last: u32,
+    /// Each that is younger than this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_within: Option<GoDuration>,
+    /// The newest of each of the last N hours that have any. Hours, days and weeks (from Monday) are those of UTC.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_hourly: Option<u32>,
+    /// The newest of each of the last N days that have any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_daily: Option<u32>,
+    /// The newest of each of the last N weeks that have any.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub keep_weekly: Option<u32>,
 }
 
 fn default_keep_last() -> u32 {
@@ -290,7 +303,7 @@ fn default_keep_last() -> u32 {
 }
 impl Default for Retention {
     fn default() -> Self {
-        Self { keep_last: default_keep_last() }
+        Self { keep_last: default_keep_last(), keep_within: None, keep_hourly: None, keep_daily: None, keep_weekly: None }
     }
 }
 

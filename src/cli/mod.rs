@@ -24,6 +24,7 @@ mod logs;
 mod print;
 mod resource;
 mod restore;
+mod retention;
 mod secrets;
 mod up;
 mod version;
@@ -107,6 +108,7 @@ enum Command {
     Checkpoint(checkpoint::Take),
     /// Shows which checkpoint led to which, and by what goal
     Lineage(lineage::Show),
+    Retention(retention::Show),
     /// Shows what changed in the workspace between two checkpoints or Machines
     Diff(diff::Diff),
     /// Says what in the pool and in Proxmox does not agree with the objects; changes nothing
@@ -200,6 +202,7 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         Command::Logs(command) => command.run(&context).await,
         Command::Checkpoint(command) => command.run(&context).await,
         Command::Lineage(command) => command.run(&context).await,
+        Command::Retention(command) => command.run(&context).await,
         Command::Diff(command) => command.run(&context).await,
         Command::Image(command) => {
             // Minutes of other programs' work, none of it asynchronous.

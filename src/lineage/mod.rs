@@ -2,11 +2,13 @@
 //!
 //! Pure: it judges the objects it is given and nothing else. Whoever destroys looks at the storage again first.
 
+mod retention;
 #[cfg(test)]
 mod tests;
 
-use crate::api::checkpoint::{CheckpointPhase, Keep, Trigger};
-use crate::api::machine::Retention;
+pub use retention::{Judged, Kept, due};
+
+use crate::api::checkpoint::CheckpointPhase;
 use crate::api::{Checkpoint, Kind, Machine};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::{BTreeMap, BTreeSet};
@@ -91,32 +93,6 @@ impl<'a> Lineage<'a> {
         wants
     }
 
-    /// The checkpoints of a Machine (which may be gone) that its retention no longer wants, oldest first.
-    ///
-    /// Never one that is final, kept `Forever`, an import, or needed by anything; never the newest of a Machine that goes on.
-    pub fn collectable(&self, machine: &str) -> Vec<&'a Checkpoint> {
-        let mut lives: BTreeMap<Option<&str>, Vec<&'a Checkpoint>> = BTreeMap::new();
-        for &checkpoint in self.checkpoints.values() {
-            let policy = checkpoint.spec.keep == Keep::Policy && checkpoint.spec.trigger != Trigger::Final;
-            if policy && checkpoint.spec.machine.as_deref() == Some(machine) && !checkpoint.is_deleting() {
-                lives.entry(machine_uid(checkpoint)).or_default().push(checkpoint);
-            }
-        }
-        let mut collectable = Vec::new();
-        for (uid, mut checkpoints) in lives {
-            checkpoints.sort_by_key(|checkpoint| age_order(checkpoint));
-            let present = self.machines.get(machine).filter(|machine| Some(machine.uid()) == uid);
-            let keep_last = present.map_or_else(Retention::default, |machine| machine.spec.checkpoints.retention.clone()).keep_last;
-            let keep_last = if present.is_some_and(|machine| !is_finished(machine)) { keep_last.max(1) } else { keep_last };
-            for phase in [CheckpointPhase::Ready, CheckpointPhase::Failed] {
-                let of_phase: Vec<_> = checkpoints.iter().filter(|checkpoint| phase_of(checkpoint) == phase).collect();
-                let surplus = of_phase.len().saturating_sub(keep_last as usize);
-                collectable.extend(of_phase[..surplus].iter().filter(|checkpoint| self.uses(checkpoint.name()).is_empty()).map(|c| **c));
-            }
-        }
-        collectable
-    }
-
     /// The nearest checkpoint before this one that is not being deleted.
     pub fn living_ancestor(&self, name: &str) -> Option<&'a str> {
         let mut seen = BTreeSet::new();
@@ -154,10 +130,14 @@ fn is_stored(checkpoint: &Checkpoint) -> bool {
     checkpoint.status.as_ref().is_some_and(|status| !status.volumes.is_empty() || status.phase != CheckpointPhase::Failed)
 }
 
+/// When it was taken; of one that was not, when it was asked for.
+fn taken_at(checkpoint: &Checkpoint) -> Option<Time> {
+    let captured = checkpoint.status.as_ref().and_then(|status| status.captured_at.clone());
+    captured.or_else(|| checkpoint.metadata.creation_timestamp.clone())
+}
+
 /// Oldest first: by time, within a second by turn, then by name.
 fn age_order(checkpoint: &Checkpoint) -> (Option<Time>, u64, &str) {
-    let status = checkpoint.status.as_ref();
-    let at = status.and_then(|status| status.captured_at.clone()).or_else(|| checkpoint.metadata.creation_timestamp.clone());
-    let turn = status.and_then(|status| status.session.as_ref()).map_or(0, |session| session.turn);
-    (at, turn, checkpoint.name())
+    let turn = checkpoint.status.as_ref().and_then(|status| status.session.as_ref()).map_or(0, |session| session.turn);
+    (taken_at(checkpoint), turn, checkpoint.name())
 }

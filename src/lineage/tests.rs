@@ -2,7 +2,13 @@
 
 use super::*;
 use crate::api::checkpoint::{CheckpointSpec, CheckpointStatus, Import};
-use crate::api::machine::{From, FromMachine, MachineSpec, MachineStatus, Phase, VmStatus};
+use crate::api::checkpoint::{Keep, Trigger};
+use crate::api::machine::{From, FromMachine, MachineSpec, MachineStatus, Phase, Retention, VmStatus};
+use crate::api::quantity::GoDuration;
+use std::time::Duration;
+
+/// Wednesday, 2026-11-25 12:30 UTC.
+const NOW: jiff::Timestamp = jiff::Timestamp::constant(1_795_609_800, 0);
 
 fn machine(name: &str, phase: Phase, change: impl FnOnce(&mut MachineSpec, &mut MachineStatus)) -> Machine {
     let (mut spec, mut status) = (MachineSpec::default(), MachineStatus { phase, ..Default::default() });
@@ -58,8 +64,8 @@ fn chain(machine: &str, count: u64) -> Vec<Checkpoint> {
 #[test]
 fn the_newest_of_a_machine_stay() {
     let (machines, checkpoints) = ([machine("a", Phase::Running, keep(2))], chain("a", 5));
-    assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("a")), ["a-0001", "a-0002", "a-0003"]);
-    assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("b")), Vec::<String>::new());
+    assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("a", NOW)), ["a-0001", "a-0002", "a-0003"]);
+    assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("b", NOW)), Vec::<String>::new());
 }
 
 #[test]
@@ -70,7 +76,7 @@ fn order_is_by_time_before_turn() {
         checkpoint.status.as_mut().unwrap().captured_at = Some(time(second));
     }
     let machines = [machine("a", Phase::Running, keep(1))];
-    assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("a")), ["a-0002", "a-0003"]);
+    assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("a", NOW)), ["a-0002", "a-0003"]);
 }
 
 #[test]
@@ -78,17 +84,17 @@ fn a_machine_that_goes_on_keeps_its_newest_whatever_its_retention() {
     let checkpoints = chain("a", 2);
     for (phase, expect) in [(Phase::Running, vec!["a-0001"]), (Phase::Succeeded, vec!["a-0001", "a-0002"])] {
         let machines = [machine("a", phase, keep(0))];
-        assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("a")), expect, "{phase:?}");
+        assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("a", NOW)), expect, "{phase:?}");
     }
 }
 
 #[test]
 fn a_machine_that_is_gone_has_the_default_retention() {
     let checkpoints = chain("a", 22);
-    assert_eq!(names(&Lineage::new(&checkpoints, &[]).collectable("a")), ["a-0001", "a-0002"]);
+    assert_eq!(names(&Lineage::new(&checkpoints, &[]).collectable("a", NOW)), ["a-0001", "a-0002"]);
     // A namesake's retention is not its own.
     let namesake = [with_uid(machine("a", Phase::Running, keep(1)), "another")];
-    assert_eq!(Lineage::new(&checkpoints, &namesake).collectable("a").len(), 2);
+    assert_eq!(Lineage::new(&checkpoints, &namesake).collectable("a", NOW).len(), 2);
 }
 
 fn with_uid(mut machine: Machine, uid: &str) -> Machine {
@@ -107,10 +113,81 @@ fn final_forever_deleting_pending_and_imported_ones_are_never_collected() {
         ("pending", with(plain.clone(), |c| c.status.as_mut().unwrap().phase = CheckpointPhase::Pending)),
         ("import", import("a")),
     ];
-    assert_eq!(Lineage::new(&[plain], &machines).collectable("a").len(), 1);
+    assert_eq!(Lineage::new(&[plain], &machines).collectable("a", NOW).len(), 1);
     for (why, checkpoint) in spared {
-        assert_eq!(names(&Lineage::new(&[checkpoint], &machines).collectable("a")), Vec::<String>::new(), "{why}");
+        assert_eq!(names(&Lineage::new(&[checkpoint], &machines).collectable("a", NOW)), Vec::<String>::new(), "{why}");
     }
+}
+
+/// Checkpoints of machine `a`, taken so many hours before [`NOW`]; the oldest is `a-0001`.
+fn taken(hours_ago: &[i64]) -> Vec<Checkpoint> {
+    let mut hours_ago = hours_ago.to_vec();
+    hours_ago.sort_by_key(|hours| -hours);
+    let at = |hours| Time(NOW - jiff::SignedDuration::from_hours(hours));
+    let named = |(turn, hours)| with(checkpoint("a", turn, None), |c| c.status.as_mut().unwrap().captured_at = Some(at(hours)));
+    (1..).zip(hours_ago).map(named).collect()
+}
+
+/// Hours before [`NOW`] of those that stay.
+fn stay(hours_ago: &[i64], retention: Retention) -> Vec<i64> {
+    let machines = [machine("a", Phase::Succeeded, |spec, _| spec.checkpoints.retention = retention)];
+    let checkpoints = taken(hours_ago);
+    let judged = Lineage::new(&checkpoints, &machines).judge("a", NOW);
+    let hours = |judged: &Judged| NOW.duration_since(taken_at(judged.checkpoint).unwrap().0).as_hours();
+    judged.iter().filter(|judged| !judged.kept.is_empty()).map(hours).rev().collect()
+}
+
+#[test]
+fn a_grid_keeps_all_for_a_time_then_one_of_each_hour_day_and_week() {
+    let none = || Retention { keep_last: 0, ..Retention::default() };
+    // 12:30 on a Wednesday: 12 hours back is 00:30 of that day, 60 hours back 00:30 of Monday, 61 hours back Sunday.
+    let all = [0, 1, 2, 11, 12, 13, 36, 37, 60, 61, 84, 228, 229, 400];
+    assert_eq!(stay(&all, none()), Vec::<i64>::new());
+    assert_eq!(stay(&all, Retention { keep_last: 2, ..none() }), [0, 1]);
+    assert_eq!(stay(&all, Retention { keep_within: Some(GoDuration(Duration::from_hours(13))), ..none() }), [0, 1, 2, 11, 12]);
+    assert_eq!(stay(&all, Retention { keep_hourly: Some(4), ..none() }), [0, 1, 2, 11]);
+    // The newest of today, yesterday, the day before, Sunday.
+    assert_eq!(stay(&all, Retention { keep_daily: Some(4), ..none() }), [0, 13, 37, 61]);
+    // This week, the last, the one before: 228 hours back is a Monday, 229 a Sunday.
+    assert_eq!(stay(&all, Retention { keep_weekly: Some(3), ..none() }), [0, 61, 229]);
+    let grid = Retention { keep_last: 1, keep_hourly: Some(2), keep_daily: Some(2), keep_weekly: Some(9), keep_within: None };
+    assert_eq!(stay(&all, grid), [0, 1, 13, 61, 229, 400]);
+    // Weeks without any are no weeks; and one that is given as 0 wants nothing.
+    assert_eq!(stay(&[0, 2000, 4000], Retention { keep_weekly: Some(2), keep_daily: Some(0), ..none() }), [0, 2000]);
+}
+
+#[test]
+fn what_time_alone_lets_go_is_due_then_and_what_has_no_time_stays() {
+    let within = Retention { keep_last: 1, keep_within: Some(GoDuration(Duration::from_hours(13))), ..Retention::default() };
+    let machines = [machine("a", Phase::Succeeded, |spec, _| spec.checkpoints.retention = within)];
+    let mut checkpoints = taken(&[0, 3, 12, 20]);
+    let judge = |checkpoints: &[Checkpoint], now| {
+        let lineage = Lineage::new(checkpoints, &machines);
+        let judged = lineage.judge("a", now);
+        (names(&lineage.collectable("a", now)), due(&judged, now))
+    };
+    assert_eq!(judge(&checkpoints, NOW), (vec!["a-0001".to_owned()], Some(Duration::from_hours(1))));
+    let later = NOW + jiff::SignedDuration::from_hours(1);
+    assert_eq!(judge(&checkpoints, later), (vec!["a-0001".to_owned(), "a-0002".to_owned()], Some(Duration::from_hours(9))));
+    // A clock that was set back.
+    assert_eq!(judge(&checkpoints, NOW - jiff::SignedDuration::from_hours(500)).0, Vec::<String>::new());
+    for checkpoint in &mut checkpoints {
+        checkpoint.status.as_mut().unwrap().captured_at = None;
+    }
+    assert_eq!(judge(&checkpoints, NOW), (vec![], None));
+}
+
+#[test]
+fn each_is_told_why_it_stays() {
+    let mut checkpoints = chain("a", 5);
+    checkpoints[0].spec.keep = Keep::Forever;
+    checkpoints[1].spec.trigger = Trigger::Final;
+    let on_it = machine("b", Phase::Running, |_, status| status.spawned_from = Some("a-0003".into()));
+    let machines = [machine("a", Phase::Running, keep(1)), on_it];
+    let judged = Lineage::new(&checkpoints, &machines).judge("a", NOW);
+    let why = |judged: &Judged| judged.kept.iter().map(Kept::to_string).collect::<Vec<_>>().join("; ");
+    let expected = ["it is kept forever", "its machine ended in it", "machine b lives on a clone of it", "", "one of the last 1"];
+    assert_eq!(judged.iter().map(why).collect::<Vec<_>>(), expected);
 }
 
 #[test]
@@ -120,7 +197,7 @@ fn failed_ones_do_not_push_out_good_ones() {
         checkpoint.status.as_mut().unwrap().phase = CheckpointPhase::Failed;
     }
     let machines = [machine("a", Phase::Running, keep(2))];
-    assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("a")), ["a-0003", "a-0004"]);
+    assert_eq!(names(&Lineage::new(&checkpoints, &machines).collectable("a", NOW)), ["a-0003", "a-0004"]);
 }
 
 /// One checkpoint `a-0001` of a finished Machine `a`, and what else there is → why it must stay.
@@ -133,7 +210,7 @@ fn check_uses(others: &[Checkpoint], machines: &[Machine], expect: &[Use]) {
     }
     let lineage = Lineage::new(&checkpoints, &machines);
     assert_eq!(lineage.uses("a-0001"), expect);
-    assert_eq!(lineage.collectable("a").iter().any(|c| c.name() == "a-0001"), expect.is_empty());
+    assert_eq!(lineage.collectable("a", NOW).iter().any(|c| c.name() == "a-0001"), expect.is_empty());
 }
 
 #[test]
@@ -235,7 +312,7 @@ fn collecting_until_nothing_is_left_to_collect_harms_nothing() {
         let owners: BTreeSet<String> = checkpoints.iter().filter_map(|checkpoint| checkpoint.spec.machine.clone()).collect();
         loop {
             let lineage = Lineage::new(&checkpoints, &machines);
-            let gone: BTreeSet<String> = owners.iter().flat_map(|owner| names(&lineage.collectable(owner))).collect();
+            let gone: BTreeSet<String> = owners.iter().flat_map(|owner| names(&lineage.collectable(owner, NOW))).collect();
             for name in &gone {
                 let checkpoint = checkpoints.iter().find(|checkpoint| checkpoint.name() == name).unwrap();
                 assert!(lineage.uses(name).is_empty(), "seed {seed}: {name} is in use");

@@ -5,13 +5,13 @@ use crate::node;
 use autovibe::api::budget::{BudgetLimits, BudgetSpec, ParentRef};
 use autovibe::api::checkpoint::{CheckpointPhase, CheckpointSpec, CheckpointStatus, FINALIZER, Import, Session, Trigger};
 use autovibe::api::hub::{HubSpec, Image, Infrastructure};
-use autovibe::api::machine::{Agent, AgentType, From, MachineSpec, OnTerminate, Phase};
-use autovibe::api::quantity::{Currency, Money, NanoUsd};
+use autovibe::api::machine::{Agent, AgentType, From, MachineSpec, OnTerminate, Phase, Retention};
+use autovibe::api::quantity::{Currency, GoDuration, Money, NanoUsd};
 use autovibe::api::{Budget, Checkpoint, Hub, Kind, Machine};
 use autovibe::clock::Clock;
 use autovibe::controller::{self, Controllers};
 use autovibe::lab::{Call, Lab};
-use autovibe::objects::{Cipher, Objects};
+use autovibe::objects::{self, Cipher, Objects};
 use autovibe::store::Store;
 use autovibe::wire::annotation;
 use std::time::Duration;
@@ -190,6 +190,36 @@ async fn turns_follow_each_other_in_one_write_each_and_retention_keeps_the_newes
     assert_eq!(left[0].status.as_ref().unwrap().parent, None, "what it came after is gone");
     let snapshots = bench.lab.datasets().into_iter().filter(|name| name.contains("@av-")).count();
     assert_eq!(snapshots, 2, "what is not kept is not in the pool: {:?}", bench.lab.datasets());
+    bench.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_retention_that_is_changed_acts_by_itself_and_so_does_time() {
+    let bench = bench().await;
+    bench.objects.create(&hub()).await.unwrap();
+    let mut machine = bench.running(machine("a", image(), 20)).await;
+    for turn in 1..=4 {
+        bench.captured(at_message("a", turn)).await;
+    }
+    loop {
+        machine.spec.checkpoints.retention = Retention {
+            keep_last: 1,
+            keep_within: Some(GoDuration(Duration::from_secs(8))),
+            keep_daily: Some(1),
+            ..Retention::default()
+        };
+        match bench.objects.update(&machine).await {
+            Ok(_) => break,
+            Err(objects::Error::Conflict { .. }) => machine = bench.objects.get(NAMESPACE, "a").await.unwrap().unwrap(),
+            Err(error) => panic!("{error}"),
+        }
+    }
+    // Nothing but time passes.
+    for turn in 1..=3 {
+        bench.gone::<Checkpoint>(&format!("a-{turn:04}")).await;
+    }
+    let (left, _) = bench.objects.list::<Checkpoint>(Some(NAMESPACE)).await.unwrap();
+    assert_eq!(left.iter().map(Kind::name).collect::<Vec<_>>(), ["a-0004"]);
     bench.stop().await;
 }
 

@@ -120,6 +120,16 @@ fn people_get_tables_programs_get_documents() {
         said(data.path(), &["explain", "machine/add-tests", "-n", "todo"]).contains("Waiting for machine add-authentication")
     });
     let lineage = said(data.path(), &["lineage", "-n", "todo"]);
+    let asked = |name: &str, machine: &str| {
+        format!("apiVersion: autovibe.dev/v1alpha1\nkind: Checkpoint\nmetadata: {{name: {name}, namespace: todo}}\nspec: {{machine: {machine}}}\n---\n")
+    };
+    let file = write(&data.path().join("c.yaml"), &format!("{}{}", asked("x", "add-tests"), asked("y", "add-authentication")));
+    said(data.path(), &["apply", "-f", &file]);
+    let retention = said(data.path(), &["retention", "-n", "todo", "machine/add-tests"]);
+    assert!(retention.contains("it is not taken yet") && !retention.contains("add-authentication"), "{retention}");
+    let all: serde_json::Value = serde_json::from_str(&said(data.path(), &["retention", "-n", "todo", "-o", "json"])).unwrap();
+    let rows: Vec<_> = all.as_array().unwrap().iter().map(|row| (row["checkpoint"].as_str().unwrap(), row["goes"].as_bool())).collect();
+    assert_eq!(rows, [("y", Some(false)), ("x", Some(false))], "{all}");
     let order: Vec<Option<usize>> = ["todo-a", "└─ add-authentication", "   └─ add-tests"].iter().map(|what| lineage.find(what)).collect();
     assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{lineage}");
     assert_eq!(said(data.path(), &["delete", "machine", "add-tests", "-n", "todo"]), "machine/add-tests deleted\n");

@@ -95,7 +95,11 @@ impl Scale {
             Figure::new("  of one machine, hub and lab", (large - small) * 1024.0 / spawned, Unit::Kibibytes),
             Figure::new(format!("store writes {many}"), count(rested.writes - rest.writes) * 60.0 / window, Unit::PerMinute)
                 .target(Target::AtMost(0.0, "")),
-            Figure::new(format!("Proxmox calls and zfs commands {many}"), count(rested.calls - rest.calls) * 60.0 / window, Unit::PerMinute),
+            Figure::new(
+                format!("Proxmox calls and zfs commands {many}"),
+                count(rested.calls - rest.calls) * 60.0 / window,
+                Unit::PerMinute,
+            ),
             Figure::new(format!("processor {many}"), (rested.processor - rest.processor).as_secs_f64() * 100.0 / window, Unit::Percent)
                 .target(Target::AtMost(IDLE, "of one processor")),
         ];

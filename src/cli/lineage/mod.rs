@@ -33,7 +33,8 @@ impl Show {
     }
 }
 
-async fn read(client: &Client, namespace: Option<&str>) -> anyhow::Result<(Vec<Machine>, Vec<Checkpoint>)> {
+/// Machines and Checkpoints of a namespace, or of all.
+pub(super) async fn read(client: &Client, namespace: Option<&str>) -> anyhow::Result<(Vec<Machine>, Vec<Checkpoint>)> {
     // Two lists of different moments; a checkpoint that is newer than its Machine's status shows next time.
     let machines = client.list(&resource::our::<Machine>(namespace, None)).await?;
     let checkpoints = client.list(&resource::our::<Checkpoint>(namespace, None)).await?;

@@ -8,6 +8,7 @@ mod tests;
 
 use super::Context;
 use crate::api::checkpoint::CheckpointPhase;
+use crate::api::machine::Retention;
 use crate::api::{Budget, Checkpoint, DEFAULT_HUB, Hub, Kind, Machine};
 use crate::objects::Event;
 use crate::runtime::Key;
@@ -106,6 +107,7 @@ struct MachineEntry {
     spawned_from: Option<String>,
     last_checkpoint: Option<String>,
     final_checkpoint: Option<String>,
+    retention: Retention,
     has_vm: bool,
     finished: bool,
     phase: String,
@@ -235,8 +237,8 @@ impl Index {
                     || self.checkpoints.get(*waiting).is_some_and(|entry| entry.machine.as_ref() == Some(&key.name)))
         });
         wakes.checkpoints.extend(concerned.cloned());
-        let ended = entry.finished && before.is_some_and(|before| !before.finished);
-        if ended || event.change == Change::Deleted {
+        let changed = before.is_some_and(|before| (entry.finished && !before.finished) || entry.retention != before.retention);
+        if changed || event.change == Change::Deleted {
             wakes.retention.insert(Key::new(&key.namespace, ""));
         }
     }
@@ -306,6 +308,7 @@ fn entry(machine: &Machine) -> MachineEntry {
         spawned_from: status.spawned_from,
         last_checkpoint: status.last_checkpoint,
         final_checkpoint: status.final_checkpoint,
+        retention: spec.checkpoints.retention.clone(),
         has_vm: status.vm.is_some(),
         finished: status.phase.is_finished(),
         phase: format!("{:?}", status.phase),
