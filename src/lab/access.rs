@@ -11,10 +11,6 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
 
 impl Node {
-    pub(super) fn access<R>(&self, read: impl FnOnce(&Access) -> R) -> R {
-        self.store.read(|state| read(&state.access))
-    }
-
     fn change_access<R>(&self, change: impl FnOnce(&mut Access) -> R) -> R {
         self.store.change(|state| change(&mut state.access))
     }

@@ -42,6 +42,17 @@ impl Refusal {
         Self::Text(500, text.into())
     }
 
+    /// Why, on one line.
+    pub(super) fn words(&self) -> String {
+        match self {
+            Self::Parameters(errors) => {
+                errors.iter().map(|(name, why)| format!("{name}: {}", why.trim_end())).collect::<Vec<_>>().join("; ")
+            }
+            Self::Text(_, text) | Self::Plain(_, text) | Self::Empty(_, text) => text.clone(),
+            Self::Lost => "no node is up".into(),
+        }
+    }
+
     /// Status, reason phrase, content type and body; `None` for [`Self::Lost`].
     pub(super) fn render(self) -> Option<(u16, String, &'static str, String)> {
         const JSON: &str = "application/json;charset=UTF-8";

@@ -4,11 +4,11 @@ use super::{
     answer::{Answer, Refusal},
     guests::VmConfig,
     keys,
-    node::{FLOCK_WAIT, NODE, Node, STORAGE, not_found},
+    node::{FLOCK_WAIT, Node, lock},
     parameters::Parameters,
     pool::BASE,
+    qemu::Made,
     snapshot::disks,
-    state::Vm,
     task::Log,
 };
 use serde_json::{Value, json};
@@ -28,12 +28,12 @@ struct Plan {
 }
 
 impl Node {
-    pub(super) async fn linked_to(&self, volume: &str) -> Result<Vec<String>, String> {
-        self.pool.clones_of(volume).await
+    pub(super) async fn linked_to(&self, storage: &str, volume: &str) -> Result<Vec<String>, String> {
+        self.pool(storage)?.clones_of(volume).await
     }
 
     pub(super) fn feature(&self, vmid: u32, parameters: &Parameters) -> Answer {
-        let vm = self.store.read(|state| state.vms.get(&vmid).cloned()).ok_or_else(|| Refusal::die(super::node::no_config(vmid)))?;
+        let vm = self.vm(vmid).map_err(Refusal::die)?;
         let config = match parameters.get("snapname") {
             Some(name) => vm.snapshots.get(name).ok_or_else(|| super::snapshot::no_snapshot(name))?,
             None => &vm.config,
@@ -45,12 +45,12 @@ impl Node {
             Some("clone") => !snapshot && disks(config).all(|(_, _, volume)| base(volume)),
             _ => !snapshot || disks(config).next().is_none(),
         };
-        Ok(json!({ "hasFeature": u8::from(has), "nodes": [NODE] }).into())
+        Ok(json!({ "hasFeature": u8::from(has), "nodes": [self.name] }).into())
     }
 
     pub(super) async fn make_template(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
         let disk = parameters.get("disk").map(str::to_owned);
-        let vm = self.store.read(|state| state.vms.get(&vmid).cloned()).ok_or_else(|| Refusal::die(super::node::no_config(vmid)))?;
+        let vm = self.vm(vmid).map_err(Refusal::die)?;
         if !vm.snapshots.is_empty() {
             return Err(Refusal::die("unable to create template, because VM contains snapshots"));
         }
@@ -62,17 +62,19 @@ impl Node {
             return Err(Refusal::die("you can't convert a VM to template if VM is running"));
         }
         let node = self.clone();
-        self.spawn(&parameters.who, "qmtemplate", vmid, move |_| async move {
+        self.spawn(&parameters.who, "qmtemplate", vmid, move |log| async move {
             let _flock = node.flock(vmid, FLOCK_WAIT).await?;
-            let config = node.config_of(vmid).ok_or_else(|| super::node::no_config(vmid))?;
+            log.at_work().await;
+            let config = node.vm(vmid)?.config;
             Self::unlocked(&config)?;
             node.edit(vmid, |vm| vm.config.insert("template".into(), "1".into()))?;
             for (key, storage, volume) in disks(&config).filter(|(key, ..)| disk.as_ref().is_none_or(|disk| disk == key)) {
                 let name = keys::last(volume);
                 let Some(rest) = name.strip_prefix("vm-") else { continue };
                 let base = format!("base-{rest}");
-                node.pool.rename(name, &base).await.map_err(|why| format!("zfs error: {why}"))?;
-                node.pool.snapshot(&base, BASE).await.map_err(|why| format!("zfs error: {why}"))?;
+                let pool = node.pool(storage)?;
+                pool.rename(name, &base).await.map_err(|why| format!("zfs error: {why}"))?;
+                pool.snapshot(&base, BASE).await.map_err(|why| format!("zfs error: {why}"))?;
                 let options = config[key].split_once(',').map(|(_, options)| format!(",{options}")).unwrap_or_default();
                 let path = volume.rsplit_once('/').map(|(origin, _)| format!("{origin}/")).unwrap_or_default();
                 node.edit(vmid, |vm| vm.config.insert(key.to_owned(), format!("{storage}:{path}{base}{options}")))?;
@@ -94,15 +96,19 @@ impl Node {
         }
         if let Some(storage) = parameters.get("storage") {
             self.access(|access| access.need(who, &format!("/storage/{storage}"), "Datastore.AllocateSpace"))?;
-            if storage != STORAGE {
-                return Err(Refusal::die(format!("storage '{storage}' does not exist")));
-            }
+            self.pool(storage).map_err(Refusal::die)?;
         }
-        if let Some(target) = parameters.get("target").filter(|target| *target != NODE) {
-            return Err(Refusal::die(format!("no such cluster node '{target}'")));
+        if let Some(target) = parameters.get("target").filter(|target| *target != self.name) {
+            let known = self.names().iter().any(|name| name == target);
+            let why = if known {
+                format!("can't clone VM to node '{target}' (VM uses local storage)")
+            } else {
+                format!("no such cluster node '{target}'")
+            };
+            return Err(Refusal::die(why));
         }
         let _source = self.flock(vmid, CLONE_WAIT).await.map_err(Refusal::die)?;
-        let vm = self.store.read(|state| state.vms.get(&vmid).cloned()).ok_or_else(|| Refusal::die(not_found(vmid)))?;
+        let vm = self.vm(vmid).map_err(|_| Refusal::die(self.not_found(vmid)))?;
         Self::unlocked(&vm.config).map_err(Refusal::die)?;
         let snapshot = parameters.get("snapname");
         let source = match snapshot {
@@ -115,7 +121,7 @@ impl Node {
             return Err(Refusal::die(format!("parameter '{parameter}' not allowed for linked clones")));
         }
         let to: u32 = parameters.number("newid").unwrap_or_default();
-        if self.config_of(to).is_some() {
+        if self.store.read(|state| state.vms.contains_key(&to)) {
             return Err(Refusal::die(format!("unable to create VM {to}: config file already exists")));
         }
         for (key, storage, volume) in disks(&source) {
@@ -133,28 +139,26 @@ impl Node {
         }
         // The number is taken at once, with a lock and nothing that says whose it is.
         let taken = VmConfig::from([("lock".into(), "clone".into()), ("description".into(), " qmclone temporary file".into())]);
-        self.store.change(|state| state.vms.insert(to, Vm { config: taken, ..Vm::default() }));
+        self.store.change(|state| state.vms.insert(to, self.new_vm(taken)));
         let text = |name: &str| parameters.get(name).map(str::to_owned);
         let plan = Plan { to, source, full, name: text("name"), description: text("description"), pool };
-        let node = self.clone();
-        self.spawn(who, "qmclone", vmid, move |log| async move {
+        let (node, undoing) = (self.clone(), self.clone());
+        let made = Arc::new(Made::default());
+        let leftover = made.clone();
+        let undo = move |log: Log, why| async move {
+            undoing.free(&leftover, &log).await;
+            undoing.store.change(|state| state.vms.remove(&to));
+            format!("clone failed: {why}")
+        };
+        let work = move |log: Log| async move {
             log.line(format!("creating a clone of VM {vmid} with ID {to}"));
-            let mut made = Vec::new();
-            let cloned = node.clone_now(vmid, plan, &mut made, &log).await;
-            if let Err(why) = cloned {
-                for volume in made {
-                    if let Err(why) = node.pool.destroy(&volume).await {
-                        log.line(why);
-                    }
-                }
-                node.store.change(|state| state.vms.remove(&to));
-                return Err(format!("clone failed: {why}"));
-            }
-            Ok(())
-        })
+            log.at_work().await;
+            node.clone_now(vmid, plan, &made, &log).await
+        };
+        self.spawn_with_undo(who, "qmclone", vmid, work, undo)
     }
 
-    async fn clone_now(&self, vmid: u32, plan: Plan, made: &mut Vec<String>, log: &Log) -> Result<(), String> {
+    async fn clone_now(&self, vmid: u32, plan: Plan, made: &Made, log: &Log) -> Result<(), String> {
         let Plan { to, source, full, name, description, pool } = plan;
         let dropped = ["lock", "parent", "snaptime", "snapstate", "vmstate", "template", "vmgenid", "smbios1", "meta"];
         let mut config: VmConfig = source
@@ -163,15 +167,17 @@ impl Node {
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
         for (key, storage, volume) in disks(&source) {
-            let new = self.pool.free_name(to).await?;
+            let pool = self.pool(storage)?;
+            let _lock = self.lock_storage(storage).await?;
+            let new = pool.free_name(to).await?;
             let (kind, path) = if full { ("full", String::new()) } else { ("linked", format!("{}/", keys::last(volume))) };
             log.line(format!("create {kind} clone of drive {key} ({storage}:{volume})"));
             if full {
-                self.pool.copy(volume, &new)?;
+                pool.copy(volume, &new)?;
             } else {
-                self.pool.clone_base(volume, &new).await?;
+                pool.clone_base(volume, &new).await?;
             }
-            made.push(new.clone());
+            lock(made).push((storage.to_owned(), new.clone()));
             let options = source[key].split_once(',').map(|(_, options)| format!(",{options}")).unwrap_or_default();
             config.insert(key.to_owned(), format!("{storage}:{path}{new}{options}"));
         }
@@ -188,7 +194,7 @@ impl Node {
         config.insert("smbios1".into(), format!("uuid={}", crate::random::uuid()));
         config.insert("vmgenid".into(), crate::random::uuid().to_string());
         config.insert("meta".into(), format!("creation-qemu=10.0.13,ctime={}", self.now()));
-        self.edit(to, |vm| *vm = Vm { config, ..Vm::default() })?;
+        self.edit(to, |vm| vm.config = config)?;
         // Last: until now a caller with rights on the pool alone had none on the VM.
         if let Some(pool) = pool {
             self.store.change(|state| state.access.pools.get_mut(&pool).map(|pool| pool.vms.insert(to)));
@@ -198,7 +204,7 @@ impl Node {
 
     /// `GET …/pending`: each key with what waits for it.
     pub(super) fn pending(&self, vmid: u32) -> Answer {
-        let vm = self.store.read(|state| state.vms.get(&vmid).cloned()).ok_or_else(|| Refusal::die(super::node::no_config(vmid)))?;
+        let vm = self.vm(vmid).map_err(Refusal::die)?;
         let mut rows: BTreeMap<String, Value> =
             keys::show(&vm.config).into_iter().map(|(key, value)| (key.clone(), json!({ "key": key, "value": value }))).collect();
         for (key, value) in &vm.pending {

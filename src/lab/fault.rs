@@ -1,8 +1,9 @@
-//! Faults that a test plants, and the count of calls it asserts on.
+//! Faults that a test or a script plants, and the count of calls that tests assert on.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::BTreeMap,
     sync::{Mutex, PoisonError},
+    time::Duration,
 };
 
 /// A call of the API, or one verb of `zfs` on the model's socket.
@@ -38,19 +39,68 @@ pub enum Call {
 }
 
 /// What goes wrong with one call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Answers this status; nothing is done.
-    Fail(u16),
+    /// Answers this; nothing is done.
+    Fail { status: u16, text: String },
+    /// Waits so long before it does it.
+    Delay(Duration),
     /// Does it, and closes the connection instead of answering.
     DropReply,
     /// Does nothing and never answers.
     Hang,
+    /// Does it, but the worker that it starts never ends: it hangs where it would work, with the locks that it has then.
+    HangTask,
+    /// Cuts a node's power first; it comes back after a time, or when it is told to.
+    Kill { node: String, back: Option<Duration> },
+}
+
+/// Which calls a rule is for.
+#[derive(Clone, Debug)]
+pub(super) enum Which {
+    Call(Call),
+    /// A method and the parts of a path below `/api2/json`; `*` is any one part.
+    Path {
+        method: String,
+        parts: Vec<String>,
+    },
+}
+
+/// A fault that waits for its calls.
+#[derive(Clone, Debug)]
+pub(super) struct Rule {
+    pub(super) which: Which,
+    /// The first such call that it is for, from 1.
+    pub(super) nth: u64,
+    /// How many calls in a row, from there on.
+    pub(super) times: u64,
+    pub(super) fault: Fault,
+    /// Such calls since it was planted.
+    pub(super) seen: u64,
+    /// Of them, those that met the fault.
+    pub(super) fired: u64,
+}
+
+impl Rule {
+    pub(super) fn next(call: Call, fault: Fault) -> Self {
+        Self { which: Which::Call(call), nth: 1, times: 1, fault, seen: 0, fired: 0 }
+    }
+
+    fn is_for(&self, call: Call, method: &str, path: &[&str]) -> bool {
+        match &self.which {
+            Which::Call(wanted) => *wanted == call,
+            Which::Path { method: wanted, parts } => {
+                wanted == method
+                    && parts.len() == path.len()
+                    && parts.iter().zip(path).all(|(wanted, part)| wanted == "*" || wanted == part)
+            }
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Inner {
-    planted: BTreeMap<Call, VecDeque<Fault>>,
+    rules: Vec<Rule>,
     counts: BTreeMap<Call, u64>,
 }
 
@@ -62,15 +112,31 @@ impl Faults {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn plant(&self, call: Call, fault: Fault) {
-        self.lock().planted.entry(call).or_default().push_back(fault);
+    pub(super) fn plant(&self, rule: Rule) {
+        self.lock().rules.push(rule);
     }
 
-    /// Counts a call and takes the fault that waits for it.
-    pub(super) fn met(&self, call: Call) -> Option<Fault> {
+    /// All that were planted, also those that are used up.
+    pub(super) fn rules(&self) -> Vec<Rule> {
+        self.lock().rules.clone()
+    }
+
+    pub(super) fn clear(&self) {
+        self.lock().rules.clear();
+    }
+
+    /// Counts a call and takes the fault that waits for it: of several, the one that was planted first.
+    pub(super) fn met(&self, call: Call, method: &str, path: &[&str]) -> Option<Fault> {
         let mut inner = self.lock();
         *inner.counts.entry(call).or_default() += 1;
-        inner.planted.get_mut(&call)?.pop_front()
+        for rule in inner.rules.iter_mut().filter(|rule| rule.fired < rule.times && rule.is_for(call, method, path)) {
+            rule.seen += 1;
+            if rule.seen >= rule.nth {
+                rule.fired += 1;
+                return Some(rule.fault.clone());
+            }
+        }
+        None
     }
 
     pub(super) fn counts(&self) -> BTreeMap<Call, u64> {

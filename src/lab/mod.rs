@@ -7,6 +7,8 @@ mod access;
 mod agent;
 mod answer;
 mod clone;
+mod cluster;
+mod control;
 mod fault;
 mod format;
 pub mod guests;
@@ -19,9 +21,11 @@ mod pools;
 mod power;
 mod qemu;
 pub mod real;
+mod resources;
 mod routes;
 mod schema;
 mod server;
+mod setup;
 pub mod simulated;
 mod snapshot;
 mod state;
@@ -29,17 +33,20 @@ mod storage;
 mod task;
 
 pub use fault::Call;
+pub use setup::Setup;
 
 use crate::{
     clock::Clock,
     wire::{LabEndpoint, NoAnswer, Service},
     zfs::{self, Runner, Zfs},
 };
-use fault::Fault;
+use cluster::Cluster;
+use fault::{Fault, Rule};
 use guests::Guests;
-use node::{NODE, Node, STORAGE, TOKEN_ID};
-use pool::Pool;
+use node::{Node, STORAGE, TOKEN_ID};
+use pool::Real;
 use serde_json::Value;
+use simulated::pool::Pool;
 use std::{
     fs, io,
     net::SocketAddr,
@@ -48,7 +55,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tokio::{net::TcpListener, time::Instant};
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -80,6 +87,8 @@ pub struct Config {
     pub lag: Duration,
     /// How long a wrong token waits for its 401, and at most a call to a silent guest agent; Proxmox waits 3 s.
     pub refusal: Duration,
+    /// What a new lab begins from.
+    pub setup: Option<Setup>,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -91,25 +100,20 @@ pub enum Error {
     /// The state that a former lab left cannot be read: its guests and pool are not thrown away.
     #[error("{path} cannot be read: {reason}")]
     State { path: PathBuf, reason: String },
+    /// The file that it is to begin from.
+    #[error("{}: {field}: {why}", path.display())]
+    Setup { path: PathBuf, field: String, why: String },
     #[error("real guests cannot be run here: {0}")]
     Real(String),
     #[error("the model cannot be made: {0}")]
     Model(String),
 }
 
-/// A running lab, with hooks for tests. Dropping it ends it as a kill would; state and guests are found again.
+/// A running lab, with hooks for tests. Dropping it ends it; state and guests are found again.
 pub struct Lab {
-    node: Arc<Node>,
+    cluster: Arc<Cluster>,
     endpoint: LabEndpoint,
     address: SocketAddr,
-}
-
-/// Serves until `shutdown`; guests live on.
-pub async fn run(config: Config, shutdown: CancellationToken) -> Result<(), Error> {
-    let lab = start(config).await?;
-    shutdown.cancelled().await;
-    lab.node.store.write();
-    Ok(())
 }
 
 /// Starts a lab in this process and writes `endpoint.json` once it serves.
@@ -118,43 +122,60 @@ pub async fn start(config: Config) -> Result<Lab, Error> {
     fs::create_dir_all(&config.data).map_err(unusable)?;
     fs::set_permissions(&config.data, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
     let store = Arc::new(state::Store::open(&config.data)?);
+    let new = config.setup.as_ref().map(|setup| setup.place(&store, config.mode == Mode::Real)).transpose()?;
     let shutdown = CancellationToken::new();
-    let (guests, pool, place) = match config.mode {
+    // What was started for a lab that does not come to be ends with this.
+    let ended = shutdown.clone().drop_guard();
+    let (guests, real, place) = match config.mode {
         Mode::Simulated => simulated(&store, &config, None, &shutdown)?,
-        Mode::Real => real(&config).await?,
+        Mode::Real => real(&store, &config).await?,
     };
     let secret = secret(&store);
+    let cluster = cluster(&config, store.clone(), guests, real, &shutdown, Clock::system()).await;
+    if let Some(setup) = &config.setup {
+        setup.fill(&cluster, new == Some(true)).await?;
+    }
     store.write();
     let listener = TcpListener::bind(config.listen).await.map_err(|source| Error::Listen { address: config.listen, source })?;
     let address = listener.local_addr().map_err(|source| Error::Listen { address: config.listen, source })?;
-    let node = node(&config, store.clone(), guests, pool, &shutdown, Clock::system()).await;
     spawn_until(&shutdown, async move { store.write_changes().await });
-    spawn_until(&shutdown, server::serve(listener, node.clone()));
+    spawn_until(&shutdown, server::serve(listener, cluster.clone()));
     if let Some(socket) = &place.socket {
-        let listener = simulated::socket::bind(socket).map_err(|source| Error::Data { path: socket.clone(), source })?;
-        spawn_until(&shutdown, simulated::socket::serve(listener, node.clone(), config.data.join("zvol")));
+        for (at, node) in cluster.names().into_iter().filter_map(|name| cluster.node(&name)).enumerate() {
+            let path = if at == 0 { socket.clone() } else { zfs_socket(&config.data, &node.name) };
+            let volumes = config.data.join(if at == 0 { "zvol".into() } else { format!("zvol-{}", node.name) });
+            let listener = simulated::socket::bind(&path).map_err(|source| Error::Data { path, source })?;
+            spawn_until(&shutdown, simulated::socket::serve(listener, node, volumes));
+        }
     }
-    let endpoint = endpoint(&config, &node, address, secret, place);
+    let endpoint = endpoint(&config, &cluster, address, secret, place);
     write_endpoint(&config.data, &endpoint).map_err(unusable)?;
     info!("the lab serves {} guests on {address}", endpoint.mode);
-    Ok(Lab { node, endpoint, address })
+    ended.disarm();
+    Ok(Lab { cluster, endpoint, address })
 }
 
 /// Starts a simulated lab that no network reaches: the hub calls [`Lab::proxmox`] and [`Lab::zfs`], guests call `gateway`.
 /// It lives in memory, and on `clock`, which a test may hold: with that, its hub's doings are the same in each run.
 pub async fn simulate(config: Config, gateway: Service, clock: Clock) -> Result<Lab, Error> {
     let (store, shutdown) = (Arc::new(state::Store::in_memory()), CancellationToken::new());
-    let (guests, pool, place) = simulated(&store, &config, Some(gateway), &shutdown)?;
+    let new = config.setup.as_ref().map(|setup| setup.place(&store, false)).transpose()?;
+    let (guests, real, place) = simulated(&store, &config, Some(gateway), &shutdown)?;
     let secret = secret(&store);
-    let node = node(&config, store, guests, pool, &shutdown, clock).await;
-    let endpoint = endpoint(&config, &node, config.listen, secret, Place { socket: None, ..place });
-    Ok(Lab { node, endpoint, address: config.listen })
+    let cluster = cluster(&config, store, guests, real, &shutdown, clock).await;
+    if let Some(setup) = &config.setup {
+        setup.fill(&cluster, new == Some(true)).await?;
+    }
+    let endpoint = endpoint(&config, &cluster, config.listen, secret, Place { socket: None, ..place });
+    Ok(Lab { cluster, endpoint, address: config.listen })
 }
 
 /// The token's secret, made with the state; workers of a former lab are no more.
 fn secret(store: &state::Store) -> String {
     store.change(|state| {
-        task::bury(&mut state.tasks);
+        for node in state.nodes.clone() {
+            task::bury(&mut state.tasks, &node);
+        }
         if state.secret.is_empty() {
             state.secret = crate::random::uuid().to_string();
         }
@@ -163,25 +184,30 @@ fn secret(store: &state::Store) -> String {
     })
 }
 
-/// A node whose guests of a former lab are found again.
-async fn node(
+/// A cluster whose guests of a former lab are found again.
+async fn cluster(
     config: &Config,
     store: Arc<state::Store>,
     guests: Guests,
-    pool: Pool,
+    real: Option<Arc<Real>>,
     shutdown: &CancellationToken,
     clock: Clock,
-) -> Arc<Node> {
-    let node = Arc::new(Node::new(store, guests, pool, shutdown.clone(), Instant::now(), clock));
-    node.set_lag(config.lag);
-    *node::lock(&node.refusal) = config.refusal;
-    node.guests.recover().await;
-    let broadcasting = node.clone();
+) -> Arc<Cluster> {
+    let cluster = Arc::new(Cluster::new(store, guests, real, shutdown.clone(), clock));
+    cluster.set_lag(config.lag);
+    *node::lock(&cluster.refusal) = config.refusal;
+    cluster.guests.recover().await;
+    let broadcasting = cluster.clone();
     spawn_until(shutdown, async move { broadcasting.broadcasts().await });
-    node
+    cluster
 }
 
-fn endpoint(config: &Config, node: &Node, address: SocketAddr, secret: String, place: Place) -> LabEndpoint {
+/// Where the `zfs` of a node that is not the first one answers.
+fn zfs_socket(data: &Path, node: &str) -> PathBuf {
+    data.join(format!("zfs-{node}.sock"))
+}
+
+fn endpoint(config: &Config, cluster: &Cluster, address: SocketAddr, secret: String, place: Place) -> LabEndpoint {
     LabEndpoint {
         pid: std::process::id(),
         mode: if config.mode == Mode::Real { "real" } else { "simulated" }.into(),
@@ -189,9 +215,9 @@ fn endpoint(config: &Config, node: &Node, address: SocketAddr, secret: String, p
         fingerprint: None,
         token_id: TOKEN_ID.into(),
         secret,
-        node: NODE.into(),
+        node: cluster.names().into_iter().next().unwrap_or_default(),
         storage: STORAGE.into(),
-        dataset: node.pool.dataset().to_owned(),
+        dataset: cluster.real.as_ref().map_or_else(|| simulated::DATASET.to_owned(), |real| real.storage.dataset.clone()),
         keep: place.keep,
         zfs_socket: place.socket,
         bridge: "vmbr0".into(),
@@ -214,21 +240,29 @@ fn simulated(
     config: &Config,
     gateway: Option<Service>,
     shutdown: &CancellationToken,
-) -> Result<(Guests, Pool, Place), Error> {
-    store.change(simulated::fill).map_err(Error::Model)?;
+) -> Result<(Guests, Option<Arc<Real>>, Place), Error> {
+    store
+        .change(|state| {
+            state.storages.entry(STORAGE.to_owned()).or_default();
+            simulated::fill(state)
+        })
+        .map_err(Error::Model)?;
     let gateway = simulated::Reach::new(config.gateway, gateway).map_err(Error::Model)?;
     let guests = simulated::Guests::new(store.clone(), gateway, shutdown.clone());
     let socket = Some(config.data.join("zfs.sock"));
     let place = Place { keep: simulated::KEEP.into(), socket, gateway_url: simulated::GATEWAY_URL.into() };
-    Ok((Guests::Simulated(guests), Pool::Model(store.clone()), place))
+    Ok((Guests::Simulated(guests), None, place))
 }
 
-async fn real(config: &Config) -> Result<(Guests, Pool, Place), Error> {
+async fn real(store: &state::Store, config: &Config) -> Result<(Guests, Option<Arc<Real>>, Place), Error> {
     let (qemu, storage) = real::Qemu::open(&config.data, config.gateway).await.map_err(|error| Error::Real(error.to_string()))?;
     info!("{}", storage.note);
     let zfs = Zfs::open(Runner::Local).await.map_err(|error| Error::Real(error.to_string()))?;
     let place = Place { keep: storage.keep.clone(), socket: None, gateway_url: qemu.gateway_url() };
-    Ok((Guests::Real(qemu), Pool::Real { zfs, storage }, place))
+    store.change(|state| {
+        state.storages.entry(STORAGE.to_owned()).or_default();
+    });
+    Ok((Guests::Real(qemu), Some(Arc::new(Real { zfs, storage })), place))
 }
 
 fn spawn_until(shutdown: &CancellationToken, work: impl Future<Output = ()> + Send + 'static) {
@@ -255,8 +289,8 @@ fn write_endpoint(data: &Path, endpoint: &LabEndpoint) -> io::Result<()> {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        self.node.shutdown.cancel();
-        self.node.store.write();
+        self.cluster.shutdown.cancel();
+        self.cluster.store.write();
     }
 }
 
@@ -268,27 +302,32 @@ impl Lab {
 
     /// Its API as a service in this process.
     pub fn proxmox(&self) -> Service {
-        let node = self.node.clone();
+        let cluster = self.cluster.clone();
         Service::new(move |request| {
-            let node = node.clone();
+            let cluster = cluster.clone();
             Box::pin(async move {
                 let request = hyper::Request::<reqwest::Body>::try_from(request).map_err(|_| NoAnswer)?;
-                server::respond(node, request).await.map(|response| response.map(reqwest::Body::wrap).into())
+                server::respond(cluster, request).await.map(|response| response.map(reqwest::Body::wrap).into())
             })
         })
     }
 
     /// The `zfs` of its model pool, likewise.
     pub fn zfs(&self) -> zfs::Service {
-        let node = self.node.clone();
+        let node = self.first();
         zfs::Service::new(move |argv| {
             let node = node.clone();
             Box::pin(async move {
+                let node = node?;
                 // No image is written to a volume of a pool in memory, so it needs no device.
                 let (status, stdout, stderr) = simulated::socket::run(&argv, &node, None).await.ok()??;
                 Some(zfs::Output { status, stdout, stderr })
             })
         })
+    }
+
+    fn first(&self) -> Option<Arc<Node>> {
+        self.cluster.names().first().and_then(|name| self.cluster.node(name))
     }
 
     /// What `endpoint.json` says.
@@ -298,52 +337,93 @@ impl Lab {
 
     /// The next such call is refused with this status, and nothing is done. A `zfs` verb fails whatever the status.
     pub fn fail_next(&self, call: Call, status: u16) {
-        self.node.faults.plant(call, Fault::Fail(status));
+        let text = "injected failure".to_owned();
+        self.cluster.faults.plant(Rule::next(call, Fault::Fail { status, text }));
     }
 
     /// The next such call is done, and its connection closed instead of an answer.
     pub fn drop_reply(&self, call: Call) {
-        self.node.faults.plant(call, Fault::DropReply);
+        self.cluster.faults.plant(Rule::next(call, Fault::DropReply));
     }
 
     /// The next such call is neither done nor answered.
     pub fn hang(&self, call: Call) {
-        self.node.faults.plant(call, Fault::Hang);
+        self.cluster.faults.plant(Rule::next(call, Fault::Hang));
+    }
+
+    /// The next such call is done, but the worker that it starts never ends.
+    pub fn hang_task(&self, call: Call) {
+        self.cluster.faults.plant(Rule::next(call, Fault::HangTask));
+    }
+
+    /// How many faults came to pass.
+    pub fn fired(&self) -> u64 {
+        self.cluster.faults.rules().iter().map(|rule| rule.fired).sum()
+    }
+
+    /// Cuts a node's power, until [`Self::revive`].
+    pub async fn kill(&self, node: &str) {
+        self.cluster.kill(node, None).await;
+    }
+
+    /// Powers a node on.
+    pub fn revive(&self, node: &str) {
+        self.cluster.revive(node);
+    }
+
+    /// Forgets the tasks of a node that ended, as its log files are pruned.
+    pub fn forget_tasks(&self, node: &str) {
+        self.cluster.store.change(|state| task::prune(&mut state.tasks, node, 0));
+    }
+
+    /// What `endpoint.json` says, for another node of the cluster.
+    pub fn endpoint_of(&self, node: &str) -> LabEndpoint {
+        let zfs_socket = self
+            .endpoint
+            .zfs_socket
+            .clone()
+            .map(|first| if node == self.endpoint.node { first } else { zfs_socket(first.parent().unwrap_or(Path::new("")), node) });
+        LabEndpoint { node: node.to_owned(), zfs_socket, ..self.endpoint.clone() }
+    }
+
+    /// All tokens and their secrets, as a request names them: `PVEAPIToken=alice@pve!t1=…`.
+    pub fn tokens(&self) -> Vec<String> {
+        self.cluster.access(|access| access.tokens.iter().map(|(id, token)| format!("PVEAPIToken={id}={}", token.secret)).collect())
     }
 
     /// How often a call came.
     pub fn count(&self, call: Call) -> u64 {
-        self.node.faults.count(|other| other == call)
+        self.cluster.faults.count(|other| other == call)
     }
 
     /// How often each call came, `zfs` commands among them.
     pub fn counts(&self) -> std::collections::BTreeMap<Call, u64> {
-        self.node.faults.counts()
+        self.cluster.faults.counts()
     }
 
     /// All calls of the API.
     pub fn calls(&self) -> u64 {
-        self.node.faults.count(|call| !matches!(call, Call::Zfs(_)))
+        self.cluster.faults.count(|call| !matches!(call, Call::Zfs(_)))
     }
 
     /// All calls of the API but those to guest agents.
     pub fn calls_without_agent(&self) -> u64 {
-        self.node.faults.count(|call| !matches!(call, Call::Zfs(_)) && !call.is_agent())
+        self.cluster.faults.count(|call| !matches!(call, Call::Zfs(_)) && !call.is_agent())
     }
 
     /// All calls and commands but those that only read.
     pub fn changes(&self) -> u64 {
-        self.node.faults.count(Call::changes)
+        self.cluster.faults.count(Call::changes)
     }
 
     /// All `zfs` commands.
     pub fn zfs_commands(&self) -> u64 {
-        self.node.faults.count(|call| matches!(call, Call::Zfs(_)))
+        self.cluster.faults.count(|call| matches!(call, Call::Zfs(_)))
     }
 
     /// Makes a token, and its user when there is none, and returns its secret: what `pveum` does on the node.
     pub fn token(&self, id: &str, privsep: bool) -> String {
-        self.node.store.change(|state| {
+        self.cluster.store.change(|state| {
             let secret = crate::random::uuid().to_string();
             state.access.users.entry(permission::Who::parse(id).user).or_default();
             let token = permission::Token { secret: secret.clone(), privsep, comment: None, expire: 0 };
@@ -354,12 +434,12 @@ impl Lab {
 
     /// How far `/cluster/resources` lags from now on; zero is live.
     pub fn set_lag(&self, lag: Duration) {
-        self.node.set_lag(lag);
+        self.cluster.set_lag(lag);
     }
 
     /// Writes a key into a VM's config file, as a person on the node can; `None` removes it. Also `lock`.
     pub fn edit_config(&self, vmid: u32, key: &str, value: Option<&str>) {
-        self.node.store.change(|state| {
+        self.cluster.store.change(|state| {
             let Some(vm) = state.vms.get_mut(&vmid) else { return };
             match value {
                 Some(value) => vm.config.insert(key.to_owned(), value.to_owned()),
@@ -370,35 +450,35 @@ impl Lab {
 
     /// A guest powers itself off, or crashes.
     pub fn power_off(&self, vmid: u32) {
-        if let Guests::Simulated(guests) = &self.node.guests {
+        if let Guests::Simulated(guests) = &self.cluster.guests {
             guests.cut(vmid);
         }
     }
 
     /// Names of the VMs that have a config, by VMID.
     pub fn vms(&self) -> std::collections::BTreeMap<u32, String> {
-        self.node
+        self.cluster
             .store
             .read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.config.get("name").cloned().unwrap_or_default())).collect())
     }
 
     /// The configs of all VMs, by VMID.
     pub fn configs(&self) -> std::collections::BTreeMap<u32, guests::VmConfig> {
-        self.node.store.read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.config.clone())).collect())
+        self.cluster.store.read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.config.clone())).collect())
     }
 
     /// How many holds a snapshot of the model pool has.
     pub fn holds(&self, snapshot: &str) -> usize {
-        self.node.store.read(|state| state.pool.holds(snapshot))
+        self.cluster.store.read(|state| state.first_pool().map_or(0, |pool| pool.holds(snapshot)))
     }
 
     /// Names of all datasets and snapshots of the model pool.
     pub fn datasets(&self) -> Vec<String> {
-        self.node.store.read(|state| state.pool.names())
+        self.cluster.store.read(|state| state.first_pool().map(Pool::names).unwrap_or_default())
     }
 
     /// What is on a model disk or snapshot, by its full name: `turns`, `workspace`, `exit`, `hostname`, `messages`, …
     pub fn disk(&self, name: &str) -> Option<Value> {
-        self.node.store.read(|state| state.pool.disk(name).and_then(|disk| serde_json::to_value(disk).ok()))
+        self.cluster.store.read(|state| state.first_pool()?.disk(name).and_then(|disk| serde_json::to_value(disk).ok()))
     }
 }

@@ -73,6 +73,11 @@ impl Who {
     }
 }
 
+/// Root itself, as the node's own programs call.
+pub(super) fn root() -> Who {
+    Who { user: ROOT.to_owned(), token: None }
+}
+
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct User {

@@ -1,4 +1,4 @@
-//! The storage `tank`: volumes of the model pool, or of this machine's ZFS.
+//! The volumes of one storage on one node: in the model of its ZFS, or on this machine's.
 
 use super::{keys, real, simulated, state::Store};
 use crate::zfs::{self, Dataset, Zfs};
@@ -8,9 +8,22 @@ use std::{path::PathBuf, sync::Arc};
 pub(super) const BASE: &str = "__base__";
 const NO_VOLUMES: &str = "this lab attaches volumes and makes none";
 
+#[derive(Clone)]
 pub(super) enum Pool {
-    Model(Arc<Store>),
-    Real { zfs: Zfs, storage: real::Storage },
+    Model {
+        store: Arc<Store>,
+        /// Its name in the state.
+        pool: String,
+        /// In which the volumes are.
+        dataset: String,
+    },
+    Real(Arc<Real>),
+}
+
+/// This machine's ZFS, and the storage on it.
+pub(super) struct Real {
+    pub(super) zfs: Zfs,
+    pub(super) storage: real::Storage,
 }
 
 /// A volume of the storage.
@@ -23,8 +36,16 @@ impl Pool {
     /// The dataset in which the volumes are.
     pub(super) fn dataset(&self) -> &str {
         match self {
-            Self::Model(_) => simulated::DATASET,
-            Self::Real { storage, .. } => &storage.dataset,
+            Self::Model { dataset, .. } => dataset,
+            Self::Real(real) => &real.storage.dataset,
+        }
+    }
+
+    /// Errors: what only the model can.
+    fn model(&self) -> Result<(&Store, &str), String> {
+        match self {
+            Self::Model { store, pool, .. } => Ok((store, pool)),
+            Self::Real(_) => Err(NO_VOLUMES.into()),
         }
     }
 
@@ -36,8 +57,8 @@ impl Pool {
     /// Where a running guest finds it.
     pub(super) fn path(&self, volume: &str) -> PathBuf {
         match self {
-            Self::Model(_) => PathBuf::from(self.full(volume)),
-            Self::Real { storage, .. } => match &storage.mountpoint {
+            Self::Model { pool, .. } => PathBuf::from(format!("{pool}:{}", self.full(volume))),
+            Self::Real(real) => match &real.storage.mountpoint {
                 Some(mountpoint) => mountpoint.join(keys::last(volume)).join("disk.raw"),
                 None => PathBuf::from("/dev/zvol").join(self.full(volume)),
             },
@@ -47,9 +68,11 @@ impl Pool {
     /// Size of a volume in bytes; `None` when there is none of that name.
     pub(super) async fn size(&self, volume: &str) -> Result<Option<u64>, String> {
         match self {
-            Self::Model(store) => Ok(store.read(|state| state.pool.datasets.get(&self.full(volume)).map(|d| d.volume.unwrap_or(0)))),
-            Self::Real { zfs, .. } => {
-                let found = zfs.dataset(&Dataset(self.full(volume))).await.map_err(text)?;
+            Self::Model { store, pool: model, .. } => {
+                Ok(store.read(|state| state.pools.get(model)?.datasets.get(&self.full(volume)).map(|d| d.volume.unwrap_or(0))))
+            }
+            Self::Real(real) => {
+                let found = real.zfs.dataset(&Dataset(self.full(volume))).await.map_err(text)?;
                 // A device has no length in its metadata; the disk's size is then left out of the config.
                 Ok(found.map(|_| std::fs::metadata(self.path(volume)).map_or(0, |file| file.len())))
             }
@@ -60,9 +83,11 @@ impl Pool {
     pub(super) async fn list(&self) -> Result<Vec<Volume>, String> {
         let prefix = format!("{}/", self.dataset());
         let names: Vec<String> = match self {
-            Self::Model(store) => store.read(|state| state.pool.datasets.keys().cloned().collect()),
-            Self::Real { zfs, .. } => {
-                zfs.datasets(&Dataset(self.dataset().to_owned())).await.map_err(text)?.into_iter().map(|info| info.name.0).collect()
+            Self::Model { store, pool: model, .. } => {
+                store.read(|state| state.pools.get(model).map(|pool| pool.datasets.keys().cloned().collect()).unwrap_or_default())
+            }
+            Self::Real(real) => {
+                real.zfs.datasets(&Dataset(self.dataset().to_owned())).await.map_err(text)?.into_iter().map(|info| info.name.0).collect()
             }
         };
         let mut volumes = Vec::new();
@@ -78,32 +103,34 @@ impl Pool {
 
     /// Makes a new, empty volume for `vmid` and returns its name. Only the model can.
     pub(super) fn allocate(&self, vmid: u32, size: u64) -> Result<String, String> {
-        let Self::Model(store) = self else {
-            return Err(NO_VOLUMES.into());
-        };
+        let (store, model) = self.model()?;
         store.change(|state| {
-            let free =
-                (0..u32::MAX).map(|n| format!("vm-{vmid}-disk-{n}")).find(|name| !state.pool.datasets.contains_key(&self.full(name)));
+            let pool = state.pools.entry(model.to_owned()).or_default();
+            let free = (0..u32::MAX).map(|n| format!("vm-{vmid}-disk-{n}")).find(|name| !pool.datasets.contains_key(&self.full(name)));
             let name = free.ok_or("no free disk number")?;
-            state.pool.create(&self.full(&name), Some(size), Default::default(), Default::default())?;
+            pool.create(&self.full(&name), Some(size), Default::default(), Default::default())?;
             Ok(name)
         })
     }
 
     /// Makes an empty volume of this name. Only the model can.
     pub(super) fn create(&self, volume: &str, size: u64) -> Result<(), String> {
-        let Self::Model(store) = self else { return Err(NO_VOLUMES.into()) };
-        store.change(|state| state.pool.create(&self.full(volume), Some(size), Default::default(), Default::default()))
+        let (store, model) = self.model()?;
+        store.change(|state| {
+            state.pools.entry(model.to_owned()).or_default().create(&self.full(volume), Some(size), Default::default(), Default::default())
+        })
     }
 
     /// `zfs snapshot`
     pub(super) async fn snapshot(&self, volume: &str, name: &str) -> Result<(), String> {
         let full = self.full(volume);
         match self {
-            Self::Model(store) => store.change(|state| state.pool.snapshot(&[format!("{full}@{name}")], &Default::default())),
-            Self::Real { zfs, .. } => {
+            Self::Model { store, pool: model, .. } => store.change(|state| {
+                state.pools.entry(model.to_owned()).or_default().snapshot(&[format!("{full}@{name}")], &Default::default())
+            }),
+            Self::Real(real) => {
                 let snapshot = zfs::Snapshot { dataset: Dataset(full), name: name.to_owned() };
-                zfs.snapshot(&[snapshot], &Default::default()).await.map_err(text)
+                real.zfs.snapshot(&[snapshot], &Default::default()).await.map_err(text)
             }
         }
     }
@@ -112,9 +139,11 @@ impl Pool {
     pub(super) async fn snapshots(&self, volume: &str) -> Result<Vec<String>, String> {
         let full = self.full(volume);
         match self {
-            Self::Model(store) => Ok(store.read(|state| state.pool.snapshots_of(&full))),
-            Self::Real { zfs, .. } => {
-                Ok(zfs.snapshots(&Dataset(full)).await.map_err(text)?.into_iter().map(|info| info.name.name).collect())
+            Self::Model { store, pool: model, .. } => {
+                Ok(store.read(|state| state.pools.get(model).map(|pool| pool.snapshots_of(&full)).unwrap_or_default()))
+            }
+            Self::Real(real) => {
+                Ok(real.zfs.snapshots(&Dataset(full)).await.map_err(text)?.into_iter().map(|info| info.name.name).collect())
             }
         }
     }
@@ -123,28 +152,30 @@ impl Pool {
     pub(super) async fn destroy_snapshot(&self, volume: &str, name: &str) -> Result<(), String> {
         let full = self.full(volume);
         match self {
-            Self::Model(store) => store.change(|state| state.pool.destroy_snapshot(&format!("{full}@{name}"), false)),
-            Self::Real { zfs, .. } => {
-                zfs.destroy_snapshot(&zfs::Snapshot { dataset: Dataset(full), name: name.to_owned() }).await.map_err(text)
+            Self::Model { store, pool: model, .. } => {
+                store.change(|state| state.pools.entry(model.to_owned()).or_default().destroy_snapshot(&format!("{full}@{name}"), false))
+            }
+            Self::Real(real) => {
+                real.zfs.destroy_snapshot(&zfs::Snapshot { dataset: Dataset(full), name: name.to_owned() }).await.map_err(text)
             }
         }
     }
 
     /// `zfs rollback` to the newest snapshot. Only the model can.
     pub(super) fn roll_back(&self, volume: &str, name: &str) -> Result<(), String> {
-        let Self::Model(store) = self else { return Err(NO_VOLUMES.into()) };
-        store.change(|state| state.pool.rollback(&format!("{}@{name}", self.full(volume))))
+        let (store, model) = self.model()?;
+        store.change(|state| state.pools.entry(model.to_owned()).or_default().rollback(&format!("{}@{name}", self.full(volume))))
     }
 
     /// `zfs rename`, as a template's disk is.
     pub(super) async fn rename(&self, from: &str, to: &str) -> Result<(), String> {
         let (from, to) = (self.full(from), self.full(to));
         match self {
-            Self::Model(store) => store.change(|state| {
-                let open = simulated::open_datasets(state);
-                state.pool.rename(&from, &to, &open)
+            Self::Model { store, pool: model, .. } => store.change(|state| {
+                let open = simulated::open_datasets(state, model);
+                state.pools.entry(model.to_owned()).or_default().rename(&from, &to, &open)
             }),
-            Self::Real { zfs, .. } => zfs.rename(&Dataset(from), &Dataset(to)).await.map_err(text),
+            Self::Real(real) => real.zfs.rename(&Dataset(from), &Dataset(to)).await.map_err(text),
         }
     }
 
@@ -159,28 +190,32 @@ impl Pool {
     pub(super) async fn clone_base(&self, base: &str, to: &str) -> Result<(), String> {
         let (from, to) = (self.full(base), self.full(to));
         match self {
-            Self::Model(store) => store.change(|state| state.pool.clone_snapshot(&format!("{from}@{BASE}"), &to, Default::default())),
-            Self::Real { zfs, .. } => {
+            Self::Model { store, pool: model, .. } => store.change(|state| {
+                state.pools.entry(model.to_owned()).or_default().clone_snapshot(&format!("{from}@{BASE}"), &to, Default::default())
+            }),
+            Self::Real(real) => {
                 let from = zfs::Snapshot { dataset: Dataset(from), name: BASE.to_owned() };
-                zfs.clone_snapshot(&from, &Dataset(to), &Default::default()).await.map_err(text)
+                real.zfs.clone_snapshot(&from, &Dataset(to), &Default::default()).await.map_err(text)
             }
         }
     }
 
     /// A full copy. Only the model can.
     pub(super) fn copy(&self, from: &str, to: &str) -> Result<(), String> {
-        let Self::Model(store) = self else { return Err(NO_VOLUMES.into()) };
-        store.change(|state| state.pool.copy(&self.full(from), &self.full(to)))
+        let (store, model) = self.model()?;
+        store.change(|state| state.pools.entry(model.to_owned()).or_default().copy(&self.full(from), &self.full(to)))
     }
 
     /// Names of the volumes that are clones of a template's disk.
     pub(super) async fn clones_of(&self, base: &str) -> Result<Vec<String>, String> {
         let full = self.full(base);
         match self {
-            Self::Model(store) => Ok(store.read(|state| state.pool.clones_of(&format!("{full}@{BASE}")))),
-            Self::Real { zfs, .. } => {
+            Self::Model { store, pool: model, .. } => {
+                Ok(store.read(|state| state.pools.get(model).map(|pool| pool.clones_of(&format!("{full}@{BASE}"))).unwrap_or_default()))
+            }
+            Self::Real(real) => {
                 let pool = Dataset(self.dataset().to_owned());
-                let all = zfs.datasets(&pool).await.map_err(text)?;
+                let all = real.zfs.datasets(&pool).await.map_err(text)?;
                 let of_it =
                     |info: &zfs::DatasetInfo| info.origin.as_ref().is_some_and(|origin| origin.dataset.0 == full && origin.name == BASE);
                 Ok(all.into_iter().filter(of_it).map(|info| info.name.0).collect())
@@ -192,14 +227,15 @@ impl Pool {
     pub(super) async fn destroy(&self, volume: &str) -> Result<(), String> {
         let full = self.full(volume);
         match self {
-            Self::Model(store) => {
+            Self::Model { store, pool: model, .. } => {
                 let result = store.change(|state| {
-                    let open = simulated::open_datasets(state);
-                    if state.pool.datasets.contains_key(&full) { state.pool.destroy(&full, true, &open) } else { Ok(()) }
+                    let open = simulated::open_datasets(state, model);
+                    let pool = state.pools.entry(model.clone()).or_default();
+                    if pool.datasets.contains_key(&full) { pool.destroy(&full, true, &open) } else { Ok(()) }
                 });
                 result.map_err(|text| text.lines().next().unwrap_or_default().to_owned())
             }
-            Self::Real { zfs, .. } => destroy_real(zfs, &Dataset(full)).await,
+            Self::Real(real) => destroy_real(&real.zfs, &Dataset(full)).await,
         }
     }
 }

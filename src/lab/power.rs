@@ -4,7 +4,7 @@ use super::{
     answer::{Answer, Refusal},
     guests::VmConfig,
     keys,
-    node::{FLOCK_WAIT, Node, lock, no_config, not_found},
+    node::{FLOCK_WAIT, Node, lock},
     parameters::Parameters,
     permission::Who,
     qemu::apply,
@@ -19,9 +19,9 @@ const SHUTDOWN: u64 = 60;
 impl Node {
     pub(super) fn start_task(self: &Arc<Self>, vmid: u32, who: &Who) -> Answer {
         let node = self.clone();
-        self.spawn(who, "qmstart", vmid, move |_| async move {
+        self.spawn(who, "qmstart", vmid, move |log| async move {
             let _flock = node.flock(vmid, FLOCK_WAIT).await?;
-            let config = node.config_of(vmid).ok_or_else(|| no_config(vmid))?;
+            let config = node.vm(vmid)?.config;
             // A suspended VM is resumed by a start; every other lock keeps it off.
             if config.get("lock").is_none_or(|lock| lock != "suspended") {
                 Self::unlocked(&config)?;
@@ -32,6 +32,7 @@ impl Node {
             if config.get("template").is_some_and(|flag| flag == "1") {
                 return Err("you can't start a vm if it's a template".into());
             }
+            log.at_work().await;
             node.start_now(vmid, &config).await
         })
     }
@@ -40,10 +41,11 @@ impl Node {
         let mut disks = Vec::new();
         for (_, value) in config.iter().filter(|(key, _)| keys::is_disk(key) && !key.starts_with("unused")) {
             let Some((storage, volume)) = keys::volume(value) else { continue };
-            if self.pool.size(volume).await?.is_none() {
+            let pool = self.pool(storage)?;
+            if pool.size(volume).await?.is_none() {
                 return Err(format!("volume '{storage}:{volume}' does not exist"));
             }
-            disks.push(self.pool.path(volume));
+            disks.push(pool.path(volume));
         }
         self.guests.start(vmid, config, &disks).await?;
         lock(&self.up_since).insert(vmid, Instant::now());
@@ -63,14 +65,15 @@ impl Node {
 
     pub(super) fn stop(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
         let (node, overrule) = (self.clone(), parameters.flag("overrule-shutdown"));
-        self.spawn(&parameters.who, "qmstop", vmid, move |_| async move {
+        self.spawn(&parameters.who, "qmstop", vmid, move |log| async move {
             if overrule {
                 node.interrupt("qmshutdown", vmid);
             }
             let _flock = node.flock(vmid, FLOCK_WAIT).await?;
-            let config = node.config_of(vmid).ok_or_else(|| not_found(vmid))?;
+            let config = node.config_of(vmid).ok_or_else(|| node.not_found(vmid))?;
             if node.guests.power(vmid).await {
-                Self::unlocked(&config)?;
+                Node::unlocked(&config)?;
+                log.at_work().await;
                 node.guests.stop(vmid).await?;
                 node.went_off(vmid);
             }
@@ -84,11 +87,12 @@ impl Node {
         self.spawn(&parameters.who, "qmshutdown", vmid, move |log| async move {
             // Held until the power is off.
             let _flock = node.flock(vmid, FLOCK_WAIT).await?;
-            let config = node.config_of(vmid).ok_or_else(|| not_found(vmid))?;
+            let config = node.config_of(vmid).ok_or_else(|| node.not_found(vmid))?;
             if !node.guests.power(vmid).await {
                 return Ok(());
             }
             Self::unlocked(&config)?;
+            log.at_work().await;
             if !node.guests.shutdown(vmid, timeout).await {
                 if !force {
                     return Err("VM quit/powerdown failed - got timeout".into());
@@ -113,13 +117,14 @@ impl Node {
             if purge {
                 log.line(format!("purging VM {vmid} from related configurations.."));
             }
+            log.at_work().await;
             node.destroy(vmid, &config, sweep, &log).await
         })
     }
 
     /// Checked before the worker starts, and again in it.
     async fn deletable(&self, vmid: u32) -> Result<VmConfig, String> {
-        let config = self.config_of(vmid).ok_or_else(|| no_config(vmid))?;
+        let config = self.vm(vmid)?.config;
         if config.get("protection").is_some_and(|flag| flag == "1") {
             return Err(format!("can't remove VM {vmid} - protection mode enabled"));
         }
@@ -134,7 +139,7 @@ impl Node {
         let of_it = |(storage, volume): (&str, &str)| (keys::owner(volume) == Some(vmid)).then(|| (storage.to_owned(), volume.to_owned()));
         for (_, value) in config.iter().filter(|(key, _)| keys::is_disk(key)) {
             if let Some((storage, volume)) = keys::volume(value)
-                && !self.linked_to(volume).await?.is_empty()
+                && !self.linked_to(storage, volume).await?.is_empty()
             {
                 return Err(format!("base volume '{storage}:{volume}' is still in use by linked cloned"));
             }
@@ -147,15 +152,23 @@ impl Node {
             .filter_map(of_it)
             .collect();
         if sweep {
-            let all = self.pool.list().await?;
-            volumes.extend(all.iter().filter_map(|volume| of_it((super::node::STORAGE, &volume.name))));
+            for storage in self.storages_here() {
+                let all = self.pool(&storage)?.list().await?;
+                volumes.extend(all.iter().filter_map(|volume| of_it((&storage, &volume.name))));
+            }
         }
         volumes.sort();
         volumes.dedup();
         for (storage, volume) in volumes {
-            if let Err(text) = self.pool.destroy(&volume).await {
-                log.line(text.clone());
-                log.warn(&format!("Could not remove disk '{storage}:{volume}', check manually: zfs error: {text}"));
+            let freed = match self.lock_storage(&storage).await {
+                Ok(_lock) => self.pool(&storage)?.destroy(&volume).await.map_err(|text| {
+                    log.line(text.clone());
+                    format!("zfs error: {text}")
+                }),
+                Err(text) => Err(text),
+            };
+            if let Err(text) = freed {
+                log.warn(&format!("Could not remove disk '{storage}:{volume}', check manually: {text}"));
             }
         }
         self.guests.forget(vmid).await;

@@ -5,16 +5,16 @@ use super::{
     format,
     guests::VmConfig,
     keys,
-    node::{FLOCK_WAIT, NODE, Node, STORAGE},
+    node::{FLOCK_WAIT, Node, lock},
     parameters::Parameters,
     permission::{self, Who},
     schema,
-    state::Vm,
+    task::Log,
 };
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::Arc,
+    sync::{Arc, Mutex},
 };
 
 /// Parameters of a create or an update that are no config keys.
@@ -37,6 +37,9 @@ const NOT_CONFIG: &[&str] = &[
     "unique",
     "vmid",
 ];
+
+/// Storage and name of the volumes that a worker made.
+pub(super) type Made = Mutex<Vec<(String, String)>>;
 
 /// The config keys among the parameters, written as Proxmox stores them; an empty value takes the key away.
 fn written(parameters: &Parameters) -> Result<BTreeMap<String, String>, Refusal> {
@@ -79,9 +82,7 @@ impl Node {
     fn check_disks(&self, vmid: u32, config: &BTreeMap<String, String>, who: &Who) -> Result<(), Refusal> {
         for (_, value) in config.iter().filter(|(key, _)| keys::is_disk(key)) {
             let Some((storage, volume)) = keys::volume(value) else { continue };
-            if storage != STORAGE {
-                return Err(Refusal::die(format!("storage '{storage}' does not exist")));
-            }
+            self.pool(storage).map_err(Refusal::die)?;
             let size = volume.parse::<f64>().is_ok_and(|size| size > 0.0);
             match keys::owner(volume) {
                 Some(owner) if owner == vmid => {}
@@ -133,8 +134,9 @@ impl Node {
     }
 
     /// Attaches or makes the volume of a disk's value and returns the value to store.
-    async fn attach(&self, vmid: u32, value: &str) -> Result<String, String> {
+    async fn attach(&self, vmid: u32, value: &str, made: &Made) -> Result<String, String> {
         let Some((storage, volume)) = keys::volume(value) else { return Ok(value.to_owned()) };
+        let pool = self.pool(storage)?;
         let (name, size) = if let Ok(gib) = volume.parse::<f64>() {
             #[expect(
                 clippy::cast_possible_truncation,
@@ -142,9 +144,12 @@ impl Node {
                 reason = "a negative or huge size saturates, and is refused"
             )]
             let size = (gib * f64::from(1 << 30)) as u64;
-            (self.pool.allocate(vmid, size)?, size)
+            let _lock = self.lock_storage(storage).await?;
+            let name = pool.allocate(vmid, size)?;
+            lock(made).push((storage.to_owned(), name.clone()));
+            (name, size)
         } else {
-            let found = self.pool.size(volume).await?;
+            let found = pool.size(volume).await?;
             (volume.to_owned(), found.ok_or_else(|| format!("volume '{storage}:{volume}' does not exist"))?)
         };
         let options = value.split(',').skip(1).filter(|option| !option.starts_with("size="));
@@ -170,24 +175,21 @@ impl Node {
         }
         self.check_disks(vmid, &config, &parameters.who)?;
         // The id is taken at once, with `lock: create` and nothing else until the worker is done.
-        let free = self.store.change(|state| {
-            let free = !state.vms.contains_key(&vmid);
-            if free {
-                let lock = VmConfig::from([("lock".to_owned(), "create".to_owned())]);
-                state.vms.insert(vmid, Vm { config: lock, ..Vm::default() });
-            }
-            free
-        });
-        if !free {
-            return Err(Refusal::die(format!("unable to create VM {vmid} - VM {vmid} already exists on node '{NODE}'")));
+        let lock = VmConfig::from([("lock".to_owned(), "create".to_owned())]);
+        if let Some(owner) = self.take(vmid, lock) {
+            return Err(Refusal::die(format!("unable to create VM {vmid} - VM {vmid} already exists on node '{owner}'")));
         }
         let (node, start, who) = (self.clone(), parameters.flag("start"), parameters.who.clone());
-        self.spawn(&parameters.who, "qmcreate", vmid, move |log| async move {
-            let created = node.create_now(vmid, config).await;
-            if let Err(error) = created {
-                node.store.change(|state| state.vms.remove(&vmid));
-                return Err(format!("unable to create VM {vmid} - {error}"));
-            }
+        let undoing = self.clone();
+        let made = Arc::new(Made::default());
+        let leftover = made.clone();
+        let undo = move |log: Log, why| async move {
+            undoing.free(&leftover, &log).await;
+            undoing.store.change(|state| state.vms.remove(&vmid));
+            format!("unable to create VM {vmid} - {why}")
+        };
+        let work = move |log: Log| async move {
+            node.create_now(vmid, config, &made, &log).await?;
             if let Some(pool) = pool {
                 node.store.change(|state| state.access.pools.get_mut(&pool).map(|pool| pool.vms.insert(vmid)));
             }
@@ -196,14 +198,38 @@ impl Node {
                 log.line("starting the VM");
             }
             Ok(())
+        };
+        self.spawn_with_undo(&parameters.who, "qmcreate", vmid, work, undo)
+    }
+
+    /// Frees what a worker made that did not come to its end; what it attached stays.
+    pub(super) async fn free(&self, made: &Made, log: &Log) {
+        let made = std::mem::take(&mut *lock(made));
+        for (storage, volume) in made {
+            let Ok(pool) = self.pool(&storage) else { continue };
+            if let Err(why) = pool.destroy(&volume).await {
+                log.line(why);
+            }
+        }
+    }
+
+    /// Takes a number of the cluster for a VM of this node. Returns the node that has it already.
+    pub(super) fn take(&self, vmid: u32, config: VmConfig) -> Option<String> {
+        self.store.change(|state| {
+            let owner = state.vms.get(&vmid).map(|vm| vm.node.clone());
+            if owner.is_none() {
+                state.vms.insert(vmid, self.new_vm(config));
+            }
+            owner
         })
     }
 
-    async fn create_now(&self, vmid: u32, mut config: VmConfig) -> Result<(), String> {
+    async fn create_now(&self, vmid: u32, mut config: VmConfig, made: &Made, log: &Log) -> Result<(), String> {
         let _flock = self.flock(vmid, FLOCK_WAIT).await?;
+        log.at_work().await;
         config.retain(|_, value| !value.is_empty());
         for key in config.keys().filter(|key| keys::is_disk(key)).cloned().collect::<Vec<_>>() {
-            let value = self.attach(vmid, &config[&key]).await?;
+            let value = self.attach(vmid, &config[&key], made).await?;
             config.insert(key, value);
         }
         let uuid = || crate::random::uuid().to_string();
@@ -220,15 +246,12 @@ impl Node {
         }
         config.insert("vmgenid".into(), uuid());
         config.insert("meta".into(), format!("creation-qemu=10.0.13,ctime={}", self.now()));
-        self.store.change(|state| state.vms.insert(vmid, Vm { config, ..Vm::default() }));
+        self.store.change(|state| state.vms.insert(vmid, self.new_vm(config)));
         Ok(())
     }
 
     pub(super) fn config(&self, vmid: u32, parameters: &Parameters) -> Answer {
-        self.must_exist(vmid)?;
-        let Some(vm) = self.store.read(|state| state.vms.get(&vmid).cloned()) else {
-            return Err(Refusal::die(super::node::no_config(vmid)));
-        };
+        let vm = self.vm(vmid).map_err(Refusal::die)?;
         let digest = keys::digest(&vm);
         if let Some(snapshot) = parameters.get("snapshot") {
             let section = vm.snapshots.get(snapshot).ok_or_else(|| super::snapshot::no_snapshot(snapshot))?;
@@ -269,9 +292,7 @@ impl Node {
         self.may_set(vmid, None, touched, &set, &parameters.who)?;
         self.check_disks(vmid, &set, &parameters.who)?;
         let _flock = self.flock(vmid, FLOCK_WAIT).await.map_err(Refusal::die)?;
-        let Some(vm) = self.store.read(|state| state.vms.get(&vmid).cloned()) else {
-            return Err(Refusal::die(super::node::no_config(vmid)));
-        };
+        let vm = self.vm(vmid).map_err(Refusal::die)?;
         if parameters.get("digest").is_some_and(|digest| !digest.is_empty() && digest != keys::digest(&vm)) {
             return Err(Refusal::die("checksum mismatch (file change by other user?)"));
         }
@@ -294,15 +315,15 @@ impl Node {
                 continue;
             }
             let Some(value) = changed.config.remove(key) else { continue };
-            let Some((_, volume)) = keys::volume(&value).filter(|_| keys::is_disk(key)) else { continue };
+            let Some((storage, volume)) = keys::volume(&value).filter(|_| keys::is_disk(key)) else { continue };
             if key.starts_with("unused") {
-                self.pool.destroy(volume).await.map_err(Refusal::die)?;
+                self.pool(storage).map_err(Refusal::die)?.destroy(volume).await.map_err(Refusal::die)?;
             } else if let Some(free) = (0..256).map(|n| format!("unused{n}")).find(|free| !changed.config.contains_key(free)) {
                 changed.config.insert(free, value.split(',').next().unwrap_or_default().to_owned());
             }
         }
         for (key, value) in set {
-            let value = if keys::is_disk(&key) { self.attach(vmid, &value).await.map_err(Refusal::die)? } else { value };
+            let value = if keys::is_disk(&key) { self.attach(vmid, &value, &Made::default()).await.map_err(Refusal::die)? } else { value };
             if running && !keys::is_live(&key) {
                 changed.pending.insert(key, Some(value));
             } else if value.is_empty() {

@@ -2,7 +2,8 @@
 
 use super::{
     answer::{Answer, Refusal},
-    node::{NODE, Node},
+    cluster::Cluster,
+    node::Node,
     parameters::Parameters,
     permission::refused,
     schema,
@@ -14,7 +15,7 @@ use std::sync::Arc;
 const ROOT_ONLY: &[&str] = &["skiplock", "keepActive", "migratedfrom", "stateuri"];
 
 /// Answers one call. `parameters` has the caller, or nobody.
-pub(super) async fn route(node: &Arc<Node>, method: &str, path: &[&str], mut parameters: Parameters) -> Answer {
+pub(super) async fn route(cluster: &Arc<Cluster>, method: &str, path: &[&str], mut parameters: Parameters) -> Answer {
     let Some((name, call, placed)) = schema::find(method, path) else {
         return Err(Refusal::Text(501, format!("Method '{method} /{}' not implemented", path.join("/"))));
     };
@@ -26,18 +27,33 @@ pub(super) async fn route(node: &Arc<Node>, method: &str, path: &[&str], mut par
         return Err(Refusal::Text(403, format!("Permission check failed ({text})")));
     }
     if let Some(check) = call.check.as_ref().filter(|_| !parameters.who.is_root()) {
-        node.access(|access| access.check(&parameters.who, check, &parameters))?;
+        cluster.access(|access| access.check(&parameters.who, check, &parameters))?;
     }
-    if let Some(name) = parameters.get("node").filter(|name| *name != NODE && *name != "localhost") {
-        return Err(Refusal::die(format!(
-            "hostname lookup '{name}' failed - failed to get address info for: {name}: Name or service not known"
-        )));
-    }
+    let node = node(cluster, &parameters)?;
     call.verify(&parameters)?;
     if let Some(option) = ROOT_ONLY.iter().find(|option| !parameters.who.is_root() && parameters.get(option).is_some()) {
         return Err(Refusal::parameter(option, "Only root may use this option."));
     }
-    dispatch(node, name, &parameters).await
+    if method != "GET" && !cluster.is_quorate() && !writes_nothing(name) {
+        return Err(Refusal::die("cluster not ready - no quorum?"));
+    }
+    dispatch(&node, name, &parameters).await
+}
+
+/// The node that a call names, or the one that was asked. Errors: what the one that was asked says when that one is not there.
+fn node(cluster: &Arc<Cluster>, parameters: &Parameters) -> Result<Arc<Node>, Refusal> {
+    // Nobody is up to answer.
+    let asked = cluster.asked().ok_or(Refusal::Lost)?;
+    let Some(name) = parameters.get("node") else { return Ok(asked) };
+    let node = cluster.node(name).ok_or_else(|| {
+        Refusal::die(format!("hostname lookup '{name}' failed - failed to get address info for: {name}: Name or service not known"))
+    })?;
+    if cluster.is_up(&node.name) { Ok(node) } else { Err(Refusal::Empty(595, "No route to host".into())) }
+}
+
+/// Whether a call that is not a read leaves `/etc/pve` as it is, and so needs no quorum.
+fn writes_nothing(name: &str) -> bool {
+    name.contains("/agent/") || name.contains("/status/") || name.contains("/tasks/") || name.contains("/content")
 }
 
 async fn dispatch(node: &Arc<Node>, name: &str, parameters: &Parameters) -> Answer {
@@ -72,14 +88,15 @@ async fn dispatch(node: &Arc<Node>, name: &str, parameters: &Parameters) -> Answ
         ["DELETE", "pools"] | ["DELETE", "pools", _] => node.delete_pool(parameters),
         ["GET", "pools", _] => node.one_pool(parameters).await,
         ["GET", "cluster", "nextid"] => node.next_id(parameters),
+        ["GET", "cluster", "status"] => node.cluster().cluster_status(),
         ["GET", "cluster", "resources"] => node.resources(parameters).await,
         ["GET", "nodes"] => node.nodes(&parameters.who),
         ["GET", "nodes", _, "qemu"] => node.list(parameters).await,
         ["POST", "nodes", _, "qemu"] => node.create(parameters),
         ["GET", "nodes", _, "storage"] => node.storages(parameters),
         ["GET", "nodes", _, "storage", _, "content"] => node.content(text("storage"), parameters).await,
-        ["POST", "nodes", _, "storage", _, "content"] => node.allocate(parameters),
-        ["DELETE", "nodes", _, "storage", _, "content", _] => node.free(parameters),
+        ["POST", "nodes", _, "storage", _, "content"] => node.allocate(parameters).await,
+        ["DELETE", "nodes", _, "storage", _, "content", _] => node.free_volume(parameters),
         ["GET", "nodes", _, "tasks"] => node.task_list(parameters),
         ["DELETE", "nodes", _, "tasks", _] => node.task_stop(parameters),
         ["GET", "nodes", _, "tasks", _] => Ok(json!([{ "name": "log" }, { "name": "status" }]).into()),

@@ -86,6 +86,15 @@ pub(super) fn find(method: &str, path: &[&str]) -> Option<Found> {
     })
 }
 
+/// Whether some call is meant by a path with `*` in it.
+pub(super) fn serves(method: &str, parts: &[String]) -> bool {
+    SCHEMA.calls.keys().filter_map(|name| name.split_once(' ')).any(|(verb, path)| {
+        let path: Vec<&str> = path.split('/').skip(1).collect();
+        let same = |(part, wanted): (&&str, &String)| part.starts_with('{') || wanted == "*" || wanted == part;
+        verb == method && path.len() == parts.len() && path.iter().zip(parts).all(same)
+    })
+}
+
 /// Whether a VM's config may have this key.
 pub(super) fn is_config_key(key: &str) -> bool {
     config_property(key).is_some()

@@ -3,12 +3,14 @@
 
 use super::{
     answer::{Answer, Refusal, Reply},
+    cluster::Cluster,
+    control,
     fault::{Call, Fault},
-    node::{Node, lock},
+    node::lock,
     parameters::Parameters,
     permission::Who,
     routes::route,
-    schema,
+    schema, task,
 };
 use crate::wire::NoAnswer;
 use bytes::Bytes;
@@ -34,14 +36,14 @@ impl<B: Body<Data = Bytes, Error: Into<BoxError>> + Send> Caller for B {}
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// Serves until it is dropped.
-pub(super) async fn serve(listener: TcpListener, node: Arc<Node>) {
+pub(super) async fn serve(listener: TcpListener, cluster: Arc<Cluster>) {
     loop {
         // An error here is of one connection: the next may do.
         let Ok((stream, _)) = listener.accept().await else { continue };
-        let node = node.clone();
+        let cluster = cluster.clone();
         tokio::spawn(async move {
-            let ended = node.shutdown.clone();
-            let service = service_fn(move |request: Request<hyper::body::Incoming>| respond(node.clone(), request));
+            let ended = cluster.shutdown.clone();
+            let service = service_fn(move |request: Request<hyper::body::Incoming>| respond(cluster.clone(), request));
             let connection = hyper::server::conn::http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(IDLE)
@@ -56,22 +58,36 @@ pub(super) async fn serve(listener: TcpListener, node: Arc<Node>) {
 }
 
 /// One call. Errors: its connection is to be closed.
-pub(super) async fn respond<B: Caller>(node: Arc<Node>, request: Request<B>) -> Result<Response<Full<Bytes>>, NoAnswer> {
+pub(super) async fn respond<B: Caller>(cluster: Arc<Cluster>, request: Request<B>) -> Result<Response<Full<Bytes>>, NoAnswer> {
     let changes = request.method() != Method::GET;
     let path = request.uri().path().to_owned();
     let segments: Vec<String> =
         path.split('/').filter(|part| !part.is_empty()).map(|part| percent_decode_str(part).decode_utf8_lossy().into_owned()).collect();
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
     let call = call(request.method(), parts.get(2..).unwrap_or_default());
-    let fault = node.faults.met(call);
-    let answer = match fault {
+    if let ["lab", control @ ..] = &parts[..] {
+        // Not of Proxmox: who scripts the lab is not met by its faults.
+        return render(control::answer(&cluster, request, control).await);
+    }
+    let method = request.method().as_str().to_owned();
+    let fault = cluster.faults.met(call, &method, parts.get(2..).unwrap_or_default());
+    let answer = match &fault {
         Some(Fault::Hang) => std::future::pending().await,
-        Some(Fault::Fail(status)) => Err(Refusal::Text(status, "injected failure".into())),
-        _ => answer(&node, request, &parts).await,
+        Some(Fault::Fail { status, text }) => Err(Refusal::Text(*status, text.clone())),
+        Some(Fault::HangTask) => task::hanging(answer(&cluster, request, &parts)).await,
+        Some(Fault::Delay(time)) => {
+            cluster.clock.sleep(*time).await;
+            answer(&cluster, request, &parts).await
+        }
+        Some(Fault::Kill { node, back }) => {
+            cluster.kill(node, *back).await;
+            answer(&cluster, request, &parts).await
+        }
+        Some(Fault::DropReply) | None => answer(&cluster, request, &parts).await,
     };
     if changes {
         // Nothing is said to be done that a killed lab would not remember.
-        node.store.settled().await;
+        cluster.store.settled().await;
     }
     if fault == Some(Fault::DropReply) {
         return Err(NoAnswer);
@@ -138,7 +154,7 @@ fn call(method: &Method, parts: &[&str]) -> Call {
     }
 }
 
-async fn answer<B: Caller>(node: &Arc<Node>, request: Request<B>, parts: &[&str]) -> Answer {
+async fn answer<B: Caller>(cluster: &Arc<Cluster>, request: Request<B>, parts: &[&str]) -> Answer {
     let method = request.method().clone();
     if !matches!(method.as_str(), "GET" | "POST" | "PUT" | "DELETE") {
         return Err(Refusal::Empty(501, format!("method '{method}' not available")));
@@ -160,21 +176,21 @@ async fn answer<B: Caller>(node: &Arc<Node>, request: Request<B>, parts: &[&str]
     let who = if schema::find(method.as_str(), path).is_some_and(|(_, call, _)| call.world) {
         Who::default()
     } else {
-        authenticate(node, given.as_ref()).await?
+        authenticate(cluster, given.as_ref()).await?
     };
     let parameters = Parameters { who, ..parameters(request).await? };
-    route(node, method.as_str(), path, parameters).await
+    route(cluster, method.as_str(), path, parameters).await
 }
 
-async fn authenticate(node: &Node, given: Option<&header::HeaderValue>) -> Result<Who, Refusal> {
+pub(super) async fn authenticate(cluster: &Cluster, given: Option<&header::HeaderValue>) -> Result<Who, Refusal> {
     let token = given
         .and_then(|value| value.to_str().ok())
         .and_then(|value| value.strip_prefix("PVEAPIToken"))
         .map(|rest| rest.trim_start_matches(['=', ' ']));
-    let now = node.now();
+    let now = cluster.now();
     let known = |(id, given): (&str, &str)| {
         let expired = |expire: i64| expire > 0 && expire <= now;
-        node.access(|access| {
+        cluster.access(|access| {
             let (token, who) = (access.tokens.get(id)?, Who::parse(id));
             let user = access.users.get(&who.user).filter(|user| !user.disabled && !expired(user.expire));
             let right = bool::from(given.as_bytes().ct_eq(token.secret.as_bytes()));
@@ -185,9 +201,14 @@ async fn authenticate(node: &Node, given: Option<&header::HeaderValue>) -> Resul
         return Ok(who);
     }
     let reason = if token.is_some() { "Authentication failed!" } else { "No ticket" };
-    let pause = *lock(&node.refusal);
-    node.clock.sleep(pause).await;
+    let pause = *lock(&cluster.refusal);
+    cluster.clock.sleep(pause).await;
     Err(Refusal::Empty(401, reason.to_owned()))
+}
+
+/// All of a body that is not too large.
+pub(super) async fn body<B: Caller>(request: Request<B>) -> Result<Bytes, Refusal> {
+    Ok(Limited::new(request.into_body(), LARGEST_BODY).collect().await.map_err(|_| Refusal::Lost)?.to_bytes())
 }
 
 /// From query and body; what is in the query wins.

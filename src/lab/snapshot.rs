@@ -7,13 +7,16 @@ use super::{
     answer::{Answer, Refusal},
     guests::VmConfig,
     keys,
-    node::{FLOCK_WAIT, Node, no_config},
+    node::{FLOCK_WAIT, Node},
     parameters::Parameters,
     state::Vm,
     task::Log,
 };
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
 
 /// What a snapshot of a config leaves out.
 const NOT_KEPT: &[&str] = &["lock", "description", "digest", "snapstate", "vmstate", "snaptime"];
@@ -42,13 +45,11 @@ fn is_template(config: &VmConfig) -> bool {
 }
 
 impl Node {
-    fn vm(&self, vmid: u32) -> Result<Vm, String> {
-        self.store.read(|state| state.vms.get(&vmid).cloned()).ok_or_else(|| no_config(vmid))
-    }
-
     /// Changes a VM that was there a moment ago.
     pub(super) fn edit<R>(&self, vmid: u32, change: impl FnOnce(&mut Vm) -> R) -> Result<R, String> {
-        self.store.change(|state| state.vms.get_mut(&vmid).map(change)).ok_or_else(|| no_config(vmid))
+        self.store
+            .change(|state| state.vms.get_mut(&vmid).filter(|vm| vm.node == self.name).map(change))
+            .ok_or_else(|| self.no_config(vmid))
     }
 
     pub(super) async fn snapshots(&self, vmid: u32) -> Answer {
@@ -113,25 +114,25 @@ impl Node {
         }
         let description = parameters.get("description").map(str::to_owned);
         let (node, memory) = (self.clone(), parameters.flag("vmstate"));
-        self.spawn(&parameters.who, "qmsnapshot", vmid, move |log| async move {
+        let (undoing, undone) = (self.clone(), name.clone());
+        let prepared = Arc::new(AtomicBool::new(false));
+        let begun = prepared.clone();
+        let undo = move |log: Log, why| async move {
+            if begun.load(Ordering::SeqCst) {
+                log.line("snapshot create failed: starting cleanup");
+                undoing.undo_snapshot(vmid, &undone, &log).await;
+            }
+            why
+        };
+        let work = move |log: Log| async move {
             let disks = node.prepare_snapshot(vmid, &name, description, memory).await?;
-            let mut done: Vec<&str> = Vec::new();
+            prepared.store(true, Ordering::SeqCst);
+            log.at_work().await;
             for (key, storage, volume) in &disks {
                 log.line(format!("snapshotting 'drive-{key}' ({storage}:{volume})"));
-                if let Err(why) = node.pool.snapshot(volume, &name).await {
-                    log.line("snapshot create failed: starting cleanup");
-                    for volume in done {
-                        if let Err(why) = node.pool.destroy_snapshot(volume, &name).await {
-                            log.warn(&format!("zfs error: {why}"));
-                        }
-                    }
-                    node.edit(vmid, |vm| {
-                        vm.config.remove("lock");
-                        vm.snapshots.remove(&name);
-                    })?;
+                if let Err(why) = node.pool(storage)?.snapshot(volume, &name).await {
                     return Err(format!("zfs error: {why}"));
                 }
-                done.push(volume);
             }
             let _flock = node.flock(vmid, FLOCK_WAIT).await?;
             node.edit(vmid, |vm| {
@@ -141,7 +142,26 @@ impl Node {
                 }
                 vm.config.insert("parent".into(), name);
             })
-        })
+        };
+        self.spawn_with_undo(&parameters.who, "qmsnapshot", vmid, work, undo)
+    }
+
+    /// The disks that were taken already, the section and the lock go.
+    async fn undo_snapshot(&self, vmid: u32, name: &str, log: &Log) {
+        let Ok(vm) = self.vm(vmid) else { return };
+        for (_, storage, volume) in disks(&vm.config) {
+            let Ok(pool) = self.pool(storage) else { continue };
+            if pool.snapshots(volume).await.is_ok_and(|all| all.iter().any(|other| other == name))
+                && let Err(why) = pool.destroy_snapshot(volume, name).await
+            {
+                log.warn(&format!("zfs error: {why}"));
+            }
+        }
+        // The VM was there a moment ago.
+        let _ = self.edit(vmid, |vm| {
+            vm.config.remove("lock");
+            vm.snapshots.remove(name);
+        });
     }
 
     /// Writes the section with `snapstate: prepare`, and the lock. Returns the disks to take.
@@ -185,8 +205,9 @@ impl Node {
         let (node, force) = (self.clone(), parameters.flag("force"));
         self.spawn(&parameters.who, "qmdelsnapshot", vmid, move |log| async move {
             let section = node.begin_deletion(vmid, &name).await?;
-            for (key, _, volume) in disks(&section) {
-                node.delete_from_disk(volume, &name, force, &log).await?;
+            log.at_work().await;
+            for (key, storage, volume) in disks(&section) {
+                node.delete_from_disk((storage, volume), &name, force, &log).await?;
                 node.edit(vmid, |vm| vm.snapshots.get_mut(&name).map(|section| section.remove(key)))?;
             }
             let _flock = node.flock(vmid, FLOCK_WAIT).await?;
@@ -219,8 +240,8 @@ impl Node {
     }
 
     /// Without `force`, what ZFS refuses leaves the VM locked, and only root on the node unlocks it.
-    async fn delete_from_disk(&self, volume: &str, name: &str, force: bool, log: &Log) -> Result<(), String> {
-        let Err(why) = self.pool.destroy_snapshot(volume, name).await else { return Ok(()) };
+    async fn delete_from_disk(&self, (storage, volume): (&str, &str), name: &str, force: bool, log: &Log) -> Result<(), String> {
+        let Err(why) = self.pool(storage)?.destroy_snapshot(volume, name).await else { return Ok(()) };
         let why = format!("zfs error: {}", why.lines().next().unwrap_or_default());
         if force {
             log.line(why);
@@ -235,10 +256,13 @@ impl Node {
             self.access(|access| access.need(&parameters.who, &format!("/vms/{vmid}"), "VM.PowerMgmt"))?;
         }
         let (node, start, who) = (self.clone(), parameters.flag("start"), parameters.who.clone());
-        self.spawn(&parameters.who, "qmrollback", vmid, move |_| async move {
+        self.spawn(&parameters.who, "qmrollback", vmid, move |log| async move {
             let section = node.begin_rollback(vmid, &name).await?;
-            for (_, _, volume) in disks(&section) {
-                node.pool.roll_back(volume, &name).map_err(|why| format!("zfs error: {}", why.lines().next().unwrap_or_default()))?;
+            log.at_work().await;
+            for (_, storage, volume) in disks(&section) {
+                node.pool(storage)?
+                    .roll_back(volume, &name)
+                    .map_err(|why| format!("zfs error: {}", why.lines().next().unwrap_or_default()))?;
             }
             let flock = node.flock(vmid, FLOCK_WAIT).await?;
             node.edit(vmid, |vm| restore(vm, &name, &section))?;
@@ -259,7 +283,7 @@ impl Node {
         }
         let section = vm.snapshots.get(name).cloned().ok_or_else(|| format!("snapshot '{name}' does not exist"))?;
         for (_, storage, volume) in disks(&section) {
-            let all = self.pool.snapshots(volume).await?;
+            let all = self.pool(storage)?.snapshots(volume).await?;
             if !all.iter().any(|other| other == name) {
                 return Err(format!("can't rollback, snapshot '{name}' does not exist on '{storage}:{volume}'"));
             }

@@ -2,7 +2,15 @@
 //!
 //! Changes are made under one lock and written together by one task; an answer is sent after its change is on disk.
 
-use super::{Error, guests::VmConfig, permission::Access, simulated, task};
+use super::{
+    Error,
+    guests::VmConfig,
+    node::NODE,
+    permission::Access,
+    simulated::{self, disk::Disk, pool::Pool},
+    storage::Config,
+    task,
+};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -15,6 +23,9 @@ use tokio::sync::{Notify, watch};
 /// One VM's config, and what waits in it for the next start.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub(super) struct Vm {
+    /// The node that it is on; its local volumes are there.
+    #[serde(default = "first_node")]
+    pub(super) node: String,
     pub(super) config: VmConfig,
     /// Set while it ran: `None` deletes the key.
     #[serde(default)]
@@ -24,7 +35,7 @@ pub(super) struct Vm {
     pub(super) snapshots: BTreeMap<String, VmConfig>,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(super) struct State {
     /// The token's secret.
     pub(super) secret: String,
@@ -34,11 +45,64 @@ pub(super) struct State {
     /// Newest last.
     pub(super) tasks: Vec<task::Record>,
     pub(super) last_pid: u32,
-    /// The model pool and guests; unused by a real lab.
+    /// Names of the cluster's nodes; the first one is there in every lab.
+    #[serde(default = "one_node")]
+    pub(super) nodes: Vec<String>,
     #[serde(default)]
-    pub(super) pool: simulated::pool::Pool,
+    pub(super) storages: BTreeMap<String, Config>,
+    /// How many tasks that ended are kept of each node.
+    #[serde(default)]
+    pub(super) tasks_kept: Option<usize>,
+    /// The file that this state began from, by its digest.
+    #[serde(default)]
+    pub(super) setup: Option<String>,
+    /// What the storages' volumes are in: each node's model of ZFS, by the node's name; a real lab uses none.
+    #[serde(default, alias = "pool", deserialize_with = "pools")]
+    pub(super) pools: BTreeMap<String, Pool>,
     #[serde(default)]
     pub(super) guests: BTreeMap<u32, simulated::guest::Guest>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        serde_json::from_value(serde_json::json!({ "secret": "", "vms": {}, "tasks": [], "last_pid": 0 }))
+            .expect("all other fields have defaults, and a test starts a lab")
+    }
+}
+
+fn first_node() -> String {
+    NODE.to_owned()
+}
+
+fn one_node() -> Vec<String> {
+    vec![first_node()]
+}
+
+/// A lab of before there were several nodes has one pool.
+fn pools<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<String, Pool>, D::Error> {
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum Stored {
+        One(Pool),
+        Many(BTreeMap<String, Pool>),
+    }
+    Ok(match Stored::deserialize(from)? {
+        Stored::One(pool) => BTreeMap::from([(first_node(), pool)]),
+        Stored::Many(pools) => pools,
+    })
+}
+
+impl State {
+    /// What a guest's disk is on.
+    pub(super) fn disk_of(&mut self, vmid: u32) -> Option<&mut Disk> {
+        let guest = self.guests.get(&vmid)?;
+        self.pools.get_mut(&guest.pool)?.datasets.get_mut(&guest.disk).map(|dataset| &mut dataset.disk)
+    }
+
+    /// The first node's model of ZFS.
+    pub(super) fn first_pool(&self) -> Option<&Pool> {
+        self.pools.get(self.nodes.first()?)
+    }
 }
 
 struct Inner {

@@ -5,54 +5,111 @@ use super::{
     keys,
     node::{Node, STORAGE},
     parameters::Parameters,
+    simulated,
 };
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
-const TOTAL: u64 = 1 << 38;
+/// Size of each in bytes.
+pub(super) const TOTAL: u64 = 1 << 38;
+
+/// A storage of the cluster, as `storage.cfg` has it.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct Config {
+    pub(super) kind: Kind,
+    /// The nodes that have it; none named is all.
+    pub(super) nodes: BTreeSet<String>,
+    /// One for all nodes; else each node has its own.
+    pub(super) shared: bool,
+    /// A zfspool's dataset.
+    pub(super) pool: Option<String>,
+    /// How long each change of its volumes takes.
+    pub(super) takes_ms: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Kind {
+    #[default]
+    ZfsPool,
+}
+
+impl Kind {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::ZfsPool => "zfspool",
+        }
+    }
+
+    pub(super) fn content(self) -> &'static str {
+        match self {
+            Self::ZfsPool => "images,rootdir",
+        }
+    }
+}
+
+impl Config {
+    pub(super) fn on(&self, node: &str) -> bool {
+        self.nodes.is_empty() || self.nodes.contains(node)
+    }
+
+    /// The dataset in which a zfspool's volumes are.
+    pub(super) fn dataset(&self, name: &str) -> String {
+        self.pool.clone().unwrap_or_else(|| if name == STORAGE { simulated::DATASET.to_owned() } else { format!("tank/{name}") })
+    }
+}
 
 impl Node {
+    /// Names of the storages that this node has.
+    pub(super) fn storages_here(&self) -> Vec<String> {
+        self.store.read(|state| state.storages.iter().filter(|(_, storage)| storage.on(&self.name)).map(|(name, _)| name.clone()).collect())
+    }
+
     pub(super) fn storages(&self, parameters: &Parameters) -> Answer {
+        let all = self.store.read(|state| state.storages.clone());
         let content = parameters.get("content");
-        let wanted = content.is_none_or(|content| matches!(content, "images" | "rootdir"))
-            && parameters.get("storage").is_none_or(|name| name == STORAGE)
-            && self.access(|access| {
-                access.need_any(&parameters.who, &format!("/storage/{STORAGE}"), &["Datastore.Audit", "Datastore.AllocateSpace"]).is_ok()
-            });
-        let row = json!({ "storage": STORAGE, "type": "zfspool", "content": "images,rootdir", "active": 1, "enabled": 1, "shared": 0,
-            "total": TOTAL, "used": 0, "avail": TOTAL, "used_fraction": 0 });
-        Ok(Value::from(if wanted { vec![row] } else { vec![] }).into())
+        let shown = all.iter().filter(|(name, storage)| {
+            storage.on(&self.name)
+                && content.is_none_or(|content| storage.kind.content().split(',').any(|kind| kind == content))
+                && parameters.get("storage").is_none_or(|wanted| wanted == *name)
+                && self.access(|access| {
+                    access.need_any(&parameters.who, &format!("/storage/{name}"), &["Datastore.Audit", "Datastore.AllocateSpace"]).is_ok()
+                })
+        });
+        let rows = shown.map(|(name, storage)| {
+            json!({ "storage": name, "type": storage.kind.name(), "content": storage.kind.content(), "active": 1, "enabled": 1,
+                "shared": u8::from(storage.shared), "total": TOTAL, "used": 0, "avail": TOTAL, "used_fraction": 0 })
+        });
+        Ok(rows.collect::<Value>().into())
     }
 
     pub(super) async fn content(&self, storage: &str, parameters: &Parameters) -> Answer {
-        if storage != STORAGE {
-            return Err(Refusal::die(format!("storage '{storage}' does not exist")));
-        }
+        let pool = self.pool(storage).map_err(Refusal::die)?;
         let images = parameters.get("content").is_none_or(|content| content == "images");
         let owner: Option<u32> = parameters.number("vmid");
-        let volumes = self.pool.list().await.map_err(Refusal::die)?;
+        let volumes = pool.list().await.map_err(Refusal::die)?;
         let rows = volumes.into_iter().filter_map(|volume| {
             let vmid = keys::owner(&volume.name)?;
             // Images of VMs that a caller may not see are left out; so are those of VMs that are gone.
             let shown = self.access(|access| {
-                let path = format!("/storage/{STORAGE}");
+                let path = format!("/storage/{storage}");
                 access.may(&parameters.who, &path, "Datastore.Allocate")
                     || (access.may(&parameters.who, &path, "Datastore.Audit")
                         && access.may(&parameters.who, &format!("/vms/{vmid}"), "VM.Config.Disk"))
             });
             (images && shown && owner.is_none_or(|owner| owner == vmid))
-                .then(|| json!({ "volid": format!("{STORAGE}:{}", volume.name), "vmid": vmid, "size": volume.size, "format": "raw", "content": "images" }))
+                .then(|| json!({ "volid": format!("{storage}:{}", volume.name), "vmid": vmid, "size": volume.size, "format": "raw", "content": "images" }))
         });
         Ok(rows.collect::<Value>().into())
     }
 
     /// `POST …/content`: a new volume for a VM, which need not be there.
-    pub(super) fn allocate(&self, parameters: &Parameters) -> Answer {
+    pub(super) async fn allocate(&self, parameters: &Parameters) -> Answer {
         let (storage, name) = (parameters.get("storage").unwrap_or_default(), parameters.get("filename").unwrap_or_default());
         let vmid: u32 = parameters.number("vmid").unwrap_or_default();
-        if storage != STORAGE {
-            return Err(Refusal::die(format!("storage '{storage}' does not exist")));
-        }
+        let pool = self.pool(storage).map_err(Refusal::die)?;
         if let Some(format) = parameters.get("format").filter(|format| *format != "raw") {
             return Err(Refusal::die(format!("unsupported format '{format}' at /usr/share/perl5/PVE/Storage/ZFSPoolPlugin.pm line 292.")));
         }
@@ -67,18 +124,17 @@ impl Node {
             Some('M') => 20,
             _ => 10,
         };
-        self.pool.create(name, digits << shift).map_err(|why| Refusal::die(format!("zfs error: {why}")))?;
+        let _lock = self.lock_storage(storage).await.map_err(Refusal::die)?;
+        pool.create(name, digits << shift).map_err(|why| Refusal::die(format!("zfs error: {why}")))?;
         Ok(Value::from(format!("{storage}:{name}")).into())
     }
 
     /// `DELETE …/content/{volume}`: also of one that a stopped VM uses.
-    pub(super) fn free(self: &Arc<Self>, parameters: &Parameters) -> Answer {
+    pub(super) fn free_volume(self: &Arc<Self>, parameters: &Parameters) -> Answer {
         let storage = parameters.get("storage").unwrap_or_default().to_owned();
         let volume = parameters.get("volume").unwrap_or_default();
         let volume = volume.strip_prefix(&format!("{storage}:")).unwrap_or(volume).to_owned();
-        if storage != STORAGE {
-            return Err(Refusal::die(format!("storage '{storage}' does not exist")));
-        }
+        let pool = self.pool(&storage).map_err(Refusal::die)?;
         let name = keys::last(&volume).to_owned();
         let Some(owner) = keys::owner(&name) else {
             return Err(Refusal::die(format!("unable to parse zfs volume name '{volume}'")));
@@ -86,10 +142,12 @@ impl Node {
         self.access(|access| access.need(&parameters.who, &format!("/storage/{storage}"), "Datastore.Allocate"))?;
         let node = self.clone();
         self.spawn(&parameters.who, "imgdel", format!("{owner}@{storage}"), move |log| async move {
-            if !node.linked_to(&volume).await?.is_empty() {
+            let _lock = node.lock_storage(&storage).await?;
+            log.at_work().await;
+            if !node.linked_to(&storage, &volume).await?.is_empty() {
                 return Err(format!("base volume '{volume}' is still in use by linked clones"));
             }
-            node.pool.destroy(&name).await.map_err(|why| format!("zfs error: {why}"))?;
+            pool.destroy(&name).await.map_err(|why| format!("zfs error: {why}"))?;
             log.line(format!("Removed volume '{storage}:{volume}'"));
             Ok(())
         })

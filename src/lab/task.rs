@@ -3,7 +3,7 @@
 use super::{
     answer::{Answer, Refusal, Reply},
     format,
-    node::{NODE, Node},
+    node::Node,
     parameters::Parameters,
     permission::Who,
     state::Store,
@@ -13,8 +13,18 @@ use serde_json::{Value, json};
 use std::{future::Future, sync::Arc};
 use tokio_util::sync::CancellationToken;
 
-/// Proxmox' index covers some minutes of a busy node; a journal it is not.
-const KEPT: usize = 400;
+/// Proxmox' index covers some minutes of a busy node; a journal it is not. So many tasks that ended are kept of each node.
+pub(super) const KEPT: usize = 400;
+
+tokio::task_local! {
+    /// Workers that start now hang.
+    static HANGS: ();
+}
+
+/// Answers a call whose worker is to hang.
+pub(super) async fn hanging<R>(call: impl Future<Output = R>) -> R {
+    HANGS.scope((), call).await
+}
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
@@ -34,16 +44,33 @@ pub(super) struct Record {
     warnings: u32,
 }
 
+/// How a worker is ended from outside.
+pub(super) struct Worker {
+    pub(super) node: String,
+    /// By the API: it says so in its log.
+    stop: CancellationToken,
+    /// With its node: nobody writes its end.
+    pub(super) kill: CancellationToken,
+}
+
 /// The log of one running task.
 #[derive(Clone)]
 pub(super) struct Log {
     store: Arc<Store>,
     upid: String,
+    hangs: bool,
 }
 
 impl Log {
     fn change(&self, change: impl FnOnce(&mut Record)) {
         self.store.change(|state| state.tasks.iter_mut().rev().find(|task| task.upid == self.upid).map(change));
+    }
+
+    /// Where the worker's own programs would run now: one that is to hang does it here.
+    pub(super) async fn at_work(&self) {
+        if self.hangs {
+            std::future::pending::<()>().await;
+        }
     }
 
     pub(super) fn line(&self, text: impl Into<String>) {
@@ -72,12 +99,28 @@ impl Log {
     }
 }
 
-/// Tasks of a former lab ended with it, in whatever state.
-pub(super) fn bury(tasks: &mut [Record]) {
-    for task in tasks.iter_mut().filter(|task| task.exit.is_none()) {
+/// Tasks of a former run of a node ended with it, in whatever state.
+pub(super) fn bury(tasks: &mut [Record], node: &str) {
+    for task in tasks.iter_mut().filter(|task| task.exit.is_none() && task.node() == node) {
         task.exit = Some("unexpected status".to_owned());
         task.end = Some(task.start);
     }
+}
+
+/// How a task ended; `None` while it runs.
+pub(super) fn end_of(tasks: &[Record], upid: &str) -> Option<String> {
+    tasks.iter().rev().find(|task| task.upid == upid)?.exit.clone()
+}
+
+/// Forgets a node's oldest tasks that ended, but for so many.
+pub(super) fn prune(tasks: &mut Vec<Record>, node: &str, kept: usize) {
+    let ended = |task: &Record| task.exit.is_some() && task.node() == node;
+    let mut surplus = tasks.iter().filter(|task| ended(task)).count().saturating_sub(kept);
+    tasks.retain(|task| {
+        let forget = surplus > 0 && ended(task);
+        surplus -= usize::from(forget);
+        !forget
+    });
 }
 
 impl Node {
@@ -86,12 +129,28 @@ impl Node {
     where
         F: Future<Output = Result<(), String>> + Send + 'static,
     {
+        self.spawn_with_undo(who, kind, id, work, |_, why| async { why })
+    }
+
+    /// Likewise, with what the worker does when its work failed or it was told to stop; that gives the text of its end.
+    pub(super) fn spawn_with_undo<F, U>(
+        self: &Arc<Self>,
+        who: &Who,
+        kind: &str,
+        id: impl ToString,
+        work: impl FnOnce(Log) -> F,
+        undo: impl FnOnce(Log, String) -> U + Send + 'static,
+    ) -> Answer
+    where
+        F: Future<Output = Result<(), String>> + Send + 'static,
+        U: Future<Output = String> + Send,
+    {
         let (id, start, who) = (id.to_string(), self.now(), who.id());
         let pstart = u64::try_from(self.started.elapsed().as_millis() / 10).unwrap_or_default();
         let upid = self.store.change(|state| {
             state.last_pid = state.last_pid.max(1000) + 1;
             let pid = state.last_pid;
-            let upid = format!("UPID:{NODE}:{pid:08X}:{pstart:08X}:{start:08X}:{kind}:{id}:{who}:");
+            let upid = format!("UPID:{}:{pid:08X}:{pstart:08X}:{start:08X}:{kind}:{id}:{who}:", self.name);
             state.tasks.push(Record {
                 upid: upid.clone(),
                 pid,
@@ -105,19 +164,30 @@ impl Node {
                 log: Vec::new(),
                 warnings: 0,
             });
-            let surplus = state.tasks.len().saturating_sub(KEPT);
-            state.tasks.drain(..surplus);
+            prune(&mut state.tasks, &self.name, state.tasks_kept.unwrap_or(KEPT));
             upid
         });
-        let log = Log { store: self.store.clone(), upid: upid.clone() };
-        let stop = CancellationToken::new();
-        self.workers().insert(upid.clone(), stop.clone());
+        let log = Log { store: self.store.clone(), upid: upid.clone(), hangs: HANGS.try_with(|()| ()).is_ok() };
+        let (stop, kill) = (CancellationToken::new(), CancellationToken::new());
+        self.workers().insert(upid.clone(), Worker { node: self.name.clone(), stop: stop.clone(), kill: kill.clone() });
         let (node, work, ended) = (self.clone(), work(log.clone()), self.shutdown.clone());
         tokio::spawn(async move {
+            let whole = async {
+                let result = tokio::select! {
+                    biased;
+                    result = work => result,
+                    () = stop.cancelled() => Err("received interrupt".to_owned()),
+                };
+                let result = match result {
+                    Ok(()) => Ok(()),
+                    Err(why) => Err(undo(log.clone(), why).await),
+                };
+                log.end(result, node.now());
+            };
             tokio::select! {
                 biased;
-                result = work => log.end(result, node.now()),
-                () = stop.cancelled() => log.end(Err("received interrupt".into()), node.now()),
+                () = whole => {}
+                () = kill.cancelled() => {}
                 // The lab ends: the record stays without an end, as a killed worker's.
                 () = ended.cancelled() => {}
             }
@@ -129,7 +199,7 @@ impl Node {
     /// Stops running workers of a kind, as `overrule-shutdown` does.
     pub(super) fn interrupt(&self, kind: &str, id: u32) {
         let wanted = format!(":{kind}:{id}:");
-        self.workers().iter().filter(|(upid, _)| upid.contains(&wanted)).for_each(|(_, stop)| stop.cancel());
+        self.workers().iter().filter(|(upid, _)| upid.contains(&wanted)).for_each(|(_, worker)| worker.stop.cancel());
     }
 
     /// A caller's own task, or any with `Sys.Audit` on the node; a user's own are its tokens' too.
@@ -140,9 +210,9 @@ impl Node {
             return Err(Refusal::parameter("upid", "unable to parse worker upid"));
         }
         if !who.owns(parts[7]) {
-            self.access(|access| access.need(who, &format!("/nodes/{NODE}"), "Sys.Audit"))?;
+            self.access(|access| access.need(who, &format!("/nodes/{}", self.name), "Sys.Audit"))?;
         }
-        Ok(self.store.read(|state| state.tasks.iter().rev().find(|task| task.upid == upid).cloned()))
+        Ok(self.store.read(|state| state.tasks.iter().rev().find(|task| task.upid == upid && task.node() == self.name).cloned()))
     }
 
     pub(super) fn task_status(&self, parameters: &Parameters) -> Answer {
@@ -175,17 +245,20 @@ impl Node {
     pub(super) fn task_stop(&self, parameters: &Parameters) -> Answer {
         let upid = parameters.get("upid").unwrap_or_default();
         if !parameters.who.owns(upid.split(':').nth(7).unwrap_or_default()) {
-            self.access(|access| access.need(&parameters.who, &format!("/nodes/{NODE}"), "Sys.Modify"))?;
+            self.access(|access| access.need(&parameters.who, &format!("/nodes/{}", self.name), "Sys.Modify"))?;
         }
-        if let Some(stop) = self.workers().get(upid) {
-            stop.cancel();
+        if !self.store.read(|state| state.tasks.iter().any(|task| task.upid == upid && task.node() == self.name)) {
+            return Err(Refusal::parameter("upid", "no such task"));
+        }
+        if let Some(worker) = self.workers().get(upid) {
+            worker.stop.cancel();
         }
         Ok(Value::Null.into())
     }
 
     pub(super) fn task_list(&self, parameters: &Parameters) -> Answer {
         let source = parameters.get("source").unwrap_or("archive");
-        let all = self.access(|access| access.may(&parameters.who, &format!("/nodes/{NODE}"), "Sys.Audit"));
+        let all = self.access(|access| access.may(&parameters.who, &format!("/nodes/{}", self.name), "Sys.Audit"));
         let kinds: Vec<&str> = format::list(parameters.get("statusfilter").unwrap_or_default()).collect();
         let wanted = |task: &&Record| {
             let good = task.exit.as_deref().is_some_and(|exit| exit == "OK" || exit.starts_with("WARNINGS"));
@@ -195,7 +268,8 @@ impl Node {
                 Some(exit) if exit.starts_with("WARNINGS") => "warning",
                 Some(_) => "error",
             };
-            (all || parameters.who.owns(&task.who))
+            task.node() == self.name
+                && (all || parameters.who.owns(&task.who))
                 && (kinds.is_empty() || kinds.contains(&kind))
                 && (source == "all" || (source == "active") == task.exit.is_none())
                 && parameters.get("vmid").is_none_or(|id| id == task.id)
@@ -212,9 +286,13 @@ impl Node {
 }
 
 impl Record {
+    fn node(&self) -> &str {
+        self.upid.split(':').nth(1).unwrap_or_default()
+    }
+
     fn row(&self) -> Value {
         let who = Who::parse(&self.who);
-        let mut row = json!({ "upid": self.upid, "node": NODE, "pid": self.pid, "pstart": self.pstart, "starttime": self.start, "type": self.kind,
+        let mut row = json!({ "upid": self.upid, "node": self.node(), "pid": self.pid, "pstart": self.pstart, "starttime": self.start, "type": self.kind,
             "id": self.id, "user": who.user });
         if let Some(token) = who.token {
             row["tokenid"] = token.into();

@@ -3,18 +3,26 @@
 
 mod access;
 mod agent;
+mod cluster;
+mod faults;
 mod needs;
 mod recordings;
+mod setup;
 mod snapshots;
 mod storage;
+mod tasks;
 
 use autovibe::{
     clock::Clock,
-    lab::{self, Call, Lab, Mode},
+    lab::{self, Call, Lab, Mode, Setup},
     proxmox::{self, Client, Error, Node, Power, TaskStatus, Upid, Vmid},
     zfs::{Dataset, Properties, Runner, Snapshot, Zfs},
 };
-use std::{collections::BTreeMap, path::Path, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// How long a condition may take to come true.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -26,9 +34,11 @@ struct World {
     zfs: Zfs,
     node: Node,
     directory: tempfile::TempDir,
+    /// The file that it began from.
+    setup: Option<PathBuf>,
 }
 
-async fn start_in(directory: &Path, gateway: std::net::SocketAddr) -> (Lab, Client, Zfs) {
+async fn start_in(directory: &Path, gateway: std::net::SocketAddr, setup: Option<&Path>) -> Result<(Lab, Client, Zfs), String> {
     rustls::crypto::ring::default_provider().install_default().ok();
     let config = lab::Config {
         mode: Mode::Simulated,
@@ -37,8 +47,9 @@ async fn start_in(directory: &Path, gateway: std::net::SocketAddr) -> (Lab, Clie
         gateway,
         lag: Duration::ZERO,
         refusal: Duration::from_millis(10),
+        setup: setup.map(|file| Setup::read(file).unwrap()),
     };
-    let lab = lab::start(config).await.unwrap();
+    let lab = lab::start(config).await.map_err(|error| error.to_string())?;
     let endpoint = lab.endpoint().clone();
     let client = Client::new(proxmox::Config {
         endpoint: endpoint.endpoint,
@@ -48,7 +59,7 @@ async fn start_in(directory: &Path, gateway: std::net::SocketAddr) -> (Lab, Clie
     })
     .unwrap();
     let zfs = Zfs::open(Runner::Socket(endpoint.zfs_socket.unwrap())).await.unwrap();
-    (lab, client, zfs)
+    Ok((lab, client, zfs))
 }
 
 impl World {
@@ -58,9 +69,43 @@ impl World {
 
     async fn with_gateway(gateway: std::net::SocketAddr) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let (lab, client, zfs) = start_in(directory.path(), gateway).await;
+        Self::in_directory(directory, gateway, None).await
+    }
+
+    async fn in_directory(directory: tempfile::TempDir, gateway: std::net::SocketAddr, setup: Option<PathBuf>) -> Self {
+        let (lab, client, zfs) = start_in(&directory.path().join("lab"), gateway, setup.as_deref()).await.unwrap();
         let node = Node(lab.endpoint().node.clone());
-        Self { lab, client, zfs, node, directory }
+        Self { lab, client, zfs, node, directory, setup }
+    }
+
+    /// One that begins from this YAML.
+    async fn with_setup(yaml: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let file = Self::write(&directory, yaml);
+        Self::in_directory(directory, "127.0.0.1:9".parse().unwrap(), Some(file)).await
+    }
+
+    fn write(directory: &tempfile::TempDir, yaml: &str) -> PathBuf {
+        let file = directory.path().join("setup.yaml");
+        std::fs::write(&file, yaml).unwrap();
+        file
+    }
+
+    /// Errors: what the lab said instead of starting.
+    async fn try_start(directory: &Path, setup: &Path) -> Result<(), String> {
+        start_in(&directory.join("lab"), "127.0.0.1:9".parse().unwrap(), Some(setup)).await.map(drop)
+    }
+
+    /// Likewise, in place of this one.
+    async fn try_restart(self) -> Result<(), String> {
+        let Self { lab, directory, setup, .. } = self;
+        drop(lab);
+        Self::try_start(directory.path(), &setup.unwrap()).await
+    }
+
+    /// The `zfs` of another node.
+    async fn zfs_of(&self, node: &str) -> Zfs {
+        Zfs::open(Runner::Socket(self.lab.endpoint_of(node).zfs_socket.unwrap())).await.unwrap()
     }
 
     /// Ends the lab as a kill would, and starts it anew on what it left.
@@ -71,10 +116,9 @@ impl World {
 
     /// Likewise, for another gateway.
     async fn restart_for(self, gateway: std::net::SocketAddr) -> Self {
-        let Self { lab, directory, node, .. } = self;
+        let Self { lab, directory, setup, .. } = self;
         drop(lab);
-        let (lab, client, zfs) = start_in(directory.path(), gateway).await;
-        Self { lab, client, zfs, node, directory }
+        Self::in_directory(directory, gateway, setup).await
     }
 
     fn volume(&self, vmid: u32) -> Dataset {

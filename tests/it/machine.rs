@@ -10,6 +10,7 @@ mod elsewhere;
 mod killed;
 mod leaders;
 mod lives;
+mod nodes;
 mod parted;
 mod parts;
 mod restored;

@@ -13,6 +13,7 @@ pub(crate) async fn start(directory: &Path) -> Lab {
         gateway: "127.0.0.1:9".parse().unwrap(),
         lag: Duration::ZERO,
         refusal: Duration::ZERO,
+        setup: None,
     };
     lab::start(config).await.unwrap()
 }

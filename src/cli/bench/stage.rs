@@ -72,7 +72,8 @@ impl Stage {
             process::Mode::Real => Node::Real(process::ensure(&place, mode, gateway.address, &clock).await?),
             process::Mode::Simulated => {
                 let mode = Mode::Simulated;
-                let config = Config { mode, data: place, listen: ANY, gateway: gateway.address, lag: lab::LAG, refusal: lab::REFUSAL };
+                let config =
+                    Config { mode, data: place, listen: ANY, gateway: gateway.address, lag: lab::LAG, refusal: lab::REFUSAL, setup: None };
                 Node::Simulated(crate::lab::start(config).await?)
             }
         };

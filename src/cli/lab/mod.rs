@@ -36,6 +36,9 @@ pub(super) struct Lab {
     /// The hub's gateway, to which guests' requests go
     #[arg(long, default_value = "127.0.0.1:6480", value_name = "ADDR")]
     gateway: SocketAddr,
+    /// What a new lab begins from: its nodes, storages, users, VMs and faults; its tokens are printed. See docs/lab.md
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Leave the terminal and the process group that started it
     #[arg(long, hide = true)]
     detached: bool,
@@ -92,14 +95,20 @@ impl Lab {
             Mode::Real => lab::Mode::Real,
             Mode::Simulated => lab::Mode::Simulated,
         };
-        let config = lab::Config { mode, data, listen: self.listen, gateway: self.gateway, lag: LAG, refusal: REFUSAL };
+        let setup = self.config.as_deref().map(lab::Setup::read).transpose()?;
+        let config = lab::Config { mode, data, listen: self.listen, gateway: self.gateway, lag: LAG, refusal: REFUSAL, setup };
         let shutdown = CancellationToken::new();
         let stop = shutdown.clone();
         tokio::spawn(async move {
             super::up::signal().await;
             stop.cancel();
         });
-        lab::run(config, shutdown).await?;
+        let lab = lab::start(config).await?;
+        if self.config.is_some() {
+            let tokens: String = lab.tokens().into_iter().map(|token| token + "\n").collect();
+            print::out(&format!("The lab serves on {}. Its tokens:\n{tokens}", lab.endpoint().endpoint))?;
+        }
+        shutdown.cancelled().await;
         Ok(())
     }
 }

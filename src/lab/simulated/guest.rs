@@ -2,6 +2,7 @@
 
 use super::{Guests, verb};
 use crate::agent::scripts::SOURCE_BUNDLE;
+use crate::lab::node::NODE;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,10 +18,16 @@ pub(crate) struct Launch {
     pub(crate) environment: BTreeMap<String, String>,
 }
 
+fn of_the_first_node() -> String {
+    NODE.to_owned()
+}
+
 /// A guest whose power is on.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct Guest {
-    /// Dataset of its first disk.
+    /// Of its first disk: the pool, by its name in the lab's state, and the dataset.
+    #[serde(default = "of_the_first_node")]
+    pub(crate) pool: String,
     pub(crate) disk: String,
     /// Whether its system comes up.
     pub(crate) boots: bool,
@@ -94,10 +101,7 @@ impl Guests {
 
     /// Changes what is on a guest's disk.
     pub(super) fn on_disk<R>(&self, vmid: u32, change: impl FnOnce(&mut super::disk::Disk) -> R) -> Option<R> {
-        self.store.change(|state| {
-            let name = &state.guests.get(&vmid)?.disk;
-            state.pool.datasets.get_mut(name).map(|dataset| change(&mut dataset.disk))
-        })
+        self.store.change(|state| state.disk_of(vmid).map(change))
     }
 
     fn exec(&self, vmid: u32, arguments: &Value) -> Result<Value, String> {

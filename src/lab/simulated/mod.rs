@@ -97,22 +97,35 @@ impl Reach {
     }
 }
 
-/// Datasets that a running guest uses.
-pub(super) fn open_datasets(state: &State) -> BTreeSet<String> {
-    state.guests.values().map(|guest| guest.disk.clone()).collect()
+/// Datasets of a pool that a running guest uses.
+pub(super) fn open_datasets(state: &State, pool: &str) -> BTreeSet<String> {
+    state.guests.values().filter(|guest| guest.pool == pool).map(|guest| guest.disk.clone()).collect()
 }
 
-/// A new pool: the storage, and one image.
+/// A new pool on each node that has none: the storages' datasets, and one image.
 pub(super) fn fill(state: &mut State) -> Result<(), pool::Refusal> {
-    if !state.pool.datasets.is_empty() {
-        return Ok(());
+    let empty = |pool: &mut pool::Pool, name: &str, size| match pool.datasets.contains_key(name) {
+        true => Ok(()),
+        false => pool.create(name, size, BTreeMap::new(), disk::Disk::default()),
+    };
+    for node in &state.nodes {
+        let pool = state.pools.entry(node.clone()).or_default();
+        for name in ["tank", DATASET, "tank/images"] {
+            empty(pool, name, None)?;
+        }
+        if !pool.datasets.contains_key(IMAGE) {
+            empty(pool, IMAGE, Some(IMAGE_BYTES))?;
+            pool.snapshot(&[format!("{IMAGE}@base")], &BTreeMap::new())?;
+        }
+        for (name, storage) in &state.storages {
+            if storage.on(node) {
+                for (at, _) in format!("{}/", storage.dataset(name)).match_indices('/') {
+                    empty(pool, &storage.dataset(name)[..at], None)?;
+                }
+            }
+        }
     }
-    let pool = &mut state.pool;
-    for name in ["tank", DATASET, "tank/images"] {
-        pool.create(name, None, BTreeMap::new(), disk::Disk::default())?;
-    }
-    pool.create(IMAGE, Some(IMAGE_BYTES), BTreeMap::new(), disk::Disk::default())?;
-    pool.snapshot(&[format!("{IMAGE}@base")], &BTreeMap::new())
+    Ok(())
 }
 
 impl Guests {
@@ -126,10 +139,12 @@ impl Guests {
 
     /// Powers on; its guest agent answers a moment later.
     pub async fn start(&self, vmid: u32, config: &VmConfig, disks: &[PathBuf]) -> Result<(), String> {
+        // The pool's name, and the dataset in it.
         let disk = disks.first().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
+        let (pool, disk) = disk.split_once(':').map(|(pool, disk)| (pool.to_owned(), disk.to_owned())).unwrap_or_default();
         let name = config.get("name").cloned().unwrap_or_default();
         self.store.change(|state| {
-            state.guests.insert(vmid, guest::Guest { disk, boots: !name.starts_with(NEVER_BOOTS), agent: None, frozen: false })
+            state.guests.insert(vmid, guest::Guest { pool, disk, boots: !name.starts_with(NEVER_BOOTS), agent: None, frozen: false })
         });
         self.power_on(vmid, Instant::now());
         Ok(())

@@ -64,10 +64,7 @@ impl Player {
     }
 
     fn disk<R>(&self, change: impl FnOnce(&mut Disk) -> R) -> Option<R> {
-        self.store.change(|state| {
-            let name = &state.guests.get(&self.vmid)?.disk;
-            state.pool.datasets.get_mut(name).map(|dataset| change(&mut dataset.disk))
-        })
+        self.store.change(|state| state.disk_of(self.vmid).map(change))
     }
 
     /// Works until it ends; returns the exit code.

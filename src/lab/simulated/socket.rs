@@ -13,7 +13,7 @@ use tokio::{
     net::{UnixListener, UnixStream},
 };
 
-const VERBS: &[&str] = &[
+pub(in crate::lab) const VERBS: &[&str] = &[
     "get", "list", "snapshot", "hold", "release", "clone", "create", "rename", "promote", "rollback", "destroy", "set", "mount", "unmount",
     "inherit",
 ];
@@ -62,17 +62,29 @@ async fn answer(stream: UnixStream, node: &Node, volumes: &Path) -> std::io::Res
 /// Runs one command, with the fault that waits for it; `None` when its end is not to be seen. Errors: a volume was not made.
 pub(in crate::lab) async fn run(argv: &[String], node: &Node, volumes: Option<&Path>) -> std::io::Result<Option<zfs::Answer>> {
     let verb = argv.first().and_then(|verb| VERBS.iter().find(|known| *known == verb)).copied().unwrap_or("other");
-    let fault = node.faults.met(Call::Zfs(verb));
-    let answer = match fault {
-        Some(Fault::Fail(_)) => (1, String::new(), "internal error: injected failure\n".to_owned()),
+    if !node.is_up(&node.name) {
+        return Ok(None);
+    }
+    let fault = node.faults.met(Call::Zfs(verb), "zfs", &[verb]);
+    if let Some(Fault::Delay(time)) = &fault {
+        node.clock.sleep(*time).await;
+    }
+    if let Some(Fault::Kill { node: name, back }) = &fault {
+        node.cluster().kill(name, *back).await;
+        if *name == node.name {
+            return Ok(None);
+        }
+    }
+    let answer = match &fault {
+        Some(Fault::Fail { text, .. }) => (1, String::new(), format!("internal error: {text}\n")),
         Some(Fault::Hang) => return std::future::pending().await,
         _ => {
-            if let Some(answer) = node.store.read(|state| zfs::look(&state.pool, argv)) {
+            if let Some(answer) = node.store.read(|state| state.pools.get(&node.name).and_then(|pool| zfs::look(pool, argv))) {
                 answer
             } else {
                 let answer = node.store.change(|state| {
-                    let open = open_datasets(state);
-                    zfs::run(&mut state.pool, argv, &open)
+                    let open = open_datasets(state, &node.name);
+                    zfs::run(state.pools.entry(node.name.clone()).or_default(), argv, &open)
                 });
                 if verb == "create"
                     && answer.0 == 0
@@ -91,7 +103,7 @@ pub(in crate::lab) async fn run(argv: &[String], node: &Node, volumes: Option<&P
 /// A new volume's device: a sparse file, which takes an image and is not looked at again.
 fn show_volume(node: &Node, name: Option<&String>, volumes: &Path) -> std::io::Result<()> {
     let Some(name) = name else { return Ok(()) };
-    let Some(size) = node.store.read(|state| state.pool.datasets.get(name).and_then(|dataset| dataset.volume)) else { return Ok(()) };
+    let Some(size) = node.store.read(|state| state.pools.get(&node.name)?.datasets.get(name)?.volume) else { return Ok(()) };
     let path = volumes.join(name);
     if let Some(parent) = path.parent() {
         std::fs::create_dir_all(parent)?;

@@ -99,7 +99,7 @@ impl Guests {
         let environment = prompt::exports(input);
         let launched = self.store.change(|state| {
             let guest = state.guests.get_mut(&vmid).ok_or(0_u32)?;
-            let disk = &mut state.pool.datasets.get_mut(&guest.disk).ok_or(0_u32)?.disk;
+            let disk = &mut state.pools.get_mut(&guest.pool).and_then(|pool| pool.datasets.get_mut(&guest.disk)).ok_or(0_u32)?.disk;
             if disk.launches.contains(&number) {
                 return Ok(false);
             }
@@ -122,7 +122,7 @@ impl Guests {
     fn status(&self, vmid: u32) -> String {
         self.store.read(|state| {
             let guest = state.guests.get(&vmid);
-            let disk = guest.and_then(|guest| state.pool.datasets.get(&guest.disk)).map(|dataset| &dataset.disk);
+            let disk = guest.and_then(|guest| state.pools.get(&guest.pool)?.datasets.get(&guest.disk)).map(|dataset| &dataset.disk);
             let Some(launch) = disk.and_then(|disk| disk.launches.last()) else { return "state=none\n".to_owned() };
             match disk.and_then(|disk| disk.exit) {
                 Some(exit) => format!("state=exited\nlaunch={launch}\nexit={}\n", exit.code),
@@ -157,7 +157,7 @@ impl Guests {
         self.store.change(|state| {
             let guest = state.guests.get(&vmid)?;
             let launch = guest.agent.as_ref()?.number;
-            let disk = &mut state.pool.datasets.get_mut(&guest.disk)?.disk;
+            let disk = state.disk_of(vmid)?;
             disk.exit.get_or_insert(Exit { launch, code: TERMINATED });
             Some(())
         });

@@ -20,7 +20,10 @@ pub(super) struct Answer {
 
 impl Caller {
     pub(super) fn new(world: &World, id: &str, privsep: bool) -> Self {
-        let secret = world.lab.token(id, privsep);
+        Self::with(world, id, &world.lab.token(id, privsep))
+    }
+
+    pub(super) fn with(world: &World, id: &str, secret: &str) -> Self {
         Self {
             http: reqwest::Client::builder().no_proxy().build().unwrap(),
             base: format!("{}/api2/json", world.lab.endpoint().endpoint),
@@ -47,7 +50,19 @@ impl Caller {
     /// How the task of a call ended.
     pub(super) async fn task(&self, method: &str, path: &str, parameters: &[(&str, &str)]) -> String {
         let upid = self.ok(method, path, parameters).await;
-        let path = format!("/nodes/lab/tasks/{}/status", upid.as_str().unwrap());
+        self.end("lab", upid.as_str().unwrap()).await
+    }
+
+    /// Plants a fault.
+    pub(super) async fn script(&self, rule: &Value) {
+        let url = format!("{}/lab/faults", self.base.trim_end_matches("/api2/json"));
+        let request = self.http.post(url).header("authorization", &self.authorization).json(rule);
+        assert_eq!(request.send().await.unwrap().status(), 200, "{rule}");
+    }
+
+    /// How a task of a node ended.
+    pub(super) async fn end(&self, node: &str, upid: &str) -> String {
+        let path = format!("/nodes/{node}/tasks/{upid}/status");
         let ended = async {
             loop {
                 let status = self.ok("GET", &path, &[]).await;

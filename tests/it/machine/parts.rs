@@ -46,7 +46,7 @@ impl Parts {
         let (data, gateway) = (data.join("node"), gateway);
         let (lag, refusal) = (Duration::ZERO, Duration::from_millis(10));
         let listen = "127.0.0.1:0".parse().unwrap();
-        let lab = lab::start(lab::Config { mode: Mode::Simulated, data, listen, gateway, lag, refusal }).await.unwrap();
+        let lab = lab::start(lab::Config { mode: Mode::Simulated, data, listen, gateway, lag, refusal, setup: None }).await.unwrap();
         let api = remote::Client::open(&directory.path().join("kubeconfig"), None).unwrap();
         let parts = Self { lab, _hub: hub, api, directory };
         let (address, fingerprint) = tls(&parts.lab).await;

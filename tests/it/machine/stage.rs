@@ -98,25 +98,35 @@ impl Stage {
     }
 
     pub(crate) async fn with(after_step: Option<AfterStep>) -> Self {
-        let mut stage = Self::lab_alone().await;
+        let mut stage = Self::lab_alone("").await;
         stage.start(after_step).await;
+        stage.create_hub(json!({ "lab": {} }), None).await;
+        stage
+    }
+
+    /// The Hub's node has two others beside it.
+    pub(crate) async fn in_cluster() -> Self {
+        let mut stage = Self::lab_alone("nodes: [{ node: lab }, { node: pve2 }, { node: pve3 }]").await;
+        stage.start(None).await;
         stage.create_hub(json!({ "lab": {} }), None).await;
         stage
     }
 
     /// Controllers that have no Hub yet.
     pub(crate) async fn without_hub() -> Self {
-        let mut stage = Self::lab_alone().await;
+        let mut stage = Self::lab_alone("").await;
         stage.start(None).await;
         stage
     }
 
-    async fn lab_alone() -> Self {
+    async fn lab_alone(setup: &str) -> Self {
         rustls::crypto::ring::default_provider().install_default().ok();
         let directory = tempfile::tempdir().unwrap();
         std::fs::write(directory.path().join("conversation.yaml"), CONVERSATION).unwrap();
         // A port that is free now and stays the gateway's over restarts, as nothing else uses this address.
         let gateway = std::net::TcpListener::bind((own_loopback(), 0)).unwrap().local_addr().unwrap();
+        let file = directory.path().join("lab.yaml");
+        std::fs::write(&file, setup).unwrap();
         let lab = lab::start(lab::Config {
             mode: Mode::Simulated,
             data: directory.path().join("lab"),
@@ -124,6 +134,7 @@ impl Stage {
             gateway,
             lag: Duration::ZERO,
             refusal: Duration::from_millis(10),
+            setup: Some(lab::Setup::read(&file).unwrap()),
         })
         .await
         .unwrap();

@@ -105,6 +105,7 @@ impl Stage {
             gateway: nowhere,
             lag: Duration::from_secs(10),
             refusal: Duration::from_secs(3),
+            setup: None,
         };
         let lab = Arc::new(lab::simulate(config, guests, clock.clone()).await.unwrap());
         let invariants = Arc::new(Invariants::new(lab.clone()).await);
