@@ -9,6 +9,7 @@ use super::{
     pool::BASE,
     qemu::Made,
     snapshot::disks,
+    storage::Kind,
     task::Log,
 };
 use serde_json::{Value, json};
@@ -20,11 +21,17 @@ const CLONE_WAIT: Duration = Duration::from_secs(1);
 /// What a clone is made of and to.
 struct Plan {
     to: u32,
+    /// The node that gets it.
+    home: Arc<Node>,
     source: VmConfig,
+    snapshot: Option<String>,
     full: bool,
     name: Option<String>,
     description: Option<String>,
     pool: Option<String>,
+    /// Where the copies are to be; left out, where the disks are.
+    storage: Option<String>,
+    format: Option<String>,
 }
 
 impl Node {
@@ -40,11 +47,15 @@ impl Node {
         };
         let snapshot = parameters.get("snapname").is_some();
         let base = |volume: &str| keys::last(volume).starts_with("base-");
-        let has = match parameters.get("feature") {
-            Some("snapshot") => true,
-            Some("clone") => !snapshot && disks(config).all(|(_, _, volume)| base(volume)),
-            _ => !snapshot || disks(config).next().is_none(),
-        };
+        let mut has = true;
+        for (_, storage, volume) in disks(config) {
+            let pool = self.pool(storage).map_err(Refusal::die)?;
+            has &= match parameters.get("feature") {
+                Some("snapshot") => pool.has_snapshots(volume),
+                Some("clone") => !snapshot && base(volume),
+                _ => !snapshot || pool.copies_snapshots(volume),
+            };
+        }
         Ok(json!({ "hasFeature": u8::from(has), "nodes": [self.name] }).into())
     }
 
@@ -73,8 +84,8 @@ impl Node {
                 let Some(rest) = name.strip_prefix("vm-") else { continue };
                 let base = format!("base-{rest}");
                 let pool = node.pool(storage)?;
-                pool.rename(name, &base).await.map_err(|why| format!("zfs error: {why}"))?;
-                pool.snapshot(&base, BASE).await.map_err(|why| format!("zfs error: {why}"))?;
+                pool.rename(name, &base).await.map_err(|why| pool.error(&why))?;
+                pool.snapshot(&base, BASE).await.map_err(|why| pool.error(&why))?;
                 let options = config[key].split_once(',').map(|(_, options)| format!(",{options}")).unwrap_or_default();
                 let path = volume.rsplit_once('/').map(|(origin, _)| format!("{origin}/")).unwrap_or_default();
                 node.edit(vmid, |vm| vm.config.insert(key.to_owned(), format!("{storage}:{path}{base}{options}")))?;
@@ -98,15 +109,6 @@ impl Node {
             self.access(|access| access.need(who, &format!("/storage/{storage}"), "Datastore.AllocateSpace"))?;
             self.pool(storage).map_err(Refusal::die)?;
         }
-        if let Some(target) = parameters.get("target").filter(|target| *target != self.name) {
-            let known = self.names().iter().any(|name| name == target);
-            let why = if known {
-                format!("can't clone VM to node '{target}' (VM uses local storage)")
-            } else {
-                format!("no such cluster node '{target}'")
-            };
-            return Err(Refusal::die(why));
-        }
         let _source = self.flock(vmid, CLONE_WAIT).await.map_err(Refusal::die)?;
         let vm = self.vm(vmid).map_err(|_| Refusal::die(self.not_found(vmid)))?;
         Self::unlocked(&vm.config).map_err(Refusal::die)?;
@@ -124,10 +126,13 @@ impl Node {
         if self.store.read(|state| state.vms.contains_key(&to)) {
             return Err(Refusal::die(format!("unable to create VM {to}: config file already exists")));
         }
+        let home = self.home(parameters.get("target"), &source)?;
         for (key, storage, volume) in disks(&source) {
             let of = if snapshot.is_some() { "a snapshot of " } else { "" };
             let base = keys::last(volume).starts_with("base-");
-            if if full { snapshot.is_some() } else { !base || snapshot.is_some() } {
+            let pool = self.pool(storage).map_err(Refusal::die)?;
+            let copies = snapshot.is_none() || pool.copies_snapshots(volume);
+            if if full { !copies } else { !base || snapshot.is_some() } {
                 let kind = if full { "Full" } else { "Linked" };
                 return Err(Refusal::die(format!("{kind} clone feature is not supported for {of}'{storage}:{volume}' ({key})")));
             }
@@ -139,9 +144,20 @@ impl Node {
         }
         // The number is taken at once, with a lock and nothing that says whose it is.
         let taken = VmConfig::from([("lock".into(), "clone".into()), ("description".into(), " qmclone temporary file".into())]);
-        self.store.change(|state| state.vms.insert(to, self.new_vm(taken)));
+        self.store.change(|state| state.vms.insert(to, home.new_vm(taken)));
         let text = |name: &str| parameters.get(name).map(str::to_owned);
-        let plan = Plan { to, source, full, name: text("name"), description: text("description"), pool };
+        let plan = Plan {
+            to,
+            home,
+            source,
+            snapshot: text("snapname"),
+            full,
+            name: text("name"),
+            description: text("description"),
+            pool,
+            storage: text("storage"),
+            format: text("format"),
+        };
         let (node, undoing) = (self.clone(), self.clone());
         let made = Arc::new(Made::default());
         let leftover = made.clone();
@@ -158,8 +174,19 @@ impl Node {
         self.spawn_with_undo(who, "qmclone", vmid, work, undo)
     }
 
+    /// The node that gets a clone: another one only when all its disks can be had there.
+    fn home(self: &Arc<Self>, target: Option<&str>, source: &VmConfig) -> Result<Arc<Self>, Refusal> {
+        let Some(target) = target.filter(|target| *target != self.name) else { return Ok(self.clone()) };
+        let node = self.cluster().node(target).ok_or_else(|| Refusal::die(format!("no such cluster node '{target}'")))?;
+        let shared = |storage: &str| self.store.read(|state| state.storages.get(storage).is_some_and(|config| config.shared));
+        if !disks(source).all(|(_, storage, _)| shared(storage) && node.pool(storage).is_ok()) {
+            return Err(Refusal::die(format!("can't clone VM to node '{target}' (VM uses local storage)")));
+        }
+        Ok(node)
+    }
+
     async fn clone_now(&self, vmid: u32, plan: Plan, made: &Made, log: &Log) -> Result<(), String> {
-        let Plan { to, source, full, name, description, pool } = plan;
+        let Plan { to, home, source, snapshot, full, name, description, pool: member_of, storage: target, format } = plan;
         let dropped = ["lock", "parent", "snaptime", "snapstate", "vmstate", "template", "vmgenid", "smbios1", "meta"];
         let mut config: VmConfig = source
             .iter()
@@ -167,19 +194,28 @@ impl Node {
             .map(|(key, value)| (key.clone(), value.clone()))
             .collect();
         for (key, storage, volume) in disks(&source) {
+            let kind = if full { "full" } else { "linked" };
+            log.line(format!("create {kind} clone of drive {key} ({storage}:{volume})"));
+            let (from, storage) = (self.pool(storage)?, target.as_deref().unwrap_or(storage));
             let pool = self.pool(storage)?;
             let _lock = self.lock_storage(storage).await?;
-            let new = pool.free_name(to).await?;
-            let (kind, path) = if full { ("full", String::new()) } else { ("linked", format!("{}/", keys::last(volume))) };
-            log.line(format!("create {kind} clone of drive {key} ({storage}:{volume})"));
-            if full {
-                pool.copy(volume, &new)?;
+            // A file that is backed by another is qcow2 whatever that is.
+            let same = match pool.kind() {
+                Kind::ZfsPool => "raw",
+                Kind::Dir if full => keys::format(volume),
+                Kind::Dir => "qcow2",
+            };
+            let new = pool.free_name(to, format.as_deref().unwrap_or(same)).await?;
+            let name = if full {
+                from.copy(volume, snapshot.as_deref(), &pool, &new)?;
+                new.clone()
             } else {
                 pool.clone_base(volume, &new).await?;
-            }
-            lock(made).push((storage.to_owned(), new.clone()));
+                pool.linked(volume, &new)
+            };
+            lock(made).push((storage.to_owned(), new));
             let options = source[key].split_once(',').map(|(_, options)| format!(",{options}")).unwrap_or_default();
-            config.insert(key.to_owned(), format!("{storage}:{path}{new}{options}"));
+            config.insert(key.to_owned(), format!("{storage}:{name}{options}"));
         }
         for (key, value) in &mut config {
             if keys::is_net(key) {
@@ -194,9 +230,9 @@ impl Node {
         config.insert("smbios1".into(), format!("uuid={}", crate::random::uuid()));
         config.insert("vmgenid".into(), crate::random::uuid().to_string());
         config.insert("meta".into(), format!("creation-qemu=10.0.13,ctime={}", self.now()));
-        self.edit(to, |vm| vm.config = config)?;
+        home.edit(to, |vm| vm.config = config)?;
         // Last: until now a caller with rights on the pool alone had none on the VM.
-        if let Some(pool) = pool {
+        if let Some(pool) = member_of {
             self.store.change(|state| state.access.pools.get_mut(&pool).map(|pool| pool.vms.insert(to)));
         }
         Ok(())

@@ -170,7 +170,12 @@ impl Node {
         }
         Ok(match &self.real {
             Some(real) => Pool::Real(real.clone()),
-            None => Pool::Model { store: self.store.clone(), pool: self.name.clone(), dataset: config.dataset(storage) },
+            None => Pool::Model {
+                store: self.store.clone(),
+                pool: config.place(storage, &self.name),
+                dataset: config.dataset(storage),
+                kind: config.kind,
+            },
         })
     }
 

@@ -59,6 +59,11 @@ pub(super) fn last(volume: &str) -> &str {
     volume.rsplit('/').next().unwrap_or(volume)
 }
 
+/// The format of a volume, by its name: a file of a directory has it as its end.
+pub(super) fn format(volume: &str) -> &str {
+    last(volume).rsplit_once('.').map_or("raw", |(_, format)| format)
+}
+
 /// Whose volume it is, by the number in its name: `vm-100-disk-0`.
 pub(super) fn owner(volume: &str) -> Option<u32> {
     let mut parts = last(volume).split('-');

@@ -1,11 +1,13 @@
 //! The volumes of one storage on one node: in the model of its ZFS, or on this machine's.
 
-use super::{keys, real, simulated, state::Store};
+use super::{keys, real, simulated, state::Store, storage::Kind};
 use crate::zfs::{self, Dataset, Zfs};
-use std::{path::PathBuf, sync::Arc};
+use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
 
 /// The snapshot that a template's disk is cloned from.
 pub(super) const BASE: &str = "__base__";
+/// Where a directory's files would lie; it says so in its errors.
+pub(super) const IMAGES: &str = "/var/lib/vz/images";
 const NO_VOLUMES: &str = "this lab attaches volumes and makes none";
 
 #[derive(Clone)]
@@ -16,6 +18,7 @@ pub(super) enum Pool {
         pool: String,
         /// In which the volumes are.
         dataset: String,
+        kind: Kind,
     },
     Real(Arc<Real>),
 }
@@ -95,30 +98,52 @@ impl Pool {
             names.iter().filter_map(|name| name.strip_prefix(&prefix)).filter(|name| !name.contains('/') && keys::owner(name).is_some())
         {
             if let Some(size) = self.size(name).await? {
-                volumes.push(Volume { name: name.to_owned(), size });
+                volumes.push(Volume { name: self.shown(name), size });
             }
         }
         Ok(volumes)
     }
 
     /// Makes a new, empty volume for `vmid` and returns its name. Only the model can.
-    pub(super) fn allocate(&self, vmid: u32, size: u64) -> Result<String, String> {
-        let (store, model) = self.model()?;
-        store.change(|state| {
-            let pool = state.pools.entry(model.to_owned()).or_default();
-            let free = (0..u32::MAX).map(|n| format!("vm-{vmid}-disk-{n}")).find(|name| !pool.datasets.contains_key(&self.full(name)));
-            let name = free.ok_or("no free disk number")?;
-            pool.create(&self.full(&name), Some(size), Default::default(), Default::default())?;
-            Ok(name)
-        })
+    pub(super) async fn allocate(&self, vmid: u32, size: u64, format: Option<&str>) -> Result<String, String> {
+        let name = self.free_name(vmid, format.unwrap_or("raw")).await?;
+        self.create(&name, size)?;
+        Ok(name)
+    }
+
+    /// A volume's name as the storage lists it: a file with its directory, a clone with its base in front.
+    fn shown(&self, name: &str) -> String {
+        let Self::Model { store, pool, .. } = self else { return name.to_owned() };
+        let base = store.read(|state| state.pools.get(pool)?.base_of(&self.full(name)));
+        base.map_or_else(|| self.own(name), |base| self.linked(&base, name))
+    }
+
+    /// Likewise, without a base.
+    fn own(&self, name: &str) -> String {
+        let name = keys::last(name);
+        match keys::owner(name).filter(|_| self.kind() == Kind::Dir) {
+            Some(owner) => format!("{owner}/{name}"),
+            None => name.to_owned(),
+        }
+    }
+
+    /// The name of a linked clone: its base is in front, and no base of that.
+    pub(super) fn linked(&self, base: &str, name: &str) -> String {
+        format!("{}/{}", self.own(base), self.own(name))
     }
 
     /// Makes an empty volume of this name. Only the model can.
     pub(super) fn create(&self, volume: &str, size: u64) -> Result<(), String> {
         let (store, model) = self.model()?;
-        store.change(|state| {
-            state.pools.entry(model.to_owned()).or_default().create(&self.full(volume), Some(size), Default::default(), Default::default())
-        })
+        store
+            .change(|state| {
+                let pool = state.pools.entry(model.to_owned()).or_default();
+                pool.create(&self.full(volume), Some(size), Default::default(), Default::default())
+            })
+            .map_err(|why| match self.kind() {
+                Kind::ZfsPool => self.error(&why),
+                Kind::Dir => format!("disk image '{IMAGES}/{volume}' already exists"),
+            })
     }
 
     /// `zfs snapshot`
@@ -161,9 +186,13 @@ impl Pool {
         }
     }
 
-    /// `zfs rollback` to the newest snapshot. Only the model can.
+    /// `zfs rollback` to the newest snapshot; of a file, to any. Only the model can.
     pub(super) fn roll_back(&self, volume: &str, name: &str) -> Result<(), String> {
         let (store, model) = self.model()?;
+        if self.kind() == Kind::Dir {
+            let full = format!("{}@{name}", self.full(volume));
+            return store.change(|state| state.pools.entry(model.to_owned()).or_default().restore(&full));
+        }
         store.change(|state| state.pools.entry(model.to_owned()).or_default().rollback(&format!("{}@{name}", self.full(volume))))
     }
 
@@ -179,11 +208,77 @@ impl Pool {
         }
     }
 
-    /// The first free `vm-N-disk-M`.
-    pub(super) async fn free_name(&self, vmid: u32) -> Result<String, String> {
+    /// The first free `vm-N-disk-M`: of a directory `N/vm-N-disk-M.qcow2`. Errors: the storage has no such format.
+    pub(super) async fn free_name(&self, vmid: u32, format: &str) -> Result<String, String> {
         let taken: Vec<String> = self.list().await?.into_iter().map(|volume| volume.name).collect();
+        let stem = |volume: &String| keys::last(volume).split('.').next().unwrap_or_default().to_owned();
+        let taken: BTreeSet<String> = taken.iter().map(stem).collect();
         let used = |n: &u32| ["vm", "base"].iter().any(|kind| taken.contains(&format!("{kind}-{vmid}-disk-{n}")));
-        (0..u32::MAX).find(|n| !used(n)).map(|n| format!("vm-{vmid}-disk-{n}")).ok_or_else(|| "no free disk number".into())
+        let free = (0..u32::MAX).find(|n| !used(n)).map(|n| format!("vm-{vmid}-disk-{n}")).ok_or("no free disk number")?;
+        match self.kind() {
+            Kind::ZfsPool if format != "raw" => Err(no_format(format)),
+            Kind::ZfsPool => Ok(free),
+            Kind::Dir => Ok(format!("{vmid}/{free}.{format}")),
+        }
+    }
+
+    /// The volume that is meant by a file's name for `vmid`. Errors: as the storage says it.
+    pub(super) fn name_to_allocate(&self, vmid: u32, name: &str, format: Option<&str>) -> Result<String, String> {
+        match self.kind() {
+            Kind::ZfsPool => match format.filter(|format| *format != "raw") {
+                Some(format) => Err(no_format(format)),
+                None if !name.starts_with(&format!("vm-{vmid}-")) => Err(format!("illegal name '{name}' - should be 'vm-{vmid}-*'")),
+                None => Ok(name.to_owned()),
+            },
+            Kind::Dir => {
+                let volume = format!("{vmid}/{name}");
+                if self.has_form(&volume) && format.is_none_or(|format| format == keys::format(name)) {
+                    return Ok(volume);
+                }
+                Err(self.no_name(name))
+            }
+        }
+    }
+
+    /// What kind of storage it is.
+    pub(super) fn kind(&self) -> Kind {
+        match self {
+            Self::Model { kind, .. } => *kind,
+            Self::Real(_) => Kind::ZfsPool,
+        }
+    }
+
+    /// Whether a name can be one of its volumes'.
+    pub(super) fn has_form(&self, volume: &str) -> bool {
+        let file = volume.contains('/') && matches!(volume.rsplit_once('.'), Some((_, "raw" | "qcow2" | "vmdk")));
+        keys::owner(volume).is_some() && (self.kind() == Kind::ZfsPool || file)
+    }
+
+    /// What it says of a name that none of its volumes can have.
+    pub(super) fn no_name(&self, volume: &str) -> String {
+        match self.kind() {
+            Kind::ZfsPool => format!("unable to parse zfs volume name '{volume}'"),
+            Kind::Dir => format!("unable to parse directory volume name '{volume}'"),
+        }
+    }
+
+    /// What went wrong in it, as the storage says it.
+    pub(super) fn error(&self, why: &str) -> String {
+        let why = why.lines().next().unwrap_or_default();
+        match self.kind() {
+            Kind::ZfsPool => format!("zfs error: {why}"),
+            Kind::Dir => why.to_owned(),
+        }
+    }
+
+    /// Whether it takes snapshots of a volume: of files only in those of format qcow2.
+    pub(super) fn has_snapshots(&self, volume: &str) -> bool {
+        self.kind() == Kind::ZfsPool || keys::format(volume) == "qcow2"
+    }
+
+    /// Whether a full copy can be made of a snapshot of it.
+    pub(super) fn copies_snapshots(&self, volume: &str) -> bool {
+        self.kind() == Kind::Dir && keys::format(volume) == "qcow2"
     }
 
     /// `zfs clone` of a template's disk.
@@ -200,10 +295,17 @@ impl Pool {
         }
     }
 
-    /// A full copy. Only the model can.
-    pub(super) fn copy(&self, from: &str, to: &str) -> Result<(), String> {
+    /// A full copy, of a snapshot where one is named, in another storage or this one. Only the model can.
+    pub(super) fn copy(&self, from: &str, snapshot: Option<&str>, target: &Self, to: &str) -> Result<(), String> {
         let (store, model) = self.model()?;
-        store.change(|state| state.pools.entry(model.to_owned()).or_default().copy(&self.full(from), &self.full(to)))
+        let (_, target_model) = target.model()?;
+        let from = self.full(from);
+        let whole = snapshot.map_or_else(|| from.clone(), |name| format!("{from}@{name}"));
+        store.change(|state| {
+            let found = state.pools.get(model).and_then(|pool| Some((pool.datasets.get(&from)?.volume, pool.disk(&whole)?.clone())));
+            let (size, disk) = found.ok_or_else(|| format!("cannot open '{whole}': dataset does not exist"))?;
+            state.pools.entry(target_model.to_owned()).or_default().create(&target.full(to), size, Default::default(), disk)
+        })
     }
 
     /// Names of the volumes that are clones of a template's disk.
@@ -258,6 +360,10 @@ async fn destroy_real(zfs: &Zfs, dataset: &Dataset) -> Result<(), String> {
         zfs.destroy_snapshot(&snapshot.name).await.map_err(text)?;
     }
     zfs.destroy_dataset(dataset).await.map_err(text)
+}
+
+fn no_format(format: &str) -> String {
+    format!("unsupported format '{format}' at /usr/share/perl5/PVE/Storage/ZFSPoolPlugin.pm line 292.")
 }
 
 fn text(error: zfs::Error) -> String {

@@ -161,10 +161,13 @@ impl Node {
         volumes.dedup();
         for (storage, volume) in volumes {
             let freed = match self.lock_storage(&storage).await {
-                Ok(_lock) => self.pool(&storage)?.destroy(&volume).await.map_err(|text| {
-                    log.line(text.clone());
-                    format!("zfs error: {text}")
-                }),
+                Ok(_lock) => {
+                    let pool = self.pool(&storage)?;
+                    pool.destroy(&volume).await.map_err(|text| {
+                        log.line(text.clone());
+                        pool.error(&text)
+                    })
+                }
                 Err(text) => Err(text),
             };
             if let Err(text) = freed {

@@ -82,9 +82,10 @@ impl Node {
     fn check_disks(&self, vmid: u32, config: &BTreeMap<String, String>, who: &Who) -> Result<(), Refusal> {
         for (_, value) in config.iter().filter(|(key, _)| keys::is_disk(key)) {
             let Some((storage, volume)) = keys::volume(value) else { continue };
-            self.pool(storage).map_err(Refusal::die)?;
+            let pool = self.pool(storage).map_err(Refusal::die)?;
             let size = volume.parse::<f64>().is_ok_and(|size| size > 0.0);
             match keys::owner(volume) {
+                Some(_) if !pool.has_form(volume) => return Err(Refusal::die(pool.no_name(volume))),
                 Some(owner) if owner == vmid => {}
                 Some(owner) => self.access(|access| {
                     let path = format!("/storage/{storage}");
@@ -95,7 +96,7 @@ impl Node {
                     access.need(who, &format!("/vms/{owner}"), "VM.Config.Disk")
                 })?,
                 None if size => self.access(|access| access.need(who, &format!("/storage/{storage}"), "Datastore.AllocateSpace"))?,
-                None => return Err(Refusal::die(format!("unable to parse zfs volume name '{volume}'"))),
+                None => return Err(Refusal::die(pool.no_name(volume))),
             }
         }
         Ok(())
@@ -145,14 +146,15 @@ impl Node {
             )]
             let size = (gib * f64::from(1 << 30)) as u64;
             let _lock = self.lock_storage(storage).await?;
-            let name = pool.allocate(vmid, size)?;
+            let format = value.split(',').find_map(|option| option.strip_prefix("format="));
+            let name = pool.allocate(vmid, size, format).await?;
             lock(made).push((storage.to_owned(), name.clone()));
             (name, size)
         } else {
             let found = pool.size(volume).await?;
             (volume.to_owned(), found.ok_or_else(|| format!("volume '{storage}:{volume}' does not exist"))?)
         };
-        let options = value.split(',').skip(1).filter(|option| !option.starts_with("size="));
+        let options = value.split(',').skip(1).filter(|option| !option.starts_with("size=") && !option.starts_with("format="));
         let mut options: Vec<String> = options.map(str::to_owned).collect();
         if size > 0 {
             options.push(format!("size={}", keys::size(size)));

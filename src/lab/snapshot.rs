@@ -10,6 +10,7 @@ use super::{
     node::{FLOCK_WAIT, Node},
     parameters::Parameters,
     state::Vm,
+    storage::Kind,
     task::Log,
 };
 use serde_json::{Value, json};
@@ -130,8 +131,9 @@ impl Node {
             log.at_work().await;
             for (key, storage, volume) in &disks {
                 log.line(format!("snapshotting 'drive-{key}' ({storage}:{volume})"));
-                if let Err(why) = node.pool(storage)?.snapshot(volume, &name).await {
-                    return Err(format!("zfs error: {why}"));
+                let pool = node.pool(storage)?;
+                if let Err(why) = pool.snapshot(volume, &name).await {
+                    return Err(pool.error(&why));
                 }
             }
             let _flock = node.flock(vmid, FLOCK_WAIT).await?;
@@ -154,7 +156,7 @@ impl Node {
             if pool.snapshots(volume).await.is_ok_and(|all| all.iter().any(|other| other == name))
                 && let Err(why) = pool.destroy_snapshot(volume, name).await
             {
-                log.warn(&format!("zfs error: {why}"));
+                log.warn(&pool.error(&why));
             }
         }
         // The VM was there a moment ago.
@@ -180,6 +182,11 @@ impl Node {
         Self::unlocked(&vm.config)?;
         if vm.snapshots.contains_key(name) {
             return Err(format!("snapshot name '{name}' already used"));
+        }
+        for (_, storage, volume) in disks(&vm.config) {
+            if !self.pool(storage)?.has_snapshots(volume) {
+                return Err("snapshot feature is not available".into());
+            }
         }
         if memory && self.guests.power(vmid).await {
             return Err("this lab cannot save the memory of a running guest".into());
@@ -241,8 +248,9 @@ impl Node {
 
     /// Without `force`, what ZFS refuses leaves the VM locked, and only root on the node unlocks it.
     async fn delete_from_disk(&self, (storage, volume): (&str, &str), name: &str, force: bool, log: &Log) -> Result<(), String> {
-        let Err(why) = self.pool(storage)?.destroy_snapshot(volume, name).await else { return Ok(()) };
-        let why = format!("zfs error: {}", why.lines().next().unwrap_or_default());
+        let pool = self.pool(storage)?;
+        let Err(why) = pool.destroy_snapshot(volume, name).await else { return Ok(()) };
+        let why = pool.error(&why);
         if force {
             log.line(why);
             return Ok(());
@@ -260,9 +268,8 @@ impl Node {
             let section = node.begin_rollback(vmid, &name).await?;
             log.at_work().await;
             for (_, storage, volume) in disks(&section) {
-                node.pool(storage)?
-                    .roll_back(volume, &name)
-                    .map_err(|why| format!("zfs error: {}", why.lines().next().unwrap_or_default()))?;
+                let pool = node.pool(storage)?;
+                pool.roll_back(volume, &name).map_err(|why| pool.error(&why))?;
             }
             let flock = node.flock(vmid, FLOCK_WAIT).await?;
             node.edit(vmid, |vm| restore(vm, &name, &section))?;
@@ -283,12 +290,13 @@ impl Node {
         }
         let section = vm.snapshots.get(name).cloned().ok_or_else(|| format!("snapshot '{name}' does not exist"))?;
         for (_, storage, volume) in disks(&section) {
-            let all = self.pool(storage)?.snapshots(volume).await?;
+            let pool = self.pool(storage)?;
+            let all = pool.snapshots(volume).await?;
             if !all.iter().any(|other| other == name) {
                 return Err(format!("can't rollback, snapshot '{name}' does not exist on '{storage}:{volume}'"));
             }
             // Snapshots that Proxmox does not know of count too.
-            if all.last().is_some_and(|last| last != name) {
+            if pool.kind() == Kind::ZfsPool && all.last().is_some_and(|last| last != name) {
                 return Err(format!("can't rollback, '{name}' is not most recent snapshot on '{storage}:{volume}'"));
             }
         }

@@ -34,18 +34,22 @@ pub(super) struct Config {
 pub(super) enum Kind {
     #[default]
     ZfsPool,
+    /// A directory of files: qcow2, with snapshots in the file, and raw, with none.
+    Dir,
 }
 
 impl Kind {
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::ZfsPool => "zfspool",
+            Self::Dir => "dir",
         }
     }
 
     pub(super) fn content(self) -> &'static str {
         match self {
             Self::ZfsPool => "images,rootdir",
+            Self::Dir => "images",
         }
     }
 }
@@ -55,8 +59,21 @@ impl Config {
         self.nodes.is_empty() || self.nodes.contains(node)
     }
 
-    /// The dataset in which a zfspool's volumes are.
+    /// The pool of the lab's state that has its volumes, as a node sees it.
+    pub(super) fn place(&self, name: &str, node: &str) -> String {
+        match self.kind {
+            Kind::ZfsPool => node.to_owned(),
+            // No node's name has an `@`.
+            Kind::Dir if self.shared => format!("{name}@"),
+            Kind::Dir => format!("{name}@{node}"),
+        }
+    }
+
+    /// The dataset in which its volumes are.
     pub(super) fn dataset(&self, name: &str) -> String {
+        if self.kind == Kind::Dir {
+            return name.to_owned();
+        }
         self.pool.clone().unwrap_or_else(|| if name == STORAGE { simulated::DATASET.to_owned() } else { format!("tank/{name}") })
     }
 }
@@ -100,7 +117,7 @@ impl Node {
                         && access.may(&parameters.who, &format!("/vms/{vmid}"), "VM.Config.Disk"))
             });
             (images && shown && owner.is_none_or(|owner| owner == vmid))
-                .then(|| json!({ "volid": format!("{storage}:{}", volume.name), "vmid": vmid, "size": volume.size, "format": "raw", "content": "images" }))
+                .then(|| json!({ "volid": format!("{storage}:{}", volume.name), "vmid": vmid, "size": volume.size, "format": keys::format(&volume.name), "content": "images" }))
         });
         Ok(rows.collect::<Value>().into())
     }
@@ -110,12 +127,8 @@ impl Node {
         let (storage, name) = (parameters.get("storage").unwrap_or_default(), parameters.get("filename").unwrap_or_default());
         let vmid: u32 = parameters.number("vmid").unwrap_or_default();
         let pool = self.pool(storage).map_err(Refusal::die)?;
-        if let Some(format) = parameters.get("format").filter(|format| *format != "raw") {
-            return Err(Refusal::die(format!("unsupported format '{format}' at /usr/share/perl5/PVE/Storage/ZFSPoolPlugin.pm line 292.")));
-        }
-        if !name.starts_with(&format!("vm-{vmid}-")) {
-            return Err(Refusal::die(format!("illegal name '{name}' - should be 'vm-{vmid}-*'")));
-        }
+        let format = parameters.get("format");
+        let volume = pool.name_to_allocate(vmid, name, format).map_err(Refusal::die)?;
         // Without a unit it is KiB.
         let text = parameters.get("size").unwrap_or_default();
         let digits: u64 = text.trim_end_matches(['M', 'G']).parse().unwrap_or_default();
@@ -125,8 +138,8 @@ impl Node {
             _ => 10,
         };
         let _lock = self.lock_storage(storage).await.map_err(Refusal::die)?;
-        pool.create(name, digits << shift).map_err(|why| Refusal::die(format!("zfs error: {why}")))?;
-        Ok(Value::from(format!("{storage}:{name}")).into())
+        pool.create(&volume, digits << shift).map_err(Refusal::die)?;
+        Ok(Value::from(format!("{storage}:{volume}")).into())
     }
 
     /// `DELETE …/content/{volume}`: also of one that a stopped VM uses.
@@ -136,8 +149,8 @@ impl Node {
         let volume = volume.strip_prefix(&format!("{storage}:")).unwrap_or(volume).to_owned();
         let pool = self.pool(&storage).map_err(Refusal::die)?;
         let name = keys::last(&volume).to_owned();
-        let Some(owner) = keys::owner(&name) else {
-            return Err(Refusal::die(format!("unable to parse zfs volume name '{volume}'")));
+        let Some(owner) = keys::owner(&name).filter(|_| pool.has_form(&volume)) else {
+            return Err(Refusal::die(pool.no_name(&volume)));
         };
         self.access(|access| access.need(&parameters.who, &format!("/storage/{storage}"), "Datastore.Allocate"))?;
         let node = self.clone();
@@ -147,7 +160,10 @@ impl Node {
             if !node.linked_to(&storage, &volume).await?.is_empty() {
                 return Err(format!("base volume '{volume}' is still in use by linked clones"));
             }
-            pool.destroy(&name).await.map_err(|why| format!("zfs error: {why}"))?;
+            if pool.kind() == Kind::Dir && pool.size(&name).await?.is_none() {
+                log.line(format!("disk image '{}/{volume}' does not exist", super::pool::IMAGES));
+            }
+            pool.destroy(&name).await.map_err(|why| pool.error(&why))?;
             log.line(format!("Removed volume '{storage}:{volume}'"));
             Ok(())
         })

@@ -181,3 +181,27 @@ fn the_lab_outlives_a_killed_hub_and_is_found_again() {
     assert!(said(data.path(), &["lab", "remove"]).starts_with("No lab runs in "));
     assert!(!data.path().join("lab").exists() && data.path().join("kubeconfig").exists());
 }
+
+#[test]
+fn a_lab_begins_from_a_file_and_prints_its_tokens() {
+    let data = tempfile::tempdir().unwrap();
+    let file = write(&data.path().join("lab.yaml"), "users: [{ userid: a@pve, tokens: [{ tokenid: t1, secret: s3cret }] }]");
+    let lab = data.path().join("lab");
+    let arguments = ["lab", "--mode", "simulated", "--listen", "127.0.0.1:0", "--config", &file];
+    {
+        let mut process = Hub::lab(&lab, &arguments[1..]);
+        let out = std::io::BufReader::new(process.child.stdout.take().unwrap());
+        let lines: Vec<String> = std::io::BufRead::lines(out).map(Result::unwrap).take(3).collect();
+        assert!(lines[0].starts_with("The lab serves on http://127.0.0.1:") && lines[0].ends_with(". Its tokens:"), "{lines:?}");
+        assert_eq!(lines[1], "PVEAPIToken=a@pve!t1=s3cret");
+        assert!(lines[2].starts_with("PVEAPIToken=autovibe@pve!lab="), "{lines:?}");
+        assert!(!std::fs::read_to_string(lab.join(crate::process::LOG)).unwrap().contains("s3cret"), "a secret is in its log");
+    }
+    // From another file it does not go on, and from a wrong one it does not begin.
+    let other = write(&data.path().join("other.yaml"), "nodes: [{ node: pve1 }]");
+    let text = refused(&lab, &[&arguments[..6], &[other.as_str()]].concat());
+    assert!(text.contains("other.yaml: the file: the lab's directory has another state already"), "{text}");
+    let wrong = write(&data.path().join("wrong.yaml"), "vms: [{ vmid: 100, config: { scsi0: 'nas:1' } }]");
+    let text = refused(&data.path().join("new"), &[&arguments[..6], &[wrong.as_str()]].concat());
+    assert!(text.contains("wrong.yaml: vms[0]: storage 'nas' does not exist"), "{text}");
+}

@@ -5,6 +5,7 @@ mod access;
 mod agent;
 mod cluster;
 mod faults;
+mod files;
 mod needs;
 mod recordings;
 mod setup;

@@ -58,6 +58,12 @@ impl Hub {
         Self::role("controller", data, arguments)
     }
 
+    /// A lab, not a hub; its directory is made when there is none.
+    pub(crate) fn lab(data: &Path, arguments: &[&str]) -> Self {
+        std::fs::create_dir_all(data).unwrap();
+        Self::role("lab", data, arguments)
+    }
+
     fn role(role: &str, data: &Path, arguments: &[&str]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_autovibe"));
         command

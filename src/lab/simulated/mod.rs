@@ -108,6 +108,11 @@ pub(super) fn fill(state: &mut State) -> Result<(), pool::Refusal> {
         true => Ok(()),
         false => pool.create(name, size, BTreeMap::new(), disk::Disk::default()),
     };
+    for (name, storage) in &state.storages {
+        for node in state.nodes.iter().filter(|node| storage.kind == super::storage::Kind::Dir && storage.on(node)) {
+            empty(state.pools.entry(storage.place(name, node)).or_default(), name, None)?;
+        }
+    }
     for node in &state.nodes {
         let pool = state.pools.entry(node.clone()).or_default();
         for name in ["tank", DATASET, "tank/images"] {
@@ -118,7 +123,7 @@ pub(super) fn fill(state: &mut State) -> Result<(), pool::Refusal> {
             pool.snapshot(&[format!("{IMAGE}@base")], &BTreeMap::new())?;
         }
         for (name, storage) in &state.storages {
-            if storage.on(node) {
+            if storage.kind == super::storage::Kind::ZfsPool && storage.on(node) {
                 for (at, _) in format!("{}/", storage.dataset(name)).match_indices('/') {
                     empty(pool, &storage.dataset(name)[..at], None)?;
                 }

@@ -105,10 +105,10 @@ impl Pool {
         self.snapshot_of(full).map(|snapshot| self.clones(snapshot.guid).into_iter().map(str::to_owned).collect()).unwrap_or_default()
     }
 
-    /// A dataset with the content of another, and no tie to it.
-    pub(crate) fn copy(&mut self, from: &str, to: &str) -> Result<(), Refusal> {
-        let source = self.get(from)?.clone();
-        self.create(to, source.volume, BTreeMap::new(), source.disk)
+    /// The base that a dataset is a clone of, when it is one of a template's.
+    pub(crate) fn base_of(&self, name: &str) -> Option<String> {
+        let origin = self.snapshot_name(self.datasets.get(name)?.origin?)?;
+        origin.strip_suffix("@__base__").map(str::to_owned)
     }
 
     /// Names of the clones of a snapshot.
@@ -246,6 +246,14 @@ impl Pool {
             dataset.snapshots.splice(0..0, moved);
             dataset.origin = parents_origin;
         }
+        Ok(())
+    }
+
+    /// What a file with snapshots in it does: any of them, and the others stay.
+    pub(crate) fn restore(&mut self, name: &str) -> Result<(), Refusal> {
+        let disk = self.snapshot_of(name)?.disk.clone();
+        let dataset = name.split_once('@').and_then(|(dataset, _)| self.datasets.get_mut(dataset)).ok_or_else(|| absent(name))?;
+        dataset.disk = disk;
         Ok(())
     }
 

@@ -50,7 +50,8 @@ impl Caller {
     /// How the task of a call ended.
     pub(super) async fn task(&self, method: &str, path: &str, parameters: &[(&str, &str)]) -> String {
         let upid = self.ok(method, path, parameters).await;
-        self.end("lab", upid.as_str().unwrap()).await
+        let upid = upid.as_str().unwrap();
+        self.end(upid.split(':').nth(1).unwrap(), upid).await
     }
 
     /// Plants a fault.

@@ -1,7 +1,7 @@
 //! P10: the node of a Hub goes down while the rest of its cluster answers: what was there is unknown, and not gone.
 
-use super::stage::{Stage, status};
-use autovibe::api::{Kind, machine::Phase};
+use super::stage::{NAMESPACE, Stage, status};
+use autovibe::api::{Kind, Machine, machine::Phase};
 use autovibe::clock::Clock;
 use autovibe::lab::Call;
 use serde_json::json;
@@ -11,6 +11,8 @@ use std::time::Duration;
 async fn p10_the_vm_of_a_node_that_is_down_is_neither_made_again_nor_given_up() {
     let mut stage = Stage::in_cluster().await;
     stage.create("worker", json!({ "goal": { "prompt": "#sim turns=0 hang=true" } })).await;
+    stage.create("leaver", json!({ "goal": { "prompt": "#sim turns=0 hang=true" } })).await;
+    let leaver = stage.until_phase("leaver", Phase::Running).await;
     let before = stage.until_phase("worker", Phase::Running).await;
     let vm = status(&before).vm.unwrap();
     let (vms, datasets) = (stage.vms(), stage.datasets());
@@ -21,13 +23,15 @@ async fn p10_the_vm_of_a_node_that_is_down_is_neither_made_again_nor_given_up() 
     let done = counts(&stage);
 
     stage.lab.kill("lab").await;
-    let waits = |machine: &autovibe::api::Machine| {
-        let conditions = status(machine).conditions;
-        conditions.iter().any(|condition| condition.reason == "VmUnknown" && condition.message.contains("595"))
-    };
-    stage.until("worker", "waiting for its node", waits).await;
-    // The whole of what it does about it, over some turns.
-    Clock::system().sleep(Duration::from_secs(6)).await;
+    stage.create("late", json!({})).await;
+    stage.objects().delete::<Machine>(NAMESPACE, "leaver", None).await.unwrap();
+    // The whole of what is done about it, over some turns.
+    let looked = stage.lab.count(Call::Resources);
+    Clock::system().sleep(Duration::from_secs(8)).await;
+    assert!(stage.lab.count(Call::Resources) > looked + 1, "nobody looked");
+    let late = status(&stage.get("late").await);
+    assert!(late.vm.is_none() && !late.phase.is_finished(), "{late:?}");
+    assert!(stage.get("leaver").await.metadata().deletion_timestamp.is_some(), "it waits for what it is to leave");
     let meanwhile = stage.get("worker").await;
     assert_eq!(status(&meanwhile).vm.as_ref(), Some(&vm), "its VM is remembered");
     assert_eq!(status(&meanwhile).phase, Phase::Running, "{:?}", status(&meanwhile));
@@ -38,12 +42,17 @@ async fn p10_the_vm_of_a_node_that_is_down_is_neither_made_again_nor_given_up() 
 
     // Its power was cut: the VM is off, and the agent is launched again in it.
     stage.lab.revive("lab");
-    let again = |machine: &autovibe::api::Machine| {
+    let again = |machine: &Machine| {
         let state = status(machine);
         state.phase == Phase::Running && state.agent.is_some_and(|agent| agent.launches >= 2) || state.phase.is_finished()
     };
     let after = status(&stage.until("worker", "cared for again", again).await);
     assert!(after.phase.is_finished() || after.vm == Some(vm), "{after:?}");
-    assert_eq!(counts(&stage)[0], done[0], "no second VM");
+    stage.until_finished("late").await;
+    stage.until_gone("leaver").await;
+    assert!(!stage.vms().values().any(|name| name == "leaver"), "{:?}", stage.vms());
+    let leases = stage.store().vmid_leases("default").await.unwrap();
+    assert!(!leases.iter().any(|lease| lease.machine_uid == leaver.uid()), "{leases:?}");
+    assert_eq!(counts(&stage)[0], done[0] + 1, "one VM for `late`, and no second one for the others");
     stage.stop().await;
 }
