@@ -15,12 +15,15 @@ use super::{
 };
 use crate::clock::Clock;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 use tokio::{sync::OwnedMutexGuard, time::Instant};
 use tokio_util::sync::CancellationToken;
+
+/// Locks by what they are for.
+type Locks<K> = BTreeMap<K, Arc<tokio::sync::Mutex<()>>>;
 
 pub(super) struct Cluster {
     pub(super) store: Arc<Store>,
@@ -36,11 +39,13 @@ pub(super) struct Cluster {
     pub(super) refusal: Mutex<Duration>,
     pub(super) lag: Mutex<Duration>,
     pub(super) broadcasts: Mutex<BTreeMap<u32, Broadcast>>,
-    flocks: Mutex<BTreeMap<u32, Arc<tokio::sync::Mutex<()>>>>,
-    storage_locks: Mutex<BTreeMap<(String, String), Arc<tokio::sync::Mutex<()>>>>,
+    flocks: Mutex<Locks<u32>>,
+    /// By node, none for a shared one, and storage.
+    storage_locks: Mutex<Locks<(String, String)>>,
     pub(super) up_since: Mutex<BTreeMap<u32, Instant>>,
     pub(super) relag: tokio::sync::Notify,
-    down: Mutex<BTreeSet<String>>,
+    /// Nodes that are down, each with the cut of its power, so that an earlier one does not bring it back.
+    down: Mutex<BTreeMap<String, Arc<()>>>,
 }
 
 impl Cluster {
@@ -114,7 +119,7 @@ impl Cluster {
     }
 
     pub(super) fn is_up(&self, name: &str) -> bool {
-        !lock(&self.down).contains(name)
+        !lock(&self.down).contains_key(name)
     }
 
     /// Whether most of the nodes are up: otherwise nothing in `/etc/pve` can be written.
@@ -126,7 +131,8 @@ impl Cluster {
     /// Cuts a node's power: its guests are off, its workers are gone and have left what they held. It comes back by itself
     /// after a time, or when it is told to.
     pub(super) async fn kill(self: &Arc<Self>, name: &str, back: Option<Duration>) {
-        lock(&self.down).insert(name.to_owned());
+        let cut = Arc::new(());
+        lock(&self.down).insert(name.to_owned(), cut.clone());
         self.workers().values().filter(|worker| worker.node == name).for_each(|worker| worker.kill.cancel());
         for (vmid, vm) in self.vms() {
             if vm.node == name && self.guests.power(vmid).await && self.guests.stop(vmid).await.is_ok() {
@@ -138,7 +144,11 @@ impl Cluster {
         tokio::spawn(async move {
             tokio::select! {
                 biased;
-                () = cluster.clock.sleep(pause) => cluster.revive(&name),
+                () = cluster.clock.sleep(pause) => {
+                    if lock(&cluster.down).get(&name).is_some_and(|present| Arc::ptr_eq(present, &cut)) {
+                        cluster.revive(&name);
+                    }
+                }
                 () = cluster.shutdown.cancelled() => {}
             }
         });
@@ -146,7 +156,7 @@ impl Cluster {
 
     /// Powers a node on: its workers of before ended as killed ones do, and what is to start with it starts.
     pub(super) fn revive(self: &Arc<Self>, name: &str) {
-        if !lock(&self.down).remove(name) {
+        if lock(&self.down).remove(name).is_none() {
             return;
         }
         self.store.change(|state| task::bury(&mut state.tasks, name));

@@ -154,5 +154,5 @@ fn row(rule: &Rule) -> Value {
         Which::Path { method, parts } if method == "zfs" => format!("zfs {}", parts.join("/")),
         Which::Path { method, parts } => format!("{method} /{}", parts.join("/")),
     };
-    json!({ "call": call, "nth": rule.nth, "times": rule.times, "fault": format!("{:?}", rule.fault), "seen": rule.seen, "fired": rule.fired })
+    json!({ "call": call, "nth": rule.nth, "times": rule.times, "fault": rule.fault.shown(), "seen": rule.seen, "fired": rule.fired })
 }

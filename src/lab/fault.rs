@@ -1,5 +1,7 @@
 //! Faults that a test or a script plants, and the count of calls that tests assert on.
 
+use crate::api::quantity::GoDuration;
+use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     sync::{Mutex, PoisonError},
@@ -53,6 +55,20 @@ pub(super) enum Fault {
     HangTask,
     /// Cuts a node's power first; it comes back after a time, or when it is told to.
     Kill { node: String, back: Option<Duration> },
+}
+
+impl Fault {
+    /// As it is written in a script.
+    pub(super) fn shown(&self) -> Value {
+        match self {
+            Self::Fail { status, text } => json!({ "fail": { "status": status, "text": text } }),
+            Self::Delay(time) => json!({ "delay": GoDuration(*time) }),
+            Self::DropReply => "dropReply".into(),
+            Self::Hang => "hang".into(),
+            Self::HangTask => "hangTask".into(),
+            Self::Kill { node, back } => json!({ "kill": { "node": node, "back": back.map(GoDuration) } }),
+        }
+    }
 }
 
 /// Which calls a rule is for.

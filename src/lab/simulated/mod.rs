@@ -104,9 +104,8 @@ pub(super) fn open_datasets(state: &State, pool: &str) -> BTreeSet<String> {
 
 /// A new pool on each node that has none: the storages' datasets, and one image.
 pub(super) fn fill(state: &mut State) -> Result<(), pool::Refusal> {
-    let empty = |pool: &mut pool::Pool, name: &str, size| match pool.datasets.contains_key(name) {
-        true => Ok(()),
-        false => pool.create(name, size, BTreeMap::new(), disk::Disk::default()),
+    let empty = |pool: &mut pool::Pool, name: &str, size| {
+        if pool.datasets.contains_key(name) { Ok(()) } else { pool.create(name, size, BTreeMap::new(), disk::Disk::default()) }
     };
     for (name, storage) in &state.storages {
         for node in state.nodes.iter().filter(|node| storage.kind == super::storage::Kind::Dir && storage.on(node)) {

@@ -84,6 +84,8 @@ async fn a_running_lab_is_scripted_by_who_owns_it() {
     let answer = root.call("GET", "/version", &[]).await;
     assert_eq!((answer.status, answer.reason.as_str()), (503, "not now"));
     assert_eq!(fired(&world).await, [1]);
+    let shown = control(&world, "GET", "faults", &Value::Null).await.1;
+    assert_eq!((&shown["data"][0]["call"], &shown["data"][0]["fault"]), (&rule["call"], &rule["fault"]), "as it was written");
     assert_eq!(control(&world, "DELETE", "faults", &Value::Null).await.0, 200);
     assert_eq!(fired(&world).await, [0; 0]);
     let wrong = control(&world, "POST", "faults", &json!({ "call": "GET /version", "fault": { "delay": "soon" } })).await;
@@ -94,6 +96,12 @@ async fn a_running_lab_is_scripted_by_who_owns_it() {
     assert_eq!(root.call("GET", "/nodes/pve2/qemu", &[]).await.status, 595);
     assert_eq!(control(&world, "POST", "nodes/pve2", &json!({ "power": "on" })).await.0, 200);
     assert_eq!(root.call("GET", "/nodes/pve2/qemu", &[]).await.status, 200);
+    // What a cut was to last does not end a later one.
+    for body in [json!({ "power": "off", "back": "100ms" }), json!({ "power": "on" }), json!({ "power": "off" })] {
+        assert_eq!(control(&world, "POST", "nodes/pve2", &body).await.0, 200);
+    }
+    autovibe::clock::Clock::system().sleep(Duration::from_millis(300)).await;
+    assert_eq!(root.call("GET", "/nodes/pve2/qemu", &[]).await.status, 595);
     assert_eq!(control(&world, "POST", "nodes/pve9", &json!({ "power": "on" })).await.0, 404);
     // Another's token may not, and Proxmox has none of it.
     let http = reqwest::Client::builder().no_proxy().build().unwrap();
