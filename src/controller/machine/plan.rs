@@ -21,6 +21,11 @@ pub(super) const RELAUNCHES: u32 = 5;
 /// Looks again this soon at what only time brings.
 const SOON: Duration = Duration::from_secs(2);
 
+/// Looks again this soon at a running VM that could not be seen.
+const UNSEEN: Duration = Duration::from_secs(15);
+/// Reason of waiting for a look at the VM.
+pub(super) const VM_UNKNOWN: &str = "VmUnknown";
+
 /// All that is known about a Machine and what it depends on.
 #[derive(Clone, Debug)]
 pub(super) struct Observed {
@@ -272,7 +277,7 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
         return Plan::of(next).wait("HubNotReady", format!("for its hub: {why}"), Requeue::After(SOON));
     }
     let power = match &observed.vm {
-        Seen::Unknown { why } => return Plan::of(next).wait("VmUnknown", format!("to see its VM: {why}"), Requeue::After(SOON)),
+        Seen::Unknown { why } => return Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON)),
         // The number was taken by someone after it was leased: give it up and lease another.
         Seen::Present(Vm::Foreign(_)) if next.started_at.is_none() => return Plan::of(next).steps([Step::DestroyDisks, Step::EndLease]),
         Seen::Present(Vm::Foreign(_)) => return lost(next, now, "its VM's number is someone else's now"),
@@ -345,9 +350,14 @@ fn run(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
     match time_left(observed, &next, now) {
         Some(Duration::ZERO) => finish(next, now, TerminationReason::Timeout),
         left => {
-            let mut plan = Plan::of(next);
-            plan.requeue = Requeue::After(left.unwrap_or(resync).min(resync));
-            plan
+            let due = left.unwrap_or(resync).min(resync);
+            match &observed.vm {
+                Seen::Unknown { why } => {
+                    let why = format!("to see its VM, which may go on meanwhile: {why}");
+                    Plan::of(next).wait(VM_UNKNOWN, why, Requeue::After(due.min(UNSEEN)))
+                }
+                _ => Plan { requeue: Requeue::After(due), ..Plan::of(next) },
+            }
         }
     }
 }
@@ -388,7 +398,7 @@ fn ended(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
 
 fn suspend(observed: &Observed, next: MachineStatus, now: Timestamp) -> Plan {
     match &observed.vm {
-        Seen::Unknown { why } => Plan::of(next).wait("VmUnknown", format!("to see its VM: {why}"), Requeue::After(SOON)),
+        Seen::Unknown { why } => Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON)),
         Seen::Absent | Seen::Present(Vm::Foreign(_)) => lost(next, now, "its VM was deleted by someone else"),
         Seen::Present(Vm::Ours(Power::Running)) => {
             Plan::of(next).steps([Step::StopAgent, Step::Flush, Step::ShutDown, Step::Capture(Ending::Suspend)])
@@ -416,7 +426,7 @@ fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
     let discard = machine.spec.on_terminate == OnTerminate::Discard || next.started_at.is_none();
     let vm = match &observed.vm {
         Seen::Unknown { why } if observed.lease.is_some() => {
-            return Plan::of(next).wait("VmUnknown", format!("to see its VM: {why}"), Requeue::After(SOON));
+            return Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON));
         }
         Seen::Present(Vm::Ours(power)) => Some(*power),
         _ => None,

@@ -1,7 +1,7 @@
 //! What a Machine's status says: the decision, what was reached, and what was observed. Pure.
 
 use super::act::{Fact, Outcome};
-use super::plan::{Ending, Observed, Plan, Waiting, api_time, ran};
+use super::plan::{Ending, Observed, Plan, VM_UNKNOWN, Waiting, api_time, ran};
 use crate::api::Kind;
 use crate::api::machine::{Machine, MachineStatus, Phase, TerminationReason, VmStatus};
 use crate::api::meta::put_condition;
@@ -115,7 +115,12 @@ fn conditions(next: &mut MachineStatus, observed: &Observed, waiting: Option<&Wa
     let launches = next.agent.as_ref().map_or(0, |agent| agent.launches);
     let all = &mut next.conditions;
     let truth = |yes: bool| if yes { "True" } else { "False" };
-    put_condition(all, generation, &now, ("MachineReady", truth(running), &phase, &message));
+    // Not seen is not absent, nor is it there.
+    let (ready, why) = match waiting {
+        Some(waiting) if running && waiting.reason == VM_UNKNOWN => ("Unknown", VM_UNKNOWN),
+        _ => (truth(running), phase.as_str()),
+    };
+    put_condition(all, generation, &now, ("MachineReady", ready, why, &message));
     let agent = match (running, launches) {
         (true, n) => ("True", "Launched", format!("launch {n}")),
         (false, 0) => ("False", "NotLaunched", String::new()),

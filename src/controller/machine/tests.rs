@@ -167,7 +167,8 @@ fn running_is_quiet_until_something_is_seen() {
     let running = machine(Phase::Running);
     let plan = check(&running, seen(), "Running");
     assert_eq!(plan.requeue, Requeue::After(RESYNC));
-    check(&running, Observed { vm: unseen(), ..seen() }, "Running");
+    let plan = check(&running, Observed { vm: unseen(), ..seen() }, "Running (VmUnknown)");
+    assert_eq!(plan.requeue, Requeue::After(Duration::from_secs(15)));
     check(&running, Observed { vm: Seen::Absent, ..seen() }, "Finishing/GuestLost");
     check(&running, Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() }, "Spawning Start,AwaitGuest,Personalise,Launch");
     check(&running, Observed { agent: Some(Seen::unknown("no answer")), ..seen() }, "Running (AgentUnknown)");

@@ -29,6 +29,11 @@ async fn p10_the_vm_of_a_node_that_is_down_is_neither_made_again_nor_given_up() 
     let looked = stage.lab.count(Call::Resources);
     Clock::system().sleep(Duration::from_secs(8)).await;
     assert!(stage.lab.count(Call::Resources) > looked + 1, "nobody looked");
+    let unseen = |machine: &Machine| {
+        let conditions = status(machine).conditions;
+        conditions.iter().any(|c| (c.type_.as_str(), c.status.as_str(), c.reason.as_str()) == ("MachineReady", "Unknown", "VmUnknown"))
+    };
+    stage.until("worker", "said to be unseen", unseen).await;
     let late = status(&stage.get("late").await);
     assert!(late.vm.is_none() && !late.phase.is_finished(), "{late:?}");
     assert!(stage.get("leaver").await.metadata().deletion_timestamp.is_some(), "it waits for what it is to leave");
