@@ -35,7 +35,10 @@ fn bench(concurrency: usize, behaviour: Behaviour) -> Bench {
 
 impl Bench {
     fn wake(&self, name: &str) {
-        self.send.send(Key::new("ns", name)).unwrap();
+        self.wake_in("ns", name);
+    }
+    fn wake_in(&self, namespace: &str, name: &str) {
+        self.send.send(Key::new(namespace, name)).unwrap();
     }
     fn starts(&self, name: &str) -> Vec<Duration> {
         self.starts.lock().unwrap().get(name).cloned().unwrap_or_default()
@@ -235,4 +238,21 @@ fn a_failed_look_is_not_an_absence() {
     assert_eq!(Seen::from_lookup(Err::<Option<u8>, _>("time-out")), Seen::Unknown { why: "time-out".into() });
     assert_eq!(Requeue::Never.earlier(Requeue::After(ms(3))).earlier(Requeue::After(ms(2))), Requeue::After(ms(2)));
     assert_eq!(Requeue::Refused(ms(3)).earlier(Requeue::After(ms(2))), Requeue::Refused(ms(2)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_burst_in_one_namespace_does_not_keep_another_waiting() {
+    let bench = bench(4, takes(ms(100)));
+    for number in 0..200 {
+        bench.wake_in("crowd", &format!("c{number}"));
+    }
+    tokio::time::sleep(ms(10)).await;
+    for name in ["one", "two"] {
+        bench.wake_in("few", name);
+    }
+    tokio::time::sleep(ms(15_000)).await;
+    let started = |name: &str| bench.starts(name)[0];
+    assert!(started("one") <= ms(110) && started("two") <= ms(110), "{:?}", (started("one"), started("two")));
+    assert!(started("c199") >= ms(4_900));
+    bench.stop().await;
 }
