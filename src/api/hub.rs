@@ -73,7 +73,8 @@ pub struct Proxmox {
     /// SHA-256 of the node's certificate, as Proxmox shows it (`AB:CD:…`). Default: the system's trust store.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fingerprint: Option<String>,
-    /// Secret in namespace `autovibe-system` with keys `tokenId` (`user@realm!name`) and `secret`.
+    /// Secret in namespace `autovibe-system` with keys `tokenId` (`user@realm!name`) and `secret`; where there is no token,
+    /// `username` (`user@realm`) and `password`.
     pub token_secret_ref: SecretRef,
     /// The node to run on. Default: the only one there is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -83,10 +84,21 @@ pub struct Proxmox {
     /// The bridge of the guests' network card.
     #[serde(default = "default_bridge")]
     pub bridge: String,
+    /// How many VMs are created and destroyed at once on the storage: each takes locks there that Proxmox waits 10 s for.
+    #[serde(default = "default_concurrency")]
+    #[schemars(range(min = 1, max = 32))]
+    pub concurrency: u32,
 }
 
 fn default_bridge() -> String {
     "vmbr0".into()
+}
+
+/// How many VMs are created and destroyed at once, where nothing is said.
+pub const CONCURRENCY: u32 = 4;
+
+fn default_concurrency() -> u32 {
+    CONCURRENCY
 }
 
 /// A range of VM ids, both ends included.

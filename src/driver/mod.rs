@@ -7,11 +7,14 @@
 pub mod guest;
 pub mod needs;
 pub mod storage;
+mod turns;
 pub mod vm;
+
+pub use turns::Turns;
 
 use crate::api::hub::VmidRange;
 use crate::clock::{Retry, Tenure};
-use crate::proxmox::{self, Node};
+use crate::proxmox::{self, Breaker, Node};
 use crate::wire::{LabEndpoint, Service};
 use crate::zfs::{self, Dataset, Zfs};
 use std::{sync::Arc, time::Duration};
@@ -36,6 +39,12 @@ pub struct Connection {
     pub bridge: String,
     /// URL of the gateway as a guest must use it.
     pub gateway_url: String,
+    /// What is known of the credential by all who use it.
+    pub breaker: Breaker,
+    /// The storage's turns, of all that work on it.
+    pub turns: Turns,
+    /// How many of them at once.
+    pub concurrency: usize,
     /// How long anything may be changed.
     pub tenure: Tenure,
 }
@@ -47,8 +56,7 @@ impl Connection {
             proxmox: proxmox::Config {
                 endpoint: lab.endpoint.clone(),
                 fingerprint: lab.fingerprint.clone(),
-                token_id: lab.token_id.clone(),
-                secret: lab.secret.clone().into(),
+                credential: proxmox::Credential::token(&lab.token_id, lab.secret.as_str()).kept_in("the lab's endpoint.json"),
             },
             service: None,
             node: Some(Node(lab.node.clone())),
@@ -59,6 +67,9 @@ impl Connection {
             vmids: VmidRange { from: lab.vmid_from, to: lab.vmid_to },
             bridge: lab.bridge.clone(),
             gateway_url: lab.gateway_url.clone(),
+            breaker: Breaker::default(),
+            turns: Turns::new(CONCURRENCY),
+            concurrency: CONCURRENCY,
             tenure: Tenure::unlimited(),
         }
     }
@@ -139,8 +150,10 @@ impl Capabilities {
     }
 }
 
-/// How many Proxmox tasks that change something run at once: more, and its own locks time out after 10 s.
+/// How many guests are powered off at once: each is a process that waits on the node.
 const TASKS: usize = 4;
+/// Calls at once that take a storage's locks, where the Hub does not say. Source: proxmox-zfs facts 9.2.
+pub const CONCURRENCY: usize = crate::api::hub::CONCURRENCY as usize;
 
 /// The verbs, for one Hub; cheap to clone.
 #[derive(Clone)]
@@ -156,8 +169,8 @@ impl Driver {
     /// Connects: probes ZFS, asks Proxmox for its nodes. Errors: `Settings` when the node to use is not clear or not there.
     pub async fn open(connection: Connection) -> Result<Self, Error> {
         let tenure = &connection.tenure;
-        let proxmox = proxmox::Client::over(connection.proxmox.clone(), connection.service.clone(), tenure.clone())?;
-        let zfs = Zfs::open(connection.runner.clone()).await?.under(tenure.clone());
+        let breaker = connection.breaker.clone();
+        let proxmox = proxmox::Client::over(connection.proxmox.clone(), connection.service.clone(), tenure.clone())?.behind(breaker);
         let nodes = proxmox.nodes().await?;
         let node = match (&connection.node, nodes.as_slice()) {
             (Some(node), _) if nodes.contains(node) => node.clone(),
@@ -171,7 +184,11 @@ impl Driver {
                 )));
             }
         };
-        Ok(Self { proxmox, zfs, connection: Arc::new(connection), node, tasks: Arc::new(Semaphore::new(TASKS)) })
+        let zfs = Zfs::open(connection.runner.clone()).await?.under(tenure.clone());
+        connection.turns.limit(connection.concurrency);
+        let driver = Self { proxmox, zfs, connection: Arc::new(connection), node, tasks: Arc::new(Semaphore::new(TASKS)) };
+        driver.count_running().await;
+        Ok(driver)
     }
 
     pub fn connection(&self) -> &Connection {
@@ -181,7 +198,7 @@ impl Driver {
     pub fn node(&self) -> &Node {
         &self.node
     }
-    /// Slots for Proxmox tasks that change something; take one for as long as the task runs.
+    /// Slots for tasks that power guests off; take one for as long as the task runs.
     pub fn tasks(&self) -> &Arc<Semaphore> {
         &self.tasks
     }

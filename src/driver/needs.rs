@@ -43,17 +43,20 @@ impl Driver {
     }
 }
 
-/// The commands that give a token what it lacks, for root on a node.
+/// The commands that give a token, or a user, what it lacks, for root on a node.
 pub fn commands(lacking: &[Lack], token_id: &str) -> Vec<String> {
     let user = token_id.split('!').next().unwrap_or_default();
     let of_path = |lack: &Lack| {
         let (path, role) = (&lack.path, format!("Autovibe-{}", lack.path.trim_matches('/').replace('/', "-")));
-        [
+        let mut commands = vec![
             format!("pveum role add {role} --privs \"{}\"", lack.needed.join(" ")),
             format!("pveum acl modify {path} --users {user} --roles {role}"),
+        ];
+        if token_id != user {
             // Of a token with privileges of its own both must have them.
-            format!("pveum acl modify {path} --tokens '{token_id}' --roles {role}"),
-        ]
+            commands.push(format!("pveum acl modify {path} --tokens '{token_id}' --roles {role}"));
+        }
+        commands
     };
     lacking.iter().flat_map(of_path).collect()
 }

@@ -8,6 +8,8 @@ use crate::clock::Clock;
 use crate::proxmox::{self, Power, TaskStatus, Upid, VmConfig, Vmid};
 use std::collections::BTreeMap;
 use std::time::Duration;
+use tokio::sync::oneshot;
+use tracing::Instrument;
 
 /// What a VM is made of.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,6 +30,7 @@ pub struct VmSpec {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OwnedVm {
     vmid: Vmid,
+    machine_uid: String,
     digest: String,
     protected: bool,
     /// `lock:` in the config.
@@ -93,17 +96,23 @@ impl Driver {
     /// Errors: `Conflict` when the VMID is someone else's.
     pub async fn create_vm(&self, spec: &VmSpec, clock: &Clock) -> Result<(), Error> {
         let values = config_values(spec, &self.connection().storage, &self.connection().bridge);
-        let slot = self.tasks().acquire().await;
-        let refusal: Error = match self.proxmox.create(self.node(), spec.vmid, &values).await {
-            Ok(upid) => match self.settled(&upid, TASK, clock).await {
-                Ok(TaskStatus::Done { warnings: 0 }) => return Ok(()),
-                Ok(TaskStatus::Failed(text)) => proxmox::Error::from_text(500, &text).into(),
-                Ok(_) => Error::Unknown(format!("the task that creates VM {} did not end clearly", spec.vmid)),
-                Err(error) => error,
+        let (driver, vmid, time) = (self.clone(), spec.vmid, clock.clone());
+        let work = async move |_: bool| match driver.proxmox.create(driver.node(), vmid, &values).await {
+            Ok(upid) => match driver.settled(&upid, TASK, &time).await {
+                Ok(TaskStatus::Done { warnings: 0 }) => (Ok(()), true),
+                Ok(TaskStatus::Failed(text)) => (Err(proxmox::Error::from_text(500, &text).into()), true),
+                Ok(status) => {
+                    let unclear = Error::Unknown(format!("the task that creates VM {vmid} did not end clearly"));
+                    (Err(unclear), status != TaskStatus::Running)
+                }
+                Err(error) => (Err(error), false),
             },
-            Err(error) => error.into(),
+            Err(error) => {
+                let refused = !matches!(error, proxmox::Error::Unknown(_));
+                (Err(error.into()), refused)
+            }
         };
-        drop(slot);
+        let Err(refusal) = self.in_turn(&spec.namespace, vmid, clock, work).await else { return Ok(()) };
         match self.verify_owned(spec.vmid, &spec.machine_uid).await? {
             Owner::Ours(vm) if vm.lock.is_none() => Ok(()),
             Owner::Ours(vm) => Err(Error::Unknown(format!("VM {} is still locked ({})", spec.vmid, vm.lock.unwrap_or_default()))),
@@ -167,14 +176,32 @@ impl Driver {
 
     /// Clears the protection and deletes the VM, if its config is still the one that proved it ours. Its disks must have been
     /// moved out of its way before. Returns when the config is gone.
-    pub async fn delete_vm(&self, vm: OwnedVm, clock: &Clock) -> Result<(), Error> {
-        let _slot = self.tasks().acquire().await;
+    pub async fn delete_vm(&self, vm: OwnedVm, namespace: &str, clock: &Clock) -> Result<(), Error> {
+        let (driver, vmid, time) = (self.clone(), vm.vmid, clock.clone());
+        let work = async move |waited: bool| {
+            // Whether it began, and its task may run.
+            let mut began = false;
+            let outcome = driver.delete_now(vm, waited, &mut began, &time).await;
+            let ended = outcome.is_ok() || !began;
+            (outcome, ended)
+        };
+        self.in_turn(namespace, vmid, clock, work).await
+    }
+
+    async fn delete_now(&self, vm: OwnedVm, waited: bool, began: &mut bool, clock: &Clock) -> Result<(), Error> {
+        // Its marks are compared right before, not before the others whose turn it was.
+        let now = if waited { self.verify_owned(vm.vmid, &vm.machine_uid).await? } else { Owner::Ours(vm) };
+        let vm = match now {
+            Owner::Ours(vm) => vm,
+            Owner::Nobody => return Ok(()),
+            Owner::Other(why) => return Err(Error::Conflict(why)),
+        };
         if vm.protected {
             let values = [("protection".to_owned(), "0".to_owned())].into();
             self.proxmox.configure(self.node(), vm.vmid, &values, &[], Some(&vm.digest)).await?;
         }
         match self.proxmox.delete(self.node(), vm.vmid).await {
-            Ok(_) | Err(proxmox::Error::NoConfig(_) | proxmox::Error::Unknown(_)) => {}
+            Ok(_) | Err(proxmox::Error::NoConfig(_) | proxmox::Error::Unknown(_)) => *began = true,
             Err(error) => return Err(error.into()),
         }
         // Its task takes a moment: an earlier look would only be one more call.
@@ -189,6 +216,54 @@ impl Driver {
             if wait.spent >= TASK {
                 return Err(Error::Unknown(format!("VM {} was deleted, but its config is still there", vm.vmid)));
             }
+        }
+    }
+
+    /// Does what takes the storage's locks, in turn with all else that does, and says whether that was waited for. `work` tells
+    /// what came of it, and whether its task has surely ended. It goes on when its caller is gone, and the turn is given back
+    /// only when its task has ended.
+    async fn in_turn<F>(&self, namespace: &str, vmid: Vmid, clock: &Clock, work: impl FnOnce(bool) -> F) -> Result<(), Error>
+    where
+        F: Future<Output = (Result<(), Error>, bool)> + Send + 'static,
+    {
+        let turn = self.connection().turns.take(namespace).await;
+        let (tell, told) = oneshot::channel();
+        let (work, driver, clock) = (work(turn.waited), self.clone(), clock.clone());
+        let whole = async move {
+            let (outcome, ended) = work.await;
+            tell.send(outcome).ok();
+            if !ended {
+                driver.until_quiet(vmid, &clock).await;
+            }
+            drop(turn);
+        };
+        tokio::spawn(whole.in_current_span());
+        told.await.unwrap_or_else(|_| Err(Error::Unknown(format!("what was done to VM {vmid} was given up"))))
+    }
+
+    /// Returns when no task works on a VM's disks, or none can be seen to for so long that it does not matter any more.
+    async fn until_quiet(&self, vmid: Vmid, clock: &Clock) {
+        let mut wait = Wait::task(Duration::from_millis(250));
+        while wait.again(TASK, clock).await {
+            // Not seen is not ended.
+            let running = self.proxmox.running_tasks(self.node()).await;
+            if running.is_ok_and(|tasks| !tasks.iter().any(|task| takes_locks(task) == Some(vmid))) {
+                return;
+            }
+        }
+    }
+
+    /// Counts what an earlier process left running, until it ends: a turn is not free because who took it died.
+    pub(super) async fn count_running(&self) {
+        // Where they cannot be seen, nothing says that there are any.
+        let running = self.proxmox.running_tasks(self.node()).await.unwrap_or_default();
+        let own = running.iter().filter(|task| task.parts().is_some_and(|(_, _, who)| who == self.proxmox.id()));
+        for vmid in own.filter_map(takes_locks) {
+            let (turn, driver) = (self.connection().turns.taken(""), self.clone());
+            tokio::spawn(async move {
+                driver.until_quiet(vmid, &Clock::system()).await;
+                drop(turn);
+            });
         }
     }
 
@@ -248,6 +323,14 @@ impl Wait {
     }
 }
 
+/// The VM whose disks a task makes or destroys; `None` of any other task. Source: proxmox-zfs facts 3.1 and 3.4.
+fn takes_locks(task: &Upid) -> Option<Vmid> {
+    let (kind, id, _) = task.parts()?;
+    matches!(kind, "qmcreate" | "qmclone" | "qmdestroy" | "qmmove" | "qmsnapshot" | "qmdelsnapshot" | "qmrollback" | "qmtemplate")
+        .then(|| id.parse().ok().map(Vmid))
+        .flatten()
+}
+
 /// Name of a Machine's own tag.
 pub fn tag(machine_uid: &str) -> String {
     format!("av-{machine_uid}")
@@ -301,6 +384,7 @@ fn owner(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> Result<Owner, Erro
     Ok(match (tagged, stamped) {
         (true, true) => Owner::Ours(OwnedVm {
             vmid,
+            machine_uid: machine_uid.to_owned(),
             digest: config.digest.clone(),
             protected: value("protection") == "1",
             lock: config.values.get("lock").cloned(),

@@ -1,4 +1,4 @@
-//! `/access`: users, tokens, roles and who was granted which. No passwords: nobody logs in to a lab.
+//! `/access`: users, tokens, roles and who was granted which. Who logs in is `ticket`'s.
 
 use super::{
     answer::{Answer, Refusal},
@@ -181,6 +181,7 @@ impl Node {
                 return Err(Refusal::die(format!("create user failed: user '{name}' already exists")));
             }
             let user = User {
+                password: parameters.get("password").map(str::to_owned),
                 comment: parameters.get("comment").map(str::to_owned),
                 disabled: parameters.get("enable") == Some("0"),
                 expire: parameters.number("expire").unwrap_or_default(),

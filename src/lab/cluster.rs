@@ -16,7 +16,7 @@ use super::{
 use crate::clock::Clock;
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::{sync::OwnedMutexGuard, time::Instant};
@@ -42,6 +42,8 @@ pub(super) struct Cluster {
     flocks: Mutex<Locks<u32>>,
     /// By node, none for a shared one, and storage.
     storage_locks: Mutex<Locks<(String, String)>>,
+    /// Whether each creation and destruction of a VM takes the lock of its storage, with or without volumes of its own.
+    pub(super) slow: AtomicBool,
     pub(super) up_since: Mutex<BTreeMap<u32, Instant>>,
     pub(super) relag: tokio::sync::Notify,
     /// Nodes that are down, each with the cut of its power, so that an earlier one does not bring it back.
@@ -64,6 +66,7 @@ impl Cluster {
             broadcasts: Mutex::default(),
             flocks: Mutex::default(),
             storage_locks: Mutex::default(),
+            slow: AtomicBool::default(),
             up_since: Mutex::default(),
             relag: tokio::sync::Notify::new(),
             down: Mutex::default(),

@@ -108,7 +108,7 @@ struct Power {
 
 /// Answers one call.
 pub(super) async fn answer<B: Caller>(cluster: &Arc<Cluster>, request: Request<B>, path: &[&str]) -> Answer {
-    let who = server::authenticate(cluster, request.headers().get(header::AUTHORIZATION)).await?;
+    let who = server::authenticate(cluster, request.method(), request.headers()).await?;
     if who.user != ROOT && who.id() != TOKEN_ID {
         return Err(Refusal::Text(403, format!("only {TOKEN_ID} and tokens of {ROOT} may script the lab")));
     }

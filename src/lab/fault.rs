@@ -11,6 +11,8 @@ use std::{
 /// A call of the API, or one verb of `zfs` on the model's socket.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Call {
+    /// `POST /access/ticket`
+    Login,
     Version,
     Nodes,
     Resources,

@@ -31,6 +31,7 @@ mod snapshot;
 mod state;
 mod storage;
 mod task;
+mod ticket;
 
 pub use fault::Call;
 pub use setup::Setup;
@@ -430,6 +431,36 @@ impl Lab {
             state.access.tokens.insert(id.to_owned(), token);
             secret
         })
+    }
+
+    /// Each VM's creation and destruction holds the storage's lock so long from now on; others wait 10 s for it, as in Proxmox.
+    pub fn slow_storage(&self, hold: Duration) {
+        let takes = u64::try_from(hold.as_millis()).unwrap_or(u64::MAX);
+        self.cluster.store.change(|state| state.storages.entry(node::STORAGE.to_owned()).or_default().takes_ms = takes);
+        self.cluster.slow.store(!hold.is_zero(), std::sync::atomic::Ordering::Relaxed);
+    }
+
+    /// How tasks ended whose end has this text; the newest some hundred are known.
+    pub fn failed(&self, text: &str) -> Vec<String> {
+        self.cluster
+            .store
+            .read(|state| state.tasks.iter().filter_map(|task| task.exit().filter(|exit| exit.contains(text))).map(str::to_owned).collect())
+    }
+
+    /// Ids of tasks of a kind that run now: `qmcreate`.
+    pub fn running(&self, kind: &str) -> Vec<u32> {
+        let workers = self.cluster.workers();
+        workers.keys().filter_map(|upid| upid.split(&format!(":{kind}:")).nth(1)?.split(':').next()?.parse().ok()).collect()
+    }
+
+    /// Gives a user a password, and makes it when there is none: what `pveum passwd` does.
+    pub fn password(&self, user: &str, password: &str) {
+        self.cluster.store.change(|state| state.access.users.entry(user.to_owned()).or_default().password = Some(password.to_owned()));
+    }
+
+    /// Enables a user, or refuses all that it and its tokens ask: what `pveum user modify --enable` does.
+    pub fn enable(&self, user: &str, enabled: bool) {
+        self.cluster.store.change(|state| state.access.users.entry(user.to_owned()).or_default().disabled = !enabled);
     }
 
     /// How far `/cluster/resources` lags from now on; zero is live.

@@ -10,7 +10,7 @@ use super::{
 use serde_json::{Value, json};
 use std::{
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering},
     time::Duration,
 };
 
@@ -64,6 +64,12 @@ impl Node {
     /// A VM of this node.
     pub(super) fn vm(&self, vmid: u32) -> Result<Vm, String> {
         self.store.read(|state| state.vms.get(&vmid).filter(|vm| vm.node == self.name).cloned()).ok_or_else(|| self.no_config(vmid))
+    }
+
+    /// Works under the storage's lock for as long as it is slow, if it was made so for whole VMs. Errors: the text of a lock
+    /// that was not had in time.
+    pub(super) async fn hold_storage(&self) -> Result<(), String> {
+        if self.slow.load(Ordering::Relaxed) { self.lock_storage(STORAGE).await.map(drop) } else { Ok(()) }
     }
 
     /// Its present config.

@@ -81,6 +81,8 @@ pub(super) fn root() -> Who {
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct User {
+    /// `None` cannot log in.
+    pub(super) password: Option<String>,
     pub(super) comment: Option<String>,
     pub(super) disabled: bool,
     /// Unix seconds; 0 is never.

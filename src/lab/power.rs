@@ -114,6 +114,7 @@ impl Node {
             if config.get("lock").is_none_or(|lock| lock != "suspended") {
                 Self::unlocked(&config)?;
             }
+            node.hold_storage().await?;
             if purge {
                 log.line(format!("purging VM {vmid} from related configurations.."));
             }

@@ -234,6 +234,7 @@ impl Node {
             let value = self.attach(vmid, &config[&key], made).await?;
             config.insert(key, value);
         }
+        self.hold_storage().await?;
         let uuid = || crate::random::uuid().to_string();
         let devices = config
             .keys()

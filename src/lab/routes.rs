@@ -79,8 +79,7 @@ async fn dispatch(node: &Arc<Node>, name: &str, parameters: &Parameters) -> Answ
         ["GET", "access", "users", _, "token", _] => node.token(parameters),
         ["POST", "access", "users", _, "token", _] => node.add_token(parameters),
         ["DELETE", "access", "users", _, "token", _] => node.delete_token(parameters),
-        // Nobody has a password.
-        ["POST", "access", "ticket"] => Err(Refusal::Text(401, "authentication failure".into())),
+        ["POST", "access", "ticket"] => node.log_in(parameters).await,
         ["PUT", "access", "password"] => Err(refused("")),
         ["GET", "pools"] => node.pools(parameters).await,
         ["POST", "pools"] => node.add_pool(parameters),

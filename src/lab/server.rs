@@ -6,7 +6,6 @@ use super::{
     cluster::Cluster,
     control,
     fault::{Call, Fault},
-    node::lock,
     parameters::Parameters,
     permission::Who,
     routes::route,
@@ -20,7 +19,6 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use percent_encoding::percent_decode_str;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
-use subtle::ConstantTimeEq;
 use tokio::net::TcpListener;
 
 /// Proxmox closes connections that are idle for so long.
@@ -127,6 +125,7 @@ fn render(answer: Answer) -> Result<Response<Full<Bytes>>, NoAnswer> {
 /// Which call a path is.
 fn call(method: &Method, parts: &[&str]) -> Call {
     match (method.as_str(), parts) {
+        ("POST", ["access", "ticket"]) => Call::Login,
         ("GET", ["version"]) => Call::Version,
         ("GET", ["nodes"]) => Call::Nodes,
         ("GET", ["cluster", "resources"]) => Call::Resources,
@@ -169,41 +168,40 @@ async fn answer<B: Caller>(cluster: &Arc<Cluster>, request: Request<B>, parts: &
     if body_length.is_some_and(|length| length > LARGEST_BODY as u64) {
         return Err(Refusal::Plain(501, "for data too large".into()));
     }
-    let given = request.headers().get(header::AUTHORIZATION).cloned();
+    let given = request.headers().clone();
     let ["api2", "json", path @ ..] = parts else {
         return Err(Refusal::Plain(501, format!("no such uri {}", request.uri().path())));
     };
     let who = if schema::find(method.as_str(), path).is_some_and(|(_, call, _)| call.world) {
         Who::default()
     } else {
-        authenticate(cluster, given.as_ref()).await?
+        authenticate(cluster, &method, &given).await?
     };
     let parameters = Parameters { who, ..parameters(request).await? };
     route(cluster, method.as_str(), path, parameters).await
 }
 
-pub(super) async fn authenticate(cluster: &Cluster, given: Option<&header::HeaderValue>) -> Result<Who, Refusal> {
-    let token = given
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.strip_prefix("PVEAPIToken"))
-        .map(|rest| rest.trim_start_matches(['=', ' ']));
-    let now = cluster.now();
-    let known = |(id, given): (&str, &str)| {
-        let expired = |expire: i64| expire > 0 && expire <= now;
-        cluster.access(|access| {
-            let (token, who) = (access.tokens.get(id)?, Who::parse(id));
-            let user = access.users.get(&who.user).filter(|user| !user.disabled && !expired(user.expire));
-            let right = bool::from(given.as_bytes().ct_eq(token.secret.as_bytes()));
-            (right && user.is_some() && !expired(token.expire)).then_some(who)
-        })
+pub(super) async fn authenticate(cluster: &Cluster, method: &Method, headers: &header::HeaderMap) -> Result<Who, Refusal> {
+    let text = |name: header::HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+    let cookie = text(header::COOKIE).and_then(|all| all.split(';').find_map(|one| one.trim().strip_prefix("PVEAuthCookie=")));
+    let token =
+        text(header::AUTHORIZATION).and_then(|value| value.strip_prefix("PVEAPIToken")).map(|rest| rest.trim_start_matches(['=', ' ']));
+    // A ticket wins over a token.
+    let found = match (cookie, token) {
+        (Some(ticket), _) => {
+            let csrf = headers.get("CSRFPreventionToken").and_then(|value| value.to_str().ok());
+            cluster.holder(&percent_decode_str(ticket).decode_utf8_lossy(), csrf, method == Method::GET)
+        }
+        (None, Some(token)) => token.split_once('=').and_then(|(id, secret)| cluster.bearer(id, secret)).ok_or("Authentication failed!"),
+        (None, None) => Err("No ticket"),
     };
-    if let Some(who) = token.and_then(|token| token.split_once('=')).and_then(known) {
-        return Ok(who);
+    match found {
+        Ok(who) => Ok(who),
+        Err(reason) => {
+            cluster.refuse().await;
+            Err(Refusal::Empty(401, reason.to_owned()))
+        }
     }
-    let reason = if token.is_some() { "Authentication failed!" } else { "No ticket" };
-    let pause = *lock(&cluster.refusal);
-    cluster.clock.sleep(pause).await;
-    Err(Refusal::Empty(401, reason.to_owned()))
 }
 
 /// All of a body that is not too large.

@@ -290,6 +290,10 @@ impl Record {
         self.upid.split(':').nth(1).unwrap_or_default()
     }
 
+    pub(super) fn exit(&self) -> Option<&str> {
+        self.exit.as_deref()
+    }
+
     fn row(&self) -> Value {
         let who = Who::parse(&self.who);
         let mut row = json!({ "upid": self.upid, "node": self.node(), "pid": self.pid, "pstart": self.pstart, "starttime": self.start, "type": self.kind,

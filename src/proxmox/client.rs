@@ -1,7 +1,7 @@
 //! The calls that autovibe makes, one method each; none waits for a task or retries a change.
 
 use super::{
-    Config, Error, ExecStatus, Node, Power, ResourceVm, TaskStatus, Upid, VmConfig, Vmid,
+    Breaker, Config, Error, ExecStatus, Node, Power, ResourceVm, TaskStatus, Upid, VmConfig, Vmid,
     http::{Http, Parameters, segment},
     value,
 };
@@ -59,6 +59,13 @@ impl Client {
     /// longer than `tenure`.
     pub fn over(config: Config, service: Option<Service>, tenure: Tenure) -> Result<Self, Error> {
         Ok(Self { http: Http::new(&config, service, tenure)? })
+    }
+
+    /// The same, sharing what is known of its credential with all that have this breaker.
+    #[must_use]
+    pub fn behind(mut self, breaker: Breaker) -> Self {
+        self.http.breaker = breaker;
+        self
     }
 
     /// `release`, for example `9.2`.
@@ -186,6 +193,18 @@ impl Client {
             _ if exit == "OK" => TaskStatus::Done { warnings: 0 },
             _ => TaskStatus::Failed(exit),
         })
+    }
+
+    /// The tasks that run on a node, as far as the caller may see them.
+    pub async fn running_tasks(&self, node: &Node) -> Result<Vec<Upid>, Error> {
+        let query = vec![("source", "active".into()), ("limit", "500".into())];
+        let rows = rows(self.http.get(&format!("/nodes/{}/tasks", segment(&node.0)), &query).await?, "/tasks")?;
+        Ok(rows.iter().filter_map(|row| value::text_of(row, "upid")).map(Upid).collect())
+    }
+
+    /// Whom the client is to Proxmox, as task ids name it.
+    pub fn id(&self) -> &str {
+        self.http.id()
     }
 
     /// Up to `limit` lines of a task's log.

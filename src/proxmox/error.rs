@@ -1,6 +1,7 @@
 //! What Proxmox refuses and why: every business error is a 500 whose text alone tells them apart, so the texts are
 //! read here, once, loosely (a phrase, not a sentence), and nowhere else.
 
+use super::breaker::PAUSE;
 use crate::clock::{Lapsed, Retry};
 use std::{collections::BTreeMap, time::Duration};
 
@@ -37,8 +38,9 @@ pub enum Error {
     NoSuchTask(String),
     #[error("{0}")]
     Forbidden(String),
-    #[error("{0}")]
-    Unauthorized(String),
+    /// The credential as a whole is refused; `wait` is the time until Proxmox is asked again, which is in no text.
+    #[error("{message}")]
+    Unauthorized { message: String, wait: Duration },
     /// 400 with the parameters that were refused.
     #[error("{message}: {errors:?}")]
     Parameters { message: String, errors: BTreeMap<String, String> },
@@ -80,7 +82,7 @@ impl Error {
     pub fn from_text(status: u16, text: &str) -> Self {
         let text = text.trim().to_owned();
         match status {
-            401 => return Self::Unauthorized(text),
+            401 => return Self::unauthorized(text),
             403 => return Self::Forbidden(text),
             // Proxmox' own proxy lost the daemon or another node; the action may still be running there.
             595..=599 => return Self::Unknown(format!("{status} {text}")),
@@ -93,6 +95,10 @@ impl Error {
             Some((_, variant)) => variant(text),
             None => Self::Other { status, message: text },
         }
+    }
+
+    pub(super) fn unauthorized(message: impl Into<String>) -> Self {
+        Self::Unauthorized { message: message.into(), wait: PAUSE }
     }
 
     /// Reads a refusal with `errors` by parameter.
@@ -109,8 +115,9 @@ impl Error {
     /// Whether trying again can help, and when.
     pub fn retry(&self) -> Retry {
         match self {
-            // Rights and tokens are changed by people; each wrong try costs the server 3 s.
-            Self::Forbidden(_) | Self::Unauthorized(_) => Retry::After(Duration::from_mins(1)),
+            Self::Unauthorized { wait, .. } => Retry::After(*wait),
+            // Rights are changed by people.
+            Self::Forbidden(_) => Retry::After(Duration::from_mins(1)),
             Self::Locked(_) => Retry::After(Duration::from_secs(5)),
             Self::Parameters { .. } | Self::Protected(_) | Self::AgentUnconfigured(_) => Retry::Never,
             _ => Retry::Soon,

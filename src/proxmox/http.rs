@@ -2,7 +2,10 @@
 
 use super::{
     Config, Error,
+    breaker::Breaker,
+    credential::{Credential, Login},
     network::{CallError, Network},
+    ticket::Session,
     value,
 };
 use crate::clock::Tenure;
@@ -12,7 +15,7 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::{Method, header};
 use secrecy::ExposeSecret;
 use serde_json::Value;
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 /// Proxmox' own proxy gives up on a call after 30 s; later answers do not exist.
 const TIMEOUT: Duration = Duration::from_secs(35);
@@ -29,7 +32,10 @@ pub(super) struct Http {
     /// Builds requests.
     client: reqwest::Client,
     way: Way,
-    authorization: header::HeaderValue,
+    credential: Arc<Credential>,
+    authorization: Authorization,
+    /// What is known of the credential by all who use it.
+    pub(super) breaker: Breaker,
     base: String,
     /// How long what changes something may begin.
     tenure: Tenure,
@@ -42,8 +48,15 @@ enum Way {
     Service(Service),
 }
 
+/// What a call bears.
+#[derive(Clone)]
+enum Authorization {
+    Token(header::HeaderValue),
+    Ticket(Arc<Session>),
+}
+
 /// Why no answer was read.
-enum Lost {
+pub(super) enum Lost {
     /// The connection broke or was never had; whether the server saw the request is not known.
     Connection(String),
     Timeout(String),
@@ -57,10 +70,15 @@ pub(super) fn segment(text: &str) -> String {
 impl Http {
     pub(super) fn new(config: &Config, service: Option<Service>, tenure: Tenure) -> Result<Self, Error> {
         let unusable = |message: String| Error::Other { status: 0, message };
-        let token = format!("PVEAPIToken={}={}", config.token_id, config.secret.expose_secret());
-        let mut authorization =
-            header::HeaderValue::from_str(&token).map_err(|_| unusable("the token has characters that a header cannot carry".into()))?;
-        authorization.set_sensitive(true);
+        let authorization = match &config.credential.login {
+            Login::Token { id, secret } => {
+                let mut token = header::HeaderValue::from_str(&format!("PVEAPIToken={id}={}", secret.expose_secret()))
+                    .map_err(|_| unusable("the token has characters that a header cannot carry".into()))?;
+                token.set_sensitive(true);
+                Authorization::Token(token)
+            }
+            Login::Password { user, password } => Authorization::Ticket(Arc::new(Session::new(user, password))),
+        };
         let way = match service {
             Some(service) => Way::Service(service),
             None => Way::Network(Network::new(config, tenure.clone())?),
@@ -68,7 +86,12 @@ impl Http {
         // This machine's certificates need not be read to build requests.
         let client = reqwest::Client::builder().tls_certs_only([]).build().map_err(|error| unusable(error.to_string()))?;
         let base = format!("{}/api2/json", config.endpoint.trim_end_matches('/'));
-        Ok(Self { client, way, authorization, base, tenure })
+        let credential = Arc::new(config.credential.clone());
+        Ok(Self { client, way, credential, authorization, breaker: Breaker::default(), base, tenure })
+    }
+
+    pub(super) fn id(&self) -> &str {
+        self.credential.id()
     }
 
     /// Reads; tried twice when the connection broke.
@@ -94,10 +117,67 @@ impl Http {
         tokio::time::timeout(TIMEOUT, self.exchange(method, path, parameters)).await.unwrap_or_else(late)
     }
 
+    /// One call, unless the credential is refused.
     async fn exchange(&self, method: Method, path: &str, parameters: &Parameters<'_>) -> Result<Result<Value, Error>, Lost> {
+        let pass = match self.breaker.enter() {
+            Ok(pass) => pass,
+            Err(refused) => return Ok(Err(refused)),
+        };
+        let answer = match &self.authorization {
+            Authorization::Token(token) => self.send_with(&method, path, parameters, &[(header::AUTHORIZATION, token.clone())]).await?,
+            Authorization::Ticket(session) => self.by_ticket(session, &method, path, parameters).await?,
+        };
+        match answer {
+            Err(Error::Unauthorized { message, wait }) => {
+                let message = self.credential.refusal(&message);
+                pass.refused(&message);
+                Ok(Err(Error::Unauthorized { message, wait }))
+            }
+            // Something between us and Proxmox answered: whether the credential is taken is not known.
+            Err(Error::Other { status: 502..=504, .. }) => Ok(answer),
+            answer => {
+                pass.accepted();
+                Ok(answer)
+            }
+        }
+    }
+
+    /// A ticket that is refused is replaced once: what it bore was not done.
+    async fn by_ticket(
+        &self,
+        session: &Session,
+        method: &Method,
+        path: &str,
+        parameters: &Parameters<'_>,
+    ) -> Result<Result<Value, Error>, Lost> {
+        let first = match session.ticket(self, None).await? {
+            Ok(first) => first,
+            Err(error) => return Ok(Err(error)),
+        };
+        match self.send_with(method, path, parameters, &first.bears()).await? {
+            Err(Error::Unauthorized { .. }) => {}
+            answer => return Ok(answer),
+        }
+        match session.ticket(self, Some(&first)).await? {
+            Ok(second) => self.send_with(method, path, parameters, &second.bears()).await,
+            Err(error) => Ok(Err(error)),
+        }
+    }
+
+    /// One request and its answer.
+    pub(super) async fn send_with(
+        &self,
+        method: &Method,
+        path: &str,
+        parameters: &Parameters<'_>,
+        bears: &[(header::HeaderName, header::HeaderValue)],
+    ) -> Result<Result<Value, Error>, Lost> {
         let url = format!("{}{path}", self.base);
-        let in_query = matches!(method, Method::GET | Method::DELETE);
-        let request = self.client.request(method, url).header(header::AUTHORIZATION, self.authorization.clone());
+        let in_query = matches!(*method, Method::GET | Method::DELETE);
+        let mut request = self.client.request(method.clone(), url);
+        for (name, value) in bears {
+            request = request.header(name, value);
+        }
         // A body on GET or DELETE is refused with 501.
         let request = if in_query { request.query(parameters) } else { request.form(parameters) };
         let request = request.build().map_err(|error| Lost::of(&error))?;

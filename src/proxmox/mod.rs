@@ -1,19 +1,23 @@
 //! A client of the Proxmox VE API, over HTTP and nothing else; knows nothing of Machines.
 
+mod breaker;
 mod client;
+mod credential;
 mod error;
 mod http;
 mod network;
+mod ticket;
 mod tls;
 mod value;
 
 #[cfg(test)]
 mod tests;
 
+pub use breaker::Breaker;
 pub use client::Client;
+pub use credential::Credential;
 pub use error::Error;
 
-use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -32,6 +36,12 @@ impl Upid {
     pub fn node(&self) -> Option<Node> {
         let mut parts = self.0.split(':');
         (parts.next() == Some("UPID")).then(|| parts.next().filter(|node| !node.is_empty())).flatten().map(|node| Node(node.to_owned()))
+    }
+
+    /// What it does, to what (mostly a VMID), and for whom: `qmcreate`, `100`, `user@realm!token`.
+    pub fn parts(&self) -> Option<(&str, &str, &str)> {
+        let mut parts = self.0.split(':').skip(5);
+        Some((parts.next()?, parts.next()?, parts.next()?))
     }
 }
 
@@ -58,9 +68,7 @@ pub struct Config {
     pub endpoint: String,
     /// SHA-256 of the leaf certificate as hex with colons; `None` uses the system's trust store.
     pub fingerprint: Option<String>,
-    /// `user@realm!name`
-    pub token_id: String,
-    pub secret: SecretString,
+    pub credential: Credential,
 }
 
 /// A row of `/cluster/resources?type=vm`. `name` and `status` lag up to 10 s and are absent at first.

@@ -46,7 +46,7 @@ fn the_reason_phrase_is_read_where_the_body_says_nothing() {
     let error = read(500, Some("VM 100 already running"), br#"{"data":null}"#).expect_err("a refusal");
     assert!(matches!(error, Error::AlreadyRunning(_)), "{error:?}");
     let error = read(401, Some("No ticket"), b"").expect_err("a refusal");
-    assert!(matches!(&error, Error::Unauthorized(text) if text == "No ticket"), "{error:?}");
+    assert!(matches!(&error, Error::Unauthorized { message, .. } if message == "No ticket"), "{error:?}");
     let error = read(501, Some(""), b"Unexpected content for method 'DELETE'").expect_err("a refusal");
     assert!(matches!(&error, Error::Other { status: 501, message } if message.contains("DELETE")), "{error:?}");
 }

@@ -35,8 +35,7 @@ async fn an_outage_is_unknown_and_asked_once_a_second() {
     let config = crate::proxmox::Config {
         endpoint: format!("http://{address}"),
         fingerprint: None,
-        token_id: "root@pam!t".into(),
-        secret: String::new().into(),
+        credential: crate::proxmox::Credential::token("root@pam!t", String::new()),
     };
     let world = World::new(Client::new(config).unwrap(), Node("pve".into()));
     assert!(world.at_most(Duration::ZERO).await.is_err());

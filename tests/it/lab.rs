@@ -6,6 +6,7 @@ mod agent;
 mod cluster;
 mod faults;
 mod files;
+mod logins;
 mod needs;
 mod recordings;
 mod setup;
@@ -55,8 +56,7 @@ async fn start_in(directory: &Path, gateway: std::net::SocketAddr, setup: Option
     let client = Client::new(proxmox::Config {
         endpoint: endpoint.endpoint,
         fingerprint: None,
-        token_id: endpoint.token_id,
-        secret: endpoint.secret.into(),
+        credential: proxmox::Credential::token(endpoint.token_id, endpoint.secret),
     })
     .unwrap();
     let zfs = Zfs::open(Runner::Socket(endpoint.zfs_socket.unwrap())).await.unwrap();
@@ -290,11 +290,13 @@ async fn a_wrong_token_gets_an_empty_401() {
     let wrong = proxmox::Config {
         endpoint: world.lab.endpoint().endpoint.clone(),
         fingerprint: None,
-        token_id: world.lab.endpoint().token_id.clone(),
-        secret: "wrong".to_owned().into(),
+        credential: proxmox::Credential::token(&world.lab.endpoint().token_id, "wrong"),
     };
     let refused = Client::new(wrong).unwrap().version().await;
-    assert!(matches!(&refused, Err(Error::Unauthorized(text)) if text == "Authentication failed!"), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(Error::Unauthorized { message, .. }) if message.contains("(401: Authentication failed)")),
+        "{refused:?}"
+    );
 }
 
 #[tokio::test]

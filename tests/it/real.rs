@@ -6,7 +6,7 @@ use autovibe::cli::image::{self, ImageKind};
 use autovibe::clock::Clock;
 use autovibe::driver::guest::AgentState;
 use autovibe::driver::vm::{OwnedVm, Owner, VmSpec};
-use autovibe::driver::{Connection, Driver};
+use autovibe::driver::{Connection, Driver, Turns};
 use autovibe::lab::guests::VmConfig;
 use autovibe::lab::real::{Qemu, pool};
 use autovibe::proxmox::{self, Power, Vmid};
@@ -117,8 +117,7 @@ async fn connect(endpoint: LabEndpoint) -> Driver {
         proxmox: proxmox::Config {
             endpoint: endpoint.endpoint,
             fingerprint: None,
-            token_id: endpoint.token_id,
-            secret: endpoint.secret.into(),
+            credential: proxmox::Credential::token(endpoint.token_id, endpoint.secret),
         },
         service: None,
         node: None,
@@ -129,6 +128,9 @@ async fn connect(endpoint: LabEndpoint) -> Driver {
         vmids: VmidRange { from: endpoint.vmid_from, to: endpoint.vmid_to },
         bridge: endpoint.bridge,
         gateway_url: endpoint.gateway_url,
+        breaker: proxmox::Breaker::default(),
+        turns: Turns::new(4),
+        concurrency: 4,
         tenure: autovibe::clock::Tenure::unlimited(),
     })
     .await
@@ -405,7 +407,7 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
     assert_eq!(driver.power(vmid).await.unwrap(), Some(Power::Stopped));
     let last = driver.capture(std::slice::from_ref(&disk), "c1111111-1111-4222-8333-444455556666", uid).await.unwrap().remove(0);
     let kept = driver.keep(uid, &[disk]).await.unwrap().remove(0);
-    driver.delete_vm(owned(&driver, vmid, uid).await, &clock).await.unwrap();
+    driver.delete_vm(owned(&driver, vmid, uid).await, "shop", &clock).await.unwrap();
     assert_eq!(driver.verify_owned(vmid, uid).await.unwrap(), Owner::Nobody);
     assert!(driver.datasets_of(vmid).await.unwrap().is_empty());
     assert!(!place.data.path().join(format!("vms/{}", vmid.0)).exists());

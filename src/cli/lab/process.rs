@@ -6,7 +6,6 @@ use crate::wire::LabEndpoint;
 use anyhow::{Context as _, bail};
 use clap::ValueEnum;
 use rustix::process::{Pid, Signal, kill_process};
-use secrecy::SecretString;
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -76,8 +75,7 @@ fn client(endpoint: &LabEndpoint) -> Result<proxmox::Client, proxmox::Error> {
     proxmox::Client::new(proxmox::Config {
         endpoint: endpoint.endpoint.clone(),
         fingerprint: endpoint.fingerprint.clone(),
-        token_id: endpoint.token_id.clone(),
-        secret: SecretString::from(endpoint.secret.clone()),
+        credential: proxmox::Credential::token(&endpoint.token_id, endpoint.secret.as_str()),
     })
 }
 

@@ -3,11 +3,11 @@
 use crate::api::hub::{self as api, Proxmox, Zfs};
 use crate::api::{Hub, Kind, SYSTEM_NAMESPACE};
 use crate::controller::client::Client;
-use crate::driver::Connection;
+use crate::driver::{self, Connection, Turns};
 use crate::objects;
-use crate::proxmox::{self, Node};
+use crate::proxmox::{self, Breaker, Credential, Node};
 use crate::zfs::{Dataset, Runner, Settings, Ssh};
-use secrecy::{ExposeSecret, SecretString};
+use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
 use std::path::Path;
 
@@ -42,19 +42,10 @@ async fn of_proxmox(
     objects: &Client,
     data: &Path,
 ) -> Result<Result<Connection, Waiting>, objects::Error> {
-    let secret = &proxmox.token_secret_ref.name;
-    let mut values = Vec::new();
-    for key in ["tokenId", "secret"] {
-        match objects.secret(SYSTEM_NAMESPACE, secret, key).await? {
-            Some(value) => values.push(value),
-            None => {
-                return Ok(Err(Waiting(format!(
-                    "Secret {SYSTEM_NAMESPACE}/{secret} has no key {key}: create it with `kubectl -n {SYSTEM_NAMESPACE} create secret generic {secret} \
-                     --from-literal=tokenId=USER@REALM!NAME --from-literal=secret=…`"
-                ))));
-            }
-        }
-    }
+    let credential = match of_secret(&proxmox.token_secret_ref.name, objects).await? {
+        Ok(credential) => credential,
+        Err(waiting) => return Ok(Err(waiting)),
+    };
     let runner = match (&zfs.runner.ssh, &zfs.runner.socket) {
         (Some(ssh), _) => match of_ssh(hub, ssh, objects, data).await? {
             Ok(ssh) => Runner::Ssh(ssh),
@@ -63,14 +54,8 @@ async fn of_proxmox(
         (None, Some(path)) => Runner::Socket(path.into()),
         (None, None) => Runner::Local,
     };
-    let [token_id, secret] = [values[0].expose_secret().to_owned(), values[1].expose_secret().to_owned()];
     Ok(Ok(Connection {
-        proxmox: proxmox::Config {
-            endpoint: proxmox.endpoint.clone(),
-            fingerprint: proxmox.fingerprint.clone(),
-            token_id: token_id.trim().to_owned(),
-            secret: SecretString::from(secret.trim().to_owned()),
-        },
+        proxmox: proxmox::Config { endpoint: proxmox.endpoint.clone(), fingerprint: proxmox.fingerprint.clone(), credential },
         service: None,
         node: proxmox.node.clone().map(Node),
         storage: zfs.storage.clone(),
@@ -80,8 +65,35 @@ async fn of_proxmox(
         vmids: proxmox.vmids,
         bridge: proxmox.bridge.clone(),
         gateway_url: hub.spec.gateway.as_ref().map(|gateway| gateway.url.clone()).unwrap_or_default(),
+        breaker: Breaker::default(),
+        turns: Turns::new(driver::CONCURRENCY),
+        concurrency: usize::try_from(proxmox.concurrency).unwrap_or(driver::CONCURRENCY),
         tenure: objects.tenure().clone(),
     }))
+}
+
+/// A token where there is one, else a user with a password.
+async fn of_secret(name: &str, objects: &Client) -> Result<Result<Credential, Waiting>, objects::Error> {
+    let place = format!("Secret {SYSTEM_NAMESPACE}/{name}");
+    let mut missing = None;
+    for (who, what) in [("tokenId", "secret"), ("username", "password")] {
+        let (id, secret) = (objects.secret(SYSTEM_NAMESPACE, name, who).await?, objects.secret(SYSTEM_NAMESPACE, name, what).await?);
+        match (id, secret) {
+            (Some(id), Some(secret)) => {
+                let (id, secret) = (id.expose_secret().trim(), secret.expose_secret().trim_end_matches(['\r', '\n']));
+                let credential = if who == "tokenId" { Credential::token(id, secret.trim()) } else { Credential::password(id, secret) };
+                return Ok(Ok(credential.kept_in(place)));
+            }
+            (Some(_), None) => missing = missing.or(Some(what)),
+            (None, Some(_)) => missing = missing.or(Some(who)),
+            (None, None) => {}
+        }
+    }
+    let lack = missing.unwrap_or("tokenId");
+    Ok(Err(Waiting(format!(
+        "{place} has no key {lack}: create it with `kubectl -n {SYSTEM_NAMESPACE} create secret generic {name} \
+         --from-literal=tokenId=USER@REALM!NAME --from-literal=secret=…`, or with username=USER@REALM and password=… where there is no token"
+    ))))
 }
 
 async fn of_ssh(hub: &Hub, ssh: &api::Ssh, objects: &Client, data: &Path) -> Result<Result<Ssh, Waiting>, objects::Error> {
@@ -104,11 +116,17 @@ async fn of_ssh(hub: &Hub, ssh: &api::Ssh, objects: &Client, data: &Path) -> Res
     })))
 }
 
+/// What tells one credential from another, likewise.
+pub(super) fn credential(connection: &Connection) -> String {
+    let (endpoint, credential) = (&connection.proxmox.endpoint, &connection.proxmox.credential);
+    hex::encode(Sha256::digest(format!("{endpoint}\n{}\n{}", credential.id(), credential.secret())))
+}
+
 /// What tells one connection from another, the secret included; safe to keep.
 pub(super) fn identity(connection: &Connection) -> String {
     let mut hash = Sha256::new();
     hash.update(format!("{connection:?}"));
-    hash.update(connection.proxmox.secret.expose_secret());
+    hash.update(connection.proxmox.credential.secret());
     if let Runner::Ssh(ssh) = &connection.runner {
         hash.update(ssh.settings().key.expose_secret());
     }

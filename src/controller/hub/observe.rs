@@ -6,6 +6,7 @@ use crate::api::hub::{Audit, Lack, UnownedVm};
 use crate::api::{Hub, Kind};
 use crate::controller::{Context, Error};
 use crate::driver::{self, Driver, storage::Image};
+use crate::proxmox;
 use crate::runtime::Seen;
 use crate::store::ledger::Gap;
 use crate::world::World;
@@ -20,6 +21,8 @@ pub(super) enum State {
     Unreachable(driver::Error),
     /// It stands; release of Proxmox, `Unknown` when it does not answer now.
     Open { version: Seen<String> },
+    /// It stands, and Proxmox refuses its credential; says so, and what to do.
+    Refused(String),
 }
 
 /// An open connection.
@@ -33,7 +36,7 @@ pub(super) struct Link {
 /// What was seen.
 pub(super) struct Observed {
     pub(super) state: State,
-    /// There when `state` is `Open`.
+    /// There when `state` is `Open` or `Refused`.
     pub(super) link: Option<Link>,
     /// Image name → what is in the pool of it.
     pub(super) images: BTreeMap<String, Seen<Image>>,
@@ -57,7 +60,13 @@ impl Observed {
 pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Error> {
     let gap = context.objects.ledger_gap(hub.name()).await?;
     let connection = match connection::resolve(hub, context.config.lab.as_ref(), &context.objects, &context.config.data).await? {
-        Ok(connection) => connection,
+        Ok(mut connection) => {
+            connection.breaker = context.hubs.breaker(hub.name(), connection::credential(&connection)).await;
+            if hub.spec.infrastructure.proxmox.is_some() {
+                connection.turns = context.hubs.turns(&connection).await;
+            }
+            connection
+        }
         Err(waiting) => return Ok(Observed::closed(State::Waiting(waiting), gap)),
     };
     let identity = connection::identity(&connection);
@@ -74,7 +83,12 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
             Err(error) => return Ok(Observed::closed(State::Unreachable(error), gap)),
         },
     };
-    let version = Seen::from_lookup(driver.proxmox.version().await.map(Some));
+    let version = driver.proxmox.version().await;
+    let refused = match &version {
+        Err(error @ proxmox::Error::Unauthorized { .. }) => Some(error.to_string()),
+        _ => None,
+    };
+    let version = Seen::from_lookup(version.map(Some));
     let lacking = match version.present().filter(|_| look) {
         Some(version) => driver.lacking(version).await.ok(),
         None => None,
@@ -90,5 +104,6 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
     }
     let link = Link { driver, world, identity };
     let unowned = unowned::unowned(hub, &link, context).await?;
-    Ok(Observed { state: State::Open { version }, link: Some(link), images, unowned, lacking, audit: None, gap })
+    let state = refused.map_or(State::Open { version }, State::Refused);
+    Ok(Observed { state, link: Some(link), images, unowned, lacking, audit: None, gap })
 }

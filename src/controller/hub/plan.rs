@@ -5,6 +5,7 @@ use crate::api::Hub;
 use crate::clock::Retry;
 use crate::controller::kstatus::Readiness;
 use crate::driver;
+use crate::proxmox;
 use crate::runtime::{Requeue, Seen};
 use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 
@@ -12,6 +13,9 @@ use std::{collections::BTreeMap, path::PathBuf, time::Duration};
 const AGAIN: Duration = Duration::from_secs(5);
 /// How soon one is tried again that a person must repair: Proxmox and ZFS do not tell when they are.
 const SETTLED: Duration = Duration::from_mins(1);
+
+/// Proxmox refuses the credential. Looking again soon is for a Secret that changes: Proxmox itself is not asked then.
+const REFUSED: &str = "CredentialRefused";
 
 /// What is to be done, and how the Hub stands.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,6 +34,7 @@ pub(super) fn plan(hub: &Hub, observed: &Observed, resync: Duration) -> Plan {
     let version = match &observed.state {
         State::Waiting(waiting) => return nothing(Readiness::waiting("ConnectionIncomplete", &waiting.0), again),
         State::Unreachable(error) => return refused(error),
+        State::Refused(why) => return nothing(Readiness::stalled(REFUSED, why), again),
         State::Open { version } => version,
     };
     let (mut imports, mut missing) = (BTreeMap::new(), BTreeMap::new());
@@ -66,6 +71,9 @@ pub(super) fn plan(hub: &Hub, observed: &Observed, resync: Duration) -> Plan {
 /// How a Hub stands whose connection did not come about.
 fn refused(error: &driver::Error) -> Plan {
     let (readiness, wait) = match error.retry() {
+        _ if matches!(error, driver::Error::Proxmox(proxmox::Error::Unauthorized { .. })) => {
+            (Readiness::stalled(REFUSED, error.to_string()), AGAIN)
+        }
         Retry::Never => (Readiness::stalled("ConnectionRefused", error.to_string()), SETTLED),
         Retry::Soon => (Readiness::waiting("Unreachable", error.to_string()), AGAIN),
         Retry::After(wait) => (Readiness::waiting("Unreachable", error.to_string()), wait.max(AGAIN)),

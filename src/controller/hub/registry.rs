@@ -3,8 +3,9 @@
 use super::connection::Waiting;
 use super::observe::Observed;
 use crate::api::{Hub, Kind, hub::HubSpec};
-use crate::driver::Driver;
 use crate::driver::storage::Image;
+use crate::driver::{Connection, Driver, Turns};
+use crate::proxmox::{Breaker, Node};
 use crate::world::World;
 use futures::{StreamExt, stream::BoxStream};
 use std::{collections::BTreeMap, sync::Arc};
@@ -31,14 +32,21 @@ pub struct HubHandle {
 #[derive(Clone)]
 pub struct Hubs {
     known: Arc<RwLock<BTreeMap<String, Known>>>,
+    /// Hub → what tells its credential from others, and what is known of that: it outlives a connection that does not stand.
+    credentials: Arc<RwLock<BTreeMap<String, (String, Breaker)>>>,
+    /// The turns of each storage: those of a connection that was replaced still run. Never more than were ever named.
+    turns: Arc<RwLock<BTreeMap<Place, Turns>>>,
     connected: broadcast::Sender<String>,
 }
 
 impl Default for Hubs {
     fn default() -> Self {
-        Self { known: Arc::default(), connected: broadcast::channel(CONNECTED).0 }
+        Self { known: Arc::default(), credentials: Arc::default(), turns: Arc::default(), connected: broadcast::channel(CONNECTED).0 }
     }
 }
+
+/// Endpoint, node and storage.
+type Place = (String, Option<Node>, String);
 
 /// A Hub's handle, or why it has none.
 type Known = Result<Arc<HubHandle>, Waiting>;
@@ -75,6 +83,20 @@ impl Hubs {
         (handle.identity == identity).then(|| (handle.driver.clone(), handle.world.clone()))
     }
 
+    /// What is known of a Hub's credential by all that use it; of another one nothing is known.
+    pub(super) async fn breaker(&self, hub: &str, credential: String) -> Breaker {
+        let mut known = self.credentials.write().await;
+        let breaker = known.values().find(|(other, _)| *other == credential).map(|(_, breaker)| breaker.clone()).unwrap_or_default();
+        known.insert(hub.to_owned(), (credential, breaker.clone()));
+        breaker
+    }
+
+    /// The turns of a connection's storage, shared by all that work on it.
+    pub(super) async fn turns(&self, connection: &Connection) -> Turns {
+        let place = (connection.proxmox.endpoint.clone(), connection.node.clone(), connection.storage.clone());
+        self.turns.write().await.entry(place).or_insert_with(|| connection.turns.clone()).clone()
+    }
+
     pub(super) async fn publish(&self, hub: &Hub, observed: &Observed, why_not: &str) {
         let entry = match &observed.link {
             Some(link) => Ok(Arc::new(HubHandle {
@@ -98,5 +120,6 @@ impl Hubs {
 
     pub(super) async fn remove(&self, name: &str) {
         self.known.write().await.remove(name);
+        self.credentials.write().await.remove(name);
     }
 }

@@ -30,7 +30,7 @@ pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) ->
         shown(UNOWNED, (!unowned.is_empty()).then(|| ("NoMachine", without_machine(unowned))));
     }
     if let Some(lacking) = &observed.lacking {
-        let token = observed.link.as_ref().map(|link| link.driver.connection().proxmox.token_id.as_str()).unwrap_or_default();
+        let token = observed.link.as_ref().map(|link| link.driver.connection().proxmox.credential.id()).unwrap_or_default();
         shown(LACKING, (!lacking.is_empty()).then(|| ("Lacking", forbidden(lacking, token))));
     }
     if let Some(audit) = &observed.audit {
@@ -67,7 +67,8 @@ fn without_machine(unowned: &[UnownedVm]) -> String {
 
 fn forbidden(lacking: &[Lack], token_id: &str) -> String {
     let what: Vec<String> = lacking.iter().map(|lack| format!("{} on {}", lack.privileges.join(" "), lack.path)).collect();
-    format!("The token {token_id} lacks {}. As root on a node: {}", what.join(", and "), needs::commands(lacking, token_id).join("; "))
+    let who = if token_id.contains('!') { "token" } else { "user" };
+    format!("The {who} {token_id} lacks {}. As root on a node: {}", what.join(", and "), needs::commands(lacking, token_id).join("; "))
 }
 
 fn disagreement(audit: &Audit) -> String {

@@ -12,7 +12,7 @@ use crate::clock::{Clock, Retry};
 use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
 use crate::driver;
-use crate::proxmox::{Power, Vmid};
+use crate::proxmox::{self, Power, Vmid};
 use crate::runtime::{Requeue, Seen};
 use crate::{git, objects, store};
 use std::sync::Arc;
@@ -98,6 +98,7 @@ impl Problem {
             Self::Driver(driver::Error::Conflict(_)) => "Conflict",
             Self::Driver(driver::Error::Missing(_)) => "Missing",
             Self::Driver(driver::Error::Guest(_)) => "GuestRefused",
+            Self::Driver(driver::Error::Proxmox(proxmox::Error::Unauthorized { .. })) => "CredentialRefused",
             Self::Driver(_) => "InfrastructureFailed",
             Self::Objects(_) | Self::Store(_) => "StoreFailed",
             Self::Source(_) => "SourceFailed",

@@ -54,12 +54,16 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
     let waiting = matches!(status.phase, Phase::Pending | Phase::Waiting);
     let vm = match (lease, &hub) {
         (None, _) => Seen::Absent,
-        (Some(_), None) => Seen::unknown("its hub cannot be used"),
+        (Some(_), None) => Seen::unknown(why_not.as_ref().err().cloned().unwrap_or_default()),
         (Some(vmid), Some(hub)) => vm(machine, &status, vmid, hub, memory).await,
     };
     let (agent, hub_was_away) = match (&hub, lease, &vm) {
         (Some(hub), Some(vmid), Seen::Present(Vm::Ours(Power::Running))) if status.phase == Phase::Running => {
             agent(machine, &status, vmid, hub, context).await
+        }
+        // It is to be looked at, and cannot be.
+        (_, Some(_), Seen::Unknown { why }) if status.phase == Phase::Running && told(machine, &status) => {
+            (Some(Seen::Unknown { why: why.clone() }), false)
         }
         _ => (None, false),
     };
@@ -158,10 +162,7 @@ async fn agent(
     hub: &HubHandle,
     context: &Context,
 ) -> (Option<Seen<AgentState>>, bool) {
-    let launches = status.agent.as_ref().map_or(0, |agent| agent.launches);
-    let hint =
-        machine.metadata.annotations.as_ref().and_then(|all| all.get(annotation::AGENT_EXIT)?.split(':').next()?.parse::<u32>().ok());
-    let told = hint.is_some_and(|launch| launch >= launches);
+    let told = told(machine, status);
     let looked = context.machines.known(machine.uid()).looked;
     if looked && !told {
         return (None, false);
@@ -174,6 +175,14 @@ async fn agent(
         context.machines.update(machine.uid(), |known| known.looked = true);
     }
     (Some(state), !told)
+}
+
+/// Whether the guest said that the agent of the present launch ended.
+fn told(machine: &Machine, status: &MachineStatus) -> bool {
+    let launches = status.agent.as_ref().map_or(0, |agent| agent.launches);
+    let hint =
+        machine.metadata.annotations.as_ref().and_then(|all| all.get(annotation::AGENT_EXIT)?.split(':').next()?.parse::<u32>().ok());
+    hint.is_some_and(|launch| launch >= launches)
 }
 
 async fn predecessors(machine: &Machine, context: &Context) -> Result<Vec<(String, Predecessor)>, Error> {

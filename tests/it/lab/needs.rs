@@ -3,6 +3,7 @@
 use super::{World, access::Caller};
 use autovibe::api::hub::Lack;
 use autovibe::driver::{Connection, Driver, needs};
+use autovibe::proxmox::Credential;
 
 /// Does what `pveum` does with a command.
 async fn pveum(root: &Caller, command: &str) {
@@ -25,8 +26,7 @@ async fn what_a_token_lacks_is_named_and_mended_by_the_commands_that_are_told() 
         let world = World::start().await;
         let root = Caller::new(&world, "root@pam!test", false);
         let mut connection = Connection::of_lab(world.lab.endpoint());
-        connection.proxmox.token_id = "alice@pve!hub".into();
-        connection.proxmox.secret = world.lab.token("alice@pve!hub", privsep).into();
+        connection.proxmox.credential = Credential::token("alice@pve!hub", world.lab.token("alice@pve!hub", privsep));
         let driver = Driver::open(connection.clone()).await.unwrap();
         let lacking = driver.lacking("9.2").await.unwrap();
         let paths: Vec<&str> = lacking.iter().map(|lack| lack.path.as_str()).collect();
@@ -41,7 +41,7 @@ async fn what_a_token_lacks_is_named_and_mended_by_the_commands_that_are_told() 
         root.ok("PUT", "/access/acl", &[("path", "/"), ("roles", "PVEAuditor"), ("tokens", "alice@pve!hub")]).await;
         let rest = driver.lacking("9.2").await.unwrap();
         assert!(has(&lacking, "VM.Audit") && !has(&rest, "VM.Audit") && !has(&rest, "Sys.Audit") && has(&rest, "VM.Allocate"), "{rest:?}");
-        for command in needs::commands(&rest, &connection.proxmox.token_id) {
+        for command in needs::commands(&rest, connection.proxmox.credential.id()) {
             pveum(&root, &command).await;
         }
         assert_eq!(driver.lacking("9.2").await.unwrap(), [], "privsep {privsep}");

@@ -74,8 +74,8 @@ pub(super) fn manifest(data: &Path) -> String {
 
 pub(super) async fn assert_nothing_is_left(data: &Path, machine: &Value, what: &str) {
     let endpoint: LabEndpoint = serde_json::from_slice(&std::fs::read(data.join("lab/endpoint.json")).unwrap()).unwrap();
-    let config =
-        proxmox::Config { endpoint: endpoint.endpoint, fingerprint: None, token_id: endpoint.token_id, secret: endpoint.secret.into() };
+    let credential = proxmox::Credential::token(endpoint.token_id, endpoint.secret);
+    let config = proxmox::Config { endpoint: endpoint.endpoint, fingerprint: None, credential };
     let client = proxmox::Client::new(config).unwrap();
     let node = client.nodes().await.unwrap().remove(0);
     assert_eq!(client.node_vms(&node).await.unwrap(), [], "{what}");

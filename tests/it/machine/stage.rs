@@ -10,7 +10,7 @@ use autovibe::{
     driver::Connection,
     gateway,
     lab::{self, Lab, Mode},
-    objects::{Cipher, Objects, WriteOptions},
+    objects::{Cipher, Objects, Part, Patch, WriteOptions},
     proxmox::{self, Node, VmConfig, Vmid},
     store::{self, Database, Store},
 };
@@ -53,8 +53,8 @@ fn own_loopback() -> Ipv4Addr {
 
 fn client(lab: &Lab) -> proxmox::Client {
     let endpoint = lab.endpoint().clone();
-    let (token_id, secret) = (endpoint.token_id, endpoint.secret.into());
-    proxmox::Client::new(proxmox::Config { endpoint: endpoint.endpoint, fingerprint: None, token_id, secret }).unwrap()
+    let credential = proxmox::Credential::token(endpoint.token_id, endpoint.secret);
+    proxmox::Client::new(proxmox::Config { endpoint: endpoint.endpoint, fingerprint: None, credential }).unwrap()
 }
 
 async fn config(lab: &Lab, vmid: Vmid) -> VmConfig {
@@ -221,6 +221,15 @@ impl Stage {
             "apiVersion": "v1", "kind": "Secret", "metadata": { "name": name, "namespace": "autovibe-system" }, "stringData": values,
         });
         self.objects().create_document(secrets, "autovibe-system", secret, &WriteOptions::default()).await.unwrap();
+    }
+
+    /// Changes keys of a Secret.
+    pub(crate) async fn change_secret(&self, name: &str, values: &[(&str, &str)]) {
+        let values: serde_json::Map<String, Value> = values.iter().map(|(key, value)| ((*key).to_owned(), (*value).into())).collect();
+        let secrets = autovibe::admission::resources().iter().find(|resource| resource.plural == "secrets").unwrap();
+        let patch = Patch::Merge(json!({ "stringData": values }));
+        let options = WriteOptions::default();
+        self.objects().patch_document(secrets, "autovibe-system", name, Part::Main, &patch, &options).await.unwrap();
     }
 
     pub(crate) async fn create_hub(&self, infrastructure: Value, gateway: Option<&str>) {

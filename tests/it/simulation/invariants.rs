@@ -20,7 +20,8 @@ pub(super) struct Invariants {
 
 fn client(lab: &Lab) -> proxmox::Client {
     let at = lab.endpoint().clone();
-    let config = proxmox::Config { endpoint: at.endpoint, fingerprint: None, token_id: at.token_id, secret: at.secret.into() };
+    let credential = proxmox::Credential::token(at.token_id, at.secret);
+    let config = proxmox::Config { endpoint: at.endpoint, fingerprint: None, credential };
     proxmox::Client::over(config, Some(lab.proxmox()), Tenure::unlimited()).unwrap()
 }
 

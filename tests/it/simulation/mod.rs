@@ -11,9 +11,11 @@ mod gate;
 mod invariants;
 mod life;
 mod planted;
+mod refused;
 mod stage;
 mod succession;
 mod taken;
+mod turns;
 
 /// A number that whoever runs the tests gives them.
 #[expect(clippy::disallowed_methods, reason = "the tests' own setting, not the program's")]

@@ -223,7 +223,11 @@ impl Stage {
 
     /// Creates it as a user does, who tries again when no answer comes.
     pub(super) async fn create(&self, name: &str, spec: Value) {
-        let document = json!({ "metadata": { "namespace": NAMESPACE, "name": name }, "spec": spec });
+        self.create_in(NAMESPACE, name, spec).await;
+    }
+
+    pub(super) async fn create_in(&self, namespace: &str, name: &str, spec: Value) {
+        let document = json!({ "metadata": { "namespace": namespace, "name": name }, "spec": spec });
         match self.hub().objects.create(&serde_json::from_value::<Machine>(document).unwrap()).await {
             Ok(_) | Err(objects::Error::AlreadyExists { .. }) => {}
             Err(objects::Error::Store(store::Error::Closed)) => std::future::pending().await,

@@ -118,7 +118,7 @@ impl Act<'_> {
     pub(super) async fn delete_vm(&self) -> Result<Done, Problem> {
         let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
         match driver.verify_owned(vmid, self.uid()).await? {
-            Owner::Ours(vm) => driver.delete_vm(vm, self.clock()).await?,
+            Owner::Ours(vm) => driver.delete_vm(vm, self.machine.namespace(), self.clock()).await?,
             Owner::Nobody => {}
             Owner::Other(why) => {
                 warn!(vm.id = %vmid, "{}: not deleted: {why}", self.machine.name());
