@@ -1,6 +1,6 @@
 //! `autovibe audit`: asks a Hub for an audit, waits for it and shows what does not agree.
 
-use super::{Context, Output, print, resource};
+use super::{Context, Output, client::Client, print, resource};
 use crate::api::hub::{AUDIT, Audit};
 use crate::api::{DEFAULT_HUB, Hub};
 use crate::clock::Clock;
@@ -25,35 +25,38 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
-        let client = context.client()?;
         let name = self.hub.strip_prefix("hub/").unwrap_or(&self.hub);
-        let path = resource::our::<Hub>(None, Some(name));
-        if client.find(&path).await?.is_none() {
-            bail!("there is no hub {name}; see `autovibe get hubs`");
-        }
-        let clock = Clock::system();
-        let asked = clock.now().to_string();
-        let mut document = client.merge(&path, &json!({"metadata": {"annotations": {AUDIT: asked}}})).await?;
-        let until = clock.now() + jiff::SignedDuration::from_secs(self.timeout.into());
-        let audit = loop {
-            let hub: Hub = serde_json::from_value(document).context("the Hub has a form that this version does not know")?;
-            let status = hub.status.unwrap_or_default();
-            if let Some(audit) = status.audit.filter(|audit| audit.asked.as_ref() == Some(&asked)) {
-                break audit;
-            }
-            if clock.now() > until {
-                let why = status.message.map(|message| format!(": {message}")).unwrap_or_default();
-                bail!("hub/{name} was not audited within {} s{why}; does a hub or a controller run?", self.timeout);
-            }
-            clock.sleep(LOOK).await;
-            document = client.get(&path).await?;
-        };
+        let audit = ask(&context.client()?, name, Duration::from_secs(self.timeout.into())).await?;
         if let Some(output @ (Output::Json | Output::Yaml)) = context.options.output {
             print::out(&print::document(&serde_json::to_value(&audit)?, output)?)?;
         } else {
             print::out(&print::printable(&text(name, &audit)))?;
         }
         Ok(if audit.message.is_none() && audit.found == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+/// Asks for an audit and waits for it.
+pub(super) async fn ask(client: &Client, name: &str, timeout: Duration) -> anyhow::Result<Audit> {
+    let path = resource::our::<Hub>(None, Some(name));
+    if client.find(&path).await?.is_none() {
+        bail!("there is no hub {name}; see `autovibe get hubs`");
+    }
+    let clock = Clock::system();
+    let (asked, begun) = (clock.now().to_string(), tokio::time::Instant::now());
+    let mut document = client.merge(&path, &json!({"metadata": {"annotations": {AUDIT: asked}}})).await?;
+    loop {
+        let hub: Hub = serde_json::from_value(document).context("the Hub has a form that this version does not know")?;
+        let status = hub.status.unwrap_or_default();
+        if let Some(audit) = status.audit.filter(|audit| audit.asked.as_ref() == Some(&asked)) {
+            return Ok(audit);
+        }
+        if begun.elapsed() > timeout {
+            let why = status.message.map(|message| format!(": {message}")).unwrap_or_default();
+            bail!("hub/{name} was not audited within {} s{why}; does a hub or a controller run?", timeout.as_secs());
+        }
+        clock.sleep(LOOK).await;
+        document = client.get(&path).await?;
     }
 }
 

@@ -1,10 +1,13 @@
 //! `autovibe doctor`: what is missing on this machine, or to a Hub, for what, and how to get it.
 
-use super::{Context, Output, print, resource};
+mod exercise;
+
+use super::{Context, Output, client::Client, print, resource};
 use crate::api::{Hub, hub::HubStatus};
 use anyhow::Context as _;
+use exercise::Exercise;
 use serde::Serialize;
-use std::{collections::BTreeSet, path::Path, process::ExitCode};
+use std::{collections::BTreeSet, path::Path, process::ExitCode, time::Duration};
 
 /// Says what is missing here, and how to get it.
 #[derive(Debug, clap::Args)]
@@ -12,6 +15,16 @@ pub(super) struct Doctor {
     /// Look at this Hub instead: whether its Proxmox answers, and what its token lacks, with the commands that give it
     #[arg(long)]
     hub: Option<String>,
+    /// Try the Hub's node with one whole life: spawn, checkpoint, fork, end, collect, in a namespace of its own that is deleted
+    /// at the end. It takes a minute or two, and no model
+    #[arg(long, requires = "hub")]
+    exercise: bool,
+    /// The image to spawn from, for --exercise [default: the first of the Hub]
+    #[arg(long, requires = "exercise")]
+    image: Option<String>,
+    /// Give a step of --exercise up after so many seconds
+    #[arg(long, requires = "exercise", default_value_t = 300)]
+    timeout: u32,
 }
 
 /// One thing that is needed or useful.
@@ -54,7 +67,8 @@ const PROGRAMS: &[(&str, &str, &str, bool, &str)] = &[
 impl Doctor {
     pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
         if let Some(hub) = &self.hub {
-            return of_hub(hub.strip_prefix("hub/").unwrap_or(hub), context).await;
+            let hub = hub.strip_prefix("hub/").unwrap_or(hub);
+            return if self.exercise { self.exercise(hub, context).await } else { of_hub(hub, context).await };
         }
         let findings = examine(&context.environment.path, Path::new("/"));
         match context.options.output {
@@ -66,11 +80,35 @@ impl Doctor {
     }
 }
 
-async fn of_hub(name: &str, context: &Context) -> anyhow::Result<ExitCode> {
-    let found = context.client()?.find(&resource::our::<Hub>(None, Some(name))).await?;
+impl Doctor {
+    async fn exercise(&self, name: &str, context: &Context) -> anyhow::Result<ExitCode> {
+        let client = context.client()?;
+        let hub = find(&client, name).await?;
+        let first = hub.spec.images.first().map(|image| image.name.clone());
+        let image = self.image.clone().or(first).with_context(|| format!("hub/{name} has no image; name one in spec.images"))?;
+        let format = context.options.output.filter(|output| matches!(output, Output::Json | Output::Yaml));
+        if format.is_none() {
+            print::out(&print::printable(&format!("hub/{name}: one life from image {image}\n")))?;
+        }
+        let exercise = Exercise::new(&client, name, image, Duration::from_secs(self.timeout.into()), format.is_none());
+        let outcome = exercise.run().await;
+        match (format, &outcome.error) {
+            (Some(format), _) => print::out(&print::document(&serde_json::to_value(&outcome.steps)?, format)?)?,
+            (None, None) => print::out("all is well, and nothing of it is left\n")?,
+            (None, Some(_)) => {}
+        }
+        outcome.error.map_or(Ok(ExitCode::SUCCESS), |error| Err(error.context(format!("the exercise of hub/{name}"))))
+    }
+}
+
+async fn find(client: &Client, name: &str) -> anyhow::Result<Hub> {
+    let found = client.find(&resource::our::<Hub>(None, Some(name))).await?;
     let found = found.with_context(|| format!("there is no hub {name}; see `autovibe get hubs`"))?;
-    let hub: Hub = serde_json::from_value(found).context("the Hub has a form that this version does not know")?;
-    let status = hub.status.unwrap_or_default();
+    serde_json::from_value(found).context("the Hub has a form that this version does not know")
+}
+
+async fn of_hub(name: &str, context: &Context) -> anyhow::Result<ExitCode> {
+    let status = find(&context.client()?, name).await?.status.unwrap_or_default();
     match context.options.output {
         Some(output @ (Output::Json | Output::Yaml)) => print::out(&print::document(&serde_json::to_value(&status)?, output)?)?,
         _ => print::out(&print::printable(&text_of_hub(name, &status)))?,

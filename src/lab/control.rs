@@ -13,7 +13,7 @@ use super::{
     simulated,
 };
 use crate::api::quantity::GoDuration;
-use hyper::{Request, header};
+use hyper::Request;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use std::sync::Arc;

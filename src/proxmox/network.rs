@@ -135,10 +135,11 @@ impl Write for Guarded {
 mod tests {
     use super::*;
     use crate::clock::Clock;
+    use crate::proxmox::Credential;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
     fn config(endpoint: &str, fingerprint: Option<String>) -> Config {
-        Config { endpoint: endpoint.into(), fingerprint, token_id: "u@pve!t".into(), secret: "s".to_owned().into() }
+        Config { endpoint: endpoint.into(), fingerprint, credential: Credential::token("u@pve!t", "s") }
     }
 
     fn root(error: &dyn std::error::Error) -> String {

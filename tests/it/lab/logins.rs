@@ -23,7 +23,7 @@ async fn world(given: &str) -> (Lab, Client) {
     lab.password("root@pam", "right");
     let credential = Credential::password("root@pam", given).kept_in("Secret autovibe-system/pve");
     let config = Config { endpoint: lab.endpoint().endpoint.clone(), fingerprint: None, credential };
-    let client = Client::over(config, Some(lab.proxmox())).unwrap();
+    let client = Client::over(config, Some(lab.proxmox()), Tenure::unlimited()).unwrap();
     (lab, client)
 }
 
