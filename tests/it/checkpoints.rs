@@ -202,12 +202,8 @@ async fn a_retention_that_is_changed_acts_by_itself_and_so_does_time() {
         bench.captured(at_message("a", turn)).await;
     }
     loop {
-        machine.spec.checkpoints.retention = Retention {
-            keep_last: 1,
-            keep_within: Some(GoDuration(Duration::from_secs(8))),
-            keep_daily: Some(1),
-            ..Retention::default()
-        };
+        machine.spec.checkpoints.retention =
+            Retention { keep_last: 1, keep_within: Some(GoDuration(Duration::from_secs(8))), keep_daily: Some(1), ..Retention::default() };
         match bench.objects.update(&machine).await {
             Ok(_) => break,
             Err(objects::Error::Conflict { .. }) => machine = bench.objects.get(NAMESPACE, "a").await.unwrap().unwrap(),

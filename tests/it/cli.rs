@@ -121,7 +121,9 @@ fn people_get_tables_programs_get_documents() {
     });
     let lineage = said(data.path(), &["lineage", "-n", "todo"]);
     let asked = |name: &str, machine: &str| {
-        format!("apiVersion: autovibe.dev/v1alpha1\nkind: Checkpoint\nmetadata: {{name: {name}, namespace: todo}}\nspec: {{machine: {machine}}}\n---\n")
+        format!(
+            "apiVersion: autovibe.dev/v1alpha1\nkind: Checkpoint\nmetadata: {{name: {name}, namespace: todo}}\nspec: {{machine: {machine}}}\n---\n"
+        )
     };
     let file = write(&data.path().join("c.yaml"), &format!("{}{}", asked("x", "add-tests"), asked("y", "add-authentication")));
     said(data.path(), &["apply", "-f", &file]);

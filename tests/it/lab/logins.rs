@@ -1,6 +1,6 @@
 //! A user who logs in: tickets, the token against forged requests, and what the client makes of both.
 
-use autovibe::clock::Clock;
+use autovibe::clock::{Clock, Tenure};
 use autovibe::lab::{self, Call, Lab, Mode};
 use autovibe::proxmox::{Client, Config, Credential, Error, Node, Vmid};
 use autovibe::wire::{NoAnswer, Service};
@@ -17,6 +17,7 @@ async fn world(given: &str) -> (Lab, Client) {
         gateway: nowhere,
         lag: Duration::ZERO,
         refusal: Duration::from_secs(3),
+        setup: None,
     };
     let gateway = Service::new(|_| Box::pin(async { Err(NoAnswer) }));
     let lab = lab::simulate(config, gateway, Clock::simulated("2026-11-02T08:00:00Z".parse().unwrap())).await.unwrap();
