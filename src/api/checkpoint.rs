@@ -15,6 +15,9 @@ object!(
 /// Finalizer by which the hub releases and destroys the snapshots before the object goes.
 pub const FINALIZER: &str = "autovibe.dev/checkpoint";
 
+/// Annotation of a checkpoint that is taken for a fork: uid of the Machine that is to be spawned from it.
+pub const ASKED_BY: &str = "autovibe.dev/asked-by";
+
 /// What to do instead of changing what is immutable.
 const ANEW: &str = "create a new Checkpoint instead";
 

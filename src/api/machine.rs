@@ -79,7 +79,7 @@ pub struct From {
     /// Name of a Checkpoint in this namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
-    /// A Machine in this namespace, which may still run: its last checkpoint.
+    /// A Machine in this namespace, which may still run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<FromMachine>,
     /// Name of an image of the Hub (`spec.images` there).
@@ -93,6 +93,19 @@ pub struct From {
 pub struct FromMachine {
     /// Its name.
     pub name: String,
+    /// `Latest`: its newest checkpoint. `Now`: one that is taken for this fork as soon as it runs; of one that stands still or has
+    /// ended, its newest, which is what it is.
+    #[serde(default)]
+    pub capture: Capture,
+}
+
+/// Which state of a Machine is forked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Capture {
+    #[default]
+    Latest,
+    Now,
 }
 
 /// What to do.

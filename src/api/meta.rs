@@ -60,6 +60,10 @@ pub trait Kind: Serialize + DeserializeOwned + Clone + std::fmt::Debug + Send + 
     fn has_finalizer(&self, name: &str) -> bool {
         self.metadata().finalizers.iter().flatten().any(|f| f == name)
     }
+    /// What an annotation says, if it is there.
+    fn annotation(&self, name: &str) -> Option<&str> {
+        self.metadata().annotations.as_ref()?.get(name).map(String::as_str)
+    }
 }
 
 /// What is wrong with a field; the wire's `causes[].reason` is made of it.

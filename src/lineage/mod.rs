@@ -8,7 +8,8 @@ mod tests;
 
 pub use retention::{Judged, Kept, due};
 
-use crate::api::checkpoint::CheckpointPhase;
+use crate::api::checkpoint::{ASKED_BY, CheckpointPhase};
+use crate::api::machine::Capture;
 use crate::api::{Checkpoint, Kind, Machine};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::{BTreeMap, BTreeSet};
@@ -85,6 +86,10 @@ impl<'a> Lineage<'a> {
             let status = source.and_then(|source| source.status.as_ref());
             wants.extend(status.and_then(|status| find(&status.last_checkpoint)));
             wants.extend(status.and_then(|status| find(&status.final_checkpoint)));
+            if from.machine.as_ref().is_some_and(|source| source.capture == Capture::Now) {
+                let asked = |checkpoint: &&Checkpoint| checkpoint.annotation(ASKED_BY) == Some(machine.uid());
+                wants.extend(self.checkpoints.values().copied().filter(asked).map(Kind::name));
+            }
         } else {
             let source = machine.spec.goal.after.last().and_then(|name| machines.get(name.as_str()));
             let status = source.and_then(|source| source.status.as_ref());

@@ -246,8 +246,19 @@ fn what_is_a_base_stays() {
             change(status);
         })
     };
-    let of_machine = || from(From { machine: Some(FromMachine { name: "a".into() }), ..Default::default() });
+    let of_machine = || from(From { machine: Some(FromMachine { name: "a".into(), ..Default::default() }), ..Default::default() });
     check_uses(&[], &[source(|s| s.last_checkpoint = Some("a-0001".into())), of_machine()], &[spawn()]);
+    // One that was asked for, for a fork of the present state.
+    let now = || from(From { machine: Some(FromMachine { name: "a".into(), capture: Capture::Now }), ..Default::default() });
+    let asked = |by: &str| {
+        with(checkpoint("a", 2, None), |c| {
+            c.metadata.annotations = Some([(ASKED_BY.to_owned(), by.to_owned())].into());
+        })
+    };
+    for (by, expect) in [("uid-b", vec![spawn()]), ("uid-c", vec![])] {
+        let (checkpoints, machines) = ([asked(by)], [now()]);
+        assert_eq!(Lineage::new(&checkpoints, &machines).uses("a-0002"), expect, "{by}");
+    }
     let after = || machine("b", Phase::Waiting, |spec, _| spec.goal.after = vec!["a".into()]);
     check_uses(&[], &[source(|s| s.final_checkpoint = Some("a-0001".into())), after()], &[spawn()]);
     check_uses(&[], &[source(|s| s.last_checkpoint = Some("a-0001".into())), after()], &[]);

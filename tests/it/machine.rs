@@ -8,6 +8,7 @@ mod commands;
 mod crashes;
 mod elsewhere;
 mod exercised;
+mod forks;
 mod killed;
 mod leaders;
 mod lives;

@@ -4,10 +4,12 @@ mod disks;
 mod ending;
 mod guest;
 
+use super::ASKED_BY;
 use super::observe::{Seeing, hub_name};
-use super::plan::{Ending, Plan, Step, Vm};
-use crate::api::Kind;
+use super::plan::{Ask, Ending, Plan, Step, Vm};
+use crate::api::checkpoint::CheckpointSpec;
 use crate::api::machine::{Machine, TerminationReason, VmStatus};
+use crate::api::{Checkpoint, Kind};
 use crate::clock::{Clock, Retry};
 use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
@@ -176,6 +178,7 @@ impl Act<'_> {
             Step::AddFinalizer => self.add_finalizer().await,
             Step::RemoveFinalizer => self.remove_finalizer().await,
             Step::DeleteSelf => self.delete_self().await,
+            Step::AskForBase(ask) => self.ask_for_base(ask).await,
             Step::Lease => self.lease().await,
             Step::Fork(base) => self.fork(base).await,
             Step::CreateVm { disks } => self.create_vm(*disks).await,
@@ -238,6 +241,22 @@ impl Act<'_> {
         match self.context.objects.update(&machine).await {
             Ok(_) | Err(objects::Error::NotFound { .. }) => Ok(Done::Gone),
             Err(objects::Error::Conflict { .. }) => Ok(Done::Stop(None)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks for a checkpoint of another Machine. One that has the name meanwhile is looked at in the next pass.
+    async fn ask_for_base(&self, ask: &Ask) -> Result<Done, Problem> {
+        let name = self.machine.name();
+        let spec = CheckpointSpec {
+            machine: Some(ask.machine.clone()),
+            description: Some(format!("taken to spawn machine {name} from")),
+            ..CheckpointSpec::default()
+        };
+        let mut checkpoint = Checkpoint::new(self.machine.namespace(), &ask.checkpoint, spec);
+        checkpoint.metadata.annotations = Some([(ASKED_BY.to_owned(), self.uid().to_owned())].into());
+        match self.context.objects.create(&checkpoint).await {
+            Ok(_) | Err(objects::Error::AlreadyExists { .. }) => Ok(Done::Stop(None)),
             Err(error) => Err(error.into()),
         }
     }

@@ -14,6 +14,7 @@ mod tests;
 pub use memory::{AfterStep, Memory, Timing};
 
 use super::{Context, Error, kstatus};
+use crate::api::checkpoint::ASKED_BY;
 use crate::api::machine::{Machine, MachineStatus};
 use crate::api::{Checkpoint, Kind};
 use crate::objects::{self, EventType};
@@ -95,6 +96,12 @@ fn final_names(machine: &Machine) -> [String; 2] {
     [format!("{}-final", machine.name()), format!("{}-final-{short}", machine.name())]
 }
 
+/// Names that the checkpoint may have which is taken for a fork: the second, when someone else's has the first.
+fn base_names(machine: &Machine) -> [String; 2] {
+    let short: String = machine.uid().chars().take(8).collect();
+    [format!("{}-base", machine.name()), format!("{}-base-{short}", machine.name())]
+}
+
 /// Name of the checkpoint of the present suspension.
 fn suspend_name(machine: &str, status: &MachineStatus) -> String {
     format!("{machine}-suspend-{}", status.agent.as_ref().map_or(0, |agent| agent.launches))
@@ -106,6 +113,6 @@ fn is_own(checkpoint: &Checkpoint, machine: &Machine) -> bool {
         return false;
     }
     let taken_of = checkpoint.status.as_ref().and_then(|status| status.machine_uid.as_deref());
-    let made_for = checkpoint.metadata.annotations.as_ref().and_then(|all| all.get(MACHINE_UID)).map(String::as_str);
+    let made_for = checkpoint.annotation(MACHINE_UID);
     taken_of.or(made_for).is_some_and(|uid| uid == machine.uid())
 }

@@ -1,10 +1,10 @@
 //! Reads everything that a plan needs and changes nothing. What could not be seen is `Unknown`, never absent.
 
-use super::plan::{Base, Checkpoints, Observed, Predecessor, Vm};
-use super::{Memory, final_names, is_own};
+use super::plan::{Ask, Base, Checkpoints, Observed, Predecessor, Vm};
+use super::{ASKED_BY, Memory, base_names, final_names, is_own};
 use crate::agent::LastCall;
 use crate::api::checkpoint::{CheckpointPhase, Trigger, Volume};
-use crate::api::machine::{From, Limits, Machine, MachineStatus, Phase};
+use crate::api::machine::{Capture, From, Limits, Machine, MachineStatus, Phase};
 use crate::api::{Budget, Checkpoint, DEFAULT_HUB, Kind};
 use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
@@ -70,12 +70,17 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
     let base = if waiting || (status.phase == Phase::Spawning && (status.vm.is_none() || !matches!(vm, Seen::Present(_)))) {
         base(machine, &status, hub.as_deref(), context).await?
     } else {
-        Ok(Base::default())
+        Looked::At(Ok(Base::default()))
+    };
+    let (base, ask) = match base {
+        Looked::At(base) => (base, None),
+        Looked::Asks(ask, why) => (Err(why), Some(ask)),
     };
     let observed = Observed {
         hub: why_not,
         after: if waiting { predecessors(machine, context).await? } else { Vec::new() },
         base,
+        ask,
         budget: if waiting { budget(machine, context).await? } else { Ok(()) },
         limits: limits(machine, hub.as_deref()),
         lease,
@@ -180,8 +185,7 @@ async fn agent(
 /// Whether the guest said that the agent of the present launch ended.
 fn told(machine: &Machine, status: &MachineStatus) -> bool {
     let launches = status.agent.as_ref().map_or(0, |agent| agent.launches);
-    let hint =
-        machine.metadata.annotations.as_ref().and_then(|all| all.get(annotation::AGENT_EXIT)?.split(':').next()?.parse::<u32>().ok());
+    let hint = machine.annotation(annotation::AGENT_EXIT).and_then(|exit| exit.split(':').next()?.parse::<u32>().ok());
     hint.is_some_and(|launch| launch >= launches)
 }
 
@@ -206,21 +210,23 @@ async fn predecessors(machine: &Machine, context: &Context) -> Result<Vec<(Strin
     Ok(after)
 }
 
+/// What was found of a base.
+enum Looked {
+    At(Result<Base, String>),
+    /// It is to be asked for first; and what is waited for then.
+    Asks(Ask, String),
+}
+
 /// What the disks are cloned from: what was decided when it was spawned, or what `from` and `after` lead to now.
-async fn base(
-    machine: &Machine,
-    status: &MachineStatus,
-    hub: Option<&HubHandle>,
-    context: &Context,
-) -> Result<Result<Base, String>, Error> {
+async fn base(machine: &Machine, status: &MachineStatus, hub: Option<&HubHandle>, context: &Context) -> Result<Looked, Error> {
     let from = machine.spec.from.clone().unwrap_or_default();
     if status.phase == Phase::Spawning
         && let Some(name) = &status.spawned_from
     {
-        return checkpoint_base(machine, name, context).await;
+        return checkpoint_base(machine, name, context).await.map(Looked::At);
     }
-    match from {
-        From { image: Some(image), .. } => Ok(match hub.map(|hub| (hub, hub.images.get(&image))) {
+    let found = match from {
+        From { image: Some(image), .. } => match hub.map(|hub| (hub, hub.images.get(&image))) {
             None => Err("for its hub".into()),
             Some((hub, None)) => Err(format!("for image {image} of hub {}, which is not there (yet): see the hub's status", hub.name)),
             Some((hub, Some(found))) => Ok(Base {
@@ -234,28 +240,61 @@ async fn base(
                     referenced: None,
                 }],
             }),
-        }),
-        From { checkpoint: Some(name), .. } => checkpoint_base(machine, &name, context).await,
-        From { machine: Some(source), .. } => {
-            let Some(source) = context.objects.get::<Machine>(machine.namespace(), &source.name).await? else {
-                return Ok(Err(format!("for machine {}, which does not exist; create it", source.name)));
+        },
+        From { checkpoint: Some(name), .. } => checkpoint_base(machine, &name, context).await?,
+        From { machine: Some(from), .. } => {
+            let Some(source) = context.objects.get::<Machine>(machine.namespace(), &from.name).await? else {
+                return Ok(Looked::At(Err(format!("for machine {}, which does not exist; create it", from.name))));
             };
-            match source.status.as_ref().and_then(|status| status.last_checkpoint.clone()) {
-                Some(name) => checkpoint_base(machine, &name, context).await,
-                None => Ok(Err(format!("for machine {} to have a checkpoint", source.name()))),
+            let last = source.status.as_ref().and_then(|status| status.last_checkpoint.clone());
+            match (from.capture, last) {
+                (Capture::Now, last) => return captured_for(machine, &source, last, context).await,
+                (Capture::Latest, Some(name)) => checkpoint_base(machine, &name, context).await?,
+                (Capture::Latest, None) => Err(format!("for machine {} to have a checkpoint", source.name())),
             }
         }
         _ => {
-            let Some(last) = machine.spec.goal.after.last() else { return Ok(Err("for spec.from".into())) };
+            let Some(last) = machine.spec.goal.after.last() else { return Ok(Looked::At(Err("for spec.from".into()))) };
             let last = context.objects.get::<Machine>(machine.namespace(), last).await?;
             match last.and_then(|last| last.status?.final_checkpoint) {
-                Some(name) => checkpoint_base(machine, &name, context).await,
-                None => {
-                    Ok(Err(format!("for the final checkpoint of machine {}", machine.spec.goal.after.last().map_or("", String::as_str))))
-                }
+                Some(name) => checkpoint_base(machine, &name, context).await?,
+                None => Err(format!("for the final checkpoint of machine {}", machine.spec.goal.after.last().map_or("", String::as_str))),
             }
         }
+    };
+    Ok(Looked::At(found))
+}
+
+/// The state of a Machine as it is now: a checkpoint that is taken for this fork, or, where nothing runs, its newest.
+async fn captured_for(machine: &Machine, source: &Machine, last: Option<String>, context: &Context) -> Result<Looked, Error> {
+    let phase = source.status.as_ref().map(|status| status.phase).unwrap_or_default();
+    let is_still = phase.is_finished() || phase == Phase::Suspended;
+    let mut free = None;
+    for name in base_names(machine) {
+        match context.objects.get::<Checkpoint>(machine.namespace(), &name).await? {
+            None => free = free.or(Some(name)),
+            Some(found) if found.annotation(ASKED_BY) == Some(machine.uid()) => {
+                let base = checkpoint_base(machine, &name, context).await?;
+                // Its Machine ended before it could be taken: what it ended in is what it was.
+                if base.is_err() && is_still {
+                    free = None;
+                    break;
+                }
+                return Ok(Looked::At(base));
+            }
+            // Someone else's.
+            Some(_) => {}
+        }
     }
+    Ok(match (last, free) {
+        (Some(name), _) if is_still => Looked::At(checkpoint_base(machine, &name, context).await?),
+        (None, _) if is_still => Looked::At(Err(format!("for machine {} to have a checkpoint; it has ended without one", source.name()))),
+        (_, Some(checkpoint)) if phase == Phase::Running => {
+            let why = format!("for checkpoint {checkpoint} of machine {}", source.name());
+            Looked::Asks(Ask { machine: source.name().to_owned(), checkpoint }, why)
+        }
+        _ => Looked::At(Err(format!("for machine {} to run; it is {phase:?}", source.name()))),
+    })
 }
 
 async fn checkpoint_base(machine: &Machine, name: &str, context: &Context) -> Result<Result<Base, String>, Error> {

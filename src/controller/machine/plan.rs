@@ -35,6 +35,8 @@ pub(super) struct Observed {
     pub after: Vec<(String, Predecessor)>,
     /// What its disks are cloned from; or what is missing.
     pub base: Result<Base, String>,
+    /// What is to be asked for first, for the base.
+    pub ask: Option<Ask>,
     /// Why its Budget cannot be charged, if it cannot.
     pub budget: Result<(), String>,
     pub limits: Limits,
@@ -68,6 +70,13 @@ pub(super) struct Base {
     pub volumes: Vec<Volume>,
 }
 
+/// A checkpoint of another Machine that is to be taken for a fork.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ask {
+    pub machine: String,
+    pub checkpoint: String,
+}
+
 /// The VM that its lease names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Vm {
@@ -93,6 +102,7 @@ pub(super) enum Step {
     RemoveFinalizer,
     /// Asks for the Machine's deletion: its time after the end is over.
     DeleteSelf,
+    AskForBase(Ask),
     Lease,
     Fork(Base),
     CreateVm {
@@ -255,7 +265,7 @@ fn wait(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Ti
     }
     let base = match &observed.base {
         Ok(base) => base.clone(),
-        Err(why) => return blocked(next, "BaseNotReady", why.clone()),
+        Err(why) => return blocked(next, "BaseNotReady", why.clone()).steps(observed.ask.clone().map(Step::AskForBase)),
     };
     if machine.spec.operating_mode == OperatingMode::Suspended {
         return Plan::of(next).wait("Suspended", "for spec.operatingMode to be Running", Requeue::Never);
@@ -547,6 +557,7 @@ impl Step {
             Self::AddFinalizer => "AddFinalizer",
             Self::RemoveFinalizer => "RemoveFinalizer",
             Self::DeleteSelf => "DeleteSelf",
+            Self::AskForBase(_) => "AskForBase",
             Self::Lease => "Lease",
             Self::Fork(_) => "Fork",
             Self::CreateVm { .. } => "CreateVm",
@@ -574,6 +585,7 @@ impl Step {
     pub(super) fn doing(&self) -> &'static str {
         match self {
             Self::AddFinalizer | Self::RemoveFinalizer | Self::DeleteSelf => "taking note",
+            Self::AskForBase(_) => "asking for a checkpoint to be spawned from",
             Self::Lease | Self::Fork(_) | Self::CreateVm { .. } | Self::AdoptVm { .. } => "cloning disks and creating the VM",
             Self::Start | Self::AwaitGuest => "starting the VM",
             Self::Personalise | Self::PutSource | Self::Launch { .. } => "launching the agent",

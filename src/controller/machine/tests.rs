@@ -1,6 +1,6 @@
 //! Planner tables: a Machine, what is observed of it, and what must come next.
 
-use super::plan::{self, Base, Checkpoints, Ending, Observed, Plan, Predecessor, Step, Vm};
+use super::plan::{self, Ask, Base, Checkpoints, Ending, Observed, Plan, Predecessor, Step, Vm};
 use super::status::status;
 use crate::agent::LastCall;
 use crate::api::checkpoint::Volume;
@@ -50,6 +50,7 @@ fn seen() -> Observed {
         hub: Ok(()),
         after: Vec::new(),
         base: Ok(base()),
+        ask: None,
         budget: Ok(()),
         limits: Limits {
             money: Some(Money { amount: NanoUsd(5_000_000_000), currency: Currency::USD }),
@@ -113,6 +114,8 @@ fn waits_say_for_what() {
     check(&waiting, Observed { hub: Err("down".into()), ..none.clone() }, "Waiting (HubNotReady)");
     check(&waiting, Observed { budget: Err("for budget x".into()), ..none.clone() }, "Waiting (BudgetMissing)");
     check(&waiting, Observed { base: Err("for checkpoint x".into()), ..none.clone() }, "Waiting (BaseNotReady)");
+    let ask = Some(Ask { machine: "b".into(), checkpoint: "a-base".into() });
+    check(&waiting, Observed { base: Err("for checkpoint x".into()), ask, ..none.clone() }, "Waiting AskForBase (BaseNotReady)");
     let mut suspended = waiting.clone();
     suspended.spec.operating_mode = OperatingMode::Suspended;
     check(&suspended, none.clone(), "Waiting (Suspended)");

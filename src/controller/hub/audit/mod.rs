@@ -20,7 +20,7 @@ const AGAIN: SignedDuration = SignedDuration::from_mins(5);
 
 /// What asks for one.
 fn asked(hub: &Hub) -> Option<String> {
-    hub.metadata.annotations.as_ref().and_then(|annotations| annotations.get(AUDIT).cloned())
+    hub.annotation(AUDIT).map(str::to_owned)
 }
 
 /// Whether it is time for one.

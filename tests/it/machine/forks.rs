@@ -1,0 +1,64 @@
+//! Forks of a Machine that runs: of its newest checkpoint, and of what it is now.
+
+use super::stage::{NAMESPACE, Stage, status};
+use autovibe::api::checkpoint::{ASKED_BY, CheckpointSpec, Trigger};
+use autovibe::api::{Checkpoint, Kind, Machine, machine::Phase};
+use serde_json::{Value, json};
+
+/// Stays until it is ended.
+fn stays() -> Value {
+    json!({ "goal": { "prompt": "#sim turns=0 hang=true" } })
+}
+
+fn of(machine: &str, capture: &str) -> Value {
+    json!({ "from": { "machine": { "name": machine, "capture": capture } } })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn many_forks_of_the_present_state_each_get_a_checkpoint_of_their_own_and_the_origin_goes_on() {
+    let mut stage = Stage::new().await;
+    stage.create("a", stays()).await;
+    stage.until_phase("a", Phase::Running).await;
+    // Someone else has the name that one of them would give.
+    let spec = CheckpointSpec { machine: Some("a".into()), ..Default::default() };
+    stage.objects().create(&Checkpoint::new(NAMESPACE, "f2-base", spec)).await.unwrap();
+    // Without one there is nothing for `Latest` but that.
+    let mut forks = Vec::new();
+    for number in 0..5 {
+        forks.push(stage.create(&format!("f{number}"), of("a", "Now")).await);
+    }
+    for fork in &forks {
+        let ended = stage.until_finished(fork.name()).await;
+        assert_eq!(status(&ended).phase, Phase::Succeeded, "{:?}", status(&ended));
+        let base = status(&ended).spawned_from.unwrap();
+        let expected = if fork.name() == "f2" { format!("f2-base-{}", &fork.uid()[..8]) } else { format!("{}-base", fork.name()) };
+        assert_eq!(base, expected);
+        let taken = stage.checkpoint(&base).await.unwrap();
+        assert_eq!((taken.annotation(ASKED_BY), taken.spec.trigger), (Some(fork.uid()), Trigger::Requested));
+        assert_eq!(taken.status.unwrap().machine_uid.as_deref(), Some(stage.get("a").await.uid()));
+    }
+    let origin = status(&stage.get("a").await);
+    assert_eq!((origin.phase, origin.agent.unwrap().launches), (Phase::Running, 1), "it was not disturbed");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_stands_still_or_has_ended_is_forked_as_it_is_and_what_is_not_there_yet_is_waited_for() {
+    let mut stage = Stage::new().await;
+    stage.create("early", of("a", "Now")).await;
+    stage.until("early", "waiting", |m: &Machine| status(m).message.is_some_and(|m| m.contains("machine a, which does not exist"))).await;
+    stage.create("a", stays()).await;
+    let early = stage.until_finished("early").await;
+    assert_eq!(status(&early).spawned_from.as_deref(), Some("early-base"));
+    stage.change("a", |machine| machine.spec.operating_mode = autovibe::api::machine::OperatingMode::Suspended).await;
+    let suspended = stage.until_phase("a", Phase::Suspended).await;
+    stage.create("of-suspended", of("a", "Now")).await;
+    let fork = stage.until_finished("of-suspended").await;
+    assert_eq!(status(&fork).spawned_from, status(&suspended).last_checkpoint);
+    stage.create("b", json!({})).await;
+    stage.until_finished("b").await;
+    stage.create("of-ended", of("b", "Now")).await;
+    let fork = stage.until_finished("of-ended").await;
+    assert_eq!(status(&fork).spawned_from.as_deref(), Some("b-final"));
+    stage.stop().await;
+}
