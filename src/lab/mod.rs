@@ -119,10 +119,26 @@ pub struct Lab {
 
 /// Starts a lab in this process and writes `endpoint.json` once it serves.
 pub async fn start(config: Config) -> Result<Lab, Error> {
+    directory(&config)?;
+    let store = state::Store::open(&config.data)?;
+    serve(config, store).await
+}
+
+/// As [`start`], simulated; what it knows ends with it, and no call waits for a disk.
+pub async fn start_in_memory(config: Config) -> Result<Lab, Error> {
+    directory(&config)?;
+    serve(config, state::Store::in_memory()).await
+}
+
+fn directory(config: &Config) -> Result<(), Error> {
     let unusable = |source| Error::Data { path: config.data.clone(), source };
     fs::create_dir_all(&config.data).map_err(unusable)?;
-    fs::set_permissions(&config.data, fs::Permissions::from_mode(0o700)).map_err(unusable)?;
-    let store = Arc::new(state::Store::open(&config.data)?);
+    fs::set_permissions(&config.data, fs::Permissions::from_mode(0o700)).map_err(unusable)
+}
+
+async fn serve(config: Config, store: state::Store) -> Result<Lab, Error> {
+    let unusable = |source| Error::Data { path: config.data.clone(), source };
+    let store = Arc::new(store);
     let new = config.setup.as_ref().map(|setup| setup.place(&store, config.mode == Mode::Real)).transpose()?;
     let shutdown = CancellationToken::new();
     // What was started for a lab that does not come to be ends with this.

@@ -43,7 +43,7 @@ pub(super) struct Http {
 
 #[derive(Clone)]
 enum Way {
-    Network(Network),
+    Network(Box<Network>),
     /// Answers in this process.
     Service(Service),
 }
@@ -81,7 +81,7 @@ impl Http {
         };
         let way = match service {
             Some(service) => Way::Service(service),
-            None => Way::Network(Network::new(config, tenure.clone())?),
+            None => Way::Network(Box::new(Network::new(config, tenure.clone())?)),
         };
         // This machine's certificates need not be read to build requests.
         let client = reqwest::Client::builder().tls_certs_only([]).build().map_err(|error| unusable(error.to_string()))?;

@@ -89,7 +89,11 @@ impl Scale {
                 .target(Target::AtLeastTimes(SHARE)),
             Figure::new("  Proxmox calls and zfs commands of a spawn", calls, Unit::Count),
             Figure::new("  the lab's HTTP floor", floor, Unit::PerSecond),
-            Figure::new("  processor time of a spawn", millis(after.processor - before.processor) / spawned, Unit::Milliseconds),
+            Figure::new(
+                "  processor time of a spawn",
+                millis(after.processor.saturating_sub(before.processor)) / spawned,
+                Unit::Milliseconds,
+            ),
             Figure::new("a new machine runs after a start of the controllers", millis(cold), Unit::Milliseconds),
             Figure::new(format!("memory {many}"), large, Unit::Mebibytes).against(format!("with {first}"), small),
             Figure::new("  of one machine, hub and lab", (large - small) * 1024.0 / spawned, Unit::Kibibytes),
@@ -100,8 +104,12 @@ impl Scale {
                 count(rested.calls - rest.calls) * 60.0 / window,
                 Unit::PerMinute,
             ),
-            Figure::new(format!("processor {many}"), (rested.processor - rest.processor).as_secs_f64() * 100.0 / window, Unit::Percent)
-                .target(Target::AtMost(IDLE, "of one processor")),
+            Figure::new(
+                format!("processor {many}"),
+                rested.processor.saturating_sub(rest.processor).as_secs_f64() * 100.0 / window,
+                Unit::Percent,
+            )
+            .target(Target::AtMost(IDLE, "of one processor")),
         ];
         let notes = vec![
             format!("{} machines in the simulated lab; the first {first} are not counted in the rate", self.machines),

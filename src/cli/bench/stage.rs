@@ -74,7 +74,7 @@ impl Stage {
                 let mode = Mode::Simulated;
                 let config =
                     Config { mode, data: place, listen: ANY, gateway: gateway.address, lag: lab::LAG, refusal: lab::REFUSAL, setup: None };
-                Node::Simulated(crate::lab::start(config).await?)
+                Node::Simulated(crate::lab::start_in_memory(config).await?)
             }
         };
         let mut stage = Self { objects, store, gateway, node, api, controllers: None, shutdown };
@@ -84,7 +84,8 @@ impl Stage {
 
     fn start_controllers(&mut self, resync: Duration) {
         let stop = self.shutdown.child_token();
-        let lab = Some(driver::Connection::of_lab(&self.node.endpoint()));
+        // Whose storage is slow to lock is not this lab.
+        let lab = Some(driver::Connection { concurrency: CONCURRENCY, ..driver::Connection::of_lab(&self.node.endpoint()) });
         let config =
             controller::Config { lab, data: std::path::PathBuf::new(), concurrency: CONCURRENCY, source_roots: Vec::new(), resync };
         self.controllers = Some((controller::start(config, self.objects.clone(), stop.clone()), stop));
