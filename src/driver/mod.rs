@@ -17,7 +17,10 @@ use crate::clock::{Retry, Tenure};
 use crate::proxmox::{self, Breaker, Node};
 use crate::wire::{LabEndpoint, Service};
 use crate::zfs::{self, Dataset, Zfs};
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 use tokio::sync::Semaphore;
 
 /// Where the infrastructure of a Hub is: its spec with secrets and the lab's address resolved.
@@ -163,6 +166,8 @@ pub struct Driver {
     connection: Arc<Connection>,
     node: Node,
     tasks: Arc<Semaphore>,
+    /// What the last boot took.
+    boot: Arc<Mutex<Duration>>,
 }
 
 impl Driver {
@@ -186,7 +191,8 @@ impl Driver {
         };
         let zfs = Zfs::open(connection.runner.clone()).await?.under(tenure.clone());
         connection.turns.limit(connection.concurrency);
-        let driver = Self { proxmox, zfs, connection: Arc::new(connection), node, tasks: Arc::new(Semaphore::new(TASKS)) };
+        let driver =
+            Self { proxmox, zfs, connection: Arc::new(connection), node, tasks: Arc::new(Semaphore::new(TASKS)), boot: Arc::default() };
         driver.count_running().await;
         Ok(driver)
     }
@@ -201,6 +207,14 @@ impl Driver {
     /// Slots for tasks that power guests off; take one for as long as the task runs.
     pub fn tasks(&self) -> &Arc<Semaphore> {
         &self.tasks
+    }
+    /// How long guests of this Hub lately took from start until they answered; zero before the first.
+    pub fn usual_boot(&self) -> Duration {
+        *self.boot.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+    /// A guest took so long.
+    pub fn booted(&self, took: Duration) {
+        *self.boot.lock().unwrap_or_else(PoisonError::into_inner) = took;
     }
     pub fn capabilities(&self) -> Capabilities {
         let zfs = self.zfs.capabilities();

@@ -60,6 +60,8 @@ pub(super) struct Boot {
     pub since: Instant,
     /// Whether it was stopped and started again already.
     pub again: bool,
+    /// When its VM was last seen to run.
+    pub seen: Instant,
 }
 
 impl Memory {

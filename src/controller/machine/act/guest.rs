@@ -16,8 +16,10 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
-/// How long one pass waits for the guest agent; then others get their turn.
+/// How often a VM whose guest does not answer yet is looked at, whether it runs.
 const SLICE: Duration = Duration::from_secs(10);
+/// The first look at a guest comes after this part of what a boot took lately.
+const FIRST_LOOK: f64 = 0.75;
 /// Refusals by a guest after which a Machine ends.
 const REFUSALS: u32 = 3;
 
@@ -32,38 +34,50 @@ impl Act<'_> {
         self.hub()?.driver.start_vm(vmid).await?;
         self.context.machines.update(self.uid(), |known| {
             let again = known.boot.is_some_and(|boot| boot.again);
-            known.boot = Some(Boot { since: Instant::now(), again });
+            let now = Instant::now();
+            known.boot = Some(Boot { since: now, again, seen: now });
         });
         self.remember_power(Power::Running);
         Ok(Done::Next)
     }
 
-    /// Waits for the guest agent. A guest that does not come up in time is cut and started once more, then given up.
+    /// Looks for the guest agent, and lets others have their turn between looks. A guest that does not come up in time is cut
+    /// and started once more, then given up.
     pub(super) async fn await_guest(&self) -> Result<Done, Problem> {
-        let guest = self.guest().await?;
-        let mut wait = Duration::from_millis(50);
-        let slice = Instant::now();
-        while slice.elapsed() < SLICE.min(self.context.machines.timing.boot) {
-            match guest.answers().await {
-                Ok(true) => {
-                    self.context.machines.update(self.uid(), |known| known.boot = None);
-                    return Ok(Done::Next);
+        let (vmid, driver) = (self.vmid().await?, &self.hub()?.driver);
+        let now = Instant::now();
+        let started = self.context.machines.known(self.uid()).boot;
+        let boot = started.unwrap_or(Boot { since: now, again: false, seen: now });
+        let remember = |boot| self.context.machines.update(self.uid(), |known| known.boot = boot);
+        let since = now.duration_since(boot.since);
+        // A guest that is not up yet holds a call for 3 s, and with it a place among those that are worked on.
+        let first = driver.usual_boot().mul_f64(FIRST_LOOK).max(Duration::from_millis(50)).min(self.context.machines.timing.boot / 2);
+        if started.is_some() && since < first {
+            remember(Some(boot));
+            return Ok(Done::Later(first.saturating_sub(since)));
+        }
+        match self.guest().await?.answers().await {
+            Ok(true) => {
+                if started.is_some() {
+                    driver.booted(boot.since.elapsed());
                 }
-                // NotRunning: start was accepted, but its task has not got there yet; or it failed, which the look below shows.
-                Ok(false) | Err(driver::Error::Proxmox(crate::proxmox::Error::NotRunning(_))) => {}
-                Err(error) => return Err(error.into()),
+                remember(None);
+                return Ok(Done::Next);
             }
-            self.clock().sleep(wait).await;
-            wait = wait.mul_f64(1.5).min(Duration::from_secs(2));
+            // NotRunning: start was accepted, but its task has not got there yet; or it failed, which the look below shows.
+            Ok(false) | Err(driver::Error::Proxmox(crate::proxmox::Error::NotRunning(_))) => {}
+            Err(error) => return Err(error.into()),
         }
         let now = Instant::now();
-        let boot = self.context.machines.known(self.uid()).boot.unwrap_or(Boot { since: slice, again: false });
-        self.context.machines.update(self.uid(), |known| known.boot = Some(boot));
-        let vmid = self.vmid().await?;
-        let driver = &self.hub()?.driver;
         let is_late = now.duration_since(boot.since) >= self.context.machines.timing.boot;
+        let again = Done::Later((now.duration_since(boot.since) / 4).clamp(Duration::from_millis(50), Duration::from_secs(2)));
+        if now.duration_since(boot.seen) < SLICE.min(self.context.machines.timing.boot) {
+            remember(Some(boot));
+            return Ok(again);
+        }
+        remember(Some(Boot { seen: now, ..boot }));
         match driver.power(vmid).await? {
-            Some(Power::Running) if !is_late => return Ok(Done::Later(Duration::ZERO)),
+            Some(Power::Running) if !is_late => return Ok(again),
             None => {
                 self.context.machines.update(self.uid(), |known| known.vm = None);
                 return Ok(Done::Stop(None));
@@ -84,7 +98,7 @@ impl Act<'_> {
             Owner::Nobody | Owner::Other(_) => {}
         }
         self.context.machines.update(self.uid(), |known| {
-            known.boot = Some(Boot { since: now, again: true });
+            known.boot = Some(Boot { since: now, again: true, seen: now });
             known.vm = None;
         });
         Ok(Done::Stop(None))
