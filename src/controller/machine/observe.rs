@@ -273,7 +273,8 @@ async fn captured_for(machine: &Machine, source: &Machine, last: Option<String>,
     for name in base_names(machine) {
         match context.objects.get::<Checkpoint>(machine.namespace(), &name).await? {
             None => free = free.or(Some(name)),
-            Some(found) if found.annotation(ASKED_BY) == Some(machine.uid()) => {
+            // An annotation alone is anyone's to write: it must be of the Machine that is forked.
+            Some(found) if found.annotation(ASKED_BY) == Some(machine.uid()) && found.spec.machine.as_deref() == Some(source.name()) => {
                 let base = checkpoint_base(machine, &name, context).await?;
                 // Its Machine ended before it could be taken: what it ended in is what it was.
                 if base.is_err() && is_still {

@@ -134,7 +134,7 @@ async fn the_key_is_changed_under_writes() {
         end.cancel();
     };
     let (counts, ()) = tokio::join!(futures::future::join_all(writers), rotations);
-    assert!(counts.iter().sum::<usize>() >= 90, "{counts:?}");
+    assert!(counts.iter().sum::<usize>() > 90);
     compare(&client, &written).await;
     let (code, state) = client.get(KEY).await;
     assert_eq!((code, &state["stage"]), (200, &json!("Done")), "{state}");

@@ -47,9 +47,16 @@ async fn what_stands_still_or_has_ended_is_forked_as_it_is_and_what_is_not_there
     let mut stage = Stage::new().await;
     stage.create("early", of("a", "Now")).await;
     stage.until("early", "waiting", |m: &Machine| status(m).message.is_some_and(|m| m.contains("machine a, which does not exist"))).await;
+    // Someone says that a checkpoint of another Machine was taken for it.
+    stage.create("other", stays()).await;
+    let early = stage.get("early").await;
+    let spec = CheckpointSpec { machine: Some("other".into()), ..Default::default() };
+    let mut forged = Checkpoint::new(NAMESPACE, "early-base", spec);
+    forged.metadata.annotations = Some([(ASKED_BY.to_owned(), early.uid().to_owned())].into());
+    stage.objects().create(&forged).await.unwrap();
     stage.create("a", stays()).await;
-    let early = stage.until_finished("early").await;
-    assert_eq!(status(&early).spawned_from.as_deref(), Some("early-base"));
+    let ended = stage.until_finished("early").await;
+    assert_eq!(status(&ended).spawned_from, Some(format!("early-base-{}", &early.uid()[..8])));
     stage.change("a", |machine| machine.spec.operating_mode = autovibe::api::machine::OperatingMode::Suspended).await;
     let suspended = stage.until_phase("a", Phase::Suspended).await;
     stage.create("of-suspended", of("a", "Now")).await;
