@@ -131,6 +131,10 @@ async fn the_key_is_changed_under_writes() {
             let after = key(&data);
             assert!(after != before && after.lines().count() == 1, "the old key is gone from the file");
         }
+        // And under the last key.
+        while written.lock().unwrap().len() <= 100 {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         end.cancel();
     };
     let (counts, ()) = tokio::join!(futures::future::join_all(writers), rotations);
