@@ -50,7 +50,7 @@ fn power_of(row: &Value) -> Option<Power> {
 }
 
 impl Client {
-    /// Errors: `Other` with status 0 when token, fingerprint or TLS store cannot be used.
+    /// Errors: `Refused` when token, fingerprint or TLS store cannot be used.
     pub fn new(config: Config) -> Result<Self, Error> {
         Self::over(config, None, Tenure::unlimited())
     }

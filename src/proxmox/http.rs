@@ -69,7 +69,7 @@ pub(super) fn segment(text: &str) -> String {
 
 impl Http {
     pub(super) fn new(config: &Config, service: Option<Service>, tenure: Tenure) -> Result<Self, Error> {
-        let unusable = |message: String| Error::Other { status: 0, message };
+        let unusable = Error::Refused;
         let authorization = match &config.credential.login {
             Login::Token { id, secret } => {
                 let mut token = header::HeaderValue::from_str(&format!("PVEAPIToken={id}={}", secret.expose_secret()))

@@ -16,7 +16,7 @@ mod tests;
 pub use breaker::Breaker;
 pub use client::Client;
 pub use credential::Credential;
-pub use error::Error;
+pub use error::{Class, Error};
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

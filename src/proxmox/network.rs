@@ -41,9 +41,9 @@ struct Guarded {
 }
 
 impl Network {
-    /// Errors: `Other` with status 0 when the fingerprint is none, or this machine's certificates cannot be read.
+    /// Errors: `Refused` when the fingerprint is none, or this machine's certificates cannot be read.
     pub(super) fn new(config: &Config, tenure: Tenure) -> Result<Self, Error> {
-        let unusable = |message: String| Error::Other { status: 0, message };
+        let unusable = Error::Refused;
         let tls = match &config.fingerprint {
             Some(fingerprint) => {
                 let sha256 =

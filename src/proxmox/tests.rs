@@ -4,43 +4,6 @@ use super::{Error, Upid, http::read, tls, value};
 use crate::clock::Retry;
 use serde_json::json;
 
-/// The variant of a 500 with this text, by its name in Debug.
-fn variant(status: u16, text: &str) -> String {
-    let body = json!({ "data": null, "message": format!("{text}\n") }).to_string();
-    let error = read(status, None, body.as_bytes()).expect_err("a refusal");
-    format!("{error:?}").split(['(', ' ']).next().unwrap_or_default().to_owned()
-}
-
-#[test]
-fn recorded_texts_are_told_apart() {
-    for (status, text, expected) in [
-        (500, "Configuration file 'nodes/pve/qemu-server/999.conf' does not exist", "NoConfig"),
-        (500, "unable to find configuration file for VM 150 on node 'pve'", "NoConfig"),
-        (500, "unable to create VM 100 - VM 100 already exists on node 'pve'", "VmidTaken"),
-        (500, "unable to create VM 100: config file already exists", "VmidTaken"),
-        (500, "VM 100 already running", "AlreadyRunning"),
-        (500, "VM 150 is running - destroy failed", "AlreadyRunning"),
-        (500, "VM 100 not running", "NotRunning"),
-        (500, "VM 800 is not running", "NotRunning"),
-        (500, "VM is locked (snapshot-delete)", "Locked"),
-        (500, "can't lock file '/var/lock/qemu-server/lock-150.conf' - got timeout", "LockTimeout"),
-        (500, "can't lock file '/var/lock/pve-manager/pve-storage-tank' - got timeout", "LockTimeout"),
-        (500, "can't remove VM 150 - protection mode enabled", "Protected"),
-        (500, "QEMU guest agent is not running", "AgentNotRunning"),
-        (500, "No QEMU guest agent configured", "AgentUnconfigured"),
-        (500, "Agent error: Invalid parameter 'pid'", "AgentNoPid"),
-        (403, "Permission check failed (/vms/100, VM.Audit)", "Forbidden"),
-        (595, "Connection refused", "Unknown"),
-        (596, "Broken pipe", "Unknown"),
-        (500, "checksum mismatch (file change by other user?)", "Other"),
-        (500, "storage 'nosuch' does not exist", "Other"),
-        (500, "volume 'tank:vm-1-disk-0' does not exist", "Other"),
-        (500, "hostname lookup 'nosuch' failed - failed to get address info for: nosuch: Name or service not known", "Other"),
-    ] {
-        assert_eq!(variant(status, text), expected, "{text}");
-    }
-}
-
 #[test]
 fn the_reason_phrase_is_read_where_the_body_says_nothing() {
     let error = read(500, Some("VM 100 already running"), br#"{"data":null}"#).expect_err("a refusal");
@@ -48,7 +11,7 @@ fn the_reason_phrase_is_read_where_the_body_says_nothing() {
     let error = read(401, Some("No ticket"), b"").expect_err("a refusal");
     assert!(matches!(&error, Error::Unauthorized { message, .. } if message == "No ticket"), "{error:?}");
     let error = read(501, Some(""), b"Unexpected content for method 'DELETE'").expect_err("a refusal");
-    assert!(matches!(&error, Error::Other { status: 501, message } if message.contains("DELETE")), "{error:?}");
+    assert!(matches!(&error, Error::Refused(message) if message.contains("DELETE")), "{error:?}");
 }
 
 #[test]
@@ -103,4 +66,80 @@ fn losing_an_answer_asks_for_another_look_and_lost_rights_for_a_pause() {
     assert_eq!(Error::Unknown(String::new()).retry(), Retry::Soon);
     assert!(matches!(Error::Forbidden(String::new()).retry(), Retry::After(_)));
     assert_eq!(Error::Protected(String::new()).retry(), Retry::Never);
+}
+
+/// One refusal that a real Proxmox VE 9.2 gave, or how a task of its ended, as its row has it.
+#[derive(serde::Deserialize)]
+struct Recorded {
+    /// Variant and class that it is read as.
+    is: String,
+    status: u16,
+    text: String,
+    #[serde(default)]
+    errors: std::collections::BTreeMap<String, String>,
+}
+
+/// Every refusal that was recorded.
+fn recorded() -> Vec<Recorded> {
+    let rows = include_str!("refusals.jsonl").lines();
+    rows.map(|row| serde_json::from_str(row).unwrap_or_else(|error| panic!("{row}: {error}"))).collect()
+}
+
+fn variant(error: &Error) -> String {
+    format!("{error:?}").split(['(', ' ']).next().unwrap_or_default().to_owned()
+}
+
+fn of_text(status: u16, text: &str) -> Error {
+    let body = json!({ "data": null, "message": format!("{text}\n") }).to_string();
+    read(status, None, body.as_bytes()).expect_err("a refusal")
+}
+
+#[test]
+fn recorded_refusals_are_told_apart() {
+    for row in recorded() {
+        let body = json!({ "data": null, "message": format!("{}\n", row.text), "errors": row.errors }).to_string();
+        let error =
+            if row.errors.is_empty() { of_text(row.status, &row.text) } else { read(400, None, body.as_bytes()).expect_err("a refusal") };
+        assert_eq!(format!("{} {:?}", variant(&error), error.class()), row.is, "{} {:?}", row.text, row.errors);
+    }
+    // From the field and from the source, which nobody recorded.
+    for (status, text, expected) in [
+        (500, "can't lock file '/var/lock/pve-manager/pve-storage-tank' - got timeout", "LockTimeout"),
+        (500, "error during cfs-locked 'file-user_cfg' operation: got lock request timeout", "LockTimeout"),
+        (500, "No QEMU guest agent configured", "AgentUnconfigured"),
+        (500, "cluster not ready - no quorum?", "NoQuorum"),
+        (500, "zfs error: cannot create snapshot 'tank/vm-1-disk-0@a': out of space", "OutOfSpace"),
+        (500, "can't clone to non-shared storage 'tank'", "Refused"),
+        (500, "clone feature is not supported for 'tank:vm-1-disk-0'", "Refused"),
+        (595, "Connection refused", "Unknown"),
+        (596, "Broken pipe", "Unknown"),
+    ] {
+        assert_eq!(variant(&of_text(status, text)), expected, "{text}");
+    }
+}
+
+#[test]
+fn a_text_that_is_not_known_proves_nothing() {
+    // Cut short, in other letters, or with a guest's words in it: what it is read as is what it was, or nothing at all.
+    let evidence = ["NoConfig", "VmidTaken", "NotRunning", "AlreadyRunning", "NoSuchTask"];
+    for row in recorded().iter().filter(|row| row.status == 500) {
+        let mutated = (0..row.text.len()).filter_map(|end| row.text.get(..end).map(str::to_owned));
+        for text in mutated.chain([row.text.to_uppercase(), row.text.replace(' ', "_"), row.text.chars().rev().collect()]) {
+            let read = variant(&of_text(500, &text));
+            let was = row.is.split(' ').next().unwrap_or_default();
+            assert!(read == was || !evidence.contains(&&*read), "{text}: {read} instead of {was}");
+        }
+        let said = of_text(500, &format!("Agent error: {}", row.text));
+        assert!(matches!(variant(&said).as_str(), "Other" | "AgentNoPid"), "a guest said: {said:?}");
+    }
+}
+
+#[test]
+fn what_only_a_person_can_mend_is_not_tried_again() {
+    for row in recorded() {
+        let error = if row.errors.is_empty() { of_text(row.status, &row.text) } else { Error::from_parameters(&row.text, row.errors) };
+        let later = matches!(error, Error::Forbidden(_) | Error::Unauthorized { .. });
+        let expected = error.class() == super::Class::Permanent && !later;
+        assert_eq!(error.retry() == Retry::Never, expected, "{error:?}");
+    }
 }

@@ -224,7 +224,7 @@ async fn protection_locks_and_stale_digests_are_refused() {
     let off = BTreeMap::from([("protection".to_owned(), "0".to_owned())]);
     client.configure(node, vmid, &off, &[], Some(&stale)).await.unwrap();
     let again = client.configure(node, vmid, &off, &[], Some(&stale)).await;
-    assert!(matches!(&again, Err(Error::Other { status: 500, message }) if message.contains("checksum mismatch")), "{again:?}");
+    assert!(matches!(&again, Err(Error::Changed(message)) if message.contains("checksum mismatch")), "{again:?}");
     world.lab.edit_config(1000, "lock", Some("snapshot"));
     assert!(matches!(client.configure(node, vmid, &off, &[], None).await, Err(Error::Locked(lock)) if lock == "snapshot"));
     let upid = client.delete(node, vmid).await.unwrap();
