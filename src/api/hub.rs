@@ -321,7 +321,11 @@ pub struct Lack {
 /// Annotation of a Hub that asks for an audit now: any text that is not the one of the last audit.
 pub const AUDIT: &str = "autovibe.dev/audit";
 
-/// What an audit found. It changes nothing.
+/// Annotation of a Hub: with the text of `autovibe.dev/audit`, the audit that this asks for also destroys what this installation
+/// made and no object stands for, of what the last audit named as `SnapshotUnused` and `DiskUnused`.
+pub const COLLECT: &str = "autovibe.dev/collect";
+
+/// What an audit found. It changes nothing, unless it was told to collect.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Audit {
@@ -349,6 +353,9 @@ pub struct Audit {
     /// How many there are.
     #[serde(default)]
     pub found: u32,
+    /// What was destroyed, where that was asked for.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub collected: Vec<String>,
 }
 
 /// One thing that does not agree with the others.

@@ -37,6 +37,8 @@ pub struct Connection {
     pub dataset: Dataset,
     /// The checkpoint tree, outside `dataset`, in the same pool.
     pub keep: Dataset,
+    /// Whose all is that is made here: see [`made_by`].
+    pub made_by: String,
     pub runner: zfs::Runner,
     pub vmids: VmidRange,
     pub bridge: String,
@@ -66,6 +68,7 @@ impl Connection {
             storage: lab.storage.clone(),
             dataset: Dataset(lab.dataset.clone()),
             keep: Dataset(lab.keep.clone()),
+            made_by: String::new(),
             runner: lab.zfs_socket.clone().map_or(zfs::Runner::Local, zfs::Runner::Socket),
             vmids: VmidRange { from: lab.vmid_from, to: lab.vmid_to },
             bridge: lab.bridge.clone(),
@@ -76,6 +79,12 @@ impl Connection {
             tenure: Tenure::unlimited(),
         }
     }
+}
+
+/// The mark of who made a disk or a snapshot: an installation, by a line of its database. A database that went back is on
+/// another line: what it does not know of an earlier one may be what it lost.
+pub fn made_by(installation: &str, line: i64) -> String {
+    format!("{installation}/{line}")
 }
 
 /// What a caller can act on.

@@ -17,6 +17,12 @@ pub(super) const REVISIONS: i64 = 1_000_000_000;
 /// More than begin meanwhile.
 const EPOCHS: i64 = 1_000_000;
 
+/// How often the database went back before an epoch: what was made before that may be lost to it, and is not unknown for being
+/// unused.
+pub fn line(epoch: i64) -> i64 {
+    epoch / EPOCHS
+}
+
 /// The session's line: the cluster's system identifier, and its timeline, which each promotion of a replica changes. A server
 /// whose line this was does not become another one's while a session lasts. Source: PostgreSQL, chapter "Timelines".
 const NOTE: &str = "SELECT pg_is_in_recovery(), set_config('autovibe.lineage', CASE WHEN pg_is_in_recovery() THEN '' ELSE \

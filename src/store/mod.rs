@@ -38,6 +38,7 @@ pub use backup::backup;
 pub use bundles::BundleRow;
 pub use calls::{CallEnd, CallKind, CallState, CallSummary, LastTurn, NewCall};
 pub use database::Database;
+pub use lineage::line;
 pub use open::{GoesOn, History, Moment, Options};
 pub use restore::{Replace, restore};
 pub use sqlite::wait_in_place;

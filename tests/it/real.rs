@@ -124,6 +124,7 @@ async fn connect(endpoint: LabEndpoint) -> Driver {
         storage: endpoint.storage,
         dataset: Dataset(endpoint.dataset),
         keep: Dataset(endpoint.keep),
+        made_by: autovibe::driver::made_by("i", 0),
         runner: Runner::Local,
         vmids: VmidRange { from: endpoint.vmid_from, to: endpoint.vmid_to },
         bridge: endpoint.bridge,

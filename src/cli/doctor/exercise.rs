@@ -235,7 +235,7 @@ impl<'a> Exercise<'a> {
 
     async fn audit(&self) -> anyhow::Result<BTreeSet<Finding>> {
         let audit = tokio::select! {
-            audit = audit::ask(&self.client, self.hub, self.patience) => audit?,
+            audit = audit::ask(&self.client, self.hub, false, self.patience) => audit?,
             () = self.stop.cancelled() => bail!("interrupted"),
         };
         match audit.message {

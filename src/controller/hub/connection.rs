@@ -6,6 +6,7 @@ use crate::controller::client::Client;
 use crate::driver::{self, Connection, Turns};
 use crate::objects;
 use crate::proxmox::{self, Breaker, Credential, Node};
+use crate::store;
 use crate::zfs::{Dataset, Runner, Settings, Ssh};
 use secrecy::ExposeSecret;
 use sha2::{Digest, Sha256};
@@ -27,10 +28,14 @@ pub(super) async fn resolve(
     data: &Path,
 ) -> Result<Result<Connection, Waiting>, objects::Error> {
     let infrastructure = &hub.spec.infrastructure;
+    let made_by = driver::made_by(&objects.installation(hub.name()).await?, store::line(objects.epoch()));
     match (&infrastructure.proxmox, &infrastructure.zfs) {
-        (Some(proxmox), Some(zfs)) => of_proxmox(hub, proxmox, zfs, objects, data).await,
+        (Some(proxmox), Some(zfs)) => {
+            let found = of_proxmox(hub, proxmox, zfs, objects, data).await?;
+            Ok(found.map(|connection| Connection { made_by, ..connection }))
+        }
         _ => Ok(lab
-            .map(|lab| Connection { tenure: objects.tenure().clone(), ..lab.clone() })
+            .map(|lab| Connection { tenure: objects.tenure().clone(), made_by: made_by.clone(), ..lab.clone() })
             .ok_or_else(|| Waiting("this hub has no lab; start it with `autovibe up --lab real` or `--lab simulated`".into()))),
     }
 }
@@ -61,6 +66,7 @@ async fn of_proxmox(
         storage: zfs.storage.clone(),
         dataset: Dataset(zfs.dataset.clone()),
         keep: Dataset(zfs.keep.clone()),
+        made_by: String::new(),
         runner,
         vmids: proxmox.vmids,
         bridge: proxmox.bridge.clone(),

@@ -1,6 +1,6 @@
 //! A disk's way: cloned from a snapshot, kept at its Machine's end, or destroyed.
 
-use super::{MACHINE, disk_index, fork_tag, is_marked, must_look, properties};
+use super::{MACHINE, disk_index, fork_tag, is_marked, must_look};
 use crate::driver::{Driver, Error};
 use crate::proxmox::Vmid;
 use crate::zfs::{Dataset, Snapshot};
@@ -29,7 +29,7 @@ impl Driver {
                 None => return Err(Error::Missing(format!("{source} does not exist any more"))),
             }
             self.zfs.hold(&fork_tag(machine_uid), std::slice::from_ref(source)).await?;
-            let cloned = self.zfs.clone_snapshot(source, &disk, &properties([(MACHINE, machine_uid)])).await;
+            let cloned = self.zfs.clone_snapshot(source, &disk, &self.marks([(MACHINE, machine_uid)])).await;
             if let Err(error) = cloned
                 && !(must_look(&error) && self.is_fork(&disk, source, guid, machine_uid).await?)
             {

@@ -7,6 +7,7 @@
 mod disks;
 mod images;
 mod snapshots;
+mod unused;
 
 pub use disks::Destroyed;
 pub use images::Image;
@@ -18,6 +19,8 @@ use crate::zfs::{self, Dataset, DatasetInfo, Properties, Snapshot};
 
 /// Property of a disk and of a checkpoint's snapshot: uid of its Machine.
 pub const MACHINE: &str = "autovibe:machine";
+/// Property of a disk and of a checkpoint's snapshot: who made it, see [`super::made_by`].
+pub const MADE_BY: &str = "autovibe:installation";
 /// Property of a snapshot: uid of its Checkpoint.
 pub const CHECKPOINT: &str = "autovibe:checkpoint";
 /// Property of an imported image: its name among the Hub's images.
@@ -70,6 +73,18 @@ impl Driver {
     pub async fn datasets_of(&self, vmid: Vmid) -> Result<Vec<DatasetInfo>, Error> {
         let all = self.zfs.datasets(&self.connection().dataset).await?;
         Ok(all.into_iter().filter(|dataset| vmid_of(&dataset.name) == Some(vmid)).collect())
+    }
+}
+
+impl Driver {
+    /// Marks of what is made here: those given, and who makes it.
+    fn marks<const N: usize>(&self, pairs: [(&str, &str); N]) -> Properties {
+        let mut marks = properties(pairs);
+        let made_by = &self.connection().made_by;
+        if !made_by.is_empty() {
+            marks.insert(MADE_BY.to_owned(), made_by.clone());
+        }
+        marks
     }
 }
 

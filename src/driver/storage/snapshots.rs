@@ -1,6 +1,6 @@
 //! A checkpoint's snapshots: taken, found again, collected.
 
-use super::{CHECKPOINT, HOLD, MACHINE, disk_index, is_marked, must_look, properties, snapshot_name};
+use super::{CHECKPOINT, HOLD, MACHINE, disk_index, is_marked, must_look, snapshot_name};
 use crate::api::checkpoint::Volume;
 use crate::driver::{Driver, Error};
 use crate::zfs::{self, Dataset, Snapshot, SnapshotInfo};
@@ -25,7 +25,7 @@ impl Driver {
         }
         let name = snapshot_name(checkpoint_uid);
         let wanted: Vec<Snapshot> = disks.iter().map(|disk| Snapshot { dataset: disk.clone(), name: name.clone() }).collect();
-        let marks = properties([(CHECKPOINT, checkpoint_uid), (MACHINE, machine_uid)]);
+        let marks = self.marks([(CHECKPOINT, checkpoint_uid), (MACHINE, machine_uid)]);
         match self.zfs.snapshot(&wanted, &marks).await {
             Ok(()) => {}
             Err(error) if must_look(&error) => self.adopt(&wanted, checkpoint_uid, &marks, error).await?,
@@ -133,7 +133,7 @@ impl Driver {
         Ok(Collected { snapshot: found, disk })
     }
 
-    async fn destroy_captured(&self, snapshot: &Snapshot, volume: &Volume, checkpoint_uid: &str) -> Result<(), Error> {
+    pub(super) async fn destroy_captured(&self, snapshot: &Snapshot, volume: &Volume, checkpoint_uid: &str) -> Result<(), Error> {
         let Some(info) = self.look(snapshot, &volume.guid).await? else { return Ok(()) };
         if snapshot.name != snapshot_name(checkpoint_uid) || !is_marked(&info.properties, CHECKPOINT, checkpoint_uid) {
             return Err(Error::Conflict(format!("{snapshot} is not marked as a snapshot of checkpoint {checkpoint_uid}")));

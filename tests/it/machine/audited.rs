@@ -1,18 +1,29 @@
 //! An audit of a Hub after a life, and after hands that were not ours.
 
 use super::stage::{NAMESPACE, Stage, status};
-use autovibe::api::hub::{AUDIT, Audit, FindingKind, Hub};
+use autovibe::api::hub::{AUDIT, Audit, COLLECT, FindingKind, Hub};
 use autovibe::api::{Checkpoint, Kind};
-use autovibe::driver::storage::{CHECKPOINT, HOLD, snapshot_name};
+use autovibe::clock::Clock;
+use autovibe::driver::storage::{CHECKPOINT, HOLD, MADE_BY, snapshot_name};
 use autovibe::lab::Call;
-use autovibe::objects::Part;
+use autovibe::objects::{Cipher, Objects, Part};
+use autovibe::store::Store;
 use autovibe::zfs::{Dataset, Runner, Snapshot, Zfs};
 use serde_json::json;
 use std::time::Duration;
 
 /// Asks for one and waits for it.
 async fn audited(stage: &Stage, asked: &str) -> Audit {
-    let change = json!({ "metadata": { "annotations": { AUDIT: asked } } });
+    annotated(stage, asked, None).await
+}
+
+/// Asks for one that collects, and waits for it.
+async fn collected(stage: &Stage, asked: &str) -> Audit {
+    annotated(stage, asked, Some(asked)).await
+}
+
+async fn annotated(stage: &Stage, asked: &str, collect: Option<&str>) -> Audit {
+    let change = json!({ "metadata": { "annotations": { AUDIT: asked, COLLECT: collect } } });
     stage.objects().merge::<Hub>("", "default", Part::Main, change).await.unwrap();
     let done = async {
         loop {
@@ -87,5 +98,60 @@ async fn an_audit_finds_what_hands_did_and_changes_nothing() {
     }
     assert_eq!((kinds(&audit), &audit.message), (expected, &None));
     assert_eq!((stage.lab.datasets(), stage.lab.changes()), (datasets, changes), "an audit changes nothing");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_left_over_is_collected_when_asked_and_nothing_else() {
+    let mut stage = Stage::new().await;
+    let agent = json!({ "type": "ClaudeCode", "model": "claude-sonnet-4-5" });
+    stage.create("a", json!({ "goal": { "prompt": "work" }, "agent": agent })).await;
+    let a = stage.until_finished("a").await;
+    let zfs = Zfs::open(Runner::Socket(stage.lab.endpoint().zfs_socket.clone().unwrap())).await.unwrap();
+    let kept = Dataset(format!("tank/autovibe/m-{}-disk-0", a.uid()));
+    // Hands remove the records of two checkpoints and leave their snapshots: one of them is the base of a clone.
+    let (all, _) = stage.objects().list::<Checkpoint>(Some(NAMESPACE)).await.unwrap();
+    let of_a: Vec<&Checkpoint> = all.iter().filter(|checkpoint| checkpoint.spec.machine.is_some()).collect();
+    assert!(of_a.len() >= 3, "{}", of_a.len());
+    let last = status(&a).final_checkpoint.clone().unwrap();
+    let of = |checkpoint: &Checkpoint| Snapshot { dataset: kept.clone(), name: snapshot_name(checkpoint.uid()) };
+    let lost: Vec<Snapshot> = of_a.iter().filter(|checkpoint| checkpoint.name() != last).take(2).map(|checkpoint| of(checkpoint)).collect();
+    let clone = Dataset("tank/data/of-someone".into());
+    zfs.clone_snapshot(&lost[1], &clone, &[].into()).await.unwrap();
+    let names: Vec<String> = of_a.iter().filter(|checkpoint| lost.contains(&of(checkpoint))).map(|found| found.name().to_owned()).collect();
+    // While no controller runs, so that none acts before the finalizer is gone.
+    stage.stop().await;
+    let store = Store::open(&stage.data().join("state.db")).await.unwrap();
+    let objects = Objects::new(store.clone(), Clock::system(), Cipher::ephemeral());
+    for name in &names {
+        let change = json!({ "metadata": { "finalizers": null } });
+        objects.merge::<Checkpoint>(NAMESPACE, name, Part::Main, change).await.unwrap();
+        objects.delete::<Checkpoint>(NAMESPACE, name, None).await.unwrap();
+    }
+    store.close().await;
+    stage.start(None).await;
+    // A stranger's bears the mark of a checkpoint, and not ours.
+    let stray = Snapshot { dataset: kept.clone(), name: snapshot_name("0000") };
+    let marks = [(CHECKPOINT.to_owned(), "0000".to_owned()), (MADE_BY.to_owned(), "someone/0".to_owned())];
+    zfs.snapshot(std::slice::from_ref(&stray), &marks.into()).await.unwrap();
+
+    let before = stage.lab.datasets();
+    let audit = collected(&stage, "too soon").await;
+    assert!(audit.collected.is_empty(), "what no audit named before is left: {audit:?}");
+    assert_eq!(stage.lab.datasets(), before);
+    let audit = collected(&stage, "now").await;
+    assert_eq!(audit.collected, [lost[0].to_string()], "{audit:?}");
+    let left: Vec<_> = audit.findings.iter().filter(|finding| finding.kind == FindingKind::SnapshotUnused).collect();
+    assert_eq!(left.len(), 2, "{audit:?}");
+    assert!(left.iter().any(|finding| finding.name == lost[1].to_string() && finding.message.contains("not collected")), "{audit:?}");
+    assert!(left.iter().any(|finding| finding.name == stray.to_string() && finding.message.contains("another installation")), "{audit:?}");
+    assert!(zfs.snapshot_info(&lost[0]).await.unwrap().is_none());
+    for snapshot in [&lost[1], &stray] {
+        let info = zfs.snapshot_info(snapshot).await.unwrap().expect("it is left");
+        assert_eq!(info.holds, u64::from(snapshot != &stray), "its hold stays with it");
+    }
+    // Nobody asked again.
+    let audit = audited(&stage, "later").await;
+    assert!(audit.collected.is_empty() && audit.findings.iter().any(|finding| finding.name == lost[1].to_string()), "{audit:?}");
     stage.stop().await;
 }

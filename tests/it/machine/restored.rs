@@ -3,10 +3,12 @@
 use super::stage::{Stage, status};
 use autovibe::api::{Hub, Kind, hub::HubStatus, machine::Phase};
 use autovibe::clock::Clock;
+use autovibe::driver::{made_by, storage::MADE_BY};
 use autovibe::store::{Replace, backup, restore};
+use autovibe::zfs::{Dataset, Runner, Zfs};
 use futures::StreamExt;
 use serde_json::json;
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 async fn until_hub(stage: &Stage, wanted: impl Fn(&HubStatus) -> bool) -> HubStatus {
     let mut changes = stage.objects().watch::<Hub>();
@@ -60,6 +62,16 @@ async fn d11_vms_that_are_younger_than_a_restored_backup_are_named_and_left_alon
         let given = status(&stage.until_phase(name, Phase::Running).await).vm.unwrap().vmid;
         assert!(![old.vmid, half.vmid, vmid].contains(&given), "{given} was given again");
     }
+    // Their disks say that another line of the database made them: what this one does not know may be what it lost.
+    let zfs = Zfs::open(Runner::Socket(stage.lab.endpoint().zfs_socket.clone().unwrap())).await.unwrap();
+    let mut lines = BTreeSet::new();
+    for vmid in [vmid, status(&stage.get("new").await).vm.unwrap().vmid] {
+        let disk = zfs.dataset(&Dataset(format!("tank/data/vm-{vmid}-disk-0"))).await.unwrap().unwrap();
+        lines.insert(disk.properties[MADE_BY].clone());
+    }
+    let installation = stage.store().installation();
+    assert_eq!(lines, [0, 1].map(|line| made_by(installation, line)).into());
+
     // The one that waited and has a VM already, gets that one back, and not a second.
     stage.create("gate", json!({})).await;
     let again = status(&stage.until_phase("half", Phase::Running).await).vm.unwrap();

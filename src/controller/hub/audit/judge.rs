@@ -4,10 +4,10 @@ use super::look::Evidence;
 use crate::api::checkpoint::{CheckpointPhase, Volume};
 use crate::api::hub::{Finding, FindingKind};
 use crate::api::{Checkpoint, DEFAULT_HUB, Kind, Machine};
-use crate::driver::storage::{CHECKPOINT, MACHINE, disk_index, snapshot_name, vmid_of};
+use crate::driver::storage::{CHECKPOINT, MACHINE, MADE_BY, disk_index, snapshot_name, vmid_of};
 use crate::driver::vm::tagged;
 use crate::proxmox::Vmid;
-use crate::zfs::{Dataset, DatasetInfo, SnapshotInfo};
+use crate::zfs::{Dataset, DatasetInfo, Properties, SnapshotInfo};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All findings, the worst first.
@@ -21,6 +21,22 @@ pub(super) fn judge(evidence: &Evidence) -> Vec<Finding> {
     findings.extend(evidence.own_leases.iter().filter_map(|lease| of_lease(lease.vmid, &lease.machine_uid, &known)));
     findings.sort();
     findings
+}
+
+/// What an audit may destroy: what this installation made, what no object stands for, and what the audit before named too.
+pub(super) fn unused<'e>(evidence: &'e Evidence, now: &[Finding], before: &[Finding]) -> (Vec<&'e SnapshotInfo>, Vec<&'e DatasetInfo>) {
+    let known = Known::new(evidence);
+    let named = |kind: FindingKind, name: &str| {
+        let among = |findings: &[Finding]| findings.iter().any(|finding| finding.kind == kind && finding.name == name);
+        among(now) && among(before)
+    };
+    let is_unused = |kind, name: String, properties: &Properties| named(kind, &name) && known.is_made_here(properties);
+    let snapshots = evidence.snapshots.iter();
+    let disks = evidence.datasets.iter();
+    (
+        snapshots.filter(|found| is_unused(FindingKind::SnapshotUnused, found.name.to_string(), &found.properties)).collect(),
+        disks.filter(|found| is_unused(FindingKind::DiskUnused, found.name.to_string(), &found.properties)).collect(),
+    )
 }
 
 /// Whether its snapshots are to be found.
@@ -52,6 +68,21 @@ impl<'e> Known<'e> {
             numbers: evidence.datasets.iter().filter_map(|dataset| vmid_of(&dataset.name)).collect(),
             evidence,
             checkpoints,
+        }
+    }
+
+    /// Whether this installation made it, as its database is now: before it went back, it may have made what it does not know.
+    fn is_made_here(&self, properties: &Properties) -> bool {
+        !self.evidence.made_by.is_empty() && properties.get(MADE_BY) == Some(&self.evidence.made_by)
+    }
+
+    fn origin_of(&self, properties: &Properties) -> String {
+        match properties.get(MADE_BY) {
+            Some(_) if self.is_made_here(properties) => {
+                format!("it was left over; `autovibe audit {} --collect` destroys it", self.evidence.hub)
+            }
+            Some(_) => "it is of another installation, or of a newer database than this".into(),
+            None => "it was left over, or is of another installation, or of a newer database than this".into(),
         }
     }
 
@@ -126,9 +157,8 @@ fn of_snapshot(snapshot: &SnapshotInfo, known: &Known<'_>) -> Option<Finding> {
     if known.checkpoints.contains(uid.as_str()) || snapshot.name.name != snapshot_name(uid) {
         return None;
     }
-    let text =
-        format!("there is no Checkpoint of uid {uid}: it was left over, or is of another installation, or of a newer database than this");
-    Some(finding(FindingKind::SnapshotUnused, &snapshot.name, text))
+    let what = known.origin_of(&snapshot.properties);
+    Some(finding(FindingKind::SnapshotUnused, &snapshot.name, format!("there is no Checkpoint of uid {uid}: {what}")))
 }
 
 fn of_dataset(dataset: &DatasetInfo, known: &Known<'_>) -> Option<Finding> {
@@ -138,9 +168,8 @@ fn of_dataset(dataset: &DatasetInfo, known: &Known<'_>) -> Option<Finding> {
         Some(uid) if known.machines.contains(uid.as_str()) || known.needed.contains(&dataset.name) => None,
         Some(_) if number.is_some_and(|vmid| known.evidence.vms.contains_key(&vmid)) => None,
         Some(uid) => {
-            let text = format!(
-                "there is no Machine of uid {uid}, and no Checkpoint stands on it: it was left over, or is of another installation"
-            );
+            let text =
+                format!("there is no Machine of uid {uid}, and no Checkpoint stands on it: {}", known.origin_of(&dataset.properties));
             Some(finding(FindingKind::DiskUnused, &dataset.name, text))
         }
         None => {

@@ -18,6 +18,8 @@ use tokio::time::Instant;
 pub(super) struct Evidence {
     pub(super) hub: String,
     pub(super) node: String,
+    /// The mark of what this installation makes.
+    pub(super) made_by: String,
     pub(super) vmids: VmidRange,
     pub(super) datasets: Vec<DatasetInfo>,
     pub(super) snapshots: Vec<SnapshotInfo>,
@@ -68,6 +70,7 @@ pub(super) async fn look(hub: &Hub, link: &Link, context: &Context) -> Result<Re
     Ok(Ok(Evidence {
         hub: hub.name().to_owned(),
         node: link.driver.node().0.clone(),
+        made_by: connection.made_by.clone(),
         vmids: connection.vmids,
         datasets,
         snapshots,

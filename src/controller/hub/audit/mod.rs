@@ -1,12 +1,14 @@
-//! The slow look at everything: what is in the pool and in Proxmox against what the objects say. It changes nothing.
+//! The slow look at everything: what is in the pool and in Proxmox against what the objects say. It changes nothing, unless a person
+//! asks it to collect.
 
+mod collect;
 mod judge;
 mod look;
 #[cfg(test)]
 mod tests;
 
 use super::observe::Link;
-use crate::api::hub::{AUDIT, Audit};
+use crate::api::hub::{AUDIT, Audit, COLLECT};
 use crate::api::{Hub, Kind};
 use crate::controller::{Context, Error};
 use jiff::{SignedDuration, Timestamp};
@@ -50,6 +52,13 @@ pub(super) async fn audit(hub: &Hub, link: &Link, context: &Context) -> Result<A
     };
     let count = |length: usize| u32::try_from(length).unwrap_or(u32::MAX);
     let mut findings = judge::judge(&evidence);
+    let before = hub.status.as_ref().and_then(|status| status.audit.as_ref());
+    // Once for each time that a person asks.
+    let collects = asked.is_some() && hub.annotation(COLLECT) == asked.as_deref() && before.is_some_and(|before| before.asked != asked);
+    let collected = match before.filter(|_| collects) {
+        Some(before) => collect::collect(&evidence, &mut findings, &before.findings, &link.driver).await,
+        None => Vec::new(),
+    };
     let found = count(findings.len());
     findings.truncate(MOST);
     tracing::info!(object.name = hub.name(), "the audit found {found} things that do not agree");
@@ -62,5 +71,6 @@ pub(super) async fn audit(hub: &Hub, link: &Link, context: &Context) -> Result<A
         vms: count(evidence.vms.len()),
         findings,
         found,
+        collected,
     })
 }

@@ -1,12 +1,13 @@
 //! What an audit says of each thing that can disagree, and when one is due.
 
-use super::judge::judge;
+use super::judge::{judge, unused};
 use super::look::Evidence;
 use crate::api::checkpoint::{CheckpointPhase, CheckpointSpec, Volume};
 use crate::api::hub::{AUDIT, Audit, FindingKind, Hub, VmidRange};
 use crate::api::machine::{Phase, VmStatus};
 use crate::api::{Checkpoint, Machine};
-use crate::driver::storage::{CHECKPOINT, MACHINE};
+use crate::driver::made_by;
+use crate::driver::storage::{CHECKPOINT, MACHINE, MADE_BY};
 use crate::proxmox::{Node, Vmid};
 use crate::store::VmidLease;
 use crate::world::VmSeen;
@@ -67,6 +68,7 @@ fn sound() -> Evidence {
     Evidence {
         hub: "default".into(),
         node: "pve".into(),
+        made_by: made_by("i", 1),
         vmids: VmidRange { from: 1000, to: 1099 },
         datasets: vec![
             dataset("tank/data", None),
@@ -219,4 +221,33 @@ fn an_audit_is_due_when_asked_for_and_once_a_day() {
     assert!(hub(99, None, Some((25, Some("a"), false))));
     assert!(!hub(99, None, Some((1, Some("a"), false))));
     assert!(hub(99, Some("a"), Some((1, Some("a"), true))));
+}
+
+#[test]
+fn only_what_this_database_knows_to_be_unused_is_destroyed_and_only_when_it_was_named_before() {
+    let mut evidence = sound();
+    let by = |mark: &str| (MADE_BY.to_owned(), mark.to_owned());
+    for (n, mark) in [(1, Some(made_by("i", 1))), (2, Some(made_by("i", 0))), (3, Some(made_by("j", 1))), (4, None)] {
+        let mut stray = snapshot("tank/keep/m-m2-disk-0", &format!("gone{n}"), &format!("9{n}"));
+        let mut disk = dataset(&format!("tank/keep/m-gone{n}-disk-0"), Some(&format!("gone{n}")));
+        for properties in [&mut stray.properties, &mut disk.properties] {
+            properties.extend(mark.as_deref().map(by));
+        }
+        evidence.snapshots.push(stray);
+        evidence.datasets.push(disk);
+    }
+    let found = judge(&evidence);
+    assert_eq!(found.len(), 8, "{found:?}");
+    assert_eq!(found.iter().filter(|finding| finding.message.contains("--collect")).count(), 2, "{found:?}");
+    let names = |before: &[crate::api::hub::Finding]| -> Vec<String> {
+        let (snapshots, disks) = unused(&evidence, &found, before);
+        snapshots.iter().map(|found| found.name.to_string()).chain(disks.iter().map(|found| found.name.to_string())).collect()
+    };
+    assert_eq!(names(&found), ["tank/keep/m-m2-disk-0@av-gone1", "tank/keep/m-gone1-disk-0"]);
+    assert!(names(&[]).is_empty(), "what nobody was told of stays");
+    let other_kind: Vec<_> =
+        found.iter().cloned().map(|finding| crate::api::hub::Finding { kind: FindingKind::Foreign, ..finding }).collect();
+    assert!(names(&other_kind).is_empty());
+    evidence.made_by = String::new();
+    assert!(unused(&evidence, &found, &found).0.is_empty(), "who is nobody made nothing");
 }

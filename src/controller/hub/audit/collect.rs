@@ -1,0 +1,37 @@
+//! Destroys what this installation made and nothing needs, as the audit shows it.
+
+use super::judge::unused;
+use super::look::Evidence;
+use crate::api::hub::Finding;
+use crate::driver::Driver;
+
+/// Returns the names of what was destroyed. Their findings go; those of what was not destroyed say why.
+pub(super) async fn collect(evidence: &Evidence, findings: &mut Vec<Finding>, before: &[Finding], driver: &Driver) -> Vec<String> {
+    let (snapshots, disks) = unused(evidence, findings, before);
+    let mut collected = Vec::new();
+    // Snapshots first: a disk that carries one stays.
+    for snapshot in snapshots {
+        let outcome = driver.destroy_unused_snapshot(snapshot).await;
+        settle(&snapshot.name.to_string(), outcome, findings, &mut collected);
+    }
+    for disk in disks {
+        let outcome = driver.destroy_unused_disk(disk).await;
+        settle(&disk.name.to_string(), outcome, findings, &mut collected);
+    }
+    if !collected.is_empty() {
+        tracing::info!(object.name = evidence.hub, "the audit collected {}", collected.join(", "));
+    }
+    collected
+}
+
+fn settle(name: &str, outcome: Result<(), crate::driver::Error>, findings: &mut Vec<Finding>, collected: &mut Vec<String>) {
+    match outcome {
+        Ok(()) => {
+            findings.retain(|finding| finding.name != name);
+            collected.push(name.to_owned());
+        }
+        Err(error) => findings.iter_mut().filter(|finding| finding.name == name).for_each(|finding| {
+            finding.message = format!("{}; it was not collected: {error}", finding.message);
+        }),
+    }
+}
