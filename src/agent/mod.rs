@@ -76,7 +76,7 @@ pub fn launch(machine: &Machine, start: &Start<'_>) -> Launch {
         ("AUTOVIBE_GATEWAY", gateway),
         ("AUTOVIBE_TOKEN", start.token),
         ("AUTOVIBE_PROMPT", &machine.spec.goal.prompt),
-        ("AUTOVIBE_CONTINUE", CONTINUE),
+        ("AUTOVIBE_CONTINUE", &go_on(machine)),
         ("AUTOVIBE_SESSION", &session(machine.metadata.uid.as_deref().unwrap_or_default())),
         ("AUTOVIBE_LAUNCH", &start.number.to_string()),
         ("AUTOVIBE_WORKSPACE", &machine.spec.goal.workspace),
@@ -127,5 +127,12 @@ fn quote(text: &str) -> String {
 }
 
 const HOME: &str = "/home/agent";
-/// What a resumed agent is told.
-const CONTINUE: &str = "Continue from where you left off: the connection was interrupted. Look at the present state of the files before you go on, then finish the goal.";
+/// What an agent is told that goes on, if nothing else happened.
+const INTERRUPTED: &str = "Continue from where you left off: the connection was interrupted.";
+/// What it is told in any case.
+const GO_ON: &str = "Look at the present state of the files before you go on, then finish the goal.";
+
+fn go_on(machine: &Machine) -> String {
+    let told = machine.status.as_ref().and_then(|status| status.agent.as_ref()?.told.as_deref());
+    format!("{} {GO_ON}", told.unwrap_or(INTERRUPTED))
+}

@@ -359,7 +359,7 @@ fn claude_code_resumes_exactly_when_its_session_was_begun_on_this_disk() {
         let id = session("u");
         assert_eq!(run(), format!("<-p><--session-id><{id}>{flags}--help; $(reboot)\n"));
         std::fs::write(home.join(format!(".claude/projects/x/{id}.jsonl")), "{\"type\":\"user\"}\n").unwrap();
-        assert_eq!(run(), format!("<-p><{CONTINUE}><--resume><{id}>{flags}"));
+        assert_eq!(run(), format!("<-p><{INTERRUPTED} {GO_ON}><--resume><{id}>{flags}"));
     }
 }
 

@@ -67,6 +67,8 @@ pub enum Trigger {
     Requested,
     BetweenMessages,
     Suspend,
+    /// What its Machine was before it was put back to another state.
+    Restore,
     Final,
     Import,
 }

@@ -60,6 +60,13 @@ pub struct MachineSpec {
     /// When checkpoints are taken and how many are kept.
     #[serde(default)]
     pub checkpoints: Checkpoints,
+    /// Puts its disks back to one of its own checkpoints, once for each change of this, while it has not ended. What it was before
+    /// becomes a checkpoint too. The conversation goes on from there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restore: Option<Restore>,
+    /// What is done when its agent or guest fails. Default: it ends.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retry: Option<Retry>,
     /// Files put into the workspace at spawn: for a first base. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
@@ -160,6 +167,43 @@ pub enum AfterFailure {
     Fail,
     /// Go on from its final checkpoint.
     Continue,
+}
+
+/// A state to put a Machine back to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Restore {
+    /// Name of a Checkpoint of this Machine.
+    pub checkpoint: String,
+    /// Any text: another one asks for the same checkpoint once more.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub request: String,
+}
+
+/// What is done when its agent fails, its `verify` command does not pass or its guest is lost. A limit that is used up is no
+/// failure: then it ends.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Retry {
+    /// How often, at most.
+    #[schemars(range(min = 1, max = 100))]
+    pub limit: u32,
+    /// From where.
+    #[serde(default)]
+    pub mode: RetryMode,
+}
+
+/// From where a Machine tries again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum RetryMode {
+    /// In the same guest, as it is; a guest that is lost goes on as with `Fork`.
+    #[default]
+    Warm,
+    /// From its newest checkpoint.
+    Fork,
+    /// From what it was spawned from, as if nothing had been done.
+    Cold,
 }
 
 /// Who does it.
@@ -368,7 +412,13 @@ pub struct MachineStatus {
     /// Name of the Checkpoint that it was spawned from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spawned_from: Option<String>,
-    /// Name of its newest Ready Checkpoint.
+    /// The state that its disks were last put back to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restored: Option<Restored>,
+    /// How often it was tried again, by `spec.retry`.
+    #[serde(default)]
+    pub retries: u32,
+    /// Name of its newest Ready Checkpoint; after it was put back, that one until there is a newer one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_checkpoint: Option<String>,
     /// Name of the Checkpoint in which it ended.
@@ -397,6 +447,27 @@ pub struct MachineStatus {
     pub finished_at: Option<Time>,
 }
 
+/// A state that disks were put back to.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Restored {
+    /// Name of the Checkpoint; `None` for the image that it was spawned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
+    /// The last `spec.restore` that was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<Restore>,
+    /// How often disks were put back.
+    #[serde(default)]
+    pub count: u32,
+    /// Number of the first disk since: those before it are put away, and carry the checkpoints from before.
+    #[serde(default)]
+    pub first_disk: u32,
+    /// When it was decided.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
+}
+
 /// A summary for people.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
@@ -409,6 +480,8 @@ pub enum Phase {
     Running,
     Suspending,
     Suspended,
+    /// Its disks are put back to an earlier state.
+    Restoring,
     Finishing,
     Succeeded,
     Failed,
@@ -457,6 +530,9 @@ pub struct AgentStatus {
     /// Its exit code, once it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exit_code: Option<i32>,
+    /// What it is told when it goes on, where it was not merely interrupted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub told: Option<String>,
 }
 
 /// What was consumed.

@@ -22,7 +22,9 @@ pub struct VmSpec {
     pub installation: String,
     pub cores: u64,
     pub memory_mebibytes: u64,
-    /// How many disks are attached, `vm-<vmid>-disk-0` and on.
+    /// Number of the first disk that is attached: `vm-<vmid>-disk-<first>`.
+    pub first_disk: u32,
+    /// How many disks are attached, from that one on.
     pub disks: u32,
 }
 
@@ -80,6 +82,13 @@ impl Driver {
             Err(proxmox::Error::NoConfig(_)) => Ok(Owner::Nobody),
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// Whether this disk is the first of a VM.
+    pub async fn attaches(&self, vmid: Vmid, disk: u32) -> Result<bool, Error> {
+        let config = self.proxmox.config(self.node(), vmid).await?;
+        let first = config.values.get("scsi0").map(|value| value.split(',').next().unwrap_or_default().to_owned());
+        Ok(first.is_some_and(|first| first == format!("{}:vm-{vmid}-disk-{disk}", self.connection().storage)))
     }
 
     /// What a VM of this installation says of its Machine, by all its marks; `None` of any other, and where there is none.
@@ -365,7 +374,7 @@ fn config_values(spec: &VmSpec, storage: &str, bridge: &str) -> BTreeMap<String,
     .map(|(key, value)| (key.to_owned(), value))
     .collect();
     for index in 0..spec.disks {
-        values.insert(format!("scsi{index}"), format!("{storage}:vm-{}-disk-{index}", spec.vmid));
+        values.insert(format!("scsi{index}"), format!("{storage}:vm-{}-disk-{}", spec.vmid, spec.first_disk + index));
     }
     values
 }
@@ -418,6 +427,7 @@ mod tests {
             installation: "i".into(),
             cores: 2,
             memory_mebibytes: 4096,
+            first_disk: 0,
             disks: 2,
         }
     }

@@ -57,6 +57,10 @@ impl<'a> Lineage<'a> {
                     uses.insert(Use::Disk { machine: machine_name() });
                 }
             }
+            let put_back_to = status.and_then(|status| status.restored.as_ref()?.checkpoint.as_deref());
+            if put_back_to == Some(name) && (has_vm || !finished) {
+                uses.insert(Use::Disk { machine: machine_name() });
+            }
             if !finished && spawned_from.is_none() && self.wants(machine).contains(name) {
                 uses.insert(Use::Spawn { machine: machine_name() });
             }
@@ -64,10 +68,13 @@ impl<'a> Lineage<'a> {
                 uses.insert(Use::Ending { machine: machine_name() });
             }
         }
-        let own = self.checkpoints.get(name).and_then(|checkpoint| machine_uid(checkpoint));
+        let this = self.checkpoints.get(name).copied();
+        let own = this.and_then(machine_uid);
         for other in self.checkpoints.values().filter(|other| other.name() != name && is_stored(other)) {
             let uid = machine_uid(other);
-            let spawned = other.status.as_ref().and_then(|status| status.parent.as_deref()) == Some(name) && uid != own;
+            // Of the same Machine it stands on the same disk, unless that was put back in between.
+            let is_child = other.status.as_ref().and_then(|status| status.parent.as_deref()) == Some(name);
+            let spawned = is_child && (uid != own || this.is_some_and(|this| stand_apart(this, other)));
             if spawned || uid.is_some_and(|uid| children.contains(uid)) {
                 uses.insert(Use::Base { checkpoint: other.name().to_owned() });
             }
@@ -120,6 +127,12 @@ impl<'a> Lineage<'a> {
 
 fn is_finished(machine: &Machine) -> bool {
     machine.status.as_ref().is_some_and(|status| status.phase.is_finished())
+}
+
+/// Whether two checkpoints of a Machine stand on other disks.
+fn stand_apart(one: &Checkpoint, other: &Checkpoint) -> bool {
+    let first = |checkpoint: &Checkpoint| Some(checkpoint.status.as_ref()?.volumes.first()?.dataset.clone());
+    first(one).zip(first(other)).is_some_and(|(one, other)| one != other)
 }
 
 fn machine_uid(checkpoint: &Checkpoint) -> Option<&str> {

@@ -352,6 +352,7 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
         installation: "test".into(),
         cores: 1,
         memory_mebibytes: 256,
+        first_disk: 0,
         disks: 1,
     };
     driver.create_vm(&spec, &clock).await.unwrap();

@@ -18,6 +18,13 @@ pub(super) fn machine(machine: &Machine, last: Option<&Checkpoint>, budgets: &[B
     if let Some(from) = &status.spawned_from {
         first += &format!(", from checkpoint {from}");
     }
+    if let Some(restored) = &status.restored {
+        let to = restored.checkpoint.as_ref().map_or_else(|| "its image".to_owned(), |name| format!("checkpoint {name}"));
+        first += &format!(", put back to {to}");
+    }
+    if status.retries > 0 {
+        first += &format!(", tried again {} of {} times", status.retries, machine.spec.retry.as_ref().map_or(0, |retry| retry.limit));
+    }
     if let Some(reason) = status.termination_reason {
         first += &format!(", ended: {reason:?}");
     }

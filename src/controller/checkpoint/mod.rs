@@ -93,7 +93,7 @@ async fn record(checkpoint: &Checkpoint, plan: &Plan, outcome: &Outcome, context
 /// Whether the Machine's own controller takes this one's snapshot.
 fn captured_by_machine(checkpoint: &Checkpoint) -> bool {
     use crate::api::checkpoint::Trigger;
-    matches!(checkpoint.spec.trigger, Trigger::Final | Trigger::Suspend)
+    matches!(checkpoint.spec.trigger, Trigger::Final | Trigger::Suspend | Trigger::Restore)
 }
 
 /// The newest checkpoint captured of each Machine, as far as this process took it: spares waiting for the Machine's own status
@@ -104,6 +104,10 @@ pub struct Newest(Mutex<BTreeMap<String, String>>);
 impl Newest {
     fn get(&self, machine_uid: &str) -> Option<String> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(machine_uid).cloned()
+    }
+    /// The Machine was put back: its own status is the answer.
+    pub(in crate::controller) fn forget(&self, machine_uid: &str) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(machine_uid);
     }
     fn set(&self, machine_uid: &str, name: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(machine_uid.to_owned(), name.to_owned());

@@ -137,7 +137,10 @@ fn capture(checkpoint: &Checkpoint, observed: &Observed, now: Timestamp) -> Plan
     }
     match status.phase {
         Phase::Running | Phase::Suspending | Phase::Suspended | Phase::Finishing => {}
-        Phase::Succeeded | Phase::Failed | Phase::Terminating | Phase::Pending | Phase::Waiting | Phase::Spawning => {
+        Phase::Restoring if !by_hand => {
+            return Plan::fail("Superseded", format!("it was not captured in time, and machine {name} is put back to another state"));
+        }
+        Phase::Succeeded | Phase::Failed | Phase::Terminating | Phase::Pending | Phase::Waiting | Phase::Spawning | Phase::Restoring => {
             return without_vm(machine, by_hand);
         }
     }

@@ -47,6 +47,8 @@ pub(super) enum Fact {
         ending: Ending,
         name: String,
     },
+    /// Nothing is left of the VM that it had.
+    PutAway,
     /// It cannot go on: to the end.
     Ended {
         reason: TerminationReason,
@@ -194,6 +196,7 @@ impl Act<'_> {
             Step::Flush => self.flush().await,
             Step::ShutDown => self.shut_down().await,
             Step::Capture(ending) => self.capture(*ending).await,
+            Step::PutAway => self.put_away().await,
             Step::KeepDisks => self.keep_disks().await,
             Step::DestroyDisks => self.destroy_disks().await,
             Step::DeleteVm => self.delete_vm().await,

@@ -107,6 +107,11 @@ fn suspend_name(machine: &str, status: &MachineStatus) -> String {
     format!("{machine}-suspend-{}", status.agent.as_ref().map_or(0, |agent| agent.launches))
 }
 
+/// Name of the checkpoint of what it was before it was last put back.
+fn restore_name(machine: &str, status: &MachineStatus) -> String {
+    format!("{machine}-before-restore-{}", status.restored.as_ref().map_or(0, |restored| restored.count))
+}
+
 /// Whether a checkpoint is this Machine's, not only its name's.
 fn is_own(checkpoint: &Checkpoint, machine: &Machine) -> bool {
     if checkpoint.spec.machine.as_deref() != Some(machine.name()) {

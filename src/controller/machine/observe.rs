@@ -9,12 +9,14 @@ use crate::api::{Budget, Checkpoint, DEFAULT_HUB, Kind};
 use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
 use crate::driver::guest::AgentState;
+use crate::driver::storage::disk_index;
 use crate::driver::vm::Owner;
 use crate::ledger::Usage;
 use crate::proxmox::{Power, Vmid};
 use crate::runtime::Seen;
 use crate::store::calls::{CallState, CallSummary};
 use crate::wire::annotation;
+use crate::zfs::Dataset;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -81,6 +83,7 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         after: if waiting { predecessors(machine, context).await? } else { Vec::new() },
         base,
         ask,
+        restore: restore(machine, &status, context).await?,
         budget: if waiting { budget(machine, context).await? } else { Ok(()) },
         limits: limits(machine, hub.as_deref()),
         lease,
@@ -220,8 +223,9 @@ enum Looked {
 /// What the disks are cloned from: what was decided when it was spawned, or what `from` and `after` lead to now.
 async fn base(machine: &Machine, status: &MachineStatus, hub: Option<&HubHandle>, context: &Context) -> Result<Looked, Error> {
     let from = machine.spec.from.clone().unwrap_or_default();
+    let decided = status.restored.as_ref().map_or(&status.spawned_from, |restored| &restored.checkpoint);
     if status.phase == Phase::Spawning
-        && let Some(name) = &status.spawned_from
+        && let Some(name) = decided
     {
         return checkpoint_base(machine, name, context).await.map(Looked::At);
     }
@@ -298,6 +302,21 @@ async fn captured_for(machine: &Machine, source: &Machine, last: Option<String>,
     })
 }
 
+/// Whether what is asked to be put back is there and its own; `None` when nothing is asked, or it was done.
+async fn restore(machine: &Machine, status: &MachineStatus, context: &Context) -> Result<Option<Result<(), String>>, Error> {
+    let Some(asked) = &machine.spec.restore else { return Ok(None) };
+    if status.vm.is_none() || status.restored.as_ref().and_then(|restored| restored.asked.as_ref()) == Some(asked) {
+        return Ok(None);
+    }
+    let name = &asked.checkpoint;
+    let found = context.objects.get::<Checkpoint>(machine.namespace(), name).await?;
+    if found.is_some_and(|found| !is_own(&found, machine)) {
+        let remedy = "name one of its own in spec.restore, or spawn another machine from it";
+        return Ok(Some(Err(format!("checkpoint {name} is not of this machine: {remedy}"))));
+    }
+    Ok(Some(checkpoint_base(machine, name, context).await?.map(drop)))
+}
+
 async fn checkpoint_base(machine: &Machine, name: &str, context: &Context) -> Result<Result<Base, String>, Error> {
     let Some(checkpoint) = context.objects.get::<Checkpoint>(machine.namespace(), name).await? else {
         return Ok(Err(format!("for checkpoint {name}, which does not exist; create it")));
@@ -352,6 +371,9 @@ async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Contex
     let all = context.objects.list_where::<Checkpoint>(machine.namespace(), of_it).await?;
     let finals = final_names(machine);
     let mut found = Checkpoints::default();
+    // Until the disks that it has are put away, they are its state.
+    let restored = status.restored.as_ref().filter(|_| status.phase != Phase::Restoring);
+    let first_disk = restored.map_or(0, |restored| restored.first_disk);
     let (mut newest, mut turns, mut others) = (None, 0, 0);
     for checkpoint in all.iter().filter(|checkpoint| is_own(checkpoint, machine)) {
         let taken = checkpoint.status.clone().unwrap_or_default();
@@ -373,9 +395,13 @@ async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Contex
             taken.session.map_or(0, |session| session.turn),
             name.to_owned(),
         );
-        newest = newest.max(Some(order));
+        // What was captured before it was put back is no state that it has now.
+        let stands = taken.volumes.iter().all(|volume| disk_index(&Dataset(volume.dataset.clone())).is_none_or(|disk| disk >= first_disk));
+        if stands {
+            newest = newest.max(Some(order));
+        }
     }
-    found.last = newest.map(|(.., name)| name);
+    found.last = newest.map(|(.., name)| name).or_else(|| restored?.checkpoint.clone());
     // Retention takes some away; what was taken stays counted.
     found.taken = (turns + others).max(status.checkpoints);
     Ok(found)

@@ -6,12 +6,14 @@
 use crate::agent::{LastCall, Verdict, verdict};
 use crate::api::checkpoint::Volume;
 use crate::api::machine::{
-    AfterFailure, AgentStatus, Limits, Machine, MachineStatus, OnTerminate, OperatingMode, Phase, TerminationReason,
+    AfterFailure, AgentStatus, Limits, Machine, MachineStatus, OnTerminate, OperatingMode, Phase, Restored, RetryMode, TerminationReason,
 };
 use crate::api::{Kind, quantity::GoDuration};
 use crate::driver::guest::AgentState;
+use crate::driver::storage::disk_index;
 use crate::proxmox::{Power, Vmid};
 use crate::runtime::{Requeue, Seen};
+use crate::zfs::Dataset;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
@@ -37,6 +39,8 @@ pub(super) struct Observed {
     pub base: Result<Base, String>,
     /// What is to be asked for first, for the base.
     pub ask: Option<Ask>,
+    /// Whether what `spec.restore` names can be put back, when that is still to be done; or why not.
+    pub restore: Option<Result<(), String>>,
     /// Why its Budget cannot be charged, if it cannot.
     pub budget: Result<(), String>,
     pub limits: Limits,
@@ -125,6 +129,8 @@ pub(super) enum Step {
     Flush,
     ShutDown,
     Capture(Ending),
+    /// The disks go to the checkpoint tree and the VM is deleted; the Machine gets others.
+    PutAway,
     KeepDisks,
     DestroyDisks,
     DeleteVm,
@@ -135,6 +141,8 @@ pub(super) enum Step {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Ending {
     Suspend,
+    /// Before it is put back to another state.
+    Restore,
     Final,
 }
 
@@ -189,12 +197,38 @@ pub(super) fn plan(machine: &Machine, observed: &Observed, now: Timestamp, resyn
         next.termination_reason.get_or_insert(TerminationReason::Deleted);
         next.phase = Phase::Terminating;
     }
+    let mut refused = None;
+    if matches!(next.phase, Phase::Running | Phase::Suspended | Phase::Spawning) && next.vm.is_some() {
+        match &observed.restore {
+            Some(Ok(())) => {
+                let asked = machine.spec.restore.clone();
+                let checkpoint = asked.as_ref().map(|asked| asked.checkpoint.clone());
+                put_back(&mut next, checkpoint, now);
+                next.restored.get_or_insert_default().asked = asked;
+            }
+            Some(Err(why)) => refused = Some(why.clone()),
+            None => {}
+        }
+    }
+    let plan = by_phase(machine, observed, next, now, resync);
+    // It goes on as it is meanwhile.
+    match refused {
+        Some(why) if plan.waiting.is_none() => {
+            let requeue = plan.requeue;
+            plan.wait("RestoreNotReady", why, requeue)
+        }
+        _ => plan,
+    }
+}
+
+fn by_phase(machine: &Machine, observed: &Observed, next: MachineStatus, now: Timestamp, resync: Duration) -> Plan {
     match next.phase {
         Phase::Pending | Phase::Waiting => wait(machine, observed, next, now, resync),
         Phase::Spawning => spawn(machine, observed, next, now),
         Phase::Running => run(machine, observed, next, now, resync),
         Phase::Suspending => suspend(observed, next, now),
         Phase::Suspended => suspended(machine, observed, next, now),
+        Phase::Restoring => restore(observed, next, now),
         Phase::Finishing | Phase::Terminating | Phase::Succeeded | Phase::Failed => end(machine, observed, next, now),
     }
 }
@@ -289,9 +323,11 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
     let power = match &observed.vm {
         Seen::Unknown { why } => return Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON)),
         // The number was taken by someone after it was leased: give it up and lease another.
-        Seen::Present(Vm::Foreign(_)) if next.started_at.is_none() => return Plan::of(next).steps([Step::DestroyDisks, Step::EndLease]),
+        Seen::Present(Vm::Foreign(_)) if next.started_at.is_none() || next.vm.is_none() => {
+            return Plan::of(next).steps([Step::DestroyDisks, Step::EndLease]);
+        }
         Seen::Present(Vm::Foreign(_)) => return lost(next, now, "its VM's number is someone else's now"),
-        Seen::Absent if next.started_at.is_some() => return lost(next, now, "its VM was deleted by someone else"),
+        Seen::Absent if next.started_at.is_some() && next.vm.is_some() => return lost(next, now, "its VM was deleted by someone else"),
         Seen::Absent => {
             let base = match &observed.base {
                 Ok(base) => base.clone(),
@@ -311,6 +347,13 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
         Seen::Present(Vm::Ours(power)) => *power,
     };
     next.started_at.get_or_insert_with(|| api_time(now));
+    if power == Power::Stopped && next.restored.is_some() && machine.spec.operating_mode == OperatingMode::Suspended {
+        // It was put back while it was suspended, and stays so.
+        next.phase = Phase::Suspended;
+        let mut plan = Plan::of(next);
+        plan.requeue = Requeue::After(Duration::ZERO);
+        return plan;
+    }
     let mut plan = Plan::of(next);
     if power == Power::Stopped {
         plan.steps.push(Step::Start);
@@ -417,6 +460,73 @@ fn suspend(observed: &Observed, next: MachineStatus, now: Timestamp) -> Plan {
     }
 }
 
+/// Decides that disks are put back; what it takes is planned from this record.
+fn put_back(next: &mut MachineStatus, checkpoint: Option<String>, now: Timestamp) {
+    leave_running(next, now);
+    let disks = next.vm.iter().flat_map(|vm| &vm.disks).filter_map(|disk| disk_index(&Dataset(disk.clone())));
+    let before = next.restored.take().unwrap_or_default();
+    let first_disk = disks.max().map_or(before.first_disk, |last| last + 1);
+    let (checkpoint, at) = (checkpoint, Some(api_time(now)));
+    next.restored = Some(Restored { checkpoint, count: before.count + 1, first_disk, at, asked: before.asked });
+    next.phase = Phase::Restoring;
+}
+
+/// The present state becomes a checkpoint, its disks are put away, and others are cloned.
+fn restore(observed: &Observed, next: MachineStatus, now: Timestamp) -> Plan {
+    let capture = Step::Capture(Ending::Restore);
+    match &observed.vm {
+        _ if observed.hub.is_err() => {
+            let why = observed.hub.as_ref().err().cloned().unwrap_or_default();
+            Plan::of(next).wait("HubNotReady", format!("for its hub: {why}"), Requeue::After(SOON))
+        }
+        Seen::Unknown { why } => Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON)),
+        Seen::Present(Vm::Foreign(_)) => lost(next, now, "its VM's number is someone else's now"),
+        Seen::Present(Vm::Ours(Power::Running)) => {
+            Plan::of(next).steps([Step::StopAgent, Step::Flush, Step::ShutDown, capture, Step::PutAway])
+        }
+        Seen::Present(Vm::Ours(Power::Stopped)) => Plan::of(next).steps([capture, Step::PutAway]),
+        Seen::Absent => Plan::of(next).steps([Step::PutAway]),
+    }
+}
+
+/// What a failure leads to where `spec.retry` has some left; `None` when it ends.
+fn retried(machine: &Machine, observed: &Observed, status: &MachineStatus, now: Timestamp) -> Option<MachineStatus> {
+    let retry = machine.spec.retry.as_ref().filter(|retry| status.retries < retry.limit)?;
+    let reason = status.termination_reason?;
+    let failed = matches!(reason, TerminationReason::AgentFailed | TerminationReason::VerifyFailed | TerminationReason::GuestLost);
+    let ending = machine.is_deleting() || status.phase != Phase::Finishing || observed.checkpoints.last_of_all.is_some();
+    let foreign = matches!(observed.vm, Seen::Present(Vm::Foreign(_)) | Seen::Unknown { .. });
+    if !failed || ending || foreign || observed.hub.is_err() || observed.lease.is_none() || status.started_at.is_none() {
+        return None;
+    }
+    let mut next = status.clone();
+    next.retries += 1;
+    next.termination_reason = None;
+    let lost = reason == TerminationReason::GuestLost || !matches!(observed.vm, Seen::Present(Vm::Ours(_)));
+    match retry.mode {
+        RetryMode::Warm if !lost => relaunch(&mut next, now),
+        RetryMode::Cold => {
+            let origin = next.spawned_from.clone();
+            put_back(&mut next, origin, now);
+        }
+        RetryMode::Warm | RetryMode::Fork => {
+            let newest = next.last_checkpoint.clone().or_else(|| next.spawned_from.clone());
+            put_back(&mut next, newest, now);
+        }
+    }
+    let said = status.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
+    if let Some(agent) = next.agent.as_mut().filter(|_| next.phase == Phase::Spawning) {
+        let what = if reason == TerminationReason::VerifyFailed {
+            "the goal was verified, and is not achieved yet"
+        } else {
+            "you ended with a failure"
+        };
+        agent.told = Some(format!("Continue from where you left off: {what}{said}."));
+    }
+    next.message = Some(format!("tried again ({} of {}, {:?}) after {reason:?}{said}", next.retries, retry.limit, retry.mode));
+    Some(next)
+}
+
 fn suspended(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
     if machine.spec.operating_mode == OperatingMode::Suspended {
         return Plan::of(next).wait("Suspended", "for spec.operatingMode to be Running", Requeue::Never);
@@ -431,6 +541,11 @@ fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
         && observed.lease.is_some()
     {
         return Plan::of(next).wait("HubNotReady", format!("for its hub: {why}"), Requeue::After(SOON));
+    }
+    if let Some(again) = retried(machine, observed, &next, now) {
+        let mut plan = Plan::of(again);
+        plan.requeue = Requeue::After(Duration::ZERO);
+        return plan;
     }
     // What was never started has nothing that its base has not.
     let discard = machine.spec.on_terminate == OnTerminate::Discard || next.started_at.is_none();
@@ -504,12 +619,13 @@ fn lost(mut next: MachineStatus, now: Timestamp, why: &str) -> Plan {
     finish(next, now, TerminationReason::GuestLost)
 }
 
-fn relaunch(next: &mut MachineStatus, now: Timestamp) {
+pub(super) fn relaunch(next: &mut MachineStatus, now: Timestamp) {
     next.phase = Phase::Spawning;
     let agent = next.agent.get_or_insert_with(AgentStatus::default);
     agent.launches += 1;
     agent.decided_at = Some(api_time(now));
     agent.exit_code = None;
+    agent.told = None;
 }
 
 /// Counts the time that the agent ran, once, when it no longer does.
@@ -573,6 +689,8 @@ impl Step {
             Self::Flush => "Flush",
             Self::ShutDown => "ShutDown",
             Self::Capture(Ending::Suspend) => "CaptureSuspend",
+            Self::Capture(Ending::Restore) => "CaptureRestore",
+            Self::PutAway => "PutAway",
             Self::Capture(Ending::Final) => "CaptureFinal",
             Self::KeepDisks => "KeepDisks",
             Self::DestroyDisks => "DestroyDisks",
@@ -593,7 +711,7 @@ impl Step {
             Self::Verify => "running the verify command",
             Self::KeepBundle | Self::Flush | Self::ShutDown => "shutting the VM down",
             Self::Capture(_) => "taking the checkpoint",
-            Self::KeepDisks | Self::DestroyDisks => "putting the disks away",
+            Self::PutAway | Self::KeepDisks | Self::DestroyDisks => "putting the disks away",
             Self::DeleteVm | Self::EndLease => "deleting the VM",
         }
     }

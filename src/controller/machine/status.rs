@@ -1,7 +1,7 @@
 //! What a Machine's status says: the decision, what was reached, and what was observed. Pure.
 
 use super::act::{Fact, Outcome};
-use super::plan::{Ending, Observed, Plan, VM_UNKNOWN, Waiting, api_time, ran};
+use super::plan::{Ending, Observed, Plan, VM_UNKNOWN, Waiting, api_time, ran, relaunch};
 use crate::api::Kind;
 use crate::api::machine::{Machine, MachineStatus, Phase, TerminationReason, VmStatus};
 use crate::api::meta::put_condition;
@@ -79,12 +79,20 @@ fn reach(next: &mut MachineStatus, fact: &Fact, now: Timestamp) {
             next.termination_reason = Some(if *passed { TerminationReason::Completed } else { TerminationReason::VerifyFailed });
             next.message = Some(message.clone());
         }
-        Fact::Captured { ending, name } => {
+        Fact::Captured { ending: Ending::Final, name } => {
             next.last_checkpoint = Some(name.clone());
-            match ending {
-                Ending::Final => next.final_checkpoint = Some(name.clone()),
-                Ending::Suspend => next.phase = Phase::Suspended,
-            }
+            next.final_checkpoint = Some(name.clone());
+        }
+        Fact::Captured { ending: Ending::Suspend, name } => {
+            next.last_checkpoint = Some(name.clone());
+            next.phase = Phase::Suspended;
+        }
+        // What it was: it becomes another.
+        Fact::Captured { ending: Ending::Restore, .. } => {}
+        Fact::PutAway => {
+            next.vm = None;
+            next.last_checkpoint = next.restored.as_ref().and_then(|restored| restored.checkpoint.clone());
+            relaunch(next, now);
         }
         Fact::Ended { reason, message } => {
             next.phase = Phase::Finishing;
@@ -163,6 +171,7 @@ fn progress(phase: Phase) -> &'static str {
         Phase::Pending | Phase::Waiting => "Pending",
         Phase::Spawning => "Spawning",
         Phase::Suspending => "Suspending",
+        Phase::Restoring => "Restoring",
         Phase::Finishing => "Finishing",
         Phase::Terminating => "Terminating",
         Phase::Running | Phase::Suspended | Phase::Succeeded | Phase::Failed => "Progressing",

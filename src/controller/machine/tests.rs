@@ -51,6 +51,7 @@ fn seen() -> Observed {
         after: Vec::new(),
         base: Ok(base()),
         ask: None,
+        restore: None,
         budget: Ok(()),
         limits: Limits {
             money: Some(Money { amount: NanoUsd(5_000_000_000), currency: Currency::USD }),

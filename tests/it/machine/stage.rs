@@ -195,6 +195,18 @@ impl Stage {
         hub.store.close().await;
     }
 
+    /// Someone stops and deletes a VM by hand.
+    pub(crate) async fn destroy_by_hand(&self, vmid: u32) {
+        let (client, node) = (client(&self.lab), Node(self.lab.endpoint().node.clone()));
+        let unprotected = [("protection".to_owned(), "0".to_owned())].into();
+        client.configure(&node, Vmid(vmid), &unprotected, &[], None).await.unwrap();
+        for task in [client.stop(&node, Vmid(vmid)).await.unwrap(), client.delete(&node, Vmid(vmid)).await.unwrap()] {
+            while client.task(&task).await.unwrap() == proxmox::TaskStatus::Running {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+
     /// Names of the VMs that are not someone else's, by VMID.
     pub(crate) fn vms(&self) -> BTreeMap<u32, String> {
         self.lab.vms().into_iter().filter(|(vmid, _)| *vmid != FOREIGN.0).collect()
@@ -335,7 +347,8 @@ impl Stage {
         let checkpoint = self.checkpoint(&name).await.unwrap();
         let taken = checkpoint.status.clone().unwrap();
         assert_eq!((taken.phase, taken.machine_uid.as_deref(), taken.volumes.len()), (CheckpointPhase::Ready, Some(machine.uid()), 1));
-        let snapshot = format!("tank/autovibe/m-{}-disk-0@{}", machine.uid(), taken.volumes[0].snapshot);
+        let disk = taken.volumes[0].dataset.rsplit_once("-disk-").unwrap().1;
+        let snapshot = format!("tank/autovibe/m-{}-disk-{disk}@{}", machine.uid(), taken.volumes[0].snapshot);
         assert!(self.datasets().contains(&snapshot), "{snapshot} is not there: {:?}", self.datasets());
         self.assert_no_vm(machine).await;
     }

@@ -56,6 +56,7 @@ fn spec(vmid: u32, namespace: &str) -> VmSpec {
         installation: "i".into(),
         cores: 1,
         memory_mebibytes: 128,
+        first_disk: 0,
         disks: 0,
     }
 }

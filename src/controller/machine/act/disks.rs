@@ -44,7 +44,7 @@ impl Act<'_> {
 
     pub(super) async fn fork(&self, base: &Base) -> Result<Done, Problem> {
         let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
-        for (index, volume) in (0..).zip(&base.volumes) {
+        for (index, volume) in (self.first_disk()..).zip(&base.volumes) {
             let Some(snapshot) = driver.locate(volume, base.machine_uid.as_deref()).await? else {
                 return Err(driver::Error::Missing(format!("the snapshot {}@{} is gone", volume.dataset, volume.snapshot)).into());
             };
@@ -63,6 +63,7 @@ impl Act<'_> {
             installation: self.context.objects.installation(hub_name(self.machine)).await?,
             cores: self.machine.spec.resources.cpu.cores(),
             memory_mebibytes: self.machine.spec.resources.memory.mebibytes(),
+            first_disk: self.first_disk(),
             disks,
         };
         match driver.create_vm(&spec, self.clock()).await {
@@ -80,7 +81,12 @@ impl Act<'_> {
 
     pub(super) async fn adopt_vm(&self, disks: u32) -> Result<Done, Problem> {
         let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
-        let disks = (0..disks).map(|index| driver.disk(vmid, index).0).collect();
+        let first = self.first_disk();
+        // One that was put back may be seen as it was.
+        if first > 0 && !driver.attaches(vmid, first).await? {
+            return Err(Problem::Unseen(format!("VM {vmid} has other disks than those that were cloned for it")));
+        }
+        let disks = (first..first + disks).map(|index| driver.disk(vmid, index).0).collect();
         let vm = VmStatus { node: driver.node().0.clone(), vmid: vmid.0, disks };
         Ok(Done::Reached(super::Fact::Created(vm)))
     }
@@ -89,7 +95,26 @@ impl Act<'_> {
     pub(super) fn disks(&self, vmid: Vmid) -> Result<Vec<Dataset>, Problem> {
         let recorded = self.machine.status.as_ref().and_then(|status| status.vm.as_ref()).filter(|vm| vm.vmid == vmid.0);
         let driver = &self.hub()?.driver;
-        Ok(recorded.map_or_else(|| vec![driver.disk(vmid, 0)], |vm| vm.disks.iter().cloned().map(Dataset).collect()))
+        Ok(recorded.map_or_else(|| vec![driver.disk(vmid, self.first_disk())], |vm| vm.disks.iter().cloned().map(Dataset).collect()))
+    }
+
+    /// Number of the first disk that it has now.
+    fn first_disk(&self) -> u32 {
+        let restored = self.machine.status.as_ref().and_then(|status| status.restored.as_ref());
+        restored.map_or(0, |restored| restored.first_disk)
+    }
+
+    /// Keeps the disks that it had, with their checkpoints, and deletes the VM: it gets others.
+    pub(super) async fn put_away(&self) -> Result<Done, Problem> {
+        if self.machine.status.as_ref().is_some_and(|status| status.vm.is_some()) {
+            self.keep_disks().await?;
+        }
+        self.delete_vm().await?;
+        if let Some(Seen::Present(Vm::Foreign(_))) = self.context.machines.known(self.uid()).vm {
+            return Ok(Done::Stop(None));
+        }
+        self.context.newest.forget(self.uid());
+        Ok(Done::Reached(super::Fact::PutAway))
     }
 
     pub(super) async fn keep_disks(&self) -> Result<Done, Problem> {

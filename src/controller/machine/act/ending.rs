@@ -1,7 +1,7 @@
 //! The end, and a suspension: the guest is put to rest, its state becomes a checkpoint.
 
 use super::super::plan::{Ending, Vm};
-use super::super::{MACHINE_UID, final_names, is_own, suspend_name};
+use super::super::{MACHINE_UID, final_names, is_own, restore_name, suspend_name};
 use super::{Act, Done, Fact, Problem};
 use crate::api::checkpoint::{self, CheckpointPhase, CheckpointSpec, Session, Trigger};
 use crate::api::machine::TerminationReason;
@@ -210,6 +210,7 @@ impl Act<'_> {
         match ending {
             Ending::Final => status.final_checkpoint.unwrap_or_else(|| final_names(self.machine)[0].clone()),
             Ending::Suspend => suspend_name(self.machine.name(), &status),
+            Ending::Restore => restore_name(self.machine.name(), &status),
         }
     }
 
@@ -248,7 +249,7 @@ impl Act<'_> {
         let namespace = self.machine.namespace();
         let names = match ending {
             Ending::Final => final_names(self.machine).to_vec(),
-            Ending::Suspend => {
+            Ending::Suspend | Ending::Restore => {
                 let name = self.name(ending);
                 vec![name.clone(), format!("{name}-{}", self.uid().chars().take(8).collect::<String>())]
             }
@@ -259,6 +260,7 @@ impl Act<'_> {
             wanted.spec.trigger = match ending {
                 Ending::Final => Trigger::Final,
                 Ending::Suspend => Trigger::Suspend,
+                Ending::Restore => Trigger::Restore,
             };
             wanted.metadata = ObjectMeta {
                 labels: Some([(label::MACHINE.to_owned(), self.machine.name().to_owned())].into()),
