@@ -9,9 +9,12 @@ use std::{
     time::Duration,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 /// A connection that does not answer within this is let go, and another one asked.
 const UNTRIED: Duration = Duration::from_secs(2);
+/// So long a server counts as away that could not be reached.
+const AWAY: Duration = Duration::from_secs(1);
 
 /// A few connections that only read, opened when needed. Not sqlx's pool: that one has timers, which a test with paused time
 /// would run out.
@@ -21,6 +24,8 @@ pub(super) struct Readers {
     clock: Clock,
     idle: Arc<Mutex<Vec<Connection>>>,
     permits: Arc<Semaphore>,
+    /// When the server could last not be reached, and why.
+    away: Arc<Mutex<Option<(Instant, String)>>>,
 }
 
 /// A borrowed connection; goes back when dropped.
@@ -32,7 +37,7 @@ pub(super) struct Reader {
 
 impl Readers {
     pub(super) fn new(database: Database, clock: Clock, most: usize) -> Self {
-        Self { database, clock, idle: Arc::default(), permits: Arc::new(Semaphore::new(most)) }
+        Self { database, clock, idle: Arc::default(), permits: Arc::new(Semaphore::new(most)), away: Arc::default() }
     }
 
     pub(super) async fn take(&self) -> Result<Reader, Error> {
@@ -44,9 +49,23 @@ impl Readers {
         let connection = match idle.filter(|_| lives) {
             Some(connection) => connection,
             None if self.permits.is_closed() => return Err(Error::Closed),
-            None => self.database.reach(Purpose::Read, &self.clock).await?,
+            None => self.reach().await?,
         };
         Ok(self.lend(connection, permit))
+    }
+
+    /// A new connection. Who asks again right after it could not be had is told the same: the reads of one request are to wait
+    /// once for a server that is away.
+    async fn reach(&self) -> Result<Connection, Error> {
+        let last = self.away.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some((_, why)) = last.filter(|(since, _)| since.elapsed() < AWAY) {
+            return Err(Error::Unavailable(why));
+        }
+        let reached = self.database.reach(Purpose::Read, &self.clock).await;
+        if let Err(Error::Unavailable(why)) = &reached {
+            *self.away.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), why.clone()));
+        }
+        reached
     }
 
     /// One that lay idle, if there is one, not known to live: what fails on it is to be done again on one that
