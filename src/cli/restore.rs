@@ -1,8 +1,8 @@
 //! `autovibe restore`: a backup in the place of the store; or, with `--to`, a Machine put back to one of its checkpoints.
 
 use super::{Context, DatabaseArgs, print, resource, up};
-use crate::api::{Kind, Machine};
 use crate::api::machine::{Phase, Restore as Wanted};
+use crate::api::{Kind, Machine};
 use crate::clock::Clock;
 use crate::store::{self, Replace};
 use anyhow::{Context as _, bail};

@@ -9,6 +9,7 @@ use super::{
     parameters::Parameters,
     permission::{self, Who},
     schema,
+    state::Vm,
     task::Log,
 };
 use serde_json::Value;
@@ -273,60 +274,91 @@ impl Node {
 
     /// `PUT …/config`: at once, under the VM's file lock.
     pub(super) async fn configure(&self, vmid: u32, parameters: &Parameters) -> Answer {
-        let set = written(parameters)?;
-        let delete: Vec<&str> =
-            parameters.get("delete").map(|list| list.split([',', ' ', ';']).filter(|key| !key.is_empty()).collect()).unwrap_or_default();
-        for key in &delete {
+        let change = self.wanted(vmid, parameters)?;
+        let _flock = self.flock(vmid, FLOCK_WAIT).await.map_err(Refusal::die)?;
+        let vm = self.changeable(vmid, &change, parameters)?;
+        self.change(vmid, vm, change).await.map_err(Refusal::die)?;
+        Ok(Value::Null.into())
+    }
+
+    /// `POST …/config`: what is refused is refused at once, the rest is a worker's.
+    pub(super) async fn configure_later(self: &Arc<Self>, vmid: u32, parameters: &Parameters) -> Answer {
+        let change = self.wanted(vmid, parameters)?;
+        let flock = self.flock(vmid, FLOCK_WAIT).await.map_err(Refusal::die)?;
+        let vm = self.changeable(vmid, &change, parameters)?;
+        let node = self.clone();
+        self.spawn(&parameters.who, "qmconfig", vmid, move |log| async move {
+            let _flock = flock;
+            log.at_work().await;
+            node.change(vmid, vm, change).await
+        })
+    }
+
+    /// What is asked, as far as it can be judged without the config.
+    fn wanted(&self, vmid: u32, parameters: &Parameters) -> Result<Change, Refusal> {
+        let list = |name: &str| -> Vec<String> {
+            let words = parameters.get(name).into_iter().flat_map(|list| list.split([',', ' ', ';']));
+            words.filter(|key| !key.is_empty()).map(str::to_owned).collect()
+        };
+        let change = Change { set: written(parameters)?, delete: list("delete"), revert: list("revert") };
+        for key in &change.delete {
             if !schema::is_config_key(key) {
                 return Err(Refusal::parameter("delete", format!("unknown option '{key}'")));
             }
-            if set.contains_key(*key) {
+            if change.set.contains_key(key) {
                 return Err(Refusal::parameter("delete", format!("you can't use '-{key}' and -delete {key}' at the same time")));
             }
             if keys::root_only(key) {
                 return Err(Refusal::die(format!("only root can set '{key}' config")));
             }
         }
-        if set.is_empty() && delete.is_empty() && parameters.get("revert").is_none() {
+        if change.set.is_empty() && change.delete.is_empty() && parameters.get("revert").is_none() {
             return Err(Refusal::die("no options specified"));
         }
         self.must_exist(vmid)?;
-        let touched = set.keys().map(String::as_str).chain(delete.iter().copied());
-        self.may_set(vmid, None, touched, &set, &parameters.who)?;
-        self.check_disks(vmid, &set, &parameters.who)?;
-        let _flock = self.flock(vmid, FLOCK_WAIT).await.map_err(Refusal::die)?;
+        let touched = change.set.keys().chain(&change.delete).map(String::as_str);
+        self.may_set(vmid, None, touched, &change.set, &parameters.who)?;
+        self.check_disks(vmid, &change.set, &parameters.who)?;
+        Ok(change)
+    }
+
+    /// The config, if it may be changed so; its file is locked.
+    fn changeable(&self, vmid: u32, change: &Change, parameters: &Parameters) -> Result<Vm, Refusal> {
         let vm = self.vm(vmid).map_err(Refusal::die)?;
         if parameters.get("digest").is_some_and(|digest| !digest.is_empty() && digest != keys::digest(&vm)) {
             return Err(Refusal::die("checksum mismatch (file change by other user?)"));
         }
         Self::unlocked(&vm.config).map_err(Refusal::die)?;
-        let mut drives = delete.iter().filter(|key| keys::is_disk(key));
+        let mut drives = change.delete.iter().filter(|key| keys::is_disk(key));
         if let Some(drive) = drives.find(|_| vm.config.get("protection").is_some_and(|flag| flag == "1")) {
             return Err(Refusal::die(format!("can't remove drive '{drive}' - protection mode enabled")));
         }
+        Ok(vm)
+    }
+
+    async fn change(&self, vmid: u32, mut changed: Vm, change: Change) -> Result<(), String> {
         let running = self.guests.power(vmid).await;
-        let mut changed = vm;
-        for key in delete {
+        for key in &change.delete {
             if let Some(value) = changed.config.get(key).filter(|_| key.starts_with("unused"))
                 && let Some((storage, volume)) = keys::volume(value)
                 && changed.snapshots.values().any(|section| super::snapshot::uses(section, volume))
             {
-                return Err(Refusal::die(format!("unable to delete '{storage}:{volume}' - volume is still in use (snapshot?)")));
+                return Err(format!("unable to delete '{storage}:{volume}' - volume is still in use (snapshot?)"));
             }
             if running && !keys::is_live(key) {
-                changed.pending.insert(key.to_owned(), None);
+                changed.pending.insert(key.clone(), None);
                 continue;
             }
             let Some(value) = changed.config.remove(key) else { continue };
             let Some((storage, volume)) = keys::volume(&value).filter(|_| keys::is_disk(key)) else { continue };
             if key.starts_with("unused") {
-                self.pool(storage).map_err(Refusal::die)?.destroy(volume).await.map_err(Refusal::die)?;
+                self.pool(storage)?.destroy(volume).await?;
             } else if let Some(free) = (0..256).map(|n| format!("unused{n}")).find(|free| !changed.config.contains_key(free)) {
                 changed.config.insert(free, value.split(',').next().unwrap_or_default().to_owned());
             }
         }
-        for (key, value) in set {
-            let value = if keys::is_disk(&key) { self.attach(vmid, &value, &Made::default()).await.map_err(Refusal::die)? } else { value };
+        for (key, value) in change.set {
+            let value = if keys::is_disk(&key) { self.attach(vmid, &value, &Made::default()).await? } else { value };
             if running && !keys::is_live(&key) {
                 changed.pending.insert(key, Some(value));
             } else if value.is_empty() {
@@ -335,12 +367,19 @@ impl Node {
                 changed.config.insert(key, value);
             }
         }
-        for key in parameters.get("revert").into_iter().flat_map(|list| list.split([',', ' ', ';'])) {
+        for key in &change.revert {
             changed.pending.remove(key);
         }
         self.store.change(|state| state.vms.insert(vmid, changed));
-        Ok(Value::Null.into())
+        Ok(())
     }
+}
+
+/// A change of a config.
+struct Change {
+    set: BTreeMap<String, String>,
+    delete: Vec<String>,
+    revert: Vec<String>,
 }
 
 /// What waited for the next start.

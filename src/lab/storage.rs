@@ -9,7 +9,11 @@ use super::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use std::{collections::BTreeSet, sync::Arc};
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Size of each in bytes.
 pub(super) const TOTAL: u64 = 1 << 38;
@@ -78,10 +82,52 @@ impl Config {
     }
 }
 
+impl Config {
+    /// A section of `storage.cfg`.
+    fn shown(&self, name: &str, digest: &str) -> Value {
+        let mut row = json!({ "digest": digest, "storage": name, "type": self.kind.name(), "content": self.kind.content() });
+        match self.kind {
+            Kind::ZfsPool => row["pool"] = self.dataset(name).into(),
+            Kind::Dir => row["path"] = super::pool::IMAGES.trim_end_matches("/images").into(),
+        }
+        if !self.nodes.is_empty() {
+            row["nodes"] = self.nodes.iter().cloned().collect::<Vec<_>>().join(",").into();
+        }
+        if self.shared {
+            row["shared"] = 1.into();
+        }
+        row
+    }
+}
+
+/// That of the whole `storage.cfg`.
+fn digest(all: &BTreeMap<String, Config>) -> String {
+    hex::encode(&Sha256::digest(json!(all).to_string())[..20])
+}
+
 impl Node {
     /// Names of the storages that this node has.
     pub(super) fn storages_here(&self) -> Vec<String> {
         self.store.read(|state| state.storages.iter().filter(|(_, storage)| storage.on(&self.name)).map(|(name, _)| name.clone()).collect())
+    }
+
+    /// `GET /storage`: the storages as they are configured.
+    pub(super) fn storage_list(&self, parameters: &Parameters) -> Answer {
+        let all = self.store.read(|state| state.storages.clone());
+        let shown = all.iter().filter(|(name, storage)| {
+            let needed = ["Datastore.Audit", "Datastore.AllocateSpace"];
+            parameters.get("type").is_none_or(|wanted| wanted == storage.kind.name())
+                && self.access(|access| access.need_any(&parameters.who, &format!("/storage/{name}"), &needed).is_ok())
+        });
+        let digest = digest(&all);
+        Ok(shown.map(|(name, storage)| storage.shown(name, &digest)).collect::<Value>().into())
+    }
+
+    pub(super) fn storage_config(&self, name: &str) -> Answer {
+        let all = self.store.read(|state| state.storages.clone());
+        all.get(name)
+            .map(|storage| storage.shown(name, &digest(&all)).into())
+            .ok_or_else(|| Refusal::die(format!("storage '{name}' does not exist")))
     }
 
     pub(super) fn storages(&self, parameters: &Parameters) -> Answer {
