@@ -72,9 +72,16 @@ impl Driver {
     /// What an earlier call of [`Driver::capture`] took whose answer was lost: looked for by name and mark on these disks, and
     /// where they are kept after their Machine's end.
     pub async fn find_captured(&self, disks: &[Dataset], checkpoint_uid: &str, machine_uid: &str) -> Result<Vec<Volume>, Error> {
-        let first = [self.kept(machine_uid, 0)];
-        let kept = disks.iter().filter_map(disk_index).map(|index| self.kept(machine_uid, index));
-        let places: std::collections::BTreeSet<Dataset> = disks.iter().cloned().chain(kept).chain(first).collect();
+        let all = match self.zfs.datasets(&self.connection().keep).await {
+            Ok(all) => all,
+            // Before the first end of a Machine there is no checkpoint tree.
+            Err(zfs::Error::NotFound(_)) => Vec::new(),
+            Err(error) => return Err(error.into()),
+        };
+        // One that was put back has several.
+        let kept =
+            all.into_iter().map(|found| found.name).filter(|name| disk_index(name).is_some_and(|n| *name == self.kept(machine_uid, n)));
+        let places: std::collections::BTreeSet<Dataset> = disks.iter().cloned().chain(kept).collect();
         let mut volumes = Vec::new();
         for dataset in places {
             let snapshot = Snapshot { dataset, name: snapshot_name(checkpoint_uid) };

@@ -1,7 +1,7 @@
 //! A hub that dies at any point of a life, once and twice, comes to the same end.
 
 use super::gate::Plan;
-use super::life::{each, live};
+use super::life::{each, live, put_back};
 
 pub(super) fn dying_at(point: usize) -> Plan {
     Plan { die_at: Some(point), ..Plan::default() }
@@ -29,6 +29,18 @@ fn a_hub_that_dies_at_any_point_comes_to_the_same_end() {
         assert_eq!(lived.died, 1, "point {point} of {}, {:?}, was not reached", points.len(), points[point]);
     });
     eprintln!("{} points", points.len());
+}
+
+/// Also where it puts a Machine back: with the points of a plain life there are more than three hundred.
+#[test]
+fn a_hub_that_dies_at_any_point_puts_back_what_failed() {
+    let points = put_back("none died", 0, vec![]).points;
+    each(points.len(), |point| {
+        let lived = put_back(&format!("died at {point}, {:?}", points[point]), 0, vec![dying_at(point)]);
+        assert_eq!(lived.died, 1, "point {point} of {}, {:?}, was not reached", points.len(), points[point]);
+    });
+    eprintln!("{} points", points.len());
+    assert!(points.len() > 300, "{}", points.len());
 }
 
 /// The second death comes in the recovery from the first: some points after the start.

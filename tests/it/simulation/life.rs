@@ -1,12 +1,12 @@
 //! One Machine's life from an image to its final checkpoint, as a user asks for it, whatever becomes of the hubs; and what its
-//! end must look like.
+//! end must look like. And the life of one that fails, is put back to its newest checkpoint, and fails again.
 
 use super::gate::{Fault, Plan, Point};
 use super::planted::Bug;
 use super::stage::{Stage, simulate};
 use autovibe::api::checkpoint::CheckpointPhase;
 use autovibe::api::machine::{Phase, TerminationReason};
-use autovibe::api::{Kind, Machine};
+use autovibe::api::{Kind as _, Machine};
 use serde_json::json;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -20,19 +20,56 @@ pub(super) fn life() -> serde_json::Value {
     })
 }
 
+/// Which life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// To success.
+    Plain,
+    /// Its verification never passes: it is put back once, and fails.
+    PutBack,
+}
+
+impl Kind {
+    fn spec(self) -> serde_json::Value {
+        let mut spec = life();
+        if self == Self::PutBack {
+            spec["goal"]["verify"]["command"] = json!(["sim-turns", "9"]);
+            spec["retry"] = json!({ "limit": 1, "mode": "Fork" });
+        }
+        spec
+    }
+
+    fn end(self) -> (Phase, TerminationReason) {
+        match self {
+            Self::Plain => (Phase::Succeeded, TerminationReason::Completed),
+            Self::PutBack => (Phase::Failed, TerminationReason::VerifyFailed),
+        }
+    }
+
+    fn disks(self) -> u32 {
+        match self {
+            Self::Plain => 1,
+            Self::PutBack => 2,
+        }
+    }
+}
+
 /// The Machine's end is that of a life without faults, and nothing else of it is left.
-async fn assert_same_end(stage: &Stage, machine: &Machine, died: usize, what: &str) {
+async fn assert_same_end(kind: Kind, stage: &Stage, machine: &Machine, died: usize, what: &str) {
     let state = machine.status.clone().unwrap();
-    assert_eq!((state.phase, state.termination_reason), (Phase::Succeeded, Some(TerminationReason::Completed)), "{what}: {state:?}");
+    let (phase, reason) = kind.end();
+    assert_eq!((state.phase, state.termination_reason), (phase, Some(reason)), "{what}: {state:?}");
     stage.invariants.assert(what);
-    let disk = format!("tank/autovibe/m-{}-disk-0", machine.uid());
+    let expected: Vec<String> = (0..kind.disks()).map(|disk| format!("tank/autovibe/m-{}-disk-{disk}", machine.uid())).collect();
     let disks: Vec<String> = stage.lab.datasets().into_iter().filter(|name| name.contains("-disk-") && !name.contains('@')).collect();
-    assert_eq!(disks.iter().filter(|name| !name.contains("-1001-")).collect::<Vec<_>>(), [&disk], "{what}: one disk, kept");
+    let own = disks.into_iter().filter(|name| !name.contains("-1001-"));
+    assert_eq!(own.collect::<Vec<_>>(), expected, "{what}: each disk that it had, kept");
     assert_eq!(stage.lab.vms().into_keys().collect::<Vec<_>>(), [super::invariants::FOREIGN], "{what}: no VM but someone else's");
     let hub = stage.hub();
     assert!(hub.store.vmid_leases("default").await.unwrap().is_empty(), "{what}");
     // Each checkpoint that is Ready has its snapshot, with its hold; the final one is the Machine's.
-    let snapshots: BTreeSet<String> = stage.lab.datasets().into_iter().filter(|name| name.starts_with(&format!("{disk}@"))).collect();
+    let of_it = |name: &String| expected.iter().any(|disk| name.starts_with(&format!("{disk}@")));
+    let snapshots: BTreeSet<String> = stage.lab.datasets().into_iter().filter(of_it).collect();
     let mut recorded = BTreeSet::new();
     for checkpoint in stage.checkpoints().await {
         let taken = checkpoint.status.clone().unwrap_or_default();
@@ -42,7 +79,8 @@ async fn assert_same_end(stage: &Stage, machine: &Machine, died: usize, what: &s
         }
         assert_eq!(taken.phase, CheckpointPhase::Ready, "{what}: {} {taken:?}", checkpoint.name());
         for volume in &taken.volumes {
-            let name = format!("{disk}@{}", volume.snapshot);
+            let number = volume.dataset.rsplit_once("-disk-").map_or("", |(_, number)| number);
+            let name = format!("tank/autovibe/m-{}-disk-{number}@{}", machine.uid(), volume.snapshot);
             assert!(snapshots.contains(&name), "{what}: {name} is gone; there are {snapshots:?}");
             assert!(stage.lab.holds(&name) > 0, "{what}: nobody holds {name}");
             recorded.insert(name);
@@ -71,11 +109,20 @@ pub(super) struct Lived {
 /// Lives through hubs with these plans, one after the other; the last one lives on without a plan. Asserts that the end is
 /// that of a life without faults, and that then nothing more happens.
 pub(super) fn live(what: &str, seed: u64, plans: Vec<Plan>) -> Lived {
-    live_with(None, what, seed, plans)
+    live_as(Kind::Plain, None, what, seed, plans)
+}
+
+/// Likewise, of one that is put back.
+pub(super) fn put_back(what: &str, seed: u64, plans: Vec<Plan>) -> Lived {
+    live_as(Kind::PutBack, None, what, seed, plans)
 }
 
 /// Likewise, and each of the hubs has a bug.
 pub(super) fn live_with(bug: Option<Bug>, what: &str, seed: u64, plans: Vec<Plan>) -> Lived {
+    live_as(Kind::Plain, bug, what, seed, plans)
+}
+
+fn live_as(kind: Kind, bug: Option<Bug>, what: &str, seed: u64, plans: Vec<Plan>) -> Lived {
     let what = what.to_owned();
     simulate(seed, async move || {
         let mut plans = plans.into_iter();
@@ -84,7 +131,7 @@ pub(super) fn live_with(bug: Option<Bug>, what: &str, seed: u64, plans: Vec<Plan
         loop {
             let gate = stage.hub().gate.clone();
             let story = async {
-                stage.create("a", life()).await;
+                stage.create("a", kind.spec()).await;
                 stage.until_finished("a").await;
             };
             let fell = tokio::select! {
@@ -110,7 +157,7 @@ pub(super) fn live_with(bug: Option<Bug>, what: &str, seed: u64, plans: Vec<Plan
         gate.calm();
         let machine = stage.until_finished("a").await;
         stage.settle().await;
-        assert_same_end(&stage, &machine, died, &what).await;
+        assert_same_end(kind, &stage, &machine, died, &what).await;
         stage.assert_quiet(&what).await;
         stage.assert_one_goes(&what).await;
         stage.assert_all_goes(&what).await;

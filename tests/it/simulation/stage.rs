@@ -272,11 +272,17 @@ impl Stage {
     pub(super) async fn assert_one_goes(&self, what: &str) {
         let stays = |checkpoint: &Checkpoint| checkpoint.status.as_ref().is_some_and(|status| !status.volumes.is_empty());
         let ready: Vec<Checkpoint> = self.checkpoints().await.into_iter().filter(stays).collect();
-        let [one, others @ ..] = &ready[..] else { return };
+        let machines = self.hub().objects.list::<Machine>(Some(NAMESPACE)).await.unwrap().0;
+        let put_back_to =
+            |name: &str| machines.iter().any(|m| m.status.as_ref().and_then(|s| s.restored.as_ref()?.checkpoint.as_deref()) == Some(name));
+        // That one stays for those that came of it.
+        let (one, others): (Vec<_>, Vec<_>) = ready.iter().partition(|ready| !put_back_to(ready.name()));
+        let Some((one, rest)) = one.split_first() else { return };
+        let others = rest.iter().chain(&others);
         self.hub().objects.delete::<Checkpoint>(NAMESPACE, one.name(), None).await.unwrap();
         self.settle().await;
         let snapshots: BTreeSet<String> = self.lab.datasets().iter().filter_map(|name| Some(name.split_once('@')?.1.to_owned())).collect();
-        for volume in others.iter().flat_map(|other| &other.status.as_ref().unwrap().volumes) {
+        for volume in others.flat_map(|other| &other.status.as_ref().unwrap().volumes) {
             assert!(snapshots.contains(&volume.snapshot), "{what}: with {} went {}", one.name(), volume.snapshot);
         }
         let gone = &one.status.as_ref().unwrap().volumes[0].snapshot;
