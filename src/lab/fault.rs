@@ -174,7 +174,7 @@ impl Call {
         };
         let reads =
             [AgentExecStatus, Config, Content, List, NextId, Nodes, Resources, Status, Storage, TaskList, TaskLog, TaskStatus, Version];
-        !reads.contains(&self) && !matches!(self, Self::Zfs("get" | "list"))
+        !reads.contains(&self) && !matches!(self, Self::Zfs("get" | "list" | "send"))
     }
 
     /// Whether it is one of `agent/*`, which reach the guest.

@@ -524,6 +524,16 @@ impl Lab {
         self.cluster.store.read(|state| state.first_pool().map(Pool::names).unwrap_or_default())
     }
 
+    /// The same of another node's pool.
+    pub fn datasets_of(&self, node: &str) -> Vec<String> {
+        self.cluster.store.read(|state| state.pools.get(node).map(Pool::names).unwrap_or_default())
+    }
+
+    /// The node of each VM that has a config, by VMID.
+    pub fn nodes_of_vms(&self) -> std::collections::BTreeMap<u32, String> {
+        self.cluster.store.read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.node.clone())).collect())
+    }
+
     /// What is on a model disk or snapshot, by its full name: `turns`, `workspace`, `exit`, `hostname`, `messages`, …
     pub fn disk(&self, name: &str) -> Option<Value> {
         self.cluster.store.read(|state| state.first_pool()?.disk(name).and_then(|disk| serde_json::to_value(disk).ok()))

@@ -51,7 +51,8 @@ pub type Properties = BTreeMap<String, String>;
 pub enum Runner {
     /// On this machine.
     Local,
-    /// By a helper that answers on a unix socket: one JSON line `{"argv":[…]}` in, one `{"status":n,"stdout":"…","stderr":"…"}` out, per connection.
+    /// By a helper that answers on a unix socket: one JSON line `{"argv":[…]}` in, one `{"status":n,"stdout":"…","stderr":"…"}` out, per
+    /// connection. A stream follows the line that it belongs to, whose answer says `stream_bytes` too.
     Socket(std::path::PathBuf),
     /// By a service in this process.
     Service(Service),

@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
+    io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader},
     net::UnixStream,
     process::{Child, Command},
     sync::oneshot,
@@ -111,12 +111,63 @@ fn ended(argv: &[String], status: ExitStatus, stdout: Vec<u8>, stderr: Vec<u8>) 
 }
 
 async fn over_socket(path: &Path, tenure: &Tenure, argv: &[String]) -> Result<Output, Error> {
-    let mut stream = UnixStream::connect(path).await.map_err(|error| Error::Unavailable(format!("{}: {error}", path.display())))?;
-    let unknown = |error: std::io::Error| Error::Unknown(error.to_string());
-    let line = format!("{}\n", serde_json::json!({ "argv": argv }));
+    let mut stream = connect(path).await?;
     tenure.check()?;
-    stream.write_all(line.as_bytes()).await.map_err(unknown)?;
+    ask(&mut stream, argv).await?;
+    answer(&mut stream).await
+}
+
+/// Runs a command there that reads a stream: it follows the request, to the end of what is written.
+pub(super) async fn feed_socket(path: &Path, argv: &[String], from: &mut (impl AsyncRead + Unpin + Send)) -> Result<Output, Error> {
+    let mut stream = connect(path).await?;
+    ask(&mut stream, argv).await?;
+    // One that refuses does not read all of it, and says why.
+    if tokio::io::copy(from, &mut stream).await.is_ok() {
+        stream.shutdown().await.map_err(unseen)?;
+    }
+    answer(&mut stream).await
+}
+
+/// Runs a command there that prints a stream: it follows the answer, which has its length.
+pub(super) async fn drain_socket(path: &Path, argv: &[String], to: &mut (impl AsyncWrite + Unpin + Send)) -> Result<Output, Error> {
+    #[derive(Deserialize)]
+    struct Header {
+        #[serde(flatten)]
+        output: Output,
+        #[serde(default)]
+        stream_bytes: u64,
+    }
+    let mut stream = BufReader::new(connect(path).await?);
+    ask(stream.get_mut(), argv).await?;
+    let mut line = String::new();
+    stream.read_line(&mut line).await.map_err(unseen)?;
+    let header: Header = read(&line)?;
+    let copied = tokio::io::copy(&mut stream, to).await.map_err(unseen)?;
+    if copied != header.stream_bytes {
+        return Err(Error::Unknown(format!("{copied} bytes came of {}", header.stream_bytes)));
+    }
+    Ok(header.output)
+}
+
+fn unseen(error: io::Error) -> Error {
+    Error::Unknown(error.to_string())
+}
+
+async fn connect(path: &Path) -> Result<UnixStream, Error> {
+    UnixStream::connect(path).await.map_err(|error| Error::Unavailable(format!("{}: {error}", path.display())))
+}
+
+async fn ask(stream: &mut UnixStream, argv: &[String]) -> Result<(), Error> {
+    let line = format!("{}\n", serde_json::json!({ "argv": argv }));
+    stream.write_all(line.as_bytes()).await.map_err(unseen)
+}
+
+async fn answer(stream: &mut UnixStream) -> Result<Output, Error> {
     let mut answer = String::new();
-    stream.read_to_string(&mut answer).await.map_err(unknown)?;
-    serde_json::from_str(&answer).map_err(|error| Error::Unknown(format!("the helper's answer cannot be read: {error}")))
+    stream.read_to_string(&mut answer).await.map_err(unseen)?;
+    read(&answer)
+}
+
+fn read<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Error> {
+    serde_json::from_str(text).map_err(|error| Error::Unknown(format!("the helper's answer cannot be read: {error}")))
 }

@@ -99,7 +99,8 @@ impl Zfs {
         let output = match &self.runner {
             Runner::Local => run::drain(&argv, to).await?,
             Runner::Ssh(ssh) => ssh.drain(&argv, to).await?,
-            Runner::Socket(_) | Runner::Service(_) => return Err(no_streams()),
+            Runner::Socket(path) => run::drain_socket(path, &argv, to).await?,
+            Runner::Service(_) => return Err(no_streams()),
         };
         super::client::checked(subject, output).map(drop)
     }
@@ -107,15 +108,29 @@ impl Zfs {
     /// Makes `to` of a stream, mounted nowhere; or brings it a snapshot further. Of a stream that was cut nothing stays, or
     /// where this ZFS can ([`super::Capabilities::resumable`]) what came, to be continued.
     pub async fn receive(&self, to: &Dataset, from: &mut (impl AsyncRead + Unpin + Send)) -> Result<(), Error> {
+        self.fill(to, None, from).await
+    }
+
+    /// As [`Self::receive`], of what changed since `origin`: `to` becomes a clone of it. A ZFS that cannot be told so finds the origin
+    /// by itself, where the stream is of another dataset than its base.
+    pub async fn receive_onto(&self, origin: &Snapshot, to: &Dataset, from: &mut (impl AsyncRead + Unpin + Send)) -> Result<(), Error> {
+        let origin = if self.capabilities().resumable { Some(name::snapshot(origin)?) } else { None };
+        self.fill(to, origin, from).await
+    }
+
+    async fn fill(&self, to: &Dataset, origin: Option<String>, from: &mut (impl AsyncRead + Unpin + Send)) -> Result<(), Error> {
         let text = name::dataset(to)?;
         let options: &[&str] = if self.capabilities().resumable { &["-s", "-u"] } else { &[] };
-        let argv: Vec<String> = ["receive"].iter().chain(options).chain([&text]).map(|word| (*word).to_owned()).collect();
+        let mut argv: Vec<String> = ["receive"].iter().chain(options).map(|word| (*word).to_owned()).collect();
+        argv.extend(origin.into_iter().flat_map(|origin| ["-o".to_owned(), format!("origin={origin}")]));
+        argv.push(text.to_owned());
         // It may take hours; the Lease is renewed meanwhile.
         self.tenure.begin(run::DEADLINE)?;
         let output = match &self.runner {
             Runner::Local => run::feed(&argv, from).await?,
             Runner::Ssh(ssh) => ssh.feed(&argv, from).await?,
-            Runner::Socket(_) | Runner::Service(_) => return Err(no_streams()),
+            Runner::Socket(path) => run::feed_socket(path, &argv, from).await?,
+            Runner::Service(_) => return Err(no_streams()),
         };
         super::client::checked(text, output).map(drop)
     }
@@ -140,9 +155,17 @@ impl Zfs {
         self.act(text, ["receive", "-A", text].map(str::to_owned).to_vec()).await
     }
 
-    /// Marks a dataset that was received whole as a Machine's.
+    /// Marks a dataset that was received whole as ours.
     pub async fn mark(&self, dataset: &Dataset, property: &str, value: &str) -> Result<(), Error> {
-        let text = name::dataset(dataset)?;
+        self.set(name::dataset(dataset)?, property, value).await
+    }
+
+    /// Marks a snapshot that was received whole as ours: a stream brings no marks with it.
+    pub async fn mark_snapshot(&self, snapshot: &Snapshot, property: &str, value: &str) -> Result<(), Error> {
+        self.set(&name::snapshot(snapshot)?, property, value).await
+    }
+
+    async fn set(&self, text: &str, property: &str, value: &str) -> Result<(), Error> {
         let [_, assignment] = &name::options(&[(property.to_owned(), value.to_owned())].into())?[..] else {
             return Err(Error::BadName(property.to_owned()));
         };
@@ -151,5 +174,5 @@ impl Zfs {
 }
 
 fn no_streams() -> Error {
-    Error::Unavailable("a helper on a socket takes no streams".into())
+    Error::Unavailable("a service in this process takes no streams".into())
 }

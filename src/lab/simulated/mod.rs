@@ -10,6 +10,7 @@ pub(crate) mod pool;
 mod prompt;
 pub(super) mod socket;
 mod sse;
+mod stream;
 #[cfg(test)]
 mod tests;
 mod verb;

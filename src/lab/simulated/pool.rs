@@ -26,6 +26,9 @@ pub(crate) struct Dataset {
     /// Oldest first.
     pub(super) snapshots: Vec<Snapshot>,
     pub(crate) disk: Disk,
+    /// It is being received, and only a part has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) half: Option<super::stream::Half>,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -85,7 +88,7 @@ impl Pool {
         self.datasets.iter().flat_map(own).collect()
     }
 
-    fn snapshot_mut(&mut self, full: &str) -> Result<&mut Snapshot, Refusal> {
+    pub(super) fn snapshot_mut(&mut self, full: &str) -> Result<&mut Snapshot, Refusal> {
         let (dataset, short) = full.split_once('@').ok_or_else(|| absent(full))?;
         self.datasets.get_mut(dataset).and_then(|d| d.snapshots.iter_mut().find(|s| s.name == short)).ok_or_else(|| absent(full))
     }
@@ -139,7 +142,8 @@ impl Pool {
             self.room_for(name)?;
         }
         let (guid, createtxg) = self.next();
-        self.datasets.insert(name.to_owned(), Dataset { volume, guid, createtxg, origin: None, properties, snapshots: Vec::new(), disk });
+        let made = Dataset { volume, guid, createtxg, origin: None, properties, snapshots: Vec::new(), disk, half: None };
+        self.datasets.insert(name.to_owned(), made);
         Ok(())
     }
 
@@ -203,7 +207,16 @@ impl Pool {
         let (guid, createtxg) = self.next();
         self.datasets.insert(
             to.to_owned(),
-            Dataset { volume, guid, createtxg, origin: Some(snapshot.guid), properties, snapshots: Vec::new(), disk: snapshot.disk },
+            Dataset {
+                volume,
+                guid,
+                createtxg,
+                origin: Some(snapshot.guid),
+                properties,
+                snapshots: Vec::new(),
+                disk: snapshot.disk,
+                half: None,
+            },
         );
         Ok(())
     }

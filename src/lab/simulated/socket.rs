@@ -9,13 +9,13 @@ use serde::Deserialize;
 use serde_json::json;
 use std::{path::Path, sync::Arc};
 use tokio::{
-    io::{AsyncBufReadExt, AsyncWriteExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
     net::{UnixListener, UnixStream},
 };
 
 pub(in crate::lab) const VERBS: &[&str] = &[
     "get", "list", "snapshot", "hold", "release", "clone", "create", "rename", "promote", "rollback", "destroy", "set", "mount", "unmount",
-    "inherit",
+    "inherit", "send", "receive",
 ];
 
 #[derive(Deserialize)]
@@ -53,7 +53,22 @@ async fn answer(stream: UnixStream, node: &Node, volumes: &Path) -> std::io::Res
     let mut line = String::new();
     stream.read_line(&mut line).await?;
     let request: Request = serde_json::from_str(&line)?;
-    let Some((status, stdout, stderr)) = run(&request.argv, node, Some(volumes)).await? else { return Ok(()) };
+    let verb = request.argv.first().map(String::as_str).unwrap_or_default();
+    let mut input = Vec::new();
+    if verb == "receive" && !request.argv.iter().any(|word| word == "-A") {
+        stream.read_to_end(&mut input).await?;
+    }
+    let Some(((status, stdout, stderr), is_cut)) = run_with(&request.argv, node, Some(volumes), &input).await? else { return Ok(()) };
+    if verb == "send" {
+        let header = json!({ "status": status, "stderr": stderr, "stream_bytes": stdout.len() });
+        stream.get_mut().write_all(format!("{header}\n").as_bytes()).await?;
+        let end = if is_cut { stdout.len() * 2 / 3 } else { stdout.len() };
+        stream.get_mut().write_all(&stdout.as_bytes()[..end]).await?;
+        return stream.get_mut().shutdown().await;
+    }
+    if is_cut {
+        return Ok(());
+    }
     let answer = json!({ "status": status, "stdout": stdout, "stderr": stderr }).to_string();
     stream.get_mut().write_all(answer.as_bytes()).await?;
     stream.get_mut().shutdown().await
@@ -61,6 +76,11 @@ async fn answer(stream: UnixStream, node: &Node, volumes: &Path) -> std::io::Res
 
 /// Runs one command, with the fault that waits for it; `None` when its end is not to be seen. Errors: a volume was not made.
 pub(in crate::lab) async fn run(argv: &[String], node: &Node, volumes: Option<&Path>) -> std::io::Result<Option<zfs::Answer>> {
+    Ok(run_with(argv, node, volumes, &[]).await?.filter(|(_, is_cut)| !is_cut).map(|(answer, _)| answer))
+}
+
+/// The same, with what it reads; and whether the connection breaks before its answer, or in the middle of what it prints.
+async fn run_with(argv: &[String], node: &Node, volumes: Option<&Path>, input: &[u8]) -> std::io::Result<Option<(zfs::Answer, bool)>> {
     let verb = argv.first().and_then(|verb| VERBS.iter().find(|known| *known == verb)).copied().unwrap_or("other");
     if !node.is_up(&node.name) {
         return Ok(None);
@@ -84,7 +104,8 @@ pub(in crate::lab) async fn run(argv: &[String], node: &Node, volumes: Option<&P
             } else {
                 let answer = node.store.change(|state| {
                     let open = open_datasets(state, &node.name);
-                    zfs::run(state.pools.entry(node.name.clone()).or_default(), argv, &open)
+                    let pool = state.pools.entry(node.name.clone()).or_default();
+                    if verb == "receive" { zfs::receive(pool, argv, &String::from_utf8_lossy(input)) } else { zfs::run(pool, argv, &open) }
                 });
                 if verb == "create"
                     && answer.0 == 0
@@ -97,7 +118,7 @@ pub(in crate::lab) async fn run(argv: &[String], node: &Node, volumes: Option<&P
             }
         }
     };
-    Ok((fault != Some(Fault::DropReply)).then_some(answer))
+    Ok(Some((answer, fault == Some(Fault::DropReply))))
 }
 
 /// A new volume's device: a sparse file, which takes an image and is not looked at again.

@@ -1,6 +1,9 @@
 //! Answers `zfs` argv over the model pool, in OpenZFS' dialect: the commands that autovibe's own client runs, and `list`.
 
-use super::pool::{Dataset, Pool, Refusal, Snapshot};
+use super::{
+    pool::{Dataset, Pool, Refusal, Snapshot},
+    stream,
+};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Exit status, standard output, standard error.
@@ -66,9 +69,30 @@ pub(crate) fn look(pool: &Pool, argv: &[String]) -> Option<Answer> {
     let result = match verb.as_str() {
         "get" => get(pool, rest),
         "list" => list(pool, rest),
+        "send" => split(rest, "Lec", "it").map(|words| {
+            let text = match words.value('t') {
+                Some(token) => stream::send_rest(pool, token),
+                None => stream::send(pool, words.value('i'), words.operand(0)),
+            };
+            text.map_or_else(|why| (1, String::new(), format!("{why}\n")), |text| (0, text, String::new()))
+        }),
         _ => return None,
     };
     Some(result.unwrap_or_else(|usage| usage))
+}
+
+/// Runs `receive` of a stream.
+pub(crate) fn receive(pool: &mut Pool, argv: &[String], stream: &str) -> Answer {
+    let result = split(argv.get(1..).unwrap_or_default(), "suA", "o").map(|words| {
+        let properties = words.properties();
+        let (to, origin) = (words.operand(0), properties.get("origin").map(String::as_str));
+        done(if words.flags.contains(&'A') {
+            stream::abort(pool, to)
+        } else {
+            stream::receive(pool, to, origin, words.flags.contains(&'s'), stream)
+        })
+    });
+    result.unwrap_or_else(|usage| usage)
 }
 
 /// Runs a command that changes the pool. `open` are the datasets in use by running guests.
@@ -114,6 +138,10 @@ fn create(pool: &mut Pool, words: &Words) -> Result<(), Refusal> {
 
 fn set(pool: &mut Pool, assignment: &str, name: &str) -> Result<(), Refusal> {
     let (property, value) = assignment.split_once('=').ok_or_else(|| "missing '=' for property=value argument".to_owned())?;
+    if name.contains('@') {
+        pool.snapshot_mut(name)?.properties.insert(property.to_owned(), value.to_owned());
+        return Ok(());
+    }
     let dataset = pool.datasets.get_mut(name).ok_or_else(|| format!("cannot open '{name}': dataset does not exist"))?;
     dataset.properties.insert(property.to_owned(), value.to_owned());
     Ok(())
@@ -154,6 +182,7 @@ impl Shown<'_> {
                 rows.extend([("used", "65536".to_owned()), ("referenced", "65536".to_owned())]);
                 rows.extend(dataset.origin.and_then(|guid| pool.snapshot_name(guid)).map(|name| ("origin", name)));
                 rows.extend(dataset.volume.map(|size| ("volsize", size.to_string())));
+                rows.extend(dataset.half.as_ref().map(|half| ("receive_resume_token", half.token())));
                 rows
             }
             Self::Snapshot(_, snapshot) => vec![

@@ -5,6 +5,8 @@ use super::legal;
 
 /// Marks that make a dataset ours. Each is set with what it marks, in one command.
 const DISK_MARKS: &[&str] = &["autovibe:machine", "autovibe:image"];
+/// The mark of a dataset that a checkpoint's snapshot was copied to, beside its name.
+const COPY_MARKS: &[&str] = &["autovibe:checkpoint"];
 /// Marks that make a snapshot ours.
 const SNAPSHOT_MARKS: &[&str] = &["autovibe:checkpoint", "autovibe:image"];
 /// What a hold's tag begins with.
@@ -65,7 +67,12 @@ impl Need {
     }
 
     pub(super) fn check(&self, properties: &Properties, origin: Option<&str>, limits: &Limits) -> Result<(), String> {
-        let marks = if matches!(self, Self::Snapshot(_)) { SNAPSHOT_MARKS } else { DISK_MARKS };
+        let is_copy = self.name().rsplit('/').next().is_some_and(|name| name.starts_with("c-"));
+        let marks = match self {
+            Self::Snapshot(_) => SNAPSHOT_MARKS,
+            Self::Disk(_) | Self::Promotable(_) if is_copy => COPY_MARKS,
+            Self::Disk(_) | Self::Promotable(_) => DISK_MARKS,
+        };
         if !marks.iter().any(|mark| properties.contains_key(*mark)) {
             return Err(format!("{} does not carry the mark {}; it is not autovibe's", self.name(), marks.join(" or ")));
         }
@@ -76,6 +83,16 @@ impl Need {
         }
         Ok(())
     }
+}
+
+/// What a stream makes, by its name.
+enum Received<'a> {
+    /// A Machine's disk, with the uid of the Machine.
+    Kept(&'a str),
+    /// A copy of a checkpoint's snapshot, with the uid of the Checkpoint.
+    Copy(&'a str),
+    /// An image, with its name.
+    Image(&'a str),
 }
 
 fn plain(needs: Vec<Need>) -> Result<Allowed, String> {
@@ -161,17 +178,10 @@ impl Limits {
                 plain(vec![Need::Disk((*dataset).to_owned())])
             }
             ["send", rest @ ..] => self.send(rest),
-            ["receive", "-s", "-u", to] | ["receive", to] => {
-                self.kept(to)?;
-                Ok(Allowed { work: Work::Reads, needs: Vec::new() })
-            }
             // What came half of a stream has no mark yet; ZFS aborts nothing that is whole.
-            ["receive", "-A", to] => self.kept(to).and_then(|_| plain(Vec::new())),
-            ["set", assignment, to] => {
-                // Marking is how something becomes ours: only under a name that says the same, which Proxmox never uses.
-                let uid = self.kept(to)?;
-                if *assignment == format!("autovibe:machine={uid}") { plain(Vec::new()) } else { Err("that may not be set".into()) }
-            }
+            ["receive", "-A", to] => self.received(to).and_then(|_| plain(Vec::new())),
+            ["receive", rest @ ..] => self.receive(rest.strip_prefix(&["-s", "-u"]).unwrap_or(rest)),
+            ["set", assignment, to] => self.set(assignment, to),
             _ => Err(format!("`{}` is none of autovibe's commands", words.first().unwrap_or(&"").escape_debug())),
         }
     }
@@ -206,6 +216,33 @@ impl Limits {
         }
     }
 
+    fn receive(&self, words: &[&str]) -> Result<Allowed, String> {
+        let (["-o", _, to] | [to]) = words else { return Err("receive takes one name".into()) };
+        if let ["-o", origin, _] = words {
+            let origin = origin.strip_prefix("origin=").ok_or("only an origin may be given")?;
+            self.source(origin)?;
+        }
+        self.received(to)?;
+        Ok(Allowed { work: Work::Reads, needs: Vec::new() })
+    }
+
+    /// Marking is how something becomes ours: only under a name that says the same, which Proxmox never uses.
+    fn set(&self, assignment: &str, to: &str) -> Result<Allowed, String> {
+        let (dataset, short) = to.split_once('@').map_or((to, None), |(dataset, short)| (dataset, Some(short)));
+        if short.is_some_and(|short| name::tag(short).is_err()) {
+            return Err(format!("{} is no snapshot of autovibe's", to.escape_debug()));
+        }
+        let legal = match (self.received(dataset)?, assignment.split_once('=')) {
+            (Received::Kept(uid), Some(("autovibe:machine", value))) => short.is_none() && value == uid,
+            (Received::Copy(uid), Some(("autovibe:checkpoint", value))) => value == uid,
+            (Received::Copy(_), Some(("autovibe:machine", value))) => short.is_some() && uuid::Uuid::try_parse(value).is_ok(),
+            (Received::Image(image), Some(("autovibe:image", value))) => value == image,
+            (Received::Image(_), Some(("autovibe:source", value))) => !value.chars().any(char::is_control),
+            _ => false,
+        };
+        if legal { plain(Vec::new()) } else { Err("that may not be set".into()) }
+    }
+
     fn send(&self, words: &[&str]) -> Result<Allowed, String> {
         if let ["-t", token] = words {
             let token = name::token(token).map_err(|error| error.to_string())?;
@@ -230,7 +267,7 @@ impl Limits {
         let number = |text: &str| text.len() <= 9 && !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         let legal = match name.split_once('-') {
             Some(("image", rest)) => !rest.is_empty(),
-            Some((kind @ ("vm" | "m"), rest)) => rest.rsplit_once("-disk-").is_some_and(|(owner, index)| {
+            Some((kind @ ("vm" | "m" | "c"), rest)) => rest.rsplit_once("-disk-").is_some_and(|(owner, index)| {
                 number(index)
                     && match kind {
                         "vm" => {
@@ -244,19 +281,24 @@ impl Limits {
         if legal { Ok(()) } else { refused() }
     }
 
-    /// A kept disk; gives the uid in its name.
-    fn kept<'a>(&self, dataset: &'a str) -> Result<&'a str, String> {
+    /// What a stream may make; with what its name says.
+    fn received<'a>(&self, dataset: &'a str) -> Result<Received<'a>, String> {
         self.disk(dataset)?;
-        let uid = dataset.rsplit_once("/m-").and_then(|(_, name)| name.rsplit_once("-disk-"));
-        uid.map(|(uid, _)| uid).ok_or_else(|| format!("{dataset} is no kept disk"))
+        let name = dataset.rsplit_once('/').map_or(dataset, |(_, name)| name);
+        let owner = |name: &'a str| name.rsplit_once("-disk-").map(|(uid, _)| uid);
+        let kept = name.strip_prefix("m-").and_then(owner).map(Received::Kept);
+        let copy = || name.strip_prefix("c-").and_then(owner).map(Received::Copy);
+        let image = || name.strip_prefix("image-").map(Received::Image);
+        kept.or_else(copy).or_else(image).ok_or_else(|| format!("{dataset} is nothing that may be received"))
     }
 
-    /// A snapshot under one of our names, of one of our disks; gives the disk.
+    /// A snapshot under one of our names, of one of our disks; gives the disk. One that was copied has the name that it had.
     fn snapshot<'a>(&self, snapshot: &'a str) -> Result<&'a str, String> {
+        let ours = |dataset: &str, short: &str| {
+            short.starts_with("av-") || short == "base" || matches!(self.received(dataset), Ok(Received::Copy(_) | Received::Image(_)))
+        };
         match snapshot.split_once('@') {
-            Some((dataset, short)) if (short.starts_with("av-") || short == "base") && name::tag(short).is_ok() => {
-                self.disk(dataset).map(|()| dataset)
-            }
+            Some((dataset, short)) if ours(dataset, short) && name::tag(short).is_ok() => self.disk(dataset).map(|()| dataset),
             _ => Err(format!("{} is no snapshot of autovibe's", snapshot.escape_debug())),
         }
     }

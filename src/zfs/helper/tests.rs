@@ -49,6 +49,20 @@ fn the_clients_own_commands_are_run() {
     assert_eq!(allow(&["send", "-i", &checkpoint, &checkpoint]).map(|allowed| allowed.work), Ok(Work::Prints));
     assert_eq!(allow(&["send", "-t", "1-c740b4779-e0-789c"]).map(|allowed| allowed.work), Ok(Work::Resumes("1-c740b4779-e0-789c".into())));
     assert_eq!(allow(&["receive", "-s", "-u", &kept]).map(|allowed| allowed.work), Ok(Work::Reads));
+    let (copy, image) = (format!("tank/av/c-{UID}-disk-0"), "tank/av/image-debian");
+    let origin = format!("origin={kept}@av-C");
+    for good in [
+        &["receive", "-s", "-u", "-o", &origin, &copy] as &[&str],
+        &["receive", image],
+        &["receive", "-A", &copy],
+        &["set", &format!("autovibe:checkpoint={UID}"), &copy],
+        &["set", &format!("autovibe:machine={UID}"), &format!("{copy}@av-{UID}")],
+        &["set", "autovibe:image=debian", &format!("{image}@v1")],
+        &["set", "autovibe:source=/var/lib/debian.raw 4096 7", image],
+        &["destroy", &format!("{copy}@v1")],
+    ] {
+        assert!(allow(good).is_ok(), "{good:?}: {:?}", allow(good));
+    }
     assert!(matches!(
         allow(&["import", "512", "-o", "autovibe:image=a", "tank/av/image-a"]).map(|a| a.work),
         Ok(Work::Import { size: 512, .. })
@@ -113,6 +127,12 @@ fn whatever_else_is_asked_for_is_refused() {
         &["set", "autovibe:machine=M", disk],
         &["set", "autovibe:machine=M", &format!("tank/av/m-{UID}-disk-0")],
         &["receive", disk],
+        &["receive", "-o", "origin=rpool/ROOT@x", &format!("tank/av/c-{UID}-disk-0")],
+        &["receive", "-o", "mountpoint=/etc", &format!("tank/av/c-{UID}-disk-0")],
+        &["receive", "tank/av/c-x-disk-0"],
+        &["set", "autovibe:checkpoint=C", &format!("tank/av/c-{UID}-disk-0")],
+        &["set", &format!("autovibe:machine={UID}"), &format!("tank/av/c-{UID}-disk-0")],
+        &["set", "autovibe:image=other", "tank/av/image-debian"],
         &["receive", "-F", &format!("tank/av/m-{UID}-disk-0")],
         &["send", "-R", &format!("{disk}@av-C")],
         &["send", "rpool/ROOT@x"],
