@@ -13,7 +13,7 @@
 //! 1. words, no IO: `api` the kinds, `clock` time and timers, `random` chance, `wire` what guests and hub say to each other.
 //! 2. hands, each for one outside thing: `store` SQL, `proxmox` its API, `zfs` its commands, `git` bundles, `llm` providers,
 //!    `remote` the API of another server of ours.
-//! 3. judgement, pure: `admission`, `auth`, `budget`, `lineage`, `boundary`, `agent`.
+//! 3. judgement, pure: `admission`, `auth`, `budget`, `lineage`, `boundary`, `agent`, `placement` which node.
 //! 4. machinery: `objects` the one path to objects, `ledger`, `driver` Proxmox and ZFS composed, `world` what is observed,
 //!    `runtime` the work queue.
 //! 5. roles: `apiserver`, `gateway`, `controller`, `lab` a Proxmox-compatible node.
@@ -41,6 +41,7 @@ pub mod auth;
 pub mod boundary;
 pub mod budget;
 pub mod lineage;
+pub mod placement;
 
 pub mod driver;
 pub mod ledger;

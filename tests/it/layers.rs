@@ -5,7 +5,7 @@ use std::{fs, path::Path};
 const ROWS: [&[&str]; 6] = [
     &["api", "clock", "random", "wire"],
     &["store", "proxmox", "zfs", "git", "llm", "remote"],
-    &["admission", "auth", "budget", "lineage", "evolution", "boundary", "agent"],
+    &["admission", "auth", "budget", "lineage", "evolution", "boundary", "agent", "placement"],
     &["objects", "ledger", "driver", "world", "runtime"],
     &["apiserver", "gateway", "controller", "gitops", "lab", "guest", "web"],
     &["config", "telemetry", "cli"],
