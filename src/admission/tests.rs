@@ -195,6 +195,26 @@ fn hubs_name_their_infrastructure_providers_and_images() {
         json!({ "infrastructure": { "proxmox": proxmox(300), "zfs": zfs }, "gateway": gateway }),
         &["spec.infrastructure.proxmox.vmids: Invalid value: `from` must not be above `to`"],
     );
+    let several = |nodes: Value, more: Value| {
+        let mut spec = json!({ "infrastructure": { "proxmox": proxmox(200), "zfs": zfs, "nodes": nodes }, "gateway": gateway });
+        patch::merge(&mut spec, &more);
+        spec
+    };
+    let nodes = json!([{ "name": "pve1" }, { "name": "pve2", "runner": { "socket": "/run/zfs" }, "maxMachines": 3, "memory": "64Gi" }]);
+    check(several(nodes.clone(), json!({})), &[]);
+    check(
+        several(nodes.clone(), json!({ "infrastructure": { "proxmox": { "node": "pve1" } } })),
+        &["spec.infrastructure.nodes: Forbidden: names the nodes already; remove proxmox.node"],
+    );
+    check(
+        several(nodes.clone(), json!({ "infrastructure": { "zfs": { "runner": { "socket": "/run/zfs" } } } })),
+        &["spec.infrastructure.nodes: Forbidden: says for each node how zfs is run there; remove zfs.runner"],
+    );
+    check(
+        lab(json!({ "infrastructure": { "nodes": nodes } })),
+        &["spec.infrastructure.nodes: Forbidden: the lab has one node; remove nodes"],
+    );
+    check(several(json!([{ "name": "a" }, { "name": "a" }]), json!({})), &["spec.infrastructure.nodes[1]: Duplicate value"]);
     let provider = |provider: Value| lab(json!({ "providers": [provider] }));
     check(provider(json!({ "name": "a", "models": ["*"] })), &["spec.providers[0].apiKeySecretRef: Required value: type Anthropic"]);
     check(provider(json!({ "name": "a", "type": "Replay", "models": ["*"] })), &["spec.providers[0].replay: Required value"]);

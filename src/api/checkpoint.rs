@@ -158,6 +158,22 @@ pub struct Volume {
     /// Bytes that it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub referenced: Option<u64>,
+    /// The same snapshot, with the same guid, on other nodes: made there when a Machine was to be spawned from it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<VolumeCopy>,
+}
+
+/// A snapshot on another node than the one it was taken on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct VolumeCopy {
+    /// The Proxmox node.
+    pub node: String,
+    /// Its dataset there.
+    pub dataset: String,
+    /// Whether it was seen there, whole and held. Until then it may be there in part.
+    #[serde(default)]
+    pub received: bool,
 }
 
 /// A conversation at a moment.

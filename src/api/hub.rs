@@ -2,7 +2,7 @@
 
 use super::machine::Limits;
 use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, object};
-use super::quantity::{Currency, GoDuration, Money, NanoUsd};
+use super::quantity::{Bytes, Currency, GoDuration, Money, NanoUsd};
 use super::rule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use schemars::JsonSchema;
@@ -43,10 +43,28 @@ pub struct HubSpec {
 /// The Proxmox and the ZFS that the Hub drives: `proxmox` and `zfs`, or `lab`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-kubernetes-validations" = [rule::holds(
-    "has(self.lab) ? !has(self.proxmox) && !has(self.zfs) : has(self.proxmox) && has(self.zfs)",
-    "give either proxmox and zfs, or lab: {}",
-)]))]
+#[schemars(extend("x-kubernetes-validations" = [
+    rule::holds(
+        "has(self.lab) ? !has(self.proxmox) && !has(self.zfs) : has(self.proxmox) && has(self.zfs)",
+        "give either proxmox and zfs, or lab: {}",
+    ),
+    rule::forbidden(
+        "nodes",
+        "!has(self.nodes) || size(self.nodes) == 0 || !has(self.lab)",
+        "the lab has one node; remove nodes",
+    ),
+    rule::forbidden(
+        "nodes",
+        "!has(self.nodes) || size(self.nodes) == 0 || !has(self.proxmox) || !has(self.proxmox.node)",
+        "names the nodes already; remove proxmox.node",
+    ),
+    rule::forbidden(
+        "nodes",
+        "!has(self.nodes) || size(self.nodes) == 0 || !has(self.zfs) || !has(self.zfs.runner) || \
+         (!has(self.zfs.runner.ssh) && !has(self.zfs.runner.socket))",
+        "says for each node how zfs is run there; remove zfs.runner",
+    ),
+]))]
 pub struct Infrastructure {
     /// A Proxmox VE node or cluster.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -54,9 +72,32 @@ pub struct Infrastructure {
     /// The ZFS under its storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zfs: Option<Zfs>,
+    /// Nodes of the cluster that Machines may run on, each with its own pool; storage, dataset and keep are called the same on each.
+    /// Default: one node, as `proxmox.node` and `zfs.runner` say.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
+    pub nodes: Vec<Node>,
     /// The lab that `autovibe up` started beside this hub: a Proxmox-compatible node on this machine.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab: Option<Lab>,
+}
+
+/// A node that Machines may run on.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Node {
+    /// Its name in Proxmox.
+    pub name: String,
+    /// How `zfs` is run there. Default: on this machine, which must be that node then.
+    #[serde(default)]
+    pub runner: Runner,
+    /// How many Machines may run there at once. Default: as many as their memory allows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_machines: Option<u32>,
+    /// Memory that Machines there may have in sum; more than the node has is overcommitted. Default: nine tenths of what it has, less
+    /// that of other VMs that run there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory: Option<Bytes>,
 }
 
 /// The lab beside this hub; nothing to say about it.
@@ -294,6 +335,9 @@ pub struct HubStatus {
     /// Images that can be spawned from.
     #[serde(default)]
     pub images: Vec<ImageStatus>,
+    /// Whether each of `infrastructure.nodes` can take Machines.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub nodes: Vec<NodeStatus>,
     /// VMs that this installation made and that no Machine holds, as after the restore of an older database; at most 50. Nothing
     /// touches them, and their VMIDs are given to no one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -304,6 +348,16 @@ pub struct HubStatus {
     /// The last audit: what is in the pool and in Proxmox against what the objects say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Audit>,
+}
+
+/// How a node stands.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeStatus {
+    pub name: String,
+    /// Why no Machine can be put there now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
 }
 
 /// Privileges of Proxmox that are missing.
@@ -468,6 +522,16 @@ impl Kind for Hub {
         if let (Some(proxmox), Some(zfs)) = (&infrastructure.proxmox, &infrastructure.zfs) {
             validate_infrastructure(proxmox, zfs, &mut errors);
         }
+        for (index, node) in infrastructure.nodes.iter().enumerate() {
+            let path = format!("spec.infrastructure.nodes[{index}]");
+            if !is_host(&node.name) {
+                let remedy = "must be the name of a Proxmox node, for example pve1";
+                errors.push(FieldError::invalid(format!("{path}.name"), &node.name, remedy));
+            }
+            if let Some(ssh) = &node.runner.ssh {
+                validate_ssh(ssh, &format!("{path}.runner.ssh"), &mut errors);
+            }
+        }
         names(&mut errors, "spec.providers", self.spec.providers.iter().map(|provider| &provider.name));
         names(&mut errors, "spec.images", self.spec.images.iter().map(|image| &image.name));
         errors
@@ -497,8 +561,12 @@ fn is_dataset(name: &str) -> bool {
     name.len() <= 200 && name.split('/').all(part)
 }
 
-fn validate_ssh(ssh: &Ssh, errors: &mut Vec<FieldError>) {
-    let path = "spec.infrastructure.zfs.runner.ssh";
+/// Whether Proxmox takes it as the name of a node.
+fn is_host(name: &str) -> bool {
+    name.len() <= 63 && name.starts_with(|c: char| c.is_ascii_alphanumeric()) && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
+fn validate_ssh(ssh: &Ssh, path: &str, errors: &mut Vec<FieldError>) {
     // Both become words of a command line: nothing that could be taken for an option.
     let word = |text: &str, more: &str| {
         text.starts_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || (c == ':' && more.contains(':')))
@@ -542,7 +610,7 @@ fn validate_infrastructure(proxmox: &Proxmox, zfs: &Zfs, errors: &mut Vec<FieldE
         }
     }
     if let Some(ssh) = &zfs.runner.ssh {
-        validate_ssh(ssh, errors);
+        validate_ssh(ssh, &format!("{path}.zfs.runner.ssh"), errors);
     }
     let pool = |dataset: &str| dataset.split('/').next().unwrap_or_default().to_owned();
     if pool(&zfs.keep) != pool(&zfs.dataset) {

@@ -34,6 +34,7 @@ const ANEW: &str = "create a new Machine instead";
     rule::immutable("agent", ANEW),
     rule::immutable("source", ANEW),
     rule::immutable("hub", ANEW),
+    rule::immutable("placement", ANEW),
 ]))]
 pub struct MachineSpec {
     /// The Hub that runs this Machine. Default: the Hub named `default`.
@@ -54,6 +55,9 @@ pub struct MachineSpec {
     /// The size of the VM.
     #[serde(default)]
     pub resources: Resources,
+    /// Where it may run. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
     /// What it may spend. Without it, the Hub's default limits hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub budget: Option<BudgetUse>,
@@ -285,6 +289,16 @@ impl Default for Resources {
     }
 }
 
+/// Where a Machine may run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[schemars(extend("x-kubernetes-validations" = [rule::required("nodes", "size(self.nodes) > 0", "name at least one node of the Hub")]))]
+pub struct Placement {
+    /// Names of nodes of the Hub; on none but these.
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub nodes: Vec<String>,
+}
+
 /// Which Budget pays, and this Machine's own limits.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -409,6 +423,9 @@ pub struct MachineStatus {
     /// The VM, while there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<VmStatus>,
+    /// The Proxmox node that it was placed on: decided once, before anything of it is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Name of the Checkpoint that it was spawned from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spawned_from: Option<String>,

@@ -117,6 +117,9 @@ fn hubs_name_datasets_and_endpoints_that_can_be() {
         }, "gateway": { "url": "http://10.0.0.1:8081" } })
     };
     check::<Hub>(json!({ "infrastructure": { "lab": {} } }), &[]);
+    let mut several = pve("https://pve1:8006", "rpool/autovibe");
+    several["infrastructure"]["nodes"] = json!([{ "name": "pve1" }, { "name": "pve 2" }]);
+    check::<Hub>(several, &["spec.infrastructure.nodes[1].name: Invalid value: \"pve 2\": must be the name of a Proxmox node"]);
     check::<Hub>(pve("https://pve1:8006", "rpool/autovibe"), &[]);
     check::<Hub>(pve("http://pve1:8006", "rpool/autovibe"), &["spec.infrastructure.proxmox.endpoint"]);
     check::<Hub>(pve("https://pve1:8006", "tank/autovibe"), &["must be in the pool of `dataset`: rpool"]);

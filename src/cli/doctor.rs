@@ -114,6 +114,7 @@ async fn of_hub(name: &str, context: &Context) -> anyhow::Result<ExitCode> {
         _ => print::out(&print::printable(&text_of_hub(name, &status)))?,
     }
     let fine = status.message.is_none() && status.proxmox_version.is_some() && status.lacking.is_empty();
+    let fine = fine && status.nodes.iter().all(|node| node.message.is_none());
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -122,6 +123,10 @@ fn text_of_hub(name: &str, status: &HubStatus) -> String {
     let answers = version.map_or_else(|| "✘ Proxmox has not answered yet".into(), |version| format!("✔ Proxmox {version} answers"));
     let mut lines = vec![format!("hub/{name}"), format!("  {answers}")];
     lines.extend(status.message.iter().map(|message| format!("  ✘ {message}")));
+    lines.extend(status.nodes.iter().map(|node| match &node.message {
+        None => format!("  ✔ node {} can take machines", node.name),
+        Some(why) => format!("  ✘ node {}: {why}", node.name),
+    }));
     // In the words of its condition, which have the token's name.
     let lacking = status.conditions.iter().find(|condition| condition.type_ == "PermissionsMissing" && condition.status == "True");
     match lacking.and_then(|condition| condition.message.split_once(" As root on a node: ")) {

@@ -6,6 +6,7 @@
 
 pub mod guest;
 pub mod needs;
+mod sites;
 pub mod storage;
 mod turns;
 pub mod vm;
@@ -17,10 +18,13 @@ use crate::clock::{Retry, Tenure};
 use crate::proxmox::{self, Breaker, Node};
 use crate::wire::{LabEndpoint, Service};
 use crate::zfs::{self, Dataset, Zfs};
+use sites::Site;
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    collections::BTreeMap,
+    sync::{Arc, PoisonError},
     time::Duration,
 };
+use storage::Copies;
 use tokio::sync::Semaphore;
 
 /// Where the infrastructure of a Hub is: its spec with secrets and the lab's address resolved.
@@ -31,6 +35,8 @@ pub struct Connection {
     pub service: Option<Service>,
     /// `None` is the only one there is.
     pub node: Option<Node>,
+    /// The Hub's nodes beside that one, which has a name then.
+    pub others: Vec<Elsewhere>,
     /// Name of the zfspool storage in Proxmox.
     pub storage: String,
     /// The dataset of that storage.
@@ -54,6 +60,15 @@ pub struct Connection {
     pub tenure: Tenure,
 }
 
+/// What is different on another node of a Hub: all else is the cluster's.
+#[derive(Clone, Debug)]
+pub struct Elsewhere {
+    pub node: Node,
+    pub runner: zfs::Runner,
+    /// Those of the storage there.
+    pub turns: Turns,
+}
+
 impl Connection {
     /// The lab's, as it says where it is.
     pub fn of_lab(lab: &LabEndpoint) -> Self {
@@ -65,6 +80,7 @@ impl Connection {
             },
             service: None,
             node: Some(Node(lab.node.clone())),
+            others: Vec::new(),
             storage: lab.storage.clone(),
             dataset: Dataset(lab.dataset.clone()),
             keep: Dataset(lab.keep.clone()),
@@ -162,68 +178,97 @@ impl Capabilities {
     }
 }
 
-/// How many guests are powered off at once: each is a process that waits on the node.
-const TASKS: usize = 4;
 /// Calls at once that take a storage's locks, where the Hub does not say. Source: proxmox-zfs facts 9.2.
 pub const CONCURRENCY: usize = crate::api::hub::CONCURRENCY as usize;
 
-/// The verbs, for one Hub; cheap to clone.
+/// The verbs, on one node of a Hub; cheap to clone.
 #[derive(Clone)]
 pub struct Driver {
     pub proxmox: proxmox::Client,
+    /// Of this node.
     pub zfs: Zfs,
-    connection: Arc<Connection>,
-    node: Node,
-    tasks: Arc<Semaphore>,
-    /// What the last boot took.
-    boot: Arc<Mutex<Duration>>,
+    site: Arc<Site>,
+    sites: Arc<BTreeMap<Node, Arc<Site>>>,
+    copies: Copies,
 }
 
 impl Driver {
-    /// Connects: probes ZFS, asks Proxmox for its nodes. Errors: `Settings` when the node to use is not clear or not there.
+    /// Connects: asks Proxmox for its nodes, probes ZFS on the first of the Hub's that is online and answers; [`Driver::at`] is the
+    /// way to the others. Errors: `Settings` when the node to use is not clear or not there; of several, what the last one said.
     pub async fn open(connection: Connection) -> Result<Self, Error> {
         let tenure = &connection.tenure;
         let breaker = connection.breaker.clone();
         let proxmox = proxmox::Client::over(connection.proxmox.clone(), connection.service.clone(), tenure.clone())?.behind(breaker);
-        let nodes = proxmox.nodes().await?;
-        let node = match (&connection.node, nodes.as_slice()) {
-            (Some(node), _) if nodes.contains(node) => node.clone(),
-            (Some(node), _) => return Err(Error::Settings(format!("Proxmox node {node} is not online; online are: {}", names(&nodes)))),
+        let online = proxmox.nodes().await?;
+        let first = match (&connection.node, online.as_slice()) {
+            (Some(node), _) => node.clone(),
             (None, [only]) => only.clone(),
             (None, []) => return Err(Error::Settings("Proxmox shows no online node; does the token have Sys.Audit on /nodes?".into())),
             (None, _) => {
                 return Err(Error::Settings(format!(
-                    "there are several Proxmox nodes ({}); name one in spec.infrastructure.proxmox.node",
-                    names(&nodes)
+                    "there are several Proxmox nodes ({}); list those to use in spec.infrastructure.nodes, or name one in \
+                     spec.infrastructure.proxmox.node",
+                    names(&online)
                 )));
             }
         };
-        let zfs = Zfs::open(connection.runner.clone()).await?.under(tenure.clone());
-        connection.turns.limit(connection.concurrency);
-        let driver =
-            Self { proxmox, zfs, connection: Arc::new(connection), node, tasks: Arc::new(Semaphore::new(TASKS)), boot: Arc::default() };
-        driver.count_running().await;
-        Ok(driver)
+        let sites = Site::all(first, connection);
+        let known: BTreeMap<Node, Arc<Site>> = sites.iter().map(|site| (site.node.clone(), Arc::clone(site))).collect();
+        let wanted: Vec<Node> = sites.iter().map(|site| site.node.clone()).collect();
+        let none = format!("Proxmox node {} is not online; online are: {}", names(&wanted), names(&online));
+        let mut why = Error::Settings(none);
+        for site in sites.iter().filter(|site| online.contains(&site.node)) {
+            match site.zfs(&proxmox).await {
+                Ok(zfs) => {
+                    let (sites, copies) = (Arc::new(known), Copies::default());
+                    return Ok(Self { proxmox, zfs, site: Arc::clone(site), sites, copies });
+                }
+                Err(error) => why = error,
+            }
+        }
+        Err(why)
+    }
+
+    /// The same verbs on another node of the Hub. What does not answer there is asked again only some seconds later.
+    ///
+    /// Errors: `Settings` when it is none of the Hub's; what ZFS says there.
+    pub async fn at(&self, node: &Node) -> Result<Self, Error> {
+        if node == self.node() {
+            return Ok(self.clone());
+        }
+        let Some(site) = self.sites.get(node) else {
+            let known: Vec<Node> = self.nodes().cloned().collect();
+            return Err(Error::Settings(format!(
+                "node {node} is none of the hub's ({}); list it in spec.infrastructure.nodes",
+                names(&known)
+            )));
+        };
+        let zfs = site.zfs(&self.proxmox).await?;
+        Ok(Self { zfs, site: Arc::clone(site), ..self.clone() })
     }
 
     pub fn connection(&self) -> &Connection {
-        &self.connection
+        &self.site.connection
     }
     /// The node that runs the VMs, and whose pool holds their disks.
     pub fn node(&self) -> &Node {
-        &self.node
+        &self.site.node
+    }
+    /// All of the Hub's.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        self.sites.keys()
     }
     /// Slots for tasks that power guests off; take one for as long as the task runs.
     pub fn tasks(&self) -> &Arc<Semaphore> {
-        &self.tasks
+        &self.site.tasks
     }
-    /// How long guests of this Hub lately took from start until they answered; zero before the first.
+    /// How long guests on this node lately took from start until they answered; zero before the first.
     pub fn usual_boot(&self) -> Duration {
-        *self.boot.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.site.boot.lock().unwrap_or_else(PoisonError::into_inner)
     }
     /// A guest took so long.
     pub fn booted(&self, took: Duration) {
-        *self.boot.lock().unwrap_or_else(PoisonError::into_inner) = took;
+        *self.site.boot.lock().unwrap_or_else(PoisonError::into_inner) = took;
     }
     pub fn capabilities(&self) -> Capabilities {
         let zfs = self.zfs.capabilities();

@@ -31,11 +31,13 @@ impl Driver {
     /// What the token lacks; empty when it may do all that a Hub does. One call for each path.
     pub async fn lacking(&self, version: &str) -> Result<Vec<Lack>, Error> {
         let mut lacking = Vec::new();
-        for (path, needed, give) in needs(self.connection(), self.node(), version) {
+        let others = self.nodes().filter(|node| *node != self.node());
+        let others = others.map(|node| (format!("/nodes/{node}"), "Sys.Audit".to_owned(), "/nodes".to_owned()));
+        for (path, needed, give) in needs(self.connection(), self.node(), version).into_iter().chain(others) {
             let has: BTreeSet<String> = self.proxmox.permissions(&path).await?;
             let needed: Vec<String> = needed.split(' ').map(str::to_owned).collect();
             let privileges: Vec<String> = needed.iter().filter(|needed| !has.contains(*needed)).cloned().collect();
-            if !privileges.is_empty() {
+            if !privileges.is_empty() && !lacking.iter().any(|known: &Lack| known.path == give) {
                 lacking.push(Lack { path: give, privileges, needed });
             }
         }

@@ -3,9 +3,9 @@
 //! A VM is ours only if its tag *and* its smbios uuid name the Machine: [`OwnedVm`] can be made by that check alone, and
 //! nothing is stopped or deleted without one.
 
-use super::{Driver, Error};
+use super::{Driver, Error, Turns};
 use crate::clock::Clock;
-use crate::proxmox::{self, Power, TaskStatus, Upid, VmConfig, Vmid};
+use crate::proxmox::{self, Node, Power, TaskStatus, Upid, VmConfig, Vmid};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -92,8 +92,8 @@ impl Driver {
     }
 
     /// What a VM of this installation says of its Machine, by all its marks; `None` of any other, and where there is none.
-    pub async fn bearer(&self, vmid: Vmid, installation: &str) -> Result<Option<Bearer>, Error> {
-        match self.proxmox.config(self.node(), vmid).await {
+    pub async fn bearer(&self, node: &Node, vmid: Vmid, installation: &str) -> Result<Option<Bearer>, Error> {
+        match self.proxmox.config(node, vmid).await {
             Ok(config) => Ok(bearer(vmid, installation, &config)),
             Err(proxmox::Error::NoConfig(_)) => Ok(None),
             Err(error) => Err(error.into()),
@@ -242,38 +242,12 @@ impl Driver {
             let (outcome, ended) = work.await;
             tell.send(outcome).ok();
             if !ended {
-                driver.until_quiet(vmid, &clock).await;
+                until_quiet(&driver.proxmox, driver.node(), vmid, &clock).await;
             }
             drop(turn);
         };
         tokio::spawn(whole.in_current_span());
         told.await.unwrap_or_else(|_| Err(Error::Unknown(format!("what was done to VM {vmid} was given up"))))
-    }
-
-    /// Returns when no task works on a VM's disks, or none can be seen to for so long that it does not matter any more.
-    async fn until_quiet(&self, vmid: Vmid, clock: &Clock) {
-        let mut wait = Wait::task(Duration::from_millis(250));
-        while wait.again(TASK, clock).await {
-            // Not seen is not ended.
-            let running = self.proxmox.running_tasks(self.node()).await;
-            if running.is_ok_and(|tasks| !tasks.iter().any(|task| takes_locks(task) == Some(vmid))) {
-                return;
-            }
-        }
-    }
-
-    /// Counts what an earlier process left running, until it ends: a turn is not free because who took it died.
-    pub(super) async fn count_running(&self) {
-        // Where they cannot be seen, nothing says that there are any.
-        let running = self.proxmox.running_tasks(self.node()).await.unwrap_or_default();
-        let own = running.iter().filter(|task| task.parts().is_some_and(|(_, _, who)| who == self.proxmox.id()));
-        for vmid in own.filter_map(takes_locks) {
-            let (turn, driver) = (self.connection().turns.taken(""), self.clone());
-            tokio::spawn(async move {
-                driver.until_quiet(vmid, &Clock::system()).await;
-                drop(turn);
-            });
-        }
     }
 
     /// How a task ended; `Running` when it has not by the deadline. Errors: `Unknown` when it cannot be seen.
@@ -292,6 +266,32 @@ impl Driver {
                 Err(error) => return Err(error.into()),
             }
         }
+    }
+}
+
+/// Returns when no task works on a VM's disks, or none can be seen to for so long that it does not matter any more.
+async fn until_quiet(proxmox: &proxmox::Client, node: &Node, vmid: Vmid, clock: &Clock) {
+    let mut wait = Wait::task(Duration::from_millis(250));
+    while wait.again(TASK, clock).await {
+        // Not seen is not ended.
+        let running = proxmox.running_tasks(node).await;
+        if running.is_ok_and(|tasks| !tasks.iter().any(|task| takes_locks(task) == Some(vmid))) {
+            return;
+        }
+    }
+}
+
+/// Counts what an earlier process left running on a node, until it ends: a turn is not free because who took it died.
+pub(super) async fn count_running(proxmox: &proxmox::Client, node: &Node, turns: &Turns) {
+    // Where they cannot be seen, nothing says that there are any.
+    let running = proxmox.running_tasks(node).await.unwrap_or_default();
+    let own = running.iter().filter(|task| task.parts().is_some_and(|(_, _, who)| who == proxmox.id()));
+    for vmid in own.filter_map(takes_locks) {
+        let (turn, proxmox, node) = (turns.taken(""), proxmox.clone(), node.clone());
+        tokio::spawn(async move {
+            until_quiet(&proxmox, &node, vmid, &Clock::system()).await;
+            drop(turn);
+        });
     }
 }
 

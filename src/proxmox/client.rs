@@ -1,7 +1,7 @@
 //! The calls that autovibe makes, one method each; none waits for a task or retries a change.
 
 use super::{
-    Breaker, Config, Error, ExecStatus, Node, Power, ResourceVm, TaskStatus, Upid, VmConfig, Vmid,
+    Breaker, Config, Error, ExecStatus, Node, Power, ResourceNode, ResourceVm, Resources, TaskStatus, Upid, VmConfig, Vmid,
     http::{Http, Parameters, segment},
     value,
 };
@@ -39,6 +39,27 @@ fn rows(data: Value, what: &str) -> Result<Vec<Value>, Error> {
 
 fn vmid_of(row: &Value) -> Option<Vmid> {
     value::number_of(row, "vmid").and_then(|vmid| u32::try_from(vmid).ok()).map(Vmid)
+}
+
+fn size_of(row: &Value, key: &str) -> Option<u64> {
+    value::number_of(row, key).and_then(|number| u64::try_from(number).ok())
+}
+
+fn vm_of(row: &Value, node: Option<Node>) -> Result<ResourceVm, Error> {
+    let (Some(vmid), Some(node)) = (vmid_of(row), node) else {
+        // A row that cannot be read may be any VM: the list would be short without a word.
+        return Err(Error::Unknown(format!("a row of /cluster/resources cannot be read: {row}")));
+    };
+    let tags = value::text_of(row, "tags").unwrap_or_default();
+    Ok(ResourceVm {
+        vmid,
+        node,
+        name: value::text_of(row, "name"),
+        status: value::text_of(row, "status"),
+        lock: value::text_of(row, "lock"),
+        memory_bytes: size_of(row, "maxmem"),
+        tags: tags.split(';').filter(|tag| !tag.is_empty()).map(str::to_owned).collect(),
+    })
 }
 
 fn power_of(row: &Value) -> Option<Power> {
@@ -90,27 +111,27 @@ impl Client {
         Ok(rows.iter().filter(|row| row["status"] == "online").filter_map(|row| value::text_of(row, "node")).map(Node).collect())
     }
 
-    /// One call, all guests that are VMs.
-    pub async fn resources(&self) -> Result<Vec<ResourceVm>, Error> {
-        let rows = rows(self.http.get("/cluster/resources", &vec![("type", "vm".into())]).await?, "/cluster/resources")?;
-        let vms = rows.iter().filter(|row| row["type"] == "qemu");
-        vms.map(|row| {
+    /// One call: all guests that are VMs, and the nodes and storages.
+    pub async fn resources(&self) -> Result<Resources, Error> {
+        let rows = rows(self.http.get("/cluster/resources", &vec![]).await?, "/cluster/resources")?;
+        let mut resources = Resources::default();
+        for row in &rows {
             let node = value::text_of(row, "node").map(Node);
-            let (Some(vmid), Some(node)) = (vmid_of(row), node) else {
-                // A row that cannot be read may be any VM: the list would be short without a word.
-                return Err(Error::Unknown(format!("a row of /cluster/resources cannot be read: {row}")));
-            };
-            let tags = value::text_of(row, "tags").unwrap_or_default();
-            Ok(ResourceVm {
-                vmid,
-                node,
-                name: value::text_of(row, "name"),
-                status: value::text_of(row, "status"),
-                lock: value::text_of(row, "lock"),
-                tags: tags.split(';').filter(|tag| !tag.is_empty()).map(str::to_owned).collect(),
-            })
-        })
-        .collect()
+            match (row["type"].as_str(), node) {
+                (Some("qemu"), node) => resources.vms.push(vm_of(row, node)?),
+                (Some("node"), Some(node)) => resources.nodes.push(ResourceNode {
+                    node,
+                    online: row["status"] == "online",
+                    memory_bytes: size_of(row, "maxmem"),
+                    cores: size_of(row, "maxcpu"),
+                }),
+                (Some("storage"), Some(node)) if row["status"] == "available" => {
+                    resources.storages.extend(value::text_of(row, "storage").map(|storage| (node, storage)));
+                }
+                _ => {}
+            }
+        }
+        Ok(resources)
     }
 
     /// Live state of all VMs of a node: vmid and power.

@@ -71,7 +71,27 @@ pub struct Config {
     pub credential: Credential,
 }
 
-/// A row of `/cluster/resources?type=vm`. `name` and `status` lag up to 10 s and are absent at first.
+/// What `/cluster/resources` shows, in one call.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Resources {
+    pub vms: Vec<ResourceVm>,
+    pub nodes: Vec<ResourceNode>,
+    /// Storages that are there to be used, each with its node.
+    pub storages: Vec<(Node, String)>,
+}
+
+/// A node in `/cluster/resources`. Its numbers are shown to those with Sys.Audit on it, and while it is online.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResourceNode {
+    pub node: Node,
+    pub online: bool,
+    /// All that it has, bytes.
+    pub memory_bytes: Option<u64>,
+    /// All that it has.
+    pub cores: Option<u64>,
+}
+
+/// A VM in `/cluster/resources`. `name`, `status` and `memory_bytes` lag up to 10 s and are absent at first.
 #[derive(Clone, Debug, PartialEq, Deserialize)]
 pub struct ResourceVm {
     pub vmid: Vmid,
@@ -80,6 +100,8 @@ pub struct ResourceVm {
     /// `running`, `stopped` or `unknown`.
     pub status: Option<String>,
     pub lock: Option<String>,
+    /// What its guest has while it runs.
+    pub memory_bytes: Option<u64>,
     /// Lower-cased and sorted.
     pub tags: Vec<String>,
 }

@@ -1,7 +1,10 @@
 use super::*;
 
 fn listed(vmids: &[u32]) -> BTreeMap<Vmid, VmSeen> {
-    vmids.iter().map(|vmid| (Vmid(*vmid), VmSeen { node: Node("pve".into()), tags: Vec::new(), power: None, lock: None })).collect()
+    vmids
+        .iter()
+        .map(|vmid| (Vmid(*vmid), VmSeen { node: Node("pve".into()), tags: Vec::new(), power: None, lock: None, memory_bytes: None }))
+        .collect()
 }
 
 #[test]
@@ -37,9 +40,57 @@ async fn an_outage_is_unknown_and_asked_once_a_second() {
         fingerprint: None,
         credential: crate::proxmox::Credential::token("root@pam!t", String::new()),
     };
-    let world = World::new(Client::new(config).unwrap(), Node("pve".into()));
+    let world = World::new(Client::new(config).unwrap(), vec![Node("pve".into())]);
     assert!(world.at_most(Duration::ZERO).await.is_err());
     let after_first = calls.load(std::sync::atomic::Ordering::SeqCst);
     assert!(world.at_most(Duration::ZERO).await.is_err());
     assert_eq!(calls.load(std::sync::atomic::Ordering::SeqCst), after_first);
+}
+
+fn resources(vms: &[(u32, &str, &str)], nodes: &[(&str, bool)]) -> Resources {
+    let vm = |(vmid, node, tag): &(u32, &str, &str)| crate::proxmox::ResourceVm {
+        vmid: Vmid(*vmid),
+        node: Node((*node).into()),
+        name: None,
+        status: Some("running".into()),
+        lock: None,
+        memory_bytes: Some(1 << 30),
+        tags: vec![(*tag).into()],
+    };
+    let node = |(name, online): &(&str, bool)| {
+        let node = Node((*name).into());
+        crate::proxmox::ResourceNode { node, online: *online, memory_bytes: None, cores: None }
+    };
+    Resources {
+        vms: vms.iter().map(vm).collect(),
+        nodes: nodes.iter().map(node).collect(),
+        storages: vec![(Node("a".into()), "tank".into())],
+    }
+}
+
+#[tokio::test]
+async fn only_nodes_that_are_up_and_have_ours_are_asked() {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let credential = crate::proxmox::Credential::token("root@pam!t", String::new());
+    let config = crate::proxmox::Config { endpoint: "http://127.0.0.1:1".into(), fingerprint: None, credential };
+    let client = Client::new(config).unwrap();
+    let asked = |names: &[&str], resources: &Resources| {
+        let world = World::new(client.clone(), names.iter().map(|name| Node((*name).into())).collect());
+        let matters = world.nodes.iter().filter(|node| world.matters(node, resources)).map(|node| node.0.clone());
+        matters.collect::<Vec<_>>().join(" ")
+    };
+    let all = [("a", true), ("b", true), ("c", false)];
+    assert_eq!(asked(&["a", "b", "c"], &resources(&[(1, "a", "autovibe"), (2, "b", "theirs"), (3, "c", "autovibe")], &all)), "a");
+    assert_eq!(asked(&["a", "b", "c"], &resources(&[], &all)), "a b", "the canary");
+    assert_eq!(asked(&["c"], &resources(&[], &all)), "c", "the only one there is");
+}
+
+#[test]
+fn nothing_is_said_of_a_node_that_is_down_or_did_not_answer() {
+    let seen = resources(&[], &[("a", true), ("b", false), ("c", true)]);
+    let silent = [(Node("c".into()), "no answer".to_owned())].into();
+    let view = View { asked_at: Instant::now(), vms: BTreeMap::new(), nodes: nodes(seen), silent };
+    let hidden = |name: &str| view.hidden(&Node(name.into()));
+    assert_eq!((hidden("a"), hidden("b").as_deref(), hidden("c").as_deref()), (None, Some("node b is offline"), Some("no answer")));
+    assert!(view.nodes[&Node("a".into())].storages.contains("tank"));
 }

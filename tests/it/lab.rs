@@ -305,10 +305,10 @@ async fn names_and_states_lag_in_resources() {
     world.lab.set_lag(Duration::from_hours(1));
     world.clone_image(1000).await;
     world.ok(world.client.create(&world.node, Vmid(1000), &World::values(1000, "late")).await).await;
-    let row = world.client.resources().await.unwrap().remove(0);
+    let row = world.client.resources().await.unwrap().vms.remove(0);
     assert_eq!((row.name, row.status.as_deref(), row.tags), (None, Some("unknown"), vec!["a".into(), "av".into(), "b".into()]));
     world.lab.set_lag(Duration::ZERO);
-    let row = world.client.resources().await.unwrap().remove(0);
+    let row = world.client.resources().await.unwrap().vms.remove(0);
     assert_eq!((row.name.as_deref(), row.status.as_deref()), (Some("late"), Some("stopped")));
 }
 

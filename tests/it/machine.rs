@@ -15,6 +15,7 @@ mod lives;
 mod nodes;
 mod parted;
 mod parts;
+mod places;
 mod put_back;
 mod restored;
 mod rotated;

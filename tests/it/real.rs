@@ -121,6 +121,7 @@ async fn connect(endpoint: LabEndpoint) -> Driver {
         },
         service: None,
         node: None,
+        others: Vec::new(),
         storage: endpoint.storage,
         dataset: Dataset(endpoint.dataset),
         keep: Dataset(endpoint.keep),

@@ -10,7 +10,9 @@ use crate::controller::{Context, Error};
 use crate::driver::Driver;
 use crate::lineage::Lineage;
 use crate::objects;
+use crate::proxmox::Node;
 use crate::wire::annotation;
+use crate::zfs::Dataset;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -76,9 +78,7 @@ pub(super) async fn act(
         }
         Step::Capture(capture) => outcome.captured = Some(self::capture(capture, checkpoint, observed, context).await?),
         Step::Collect => {
-            for handle in &observed.handles {
-                collect(checkpoint, &observed.volumes, observed, &handle.driver).await?;
-            }
+            collect(checkpoint, observed).await?;
         }
         Step::PassParentOn => pass_parent_on(checkpoint, context).await?,
         Step::DropFinalizer => {
@@ -95,7 +95,8 @@ pub(super) async fn act(
 
 async fn capture(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed, context: &Context) -> Result<Captured, Failure> {
     let begun = Instant::now();
-    let driver = &observed.handles.first().ok_or_else(|| Error::Waiting("the hub went away".into()))?.driver;
+    let hub = observed.handles.first().ok_or_else(|| Error::Waiting("the hub went away".into()))?;
+    let driver = &hub.driver.at(&capture.node).await?;
     let flushed = flush(capture, checkpoint, observed, context, driver).await;
     let in_guest = begun.elapsed();
     let volumes = driver.capture(&capture.disks, checkpoint.uid(), &capture.machine_uid).await?;
@@ -156,19 +157,48 @@ async fn flush(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed, 
     }
 }
 
-async fn collect(checkpoint: &Checkpoint, volumes: &[Volume], observed: &Observed, driver: &Driver) -> Result<(), Failure> {
+/// Destroys its snapshots where they were taken, and their copies.
+async fn collect(checkpoint: &Checkpoint, observed: &Observed) -> Result<(), Failure> {
     let recorded = checkpoint.status.as_ref().and_then(|status| status.machine_uid.clone());
     let machine_uid = recorded.or_else(|| observed.machine.as_ref().map(|machine| machine.uid().to_owned())).unwrap_or_default();
-    for volume in volumes {
-        let collected = driver.collect(volume, checkpoint.uid(), &machine_uid).await?;
-        if let Some(snapshot) = collected.snapshot {
-            tracing::info!(zfs.dataset = %snapshot.dataset, "destroyed snapshot {snapshot}");
+    for volume in &observed.volumes {
+        for copy in &volume.copies {
+            let copied = Dataset(copy.dataset.clone());
+            for driver in on(&copy.node, observed).await? {
+                driver.discard_copy(&copied, &volume.snapshot, &volume.guid, checkpoint.uid()).await?;
+                tracing::info!(zfs.dataset = %copied, "no copy of {} is left on node {}", checkpoint.name(), driver.node());
+            }
         }
-        if let Some(disk) = collected.disk {
-            tracing::info!(zfs.dataset = %disk, "destroyed kept disk {disk}: no snapshot was left on it");
+        if checkpoint.spec.import.is_some() {
+            // The image is the Hub's: only the reference goes.
+            continue;
+        }
+        for driver in on(&volume.node, observed).await? {
+            let collected = driver.collect(volume, checkpoint.uid(), &machine_uid).await?;
+            if let Some(snapshot) = collected.snapshot {
+                tracing::info!(zfs.dataset = %snapshot.dataset, "destroyed snapshot {snapshot}");
+            }
+            if let Some(disk) = collected.disk {
+                tracing::info!(zfs.dataset = %disk, "destroyed kept disk {disk}: no snapshot was left on it");
+            }
         }
     }
     Ok(())
+}
+
+/// The verbs on a node, of each Hub that has it. Errors: none has, so what lies there cannot be seen.
+async fn on(node: &str, observed: &Observed) -> Result<Vec<Driver>, Failure> {
+    let (node, mut found) = (Node(node.to_owned()), Vec::new());
+    for handle in &observed.handles {
+        if handle.driver.nodes().any(|known| *known == node) {
+            found.push(handle.driver.at(&node).await?);
+        }
+    }
+    if found.is_empty() {
+        let text = format!("its snapshot lies on node {node}, which no hub lists any more; list it in spec.infrastructure.nodes");
+        return Err(Error::Waiting(text).into());
+    }
+    Ok(found)
 }
 
 /// Gives the children of a checkpoint that goes the nearest ancestor that stays.

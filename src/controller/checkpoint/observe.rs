@@ -7,6 +7,7 @@ use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
 use crate::driver::storage::Image;
 use crate::lineage::{Lineage, Use};
+use crate::proxmox::Node;
 use crate::zfs::Dataset;
 use jiff::Timestamp;
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
@@ -104,8 +105,11 @@ async fn before_collecting(checkpoint: &Checkpoint, context: &Context, observed:
     let (checkpoints, _) = context.objects.list::<Checkpoint>(namespace).await?;
     let (machines, _) = context.objects.list::<Machine>(namespace).await?;
     observed.uses = Lineage::new(&checkpoints, &machines).uses(checkpoint.name());
-    if !observed.uses.is_empty() || checkpoint.spec.import.is_some() {
+    if !observed.uses.is_empty() {
         return Ok(());
+    }
+    if let Some(import) = &checkpoint.spec.import {
+        return before_collecting_import(checkpoint, import.hub.as_deref(), context, observed).await;
     }
     match &observed.machine {
         Some(machine) => {
@@ -124,11 +128,36 @@ async fn before_collecting(checkpoint: &Checkpoint, context: &Context, observed:
     if let (true, Some(uid)) = (observed.volumes.is_empty(), uid) {
         // A capture whose record was lost. A namesake's disks are not its Machine's.
         let machine = observed.machine.as_ref().filter(|machine| machine.uid() == uid);
-        let vm = machine.and_then(|machine| machine.status.as_ref()?.vm.clone());
-        let disks: Vec<Dataset> = vm.map(|vm| vm.disks).unwrap_or_default().into_iter().map(Dataset).collect();
+        let status = machine.and_then(|machine| machine.status.clone()).unwrap_or_default();
+        let node = status.vm.as_ref().map(|vm| vm.node.clone()).or(status.node).map(Node);
+        let disks: Vec<Dataset> = status.vm.map(|vm| vm.disks).unwrap_or_default().into_iter().map(Dataset).collect();
         for handle in &observed.handles {
-            observed.volumes.extend(handle.driver.find_captured(&disks, checkpoint.uid(), &uid).await?);
+            // Where it was is not known any more: on whichever node.
+            let nodes: Vec<Node> = node.clone().map_or_else(|| handle.driver.nodes().cloned().collect(), |node| vec![node]);
+            for node in nodes {
+                observed.volumes.extend(handle.driver.at(&node).await?.find_captured(&disks, checkpoint.uid(), &uid).await?);
+            }
         }
     }
+    Ok(())
+}
+
+/// Of an imported one there are only the copies to collect: the image is the Hub's.
+async fn before_collecting_import(
+    checkpoint: &Checkpoint,
+    hub: Option<&str>,
+    context: &Context,
+    observed: &mut Observed,
+) -> Result<(), Error> {
+    let volumes = checkpoint.status.clone().unwrap_or_default().volumes;
+    if volumes.iter().all(|volume| volume.copies.is_empty()) {
+        return Ok(());
+    }
+    let name = hub.unwrap_or(DEFAULT_HUB);
+    match context.hubs.get(name).await {
+        Ok(handle) => observed.handles.push(handle),
+        Err(_) => observed.hidden_in.push(name.to_owned()),
+    }
+    observed.volumes = volumes;
     Ok(())
 }

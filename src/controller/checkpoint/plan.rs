@@ -5,7 +5,7 @@ use super::observe::{HubSeen, Observed, TIMELY, age, phase};
 use crate::api::checkpoint::{CheckpointPhase, FINALIZER, Trigger, Volume};
 use crate::api::machine::{Phase, VmStatus};
 use crate::api::{Checkpoint, Kind, Machine};
-use crate::proxmox::Vmid;
+use crate::proxmox::{Node, Vmid};
 use crate::runtime::Requeue;
 use crate::wire::annotation;
 use crate::zfs::Dataset;
@@ -32,6 +32,8 @@ pub(super) enum Step {
 /// A capture to make.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Capture {
+    /// Where its VM is.
+    pub(super) node: Node,
     pub(super) disks: Vec<Dataset>,
     pub(super) machine_uid: String,
     /// The VM whose guest is to be flushed first; `None` when it does not run.
@@ -103,13 +105,12 @@ fn import(checkpoint: &Checkpoint, observed: &Observed) -> Plan {
     let Some(image) = images.get(&import.image) else {
         return Plan::wait("ImageNotReady", format!("image {} is not ready on the hub; see `kubectl describe hub`", import.image));
     };
-    let node = observed.handles.first().map(|handle| handle.driver.node().0.clone()).unwrap_or_default();
     let volume = Volume {
-        node,
+        node: image.nodes.first().map(|node| node.0.clone()).unwrap_or_default(),
         dataset: image.snapshot.dataset.0.clone(),
         snapshot: image.snapshot.name.clone(),
         guid: image.guid.clone(),
-        referenced: None,
+        ..Volume::default()
     };
     Plan::stand(Stand::Imported(vec![volume]))
 }
@@ -164,6 +165,7 @@ fn capture_of(checkpoint: &Checkpoint, machine: &Machine, vm: &VmStatus, machine
     let annotations = checkpoint.metadata.annotations.as_ref();
     let claimed = annotations.and_then(|all| all.get(annotation::QUIESCENT)).is_some_and(|value| value == "true");
     Capture {
+        node: Node(vm.node.clone()),
         disks: vm.disks.iter().cloned().map(Dataset).collect(),
         machine_uid: machine.uid().to_owned(),
         guest: (!stopped).then_some(Vmid(vm.vmid)),
@@ -183,13 +185,11 @@ fn deletion(checkpoint: &Checkpoint, observed: &Observed) -> Plan {
         return wait(format!("it stays until nothing needs it: {}{more}", uses.join(", ")));
     }
     let end = [Step::PassParentOn, Step::DropFinalizer];
-    if checkpoint.spec.import.is_some() {
-        // The image is the Hub's: only the reference goes.
-        return Plan { steps: end.into(), ..Plan::stand(Stand::Deleting(None)) };
-    }
     if !observed.hidden_in.is_empty() {
         return wait(format!("it stays until hub {} can be asked for its snapshots", observed.hidden_in.join(", ")));
     }
-    let steps = if observed.volumes.is_empty() { end.into() } else { [Step::Collect].into_iter().chain(end).collect() };
+    // Of an imported one the image is the Hub's: only copies of it go.
+    let own = |volume: &Volume| checkpoint.spec.import.is_none() || !volume.copies.is_empty();
+    let steps = if observed.volumes.iter().any(own) { [Step::Collect].into_iter().chain(end).collect() } else { end.into() };
     Plan { steps, ..Plan::stand(Stand::Deleting(None)) }
 }

@@ -10,7 +10,7 @@ use crate::api::quantity::GoDuration;
 use crate::api::{Checkpoint, Machine};
 use crate::driver::{self, storage::Image};
 use crate::lineage::Use;
-use crate::proxmox::Vmid;
+use crate::proxmox::{Node, Vmid};
 use crate::wire::annotation;
 use crate::zfs::{Dataset, Snapshot};
 use jiff::Timestamp;
@@ -68,6 +68,7 @@ fn machine(phase: Phase) -> Machine {
 
 fn open() -> HubSeen {
     let image = Image {
+        nodes: vec![Node("pve1".into())],
         snapshot: Snapshot { dataset: Dataset("tank/keep/image-micro".into()), name: "base".into() },
         guid: "42".into(),
         stale: false,
@@ -85,7 +86,7 @@ fn volume() -> Volume {
         dataset: "tank/data/vm-100-disk-0".into(),
         snapshot: "av-ckpt".into(),
         guid: "7".into(),
-        referenced: None,
+        ..Volume::default()
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::api::hub::{self as api, Proxmox, Zfs};
 use crate::api::{Hub, Kind, SYSTEM_NAMESPACE};
 use crate::controller::client::Client;
-use crate::driver::{self, Connection, Turns};
+use crate::driver::{self, Connection, Elsewhere, Turns};
 use crate::objects;
 use crate::proxmox::{self, Breaker, Credential, Node};
 use crate::store;
@@ -51,18 +51,24 @@ async fn of_proxmox(
         Ok(credential) => credential,
         Err(waiting) => return Ok(Err(waiting)),
     };
-    let runner = match (&zfs.runner.ssh, &zfs.runner.socket) {
-        (Some(ssh), _) => match of_ssh(hub, ssh, objects, data).await? {
-            Ok(ssh) => Runner::Ssh(ssh),
+    let nodes = &hub.spec.infrastructure.nodes;
+    let mut runners = Vec::with_capacity(nodes.len());
+    for runner in nodes.iter().map(|node| &node.runner).chain(nodes.is_empty().then_some(&zfs.runner)) {
+        match of_runner(hub, runner, objects, data).await? {
+            Ok(runner) => runners.push(runner),
             Err(waiting) => return Ok(Err(waiting)),
-        },
-        (None, Some(path)) => Runner::Socket(path.into()),
-        (None, None) => Runner::Local,
-    };
+        }
+    }
+    let mut runners = runners.into_iter();
+    let runner = runners.next().unwrap_or(Runner::Local);
+    let elsewhere =
+        |(node, runner): (&api::Node, Runner)| Elsewhere { node: Node(node.name.clone()), runner, turns: Turns::new(driver::CONCURRENCY) };
+    let others = nodes.iter().skip(1).zip(runners).map(elsewhere).collect();
     Ok(Ok(Connection {
         proxmox: proxmox::Config { endpoint: proxmox.endpoint.clone(), fingerprint: proxmox.fingerprint.clone(), credential },
         service: None,
-        node: proxmox.node.clone().map(Node),
+        node: nodes.first().map(|node| &node.name).or(proxmox.node.as_ref()).cloned().map(Node),
+        others,
         storage: zfs.storage.clone(),
         dataset: Dataset(zfs.dataset.clone()),
         keep: Dataset(zfs.keep.clone()),
@@ -76,6 +82,14 @@ async fn of_proxmox(
         concurrency: usize::try_from(proxmox.concurrency).unwrap_or(driver::CONCURRENCY),
         tenure: objects.tenure().clone(),
     }))
+}
+
+async fn of_runner(hub: &Hub, runner: &api::Runner, objects: &Client, data: &Path) -> Result<Result<Runner, Waiting>, objects::Error> {
+    Ok(match (&runner.ssh, &runner.socket) {
+        (Some(ssh), _) => of_ssh(hub, ssh, objects, data).await?.map(Runner::Ssh),
+        (None, Some(path)) => Ok(Runner::Socket(path.into())),
+        (None, None) => Ok(Runner::Local),
+    })
 }
 
 /// A token where there is one, else a user with a password.
@@ -133,8 +147,10 @@ pub(super) fn identity(connection: &Connection) -> String {
     let mut hash = Sha256::new();
     hash.update(format!("{connection:?}"));
     hash.update(connection.proxmox.credential.secret());
-    if let Runner::Ssh(ssh) = &connection.runner {
-        hash.update(ssh.settings().key.expose_secret());
+    for runner in connection.others.iter().map(|other| &other.runner).chain([&connection.runner]) {
+        if let Runner::Ssh(ssh) = runner {
+            hash.update(ssh.settings().key.expose_secret());
+        }
     }
     hex::encode(hash.finalize())
 }

@@ -3,6 +3,7 @@
 mod act;
 mod audit;
 mod connection;
+mod nodes;
 mod observe;
 mod plan;
 mod registry;
@@ -12,6 +13,7 @@ mod tests;
 mod unowned;
 
 pub use connection::Waiting;
+pub use nodes::usable;
 pub use registry::{HubHandle, Hubs};
 
 use super::{Context, Error, kstatus};

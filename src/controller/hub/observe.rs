@@ -1,8 +1,8 @@
 //! Reads what a Hub's Proxmox and ZFS show; changes nothing.
 
 use super::connection::{self, Waiting};
-use super::unowned;
-use crate::api::hub::{Audit, Lack, UnownedVm};
+use super::{nodes, unowned};
+use crate::api::hub::{Audit, Lack, NodeStatus, UnownedVm};
 use crate::api::{Hub, Kind};
 use crate::controller::{Context, Error};
 use crate::driver::{self, Driver, storage::Image};
@@ -40,6 +40,8 @@ pub(super) struct Observed {
     pub(super) link: Option<Link>,
     /// Image name → what is in the pool of it.
     pub(super) images: BTreeMap<String, Seen<Image>>,
+    /// How each of several nodes stands; `None` when that was not seen.
+    pub(super) nodes: Option<Vec<NodeStatus>>,
     /// VMs of this installation that no Machine holds; `None` when that could not be seen.
     pub(super) unowned: Option<Vec<UnownedVm>>,
     /// What the token lacks; `None` when that was not looked at, or not seen.
@@ -53,7 +55,7 @@ pub(super) struct Observed {
 impl Observed {
     /// Of one whose connection does not stand.
     pub(super) fn closed(state: State, gap: Option<Gap>) -> Self {
-        Self { state, link: None, images: BTreeMap::new(), unowned: None, lacking: None, audit: None, gap }
+        Self { state, link: None, images: BTreeMap::new(), nodes: None, unowned: None, lacking: None, audit: None, gap }
     }
 }
 
@@ -63,7 +65,7 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
         Ok(mut connection) => {
             connection.breaker = context.hubs.breaker(hub.name(), connection::credential(&connection)).await;
             if hub.spec.infrastructure.proxmox.is_some() {
-                connection.turns = context.hubs.turns(&connection).await;
+                context.hubs.share_turns(&mut connection).await;
             }
             connection
         }
@@ -77,7 +79,7 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
         Some(open) => open,
         None => match Driver::open(connection).await {
             Ok(driver) => {
-                let world = World::new(driver.proxmox.clone(), driver.node().clone());
+                let world = World::new(driver.proxmox.clone(), driver.nodes().cloned().collect());
                 (driver, world)
             }
             Err(error) => return Ok(Observed::closed(State::Unreachable(error), gap)),
@@ -93,17 +95,45 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
         Some(version) => driver.lacking(version).await.ok(),
         None => None,
     };
-    let mut images = BTreeMap::new();
-    for image in &hub.spec.images {
-        let seen = match (&image.file, &image.dataset) {
-            (Some(file), _) => Seen::from_lookup(driver.imported(Path::new(file), &image.name).await),
-            (None, Some(snapshot)) => Seen::from_lookup(driver.find_image(snapshot).await.map(Some)),
-            (None, None) => Seen::Unknown { why: "neither file nor dataset is given".into() },
-        };
-        images.insert(image.name.clone(), seen);
-    }
+    let images = images(hub, &driver, &world, context).await;
+    let nodes = nodes::look(&hub.spec.infrastructure.nodes, &driver, &world, context.config.resync).await;
     let link = Link { driver, world, identity };
     let unowned = unowned::unowned(hub, &link, context).await?;
     let state = refused.map_or(State::Open { version }, State::Refused);
-    Ok(Observed { state, link: Some(link), images, unowned, lacking, audit: None, gap })
+    Ok(Observed { state, link: Some(link), images, nodes, unowned, lacking, audit: None, gap })
+}
+
+/// The images, on the first node that has each; of those that do not answer the others are enough.
+async fn images(hub: &Hub, driver: &Driver, world: &World, context: &Context) -> BTreeMap<String, Seen<Image>> {
+    let mut here = vec![driver.clone()];
+    if driver.nodes().count() > 1
+        && let Ok(view) = world.at_most(context.config.resync).await
+    {
+        here.retain(|driver| view.hidden(driver.node()).is_none());
+        for node in driver.nodes().filter(|node| *node != driver.node() && view.hidden(node).is_none()) {
+            here.extend(driver.at(node).await.ok());
+        }
+    }
+    let mut images = BTreeMap::new();
+    for image in &hub.spec.images {
+        let mut found: Seen<Image> = Seen::Absent;
+        for driver in &here {
+            let seen = match (&image.file, &image.dataset) {
+                (Some(file), _) => Seen::from_lookup(driver.imported(Path::new(file), &image.name).await),
+                (None, Some(snapshot)) => Seen::from_lookup(driver.find_image(snapshot).await.map(Some)),
+                (None, None) => Seen::Unknown { why: "neither file nor dataset is given".into() },
+            };
+            found = match (found, seen) {
+                (Seen::Present(mut first), Seen::Present(also)) => {
+                    first.nodes.extend(also.nodes);
+                    Seen::Present(first)
+                }
+                (Seen::Present(one), _) | (_, Seen::Present(one)) => Seen::Present(one),
+                (Seen::Unknown { why }, _) | (_, Seen::Unknown { why }) => Seen::Unknown { why },
+                (Seen::Absent, Seen::Absent) => Seen::Absent,
+            };
+        }
+        images.insert(image.name.clone(), found);
+    }
+    images
 }

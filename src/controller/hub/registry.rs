@@ -91,10 +91,17 @@ impl Hubs {
         breaker
     }
 
-    /// The turns of a connection's storage, shared by all that work on it.
-    pub(super) async fn turns(&self, connection: &Connection) -> Turns {
-        let place = (connection.proxmox.endpoint.clone(), connection.node.clone(), connection.storage.clone());
-        self.turns.write().await.entry(place).or_insert_with(|| connection.turns.clone()).clone()
+    /// Gives a connection the turns of its storage on each node, shared by all that work on it.
+    pub(super) async fn share_turns(&self, connection: &mut Connection) {
+        let mut known = self.turns.write().await;
+        let mut shared = |node: Option<Node>, own: &Turns| {
+            let place = (connection.proxmox.endpoint.clone(), node, connection.storage.clone());
+            known.entry(place).or_insert_with(|| own.clone()).clone()
+        };
+        connection.turns = shared(connection.node.clone(), &connection.turns);
+        for other in &mut connection.others {
+            other.turns = shared(Some(other.node.clone()), &other.turns);
+        }
     }
 
     pub(super) async fn publish(&self, hub: &Hub, observed: &Observed, why_not: &str) {

@@ -37,6 +37,9 @@ pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) ->
         shown(AUDIT, (audit.found > 0).then(|| ("Disagreement", disagreement(audit))));
     }
     shown(GAP, observed.gap.as_ref().map(missing));
+    if let Some(nodes) = &observed.nodes {
+        status.nodes.clone_from(nodes);
+    }
     if let Some(unowned) = &observed.unowned {
         status.unowned_vms.clone_from(unowned);
     }

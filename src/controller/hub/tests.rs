@@ -6,6 +6,7 @@ use crate::api::Hub;
 use crate::api::hub::{HubSpec, Image as ImageSpec, Infrastructure, Lab, UnownedVm};
 use crate::clock::Clock;
 use crate::driver::{self, Connection, storage::Image};
+use crate::proxmox::Node;
 use crate::runtime::{Requeue, Seen};
 use crate::store::ledger::Gap;
 use crate::wire::LabEndpoint;
@@ -33,7 +34,8 @@ fn hub() -> Hub {
 }
 
 fn image(dataset: &str, stale: bool) -> Image {
-    Image { snapshot: Snapshot { dataset: Dataset(dataset.into()), name: "base".into() }, guid: "42".into(), stale }
+    let snapshot = Snapshot { dataset: Dataset(dataset.into()), name: "base".into() };
+    Image { nodes: vec![Node("lab".into())], snapshot, guid: "42".into(), stale }
 }
 
 fn unknown<T>(why: &str) -> Seen<T> {

@@ -27,12 +27,12 @@ pub(super) async fn unowned(hub: &Hub, link: &Link, context: &Context) -> Result
     for hub in hubs {
         leased.extend(context.objects.vmid_leases(hub.name()).await?.into_iter().map(|lease| (lease.vmid, lease.machine_uid)));
     }
-    let marked = view.vms.iter().filter_map(|(vmid, vm)| Some((*vmid, tagged(&vm.tags)?)));
-    let suspects = marked.filter(|(vmid, uid)| !leased.contains(&(vmid.0, (*uid).to_owned()))).take(MOST);
+    let marked = view.vms.iter().filter_map(|(vmid, vm)| Some((*vmid, &vm.node, tagged(&vm.tags)?)));
+    let suspects = marked.filter(|(vmid, _, uid)| !leased.contains(&(vmid.0, (*uid).to_owned()))).take(MOST);
     let mut found = Vec::new();
     let installation = context.objects.installation(hub.name()).await?;
-    for (vmid, _) in suspects {
-        match link.driver.bearer(vmid, &installation).await {
+    for (vmid, node, _) in suspects {
+        match link.driver.bearer(node, vmid, &installation).await {
             Ok(Some(bearer)) => {
                 let (machine_uid, namespace, name) = (bearer.machine_uid, bearer.namespace, bearer.name);
                 found.push(UnownedVm { vmid: vmid.0, machine_uid, namespace, name });

@@ -1,5 +1,6 @@
 //! Does the steps of a plan, one after the other, and says what was reached. Each is safe to repeat and to lose the reply of.
 
+mod copy;
 mod disks;
 mod ending;
 mod guest;
@@ -13,7 +14,7 @@ use crate::api::{Checkpoint, Kind};
 use crate::clock::{Clock, Retry};
 use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
-use crate::driver;
+use crate::driver::{self, Driver};
 use crate::proxmox::{self, Power, Vmid};
 use crate::runtime::{Requeue, Seen};
 use crate::{git, objects, store};
@@ -181,6 +182,7 @@ impl Act<'_> {
             Step::RemoveFinalizer => self.remove_finalizer().await,
             Step::DeleteSelf => self.delete_self().await,
             Step::AskForBase(ask) => self.ask_for_base(ask).await,
+            Step::Copy(base) => self.copy(base).await,
             Step::Lease => self.lease().await,
             Step::Fork(base) => self.fork(base).await,
             Step::CreateVm { disks } => self.create_vm(*disks).await,
@@ -206,6 +208,10 @@ impl Act<'_> {
 
     fn hub(&self) -> Result<&HubHandle, Problem> {
         self.seeing.hub.as_deref().ok_or_else(|| Problem::Unseen(format!("hub {} cannot be used", hub_name(self.machine))))
+    }
+    /// On the Machine's node.
+    fn driver(&self) -> Result<&Driver, Problem> {
+        self.seeing.driver.as_ref().map_err(|why| Problem::Unseen(why.clone()))
     }
     fn clock(&self) -> &Clock {
         self.context.objects.clock()

@@ -1,5 +1,6 @@
 //! What this process remembers of Machines: only what spares a question. Losing it costs a look, never a decision.
 
+use super::place::Promises;
 use super::plan::{Step, Vm};
 use crate::runtime::Seen;
 use std::collections::BTreeMap;
@@ -33,6 +34,7 @@ pub struct Memory {
     pub timing: Timing,
     pub after_step: Option<AfterStep>,
     machines: Mutex<BTreeMap<String, Known>>,
+    pub(super) promises: Promises,
     stopped: AtomicBool,
 }
 

@@ -6,6 +6,7 @@
 mod act;
 mod memory;
 mod observe;
+mod place;
 mod plan;
 mod status;
 #[cfg(test)]
@@ -27,7 +28,9 @@ const MACHINE_UID: &str = "autovibe.dev/machine-uid";
 
 /// Moves one Machine a step closer to its spec. Safe to call at any time, any number of times.
 pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error> {
-    let Some(mut machine) = context.objects.get::<Machine>(&key.namespace, &key.name).await? else { return Ok(Requeue::Never) };
+    let found = context.objects.get::<Machine>(&key.namespace, &key.name).await?;
+    context.machines.promises.keep_up((&key.namespace, &key.name), found.as_ref()).await;
+    let Some(mut machine) = found else { return Ok(Requeue::Never) };
     tracing::Span::current().record("object.uid", machine.uid());
     if context.machines.is_stopped() {
         return Err(Error::Waiting("this controller was stopped".into()));

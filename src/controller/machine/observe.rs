@@ -1,33 +1,39 @@
 //! Reads everything that a plan needs and changes nothing. What could not be seen is `Unknown`, never absent.
 
 use super::plan::{Ask, Base, Checkpoints, Observed, Predecessor, Vm};
-use super::{ASKED_BY, Memory, base_names, final_names, is_own};
+use super::{ASKED_BY, Memory, base_names, final_names, is_own, place};
 use crate::agent::LastCall;
-use crate::api::checkpoint::{CheckpointPhase, Trigger, Volume};
-use crate::api::machine::{Capture, From, Limits, Machine, MachineStatus, Phase};
+use crate::api::checkpoint::{CheckpointPhase, Trigger, Volume, VolumeCopy};
+use crate::api::machine::{Capture, From, Limits, Machine, MachineStatus, OperatingMode, Phase};
 use crate::api::{Budget, Checkpoint, DEFAULT_HUB, Kind};
 use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
 use crate::driver::guest::AgentState;
-use crate::driver::storage::disk_index;
+use crate::driver::storage::{Image, disk_index};
 use crate::driver::vm::Owner;
+use crate::driver::{self, Driver};
 use crate::ledger::Usage;
-use crate::proxmox::{Power, Vmid};
+use crate::proxmox::{Node, Power, Vmid};
 use crate::runtime::Seen;
 use crate::store::calls::{CallState, CallSummary};
 use crate::wire::annotation;
 use crate::zfs::Dataset;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
 
 /// How old the shared view of VMs may be for a Machine that runs quietly.
 const QUIET: Duration = Duration::from_mins(1);
+/// How old it may be when it says that a node is down.
+const HIDDEN: Duration = Duration::from_secs(5);
 
 /// What was read, and the Hub to act on.
 pub(super) struct Seeing {
     pub observed: Observed,
     pub hub: Option<Arc<HubHandle>>,
+    /// On the node that the Machine was placed on; or why nothing can be done there now.
+    pub driver: Result<Driver, String>,
 }
 
 /// The name of the Hub that runs a Machine.
@@ -54,14 +60,19 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
             .map(|lease| Vmid(lease.vmid)),
     };
     let waiting = matches!(status.phase, Phase::Pending | Phase::Waiting);
-    let vm = match (lease, &hub) {
-        (None, _) => Seen::Absent,
-        (Some(_), None) => Seen::unknown(why_not.as_ref().err().cloned().unwrap_or_default()),
-        (Some(vmid), Some(hub)) => vm(machine, &status, vmid, hub, memory).await,
+    let driver = match (&hub, &why_not) {
+        (Some(hub), _) => reach(hub, &status).await,
+        (None, why_not) => Err(why_not.as_ref().err().cloned().unwrap_or_default()),
     };
-    let (agent, hub_was_away) = match (&hub, lease, &vm) {
-        (Some(hub), Some(vmid), Seen::Present(Vm::Ours(Power::Running))) if status.phase == Phase::Running => {
-            agent(machine, &status, vmid, hub, context).await
+    let vm = match (lease, &hub, &driver) {
+        (None, ..) => Seen::Absent,
+        (Some(_), _, Err(why)) => Seen::unknown(why),
+        (Some(_), None, Ok(_)) => Seen::unknown("its hub cannot be used"),
+        (Some(vmid), Some(hub), Ok(driver)) => vm(machine, &status, vmid, driver, hub, memory).await,
+    };
+    let (agent, hub_was_away) = match (&driver, lease, &vm) {
+        (Ok(driver), Some(vmid), Seen::Present(Vm::Ours(Power::Running))) if status.phase == Phase::Running => {
+            agent(machine, &status, vmid, driver, context).await
         }
         // It is to be looked at, and cannot be.
         (_, Some(_), Seen::Unknown { why }) if status.phase == Phase::Running && told(machine, &status) => {
@@ -70,7 +81,7 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         _ => (None, false),
     };
     let base = if waiting || (status.phase == Phase::Spawning && (status.vm.is_none() || !matches!(vm, Seen::Present(_)))) {
-        base(machine, &status, hub.as_deref(), context).await?
+        base(machine, &status, hub.as_deref(), driver.as_ref().ok(), context).await?
     } else {
         Looked::At(Ok(Base::default()))
     };
@@ -78,10 +89,18 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         Looked::At(base) => (base, None),
         Looked::Asks(ask, why) => (Err(why), Some(ask)),
     };
+    let placed = match (&hub, &base) {
+        (Some(hub), Ok(base)) if waiting && status.node.is_none() && machine.spec.operating_mode == OperatingMode::Running => {
+            place::placed(machine, base, hub, context).await?
+        }
+        _ => Err("it was not looked for".into()),
+    };
     let observed = Observed {
         hub: why_not,
         after: if waiting { predecessors(machine, context).await? } else { Vec::new() },
         base,
+        placed,
+        node: driver.as_ref().ok().map(|driver| driver.node().clone()),
         ask,
         restore: restore(machine, &status, context).await?,
         budget: if waiting { budget(machine, context).await? } else { Ok(()) },
@@ -94,11 +113,28 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         usage: if waiting { Usage::default() } else { context.objects.machine_usage(machine).await? },
         checkpoints: if waiting { Checkpoints::default() } else { checkpoints(machine, &status, context).await? },
     };
-    Ok(Seeing { observed, hub })
+    Ok(Seeing { observed, hub, driver })
+}
+
+/// The verbs on a Machine's node; before it has one, on the Hub's first. Of several, one that is known to be down is not asked: who
+/// waits for it would hold up those on the others.
+async fn reach(hub: &HubHandle, status: &MachineStatus) -> Result<Driver, String> {
+    let node = status.vm.as_ref().map(|vm| vm.node.clone()).or_else(|| status.node.clone());
+    let Some(node) = node.map(Node).filter(|node| node != hub.driver.node() || hub.driver.nodes().count() > 1) else {
+        return Ok(hub.driver.clone());
+    };
+    if let Ok(view) = hub.world.at_most(QUIET).await
+        && view.hidden(&node).is_some()
+        && let Ok(view) = hub.world.at_most(HIDDEN).await
+        && let Some(why) = view.hidden(&node)
+    {
+        return Err(why);
+    }
+    hub.driver.at(&node).await.map_err(|error| error.to_string())
 }
 
 /// The VM of a lease: from memory of what was just done, from the shared view, or by looking at it alone.
-async fn vm(machine: &Machine, status: &MachineStatus, vmid: Vmid, hub: &HubHandle, memory: &Memory) -> Seen<Vm> {
+async fn vm(machine: &Machine, status: &MachineStatus, vmid: Vmid, driver: &Driver, hub: &HubHandle, memory: &Memory) -> Seen<Vm> {
     let known = memory.known(machine.uid());
     if status.phase == Phase::Running {
         let now = Instant::now();
@@ -111,14 +147,18 @@ async fn vm(machine: &Machine, status: &MachineStatus, vmid: Vmid, hub: &HubHand
             Ok(view) if view.vms.get(&vmid).is_some_and(|vm| vm.power == Some(Power::Running)) => {
                 return Seen::Present(Vm::Ours(Power::Running));
             }
-            // Off, or not there: worth a look of its own.
-            Ok(_) => {}
+            // Off, or not there: worth a look of its own, where there is something to be seen.
+            Ok(view) => {
+                if let Some(why) = view.hidden(driver.node()) {
+                    return Seen::unknown(why);
+                }
+            }
             Err(unknown) => return Seen::unknown(unknown),
         }
     } else if let Some(vm) = known.vm {
         return vm;
     }
-    let vm = look(machine.uid(), vmid, hub).await;
+    let vm = look(machine.uid(), vmid, driver, hub).await;
     if !matches!(vm, Seen::Unknown { .. }) {
         memory.update(machine.uid(), |known| known.vm = Some(vm.clone()));
     }
@@ -126,11 +166,11 @@ async fn vm(machine: &Machine, status: &MachineStatus, vmid: Vmid, hub: &HubHand
 }
 
 /// Looks at one VM. It is gone only when its config is, and the cluster's list, asked for after that, does not show it.
-pub(super) async fn look(uid: &str, vmid: Vmid, hub: &HubHandle) -> Seen<Vm> {
-    match hub.driver.verify_owned(vmid, uid).await {
+pub(super) async fn look(uid: &str, vmid: Vmid, driver: &Driver, hub: &HubHandle) -> Seen<Vm> {
+    match driver.verify_owned(vmid, uid).await {
         Err(error) => Seen::unknown(error),
         Ok(Owner::Other(why)) => Seen::Present(Vm::Foreign(why)),
-        Ok(Owner::Ours(vm)) => match (vm.lock(), hub.driver.power(vmid).await) {
+        Ok(Owner::Ours(vm)) => match (vm.lock(), driver.power(vmid).await) {
             (Some(lock), _) => Seen::unknown(format!("VM {vmid} is locked ({lock})")),
             (None, Ok(Some(Power::Running))) => Seen::Present(Vm::Ours(Power::Running)),
             (None, Ok(Some(Power::Stopped))) => stopped(vmid, hub).await,
@@ -167,7 +207,7 @@ async fn agent(
     machine: &Machine,
     status: &MachineStatus,
     vmid: Vmid,
-    hub: &HubHandle,
+    driver: &Driver,
     context: &Context,
 ) -> (Option<Seen<AgentState>>, bool) {
     let told = told(machine, status);
@@ -175,7 +215,7 @@ async fn agent(
     if looked && !told {
         return (None, false);
     }
-    let state = match hub.driver.guest(vmid, context.objects.clock()).status().await {
+    let state = match driver.guest(vmid, context.objects.clock()).status().await {
         Ok(state) => Seen::Present(state),
         Err(error) => Seen::unknown(error),
     };
@@ -221,7 +261,13 @@ enum Looked {
 }
 
 /// What the disks are cloned from: what was decided when it was spawned, or what `from` and `after` lead to now.
-async fn base(machine: &Machine, status: &MachineStatus, hub: Option<&HubHandle>, context: &Context) -> Result<Looked, Error> {
+async fn base(
+    machine: &Machine,
+    status: &MachineStatus,
+    hub: Option<&HubHandle>,
+    driver: Option<&Driver>,
+    context: &Context,
+) -> Result<Looked, Error> {
     let from = machine.spec.from.clone().unwrap_or_default();
     let decided = status.restored.as_ref().map_or(&status.spawned_from, |restored| &restored.checkpoint);
     if status.phase == Phase::Spawning
@@ -233,17 +279,7 @@ async fn base(machine: &Machine, status: &MachineStatus, hub: Option<&HubHandle>
         From { image: Some(image), .. } => match hub.map(|hub| (hub, hub.images.get(&image))) {
             None => Err("for its hub".into()),
             Some((hub, None)) => Err(format!("for image {image} of hub {}, which is not there (yet): see the hub's status", hub.name)),
-            Some((hub, Some(found))) => Ok(Base {
-                checkpoint: None,
-                machine_uid: None,
-                volumes: vec![Volume {
-                    node: hub.driver.node().0.clone(),
-                    dataset: found.snapshot.dataset.0.clone(),
-                    snapshot: found.snapshot.name.clone(),
-                    guid: found.guid.clone(),
-                    referenced: None,
-                }],
-            }),
+            Some((hub, Some(found))) => image_base(&image, found, hub, driver.filter(|_| status.node.is_some())).await,
         },
         From { checkpoint: Some(name), .. } => checkpoint_base(machine, &name, context).await?,
         From { machine: Some(from), .. } => {
@@ -267,6 +303,49 @@ async fn base(machine: &Machine, status: &MachineStatus, hub: Option<&HubHandle>
         }
     };
     Ok(Looked::At(found))
+}
+
+/// An image: as it is on the Machine's node, where it is there, else as another node has it.
+async fn image_base(name: &str, image: &Image, hub: &HubHandle, driver: Option<&Driver>) -> Result<Base, String> {
+    let base = |image: &Image| {
+        let volume = |node: &Node| Volume {
+            node: node.0.clone(),
+            dataset: image.snapshot.dataset.0.clone(),
+            snapshot: image.snapshot.name.clone(),
+            guid: image.guid.clone(),
+            // Each has one of its own of that name.
+            copies: image
+                .nodes
+                .iter()
+                .skip(1)
+                .map(|node| VolumeCopy { node: node.0.clone(), received: true, ..VolumeCopy::default() })
+                .collect(),
+            ..Volume::default()
+        };
+        Base {
+            checkpoint: None,
+            machine_uid: None,
+            volumes: image.nodes.first().map(volume).into_iter().collect(),
+            image: Some(name.into()),
+        }
+    };
+    let Some(driver) = driver.filter(|driver| image.nodes.first() != Some(driver.node())) else { return Ok(base(image)) };
+    let spec = hub.spec.images.iter().find(|image| image.name == name);
+    let own = match spec.map(|image| (&image.file, &image.dataset)) {
+        Some((Some(file), _)) => driver.imported(Path::new(file), name).await,
+        Some((None, Some(snapshot))) => driver.find_image(snapshot).await.map(Some),
+        _ => Ok(None),
+    };
+    let own = match own {
+        Ok(Some(own)) => Some(own),
+        // A copy that is not finished bears no mark yet.
+        Ok(None) | Err(driver::Error::Missing(_) | driver::Error::Conflict(_)) => {
+            driver.copied_image(image, name).await.map_err(|error| error.to_string())?
+        }
+        Err(error) => return Err(format!("to see image {name} on node {}: {error}", driver.node())),
+    };
+    let first = Image { nodes: image.nodes.iter().take(1).cloned().collect(), ..image.clone() };
+    Ok(base(&own.unwrap_or(first)))
 }
 
 /// The state of a Machine as it is now: a checkpoint that is taken for this fork, or, where nothing runs, its newest.
@@ -325,7 +404,7 @@ async fn checkpoint_base(machine: &Machine, name: &str, context: &Context) -> Re
     let status = checkpoint.status.unwrap_or_default();
     Ok(match status.phase {
         CheckpointPhase::Ready if !deleting => {
-            Ok(Base { checkpoint: Some(name.into()), machine_uid: status.machine_uid, volumes: status.volumes })
+            Ok(Base { checkpoint: Some(name.into()), machine_uid: status.machine_uid, volumes: status.volumes, image: None })
         }
         CheckpointPhase::Failed => Err(format!("for checkpoint {name}, which failed: {}", status.message.unwrap_or_default())),
         _ if deleting => Err(format!("for checkpoint {name}, which is being deleted")),

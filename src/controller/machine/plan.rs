@@ -11,11 +11,12 @@ use crate::api::machine::{
 use crate::api::{Kind, quantity::GoDuration};
 use crate::driver::guest::AgentState;
 use crate::driver::storage::disk_index;
-use crate::proxmox::{Power, Vmid};
+use crate::proxmox::{Node, Power, Vmid};
 use crate::runtime::{Requeue, Seen};
 use crate::zfs::Dataset;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 /// How often an agent that was interrupted is launched again.
@@ -23,6 +24,8 @@ pub(super) const RELAUNCHES: u32 = 5;
 /// Looks again this soon at what only time brings.
 const SOON: Duration = Duration::from_secs(2);
 
+/// Looks again this soon whether a node has room: what makes it is not told.
+const FULL: Duration = Duration::from_secs(10);
 /// Looks again this soon at a running VM that could not be seen.
 const UNSEEN: Duration = Duration::from_secs(15);
 /// Reason of waiting for a look at the VM.
@@ -37,6 +40,10 @@ pub(super) struct Observed {
     pub after: Vec<(String, Predecessor)>,
     /// What its disks are cloned from; or what is missing.
     pub base: Result<Base, String>,
+    /// The node that it would be put on; or why none does. Looked at only before it is.
+    pub placed: Result<Node, String>,
+    /// The node that was looked at, and is acted on.
+    pub node: Option<Node>,
     /// What is to be asked for first, for the base.
     pub ask: Option<Ask>,
     /// Whether what `spec.restore` names can be put back, when that is still to be done; or why not.
@@ -72,6 +79,25 @@ pub(super) struct Base {
     /// Whose disks they were.
     pub machine_uid: Option<String>,
     pub volumes: Vec<Volume>,
+    /// Name of the image, where it is one of the Hub's.
+    pub image: Option<String>,
+}
+
+impl Base {
+    /// Whether all of it was seen on a node.
+    pub(super) fn is_on(&self, node: &str) -> bool {
+        let copied = |volume: &Volume| volume.copies.iter().any(|copy| copy.node == node && copy.received);
+        self.volumes.iter().all(|volume| volume.node == node || copied(volume))
+    }
+
+    /// Nodes that have all of it.
+    pub(super) fn nodes(&self) -> BTreeSet<Node> {
+        let of = |volume: &Volume| {
+            let copies = volume.copies.iter().map(|copy| copy.node.clone());
+            copies.chain([volume.node.clone()]).collect::<Vec<_>>()
+        };
+        self.volumes.iter().flat_map(of).filter(|node| self.is_on(node)).map(Node).collect()
+    }
 }
 
 /// A checkpoint of another Machine that is to be taken for a fork.
@@ -107,6 +133,8 @@ pub(super) enum Step {
     /// Asks for the Machine's deletion: its time after the end is over.
     DeleteSelf,
     AskForBase(Ask),
+    /// Brings its base to the node that it was placed on.
+    Copy(Base),
     Lease,
     Fork(Base),
     CreateVm {
@@ -304,13 +332,29 @@ fn wait(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Ti
     if machine.spec.operating_mode == OperatingMode::Suspended {
         return Plan::of(next).wait("Suspended", "for spec.operatingMode to be Running", Requeue::Never);
     }
+    if next.node.is_none() {
+        match &observed.placed {
+            Ok(node) => next.node = Some(node.0.clone()),
+            Err(why) => {
+                let again = Requeue::After(FULL.min(resync));
+                return Plan::of(next).wait("NoNode", format!("for a node that it fits on: {why}"), again);
+            }
+        }
+    }
     next.phase = Phase::Spawning;
     next.spawned_from.clone_from(&base.checkpoint);
+    let elsewhere = next.node.as_deref() != observed.node.as_ref().map(|node| node.0.as_str());
     let mut agent = next.agent.take().unwrap_or_default();
     agent.session = Some(crate::agent::session(machine.uid()));
     agent.launches = 1;
     agent.decided_at = Some(api_time(now));
     next.agent = Some(agent);
+    if elsewhere {
+        // There nobody has looked yet.
+        let mut plan = Plan::of(next);
+        plan.requeue = Requeue::After(Duration::ZERO);
+        return plan;
+    }
     spawn(machine, observed, next, now)
 }
 
@@ -328,11 +372,22 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
         }
         Seen::Present(Vm::Foreign(_)) => return lost(next, now, "its VM's number is someone else's now"),
         Seen::Absent if next.started_at.is_some() && next.vm.is_some() => return lost(next, now, "its VM was deleted by someone else"),
+        // Nothing of it was made, for that needs a lease: it need not wait for a node that went down meanwhile.
+        Seen::Absent if observed.lease.is_none() && observed.node.is_none() && next.started_at.is_none() => {
+            next.phase = Phase::Waiting;
+            (next.node, next.spawned_from) = (None, None);
+            let mut plan = Plan::of(next);
+            plan.requeue = Requeue::After(Duration::ZERO);
+            return plan;
+        }
         Seen::Absent => {
             let base = match &observed.base {
                 Ok(base) => base.clone(),
                 Err(why) => return Plan::of(next).wait("BaseNotReady", why.clone(), Requeue::After(SOON)),
             };
+            if next.node.as_ref().is_some_and(|node| !base.is_on(node)) {
+                return Plan::of(next).steps([Step::Copy(base)]);
+            }
             let disks = u32::try_from(base.volumes.len()).unwrap_or(u32::MAX);
             return Plan::of(next).steps([Step::Lease, Step::Fork(base), Step::CreateVm { disks }]);
         }
@@ -674,6 +729,7 @@ impl Step {
             Self::RemoveFinalizer => "RemoveFinalizer",
             Self::DeleteSelf => "DeleteSelf",
             Self::AskForBase(_) => "AskForBase",
+            Self::Copy(_) => "Copy",
             Self::Lease => "Lease",
             Self::Fork(_) => "Fork",
             Self::CreateVm { .. } => "CreateVm",
@@ -704,6 +760,7 @@ impl Step {
         match self {
             Self::AddFinalizer | Self::RemoveFinalizer | Self::DeleteSelf => "taking note",
             Self::AskForBase(_) => "asking for a checkpoint to be spawned from",
+            Self::Copy(_) => "copying what it is spawned from to its node",
             Self::Lease | Self::Fork(_) | Self::CreateVm { .. } | Self::AdoptVm { .. } => "cloning disks and creating the VM",
             Self::Start | Self::AwaitGuest => "starting the VM",
             Self::Personalise | Self::PutSource | Self::Launch { .. } => "launching the agent",

@@ -3,12 +3,12 @@
 use super::plan::{self, Ask, Base, Checkpoints, Ending, Observed, Plan, Predecessor, Step, Vm};
 use super::status::status;
 use crate::agent::LastCall;
-use crate::api::checkpoint::Volume;
+use crate::api::checkpoint::{Volume, VolumeCopy};
 use crate::api::machine::*;
 use crate::api::quantity::{Currency, GoDuration, Money, NanoUsd};
 use crate::driver::guest::AgentState;
 use crate::ledger::Usage;
-use crate::proxmox::{Power, Vmid};
+use crate::proxmox::{Node, Power, Vmid};
 use crate::runtime::{Requeue, Seen};
 use jiff::{SignedDuration, Timestamp};
 use std::time::Duration;
@@ -40,9 +40,14 @@ fn machine(phase: Phase) -> Machine {
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 fn base() -> Base {
-    let volume =
-        Volume { node: "pve".into(), dataset: "tank/keep/m-a-disk-0".into(), snapshot: "av-c".into(), guid: "1".into(), referenced: None };
-    Base { checkpoint: Some("a-final".into()), machine_uid: Some("a".into()), volumes: vec![volume] }
+    let volume = Volume {
+        node: "pve".into(),
+        dataset: "tank/keep/m-a-disk-0".into(),
+        snapshot: "av-c".into(),
+        guid: "1".into(),
+        ..Volume::default()
+    };
+    Base { checkpoint: Some("a-final".into()), machine_uid: Some("a".into()), volumes: vec![volume], image: None }
 }
 
 fn seen() -> Observed {
@@ -50,6 +55,8 @@ fn seen() -> Observed {
         hub: Ok(()),
         after: Vec::new(),
         base: Ok(base()),
+        placed: Ok(Node("pve".into())),
+        node: Some(Node("pve".into())),
         ask: None,
         restore: None,
         budget: Ok(()),
@@ -123,6 +130,38 @@ fn waits_say_for_what() {
     let mut new = waiting.clone();
     new.metadata.finalizers = None;
     check(&new, none, "Pending AddFinalizer");
+}
+
+#[test]
+fn a_node_is_decided_once_before_anything_is_made() {
+    let none = Observed { lease: None, vm: Seen::Absent, ..seen() };
+    let waiting = machine(Phase::Waiting);
+    let full = Observed { placed: Err("pve: it has 1 of 1 Machines".into()), ..none.clone() };
+    let plan = check(&waiting, full, "Waiting (NoNode)");
+    assert_eq!((plan.next.node, plan.waiting.unwrap().message), (None, "for a node that it fits on: pve: it has 1 of 1 Machines".into()));
+    // On another node than the one that was looked at nothing is done before it was looked at.
+    let elsewhere = Observed { placed: Ok(Node("pve2".into())), ..none.clone() };
+    let plan = check(&waiting, elsewhere.clone(), "Spawning");
+    assert_eq!((plan.next.node.as_deref(), plan.requeue), (Some("pve2"), Requeue::After(Duration::ZERO)));
+    let mut spawning = machine(Phase::Spawning);
+    let state = spawning.status.as_mut().unwrap();
+    (state.node, state.vm, state.started_at) = (Some("pve2".into()), None, None);
+    // What was decided stands, whatever would be decided now.
+    let there = Observed { node: Some(Node("pve2".into())), placed: Ok(Node("pve3".into())), ..none.clone() };
+    let plan = check(&spawning, there.clone(), "Spawning Copy");
+    assert_eq!(plan.next.node.as_deref(), Some("pve2"));
+    let mut copied = base();
+    let copy = |received| VolumeCopy { node: "pve2".into(), dataset: "tank/keep/c-c-disk-0".into(), received };
+    copied.volumes[0].copies = vec![copy(false)];
+    check(&spawning, Observed { base: Ok(copied.clone()), ..there.clone() }, "Spawning Copy");
+    copied.volumes[0].copies = vec![copy(true)];
+    assert_eq!(copied.nodes(), ["pve", "pve2"].map(|name| Node(name.into())).into());
+    check(&spawning, Observed { base: Ok(copied), ..there.clone() }, SPAWN);
+    // A node that went down keeps what has a lease on it, and nothing else.
+    let down = Observed { node: None, ..there };
+    assert_eq!(check(&spawning, down.clone(), "Waiting").next.node, None);
+    let plan = check(&spawning, Observed { lease: Some(Vmid(20001)), vm: unseen(), ..down }, "Spawning (VmUnknown)");
+    assert_eq!(plan.next.node.as_deref(), Some("pve2"));
 }
 
 #[test]

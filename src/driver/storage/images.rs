@@ -1,7 +1,8 @@
 //! First bases: raw disk images imported into the checkpoint tree, and snapshots that are in the pool already.
 
-use super::{HOLD, IMAGE, SOURCE, is_marked, must_look, parse_snapshot, properties};
+use super::{HOLD, IMAGE, SOURCE, Wanted, is_marked, must_look, parse_snapshot, properties};
 use crate::driver::{Driver, Error};
+use crate::proxmox::Node;
 use crate::zfs::{Dataset, Properties, Snapshot};
 use std::path::Path;
 
@@ -11,6 +12,8 @@ const BASE: &str = "base";
 /// An image as it stands in the pool.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
+    /// Nodes that have one of its name, at least one. What stands here is of the first.
+    pub nodes: Vec<Node>,
     pub snapshot: Snapshot,
     /// Decimal.
     pub guid: String,
@@ -36,7 +39,7 @@ impl Driver {
             // Without the file, what was imported of it is as good as ever.
             Err(_) => false,
         };
-        Ok(Some(Image { snapshot, guid: info.guid, stale }))
+        Ok(Some(Image { nodes: vec![self.node().clone()], snapshot, guid: info.guid, stale }))
     }
 
     /// Imports a raw disk image, unless it is there. An import that was cut off is destroyed (by both marks: name and
@@ -69,12 +72,34 @@ impl Driver {
         self.imported(file, name).await?.ok_or_else(|| Error::Unknown(format!("{snapshot} was taken, but is not there now")))
     }
 
+    /// An image as it was copied here from another node, whole and marked.
+    pub async fn copied_image(&self, image: &Image, name: &str) -> Result<Option<Image>, Error> {
+        let snapshot = Snapshot { dataset: self.image_dataset(name), name: image.snapshot.name.clone() };
+        let found = self.zfs.snapshot_info(&snapshot).await?;
+        let whole = found.is_some_and(|info| info.guid == image.guid && is_marked(&info.properties, IMAGE, name));
+        Ok(whole.then(|| Image { nodes: vec![self.node().clone()], snapshot, ..image.clone() }))
+    }
+
+    /// What is to be made here of an image that another node has.
+    pub async fn image_wanted(&self, from: &Self, image: &Image, name: &str) -> Result<Wanted, Error> {
+        let mut marks = properties([(IMAGE, name)]);
+        let found = from.zfs.snapshot_info(&image.snapshot).await?;
+        marks.extend(found.and_then(|info| Some((SOURCE.to_owned(), info.properties.get(SOURCE)?.clone()))));
+        Ok(Wanted {
+            source: image.snapshot.clone(),
+            guid: image.guid.clone(),
+            target: self.image_dataset(name),
+            snapshot_marks: marks.clone(),
+            marks,
+        })
+    }
+
     /// A snapshot that is in the pool already: `rpool/images/debian@v1`. It stays its owner's: nothing here holds or marks it.
     pub async fn find_image(&self, text: &str) -> Result<Image, Error> {
         let snapshot =
             parse_snapshot(text).ok_or_else(|| Error::Settings(format!("`{text}` is not a snapshot; write pool/dataset@snapshot")))?;
         match self.zfs.snapshot_info(&snapshot).await? {
-            Some(info) => Ok(Image { snapshot, guid: info.guid, stale: false }),
+            Some(info) => Ok(Image { nodes: vec![self.node().clone()], snapshot, guid: info.guid, stale: false }),
             None => Err(Error::Missing(format!("snapshot {snapshot} does not exist"))),
         }
     }

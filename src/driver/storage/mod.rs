@@ -2,13 +2,15 @@
 //! destroyed that two marks do not prove ours.
 //!
 //! A disk of a VM is `<dataset>/vm-<vmid>-disk-<n>`; at its Machine's end it is renamed to `<keep>/m-<machine uid>-disk-<n>`,
-//! out of Proxmox' sight, with its snapshots. A checkpoint's snapshot is called `av-<checkpoint uid>`; who it is, is its guid.
+//! out of Proxmox' sight, with its snapshots; a copy on another node is `<keep>/c-<checkpoint uid>-disk-<n>`. A checkpoint's snapshot is called `av-<checkpoint uid>`; who it is, is its guid.
 
+mod copies;
 mod disks;
 mod images;
 mod snapshots;
 mod unused;
 
+pub use copies::{Copies, Wanted};
 pub use disks::Destroyed;
 pub use images::Image;
 pub use snapshots::Collected;

@@ -101,15 +101,17 @@ impl Driver {
             snapshot: snapshot.name,
             guid: info.guid,
             referenced: info.referenced_bytes,
+            copies: Vec::new(),
         }
     }
 
-    /// Where a checkpoint's snapshot is now: where it was taken, or in the checkpoint tree; known by its guid. `None` only
-    /// when ZFS says of both places that it is not there.
+    /// Where a checkpoint's snapshot is now on this node: where it was taken, in the checkpoint tree, or as a copy; known by its guid.
+    /// `None` only when ZFS says of all of them that it is not there.
     pub async fn locate(&self, volume: &Volume, machine_uid: Option<&str>) -> Result<Option<Snapshot>, Error> {
         let taken = Dataset(volume.dataset.clone());
         let kept = machine_uid.zip(disk_index(&taken)).map(|(uid, index)| self.kept(uid, index));
-        for dataset in [Some(taken), kept].into_iter().flatten() {
+        let copies = volume.copies.iter().filter(|copy| copy.node == self.node().0).map(|copy| Dataset(copy.dataset.clone()));
+        for dataset in [Some(taken), kept].into_iter().flatten().chain(copies) {
             let snapshot = Snapshot { dataset, name: volume.snapshot.clone() };
             if self.look(&snapshot, &volume.guid).await?.is_some() {
                 return Ok(Some(snapshot));
@@ -118,7 +120,7 @@ impl Driver {
         Ok(None)
     }
 
-    async fn look(&self, snapshot: &Snapshot, guid: &str) -> Result<Option<SnapshotInfo>, Error> {
+    pub(super) async fn look(&self, snapshot: &Snapshot, guid: &str) -> Result<Option<SnapshotInfo>, Error> {
         Ok(self.zfs.snapshot_info(snapshot).await?.filter(|info| info.guid == guid))
     }
 
@@ -148,21 +150,7 @@ impl Driver {
         if info.holds > 1 {
             return Err(Error::InUse(format!("{snapshot} is held by something else; `zfs holds {snapshot}` says by what")));
         }
-        let one = std::slice::from_ref(snapshot);
-        self.zfs.release(HOLD, one).await?;
-        match self.zfs.destroy_snapshot(snapshot).await {
-            Ok(()) => Ok(()),
-            Err(error) if must_look(&error) && self.look(snapshot, &volume.guid).await?.is_none() => Ok(()),
-            Err(error) => {
-                // It stays, so its hold must too: the hold is what keeps others from destroying it.
-                self.zfs.hold(HOLD, one).await?;
-                match error {
-                    zfs::Error::HasClones(_) => Err(Error::InUse(format!("{snapshot} has clones"))),
-                    zfs::Error::Held(_) => Err(Error::InUse(format!("{snapshot} is held by something else"))),
-                    error => Err(error.into()),
-                }
-            }
-        }
+        self.release_and_destroy(snapshot, &volume.guid).await
     }
 
     /// Destroys a kept disk of an ended Machine once no snapshot is left on it: then nothing can come back from it.

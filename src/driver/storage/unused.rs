@@ -31,6 +31,7 @@ impl Driver {
             snapshot: seen.name.name.clone(),
             guid: seen.guid.clone(),
             referenced: None,
+            copies: Vec::new(),
         };
         self.destroy_captured(&seen.name, &volume, checkpoint_uid).await
     }

@@ -112,6 +112,13 @@ impl Stage {
         stage
     }
 
+    /// The same without a Hub.
+    pub(crate) async fn cluster_without_hub() -> Self {
+        let mut stage = Self::lab_alone("nodes: [{ node: lab }, { node: pve2 }, { node: pve3 }]").await;
+        stage.start(None).await;
+        stage
+    }
+
     /// Controllers that have no Hub yet.
     pub(crate) async fn without_hub() -> Self {
         let mut stage = Self::lab_alone("").await;
@@ -154,7 +161,8 @@ impl Stage {
     /// Starts store, gateway and controllers on what is there.
     pub(crate) async fn start(&mut self, after_step: Option<AfterStep>) {
         let store = Store::open(&self.directory.path().join("state.db")).await.unwrap();
-        let objects = Objects::new(store.clone(), Clock::system(), Cipher::ephemeral());
+        let cipher = Cipher::load(&self.directory.path().join("key")).unwrap();
+        let objects = Objects::new(store.clone(), Clock::system(), cipher);
         objects.ensure_presets().await.unwrap();
         let shutdown = CancellationToken::new();
         let config = gateway::Config { listen: self.gateway, hold: Duration::from_secs(10), drain: Duration::from_millis(100) };

@@ -2,8 +2,11 @@
 
 use super::{UID, at, marks, sshd::Sshd};
 use autovibe::{
+    api::checkpoint::{Volume, VolumeCopy},
     clock::Clock,
-    lab::real::pool,
+    driver::{self, Connection, Driver, storage::Wanted},
+    lab::{Lab, real::pool},
+    proxmox::Vmid,
     zfs::{Dataset, Error, Properties, Runner, Snapshot, Zfs},
 };
 use std::{
@@ -198,6 +201,86 @@ async fn z6_a_stream_that_is_cut_leaves_nothing_that_counts_and_its_source_whole
     assert_eq!(zfs.snapshots(&pool.kept(0)).await.unwrap().len(), 1);
     zfs.receive(&pool.kept(0), &mut increment.as_slice()).await.unwrap();
     assert_eq!(zfs.snapshots(&pool.kept(0)).await.unwrap().len(), 2);
+}
+
+/// The verbs on a node whose ZFS is a pool here, behind a real sshd; Proxmox is the lab's.
+async fn driver(lab: &Lab, pool: &Pool, sshd: &Sshd) -> Driver {
+    let of_lab = Connection::of_lab(lab.endpoint());
+    Driver::open(Connection { runner: sshd.runner(), dataset: Dataset(pool.data()), keep: Dataset(pool.keep()), ..of_lab }).await.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_moves_from_pool_to_pool_with_its_guid() {
+    let name = "a_checkpoint_moves_from_pool_to_pool_with_its_guid";
+    let (Some(here), Some(there)) = (pool(name).await, pool(name).await) else { return };
+    let (Some(to), Some(from)) = (Sshd::start(name, &here.arguments()), Sshd::start(name, &there.arguments())) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let lab = crate::node::start(dir.path()).await;
+    let (to, from) = (driver(&lab, &here, &to).await, driver(&lab, &there, &from).await);
+    let receive = async |wanted: Wanted| loop {
+        if let Some(outcome) = to.receive(&from, wanted.clone()).await {
+            return outcome;
+        }
+    };
+    // The image first: what is cloned from it moves as what changed since.
+    let file = dir.path().join("image.raw");
+    std::fs::write(&file, (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    let image = from.import_image(&file, "debian").await.unwrap();
+    let wanted = to.image_wanted(&from, &image, "debian").await.unwrap();
+    assert_eq!(to.copied_image(&image, "debian").await.unwrap(), None);
+    receive(wanted.clone()).await.unwrap();
+    receive(wanted).await.unwrap();
+    let copied = to.copied_image(&image, "debian").await.unwrap().unwrap();
+    assert_eq!((&copied.guid, to.imported(&file, "debian").await.unwrap().map(|found| found.stale)), (&image.guid, Some(false)));
+
+    let disk = from.fork(&image.snapshot, &image.guid, UID, Vmid(1000), 0).await.unwrap();
+    let uid = "5f0c7d1e-1111-4222-8333-444455556677";
+    let mut volume = from.capture(std::slice::from_ref(&disk), uid, UID).await.unwrap().remove(0);
+    let marks = marks("checkpoint", uid);
+    let wanted = Wanted {
+        source: from.locate(&volume, Some(UID)).await.unwrap().unwrap(),
+        guid: volume.guid.clone(),
+        target: to.copy(uid, 0),
+        snapshot_marks: marks.clone().into_iter().chain(super::marks("machine", UID)).collect(),
+        marks,
+    };
+    // Whoever began it was killed: the rest of an earlier try is no one's, or what came of it is gone on with.
+    let mut stream = Vec::new();
+    from.zfs.send(&wanted.source, Some(&image.snapshot), &mut stream).await.unwrap();
+    let cut = stream.len() / 2;
+    let half = to.zfs.receive_onto(&copied.snapshot, &wanted.target, &mut &stream[..cut]).await;
+    assert!(half.is_err(), "{cut} of {} bytes were taken for all", stream.len());
+    receive(wanted.clone()).await.unwrap();
+    let arrived = at(&wanted.target, &volume.snapshot);
+    let found = to.zfs.snapshot_info(&arrived).await.unwrap().unwrap();
+    assert_eq!((&found.guid, found.holds, &found.properties), (&volume.guid, 1, &wanted.snapshot_marks));
+    assert_eq!(
+        to.zfs.dataset(&wanted.target).await.unwrap().unwrap().origin.as_ref(),
+        Some(&copied.snapshot),
+        "only what changed was sent"
+    );
+    assert!(stream.len() < 1_000_000, "{} bytes for a disk of 4 MB without changes", stream.len());
+
+    // From there a Machine is spawned as from any other; and it goes when nothing needs it.
+    let (node, dataset) = (to.node().0.clone(), wanted.target.0.clone());
+    volume.copies.push(VolumeCopy { node, dataset, received: true });
+    // On nodes of one cluster the storage is called the same.
+    let volume = Volume { dataset: to.disk(Vmid(1000), 0).0, ..volume };
+    assert_eq!(to.locate(&volume, Some(UID)).await.unwrap(), Some(arrived.clone()));
+    let other = "5f0c7d1e-1111-4222-8333-444455556667";
+    to.fork(&arrived, &volume.guid, other, Vmid(1001), 0).await.unwrap();
+    let discard = async || to.discard_copy(&wanted.target, &volume.snapshot, &volume.guid, uid).await;
+    assert!(matches!(discard().await, Err(driver::Error::InUse(_))), "it has a clone");
+    assert_eq!(to.zfs.snapshot_info(&arrived).await.unwrap().unwrap().holds, 1, "and keeps its hold");
+    to.destroy_disks(other, Vmid(1001)).await.unwrap();
+    let wrong = to.discard_copy(&wanted.target, &volume.snapshot, "1", uid).await;
+    assert!(matches!(wrong, Err(driver::Error::Conflict(_))), "{wrong:?}");
+    let wrong = to.discard_copy(&wanted.target, &volume.snapshot, &volume.guid, other).await;
+    assert!(matches!(wrong, Err(driver::Error::Conflict(_))), "{wrong:?}");
+    discard().await.unwrap();
+    discard().await.unwrap();
+    assert_eq!(to.zfs.dataset(&wanted.target).await.unwrap(), None);
+    assert!(from.zfs.snapshot_info(&wanted.source).await.unwrap().is_some(), "the original is where it was");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -5,18 +5,25 @@ use super::look::Evidence;
 use crate::api::hub::Finding;
 use crate::driver::Driver;
 
-/// Returns the names of what was destroyed. Their findings go; those of what was not destroyed say why.
-pub(super) async fn collect(evidence: &Evidence, findings: &mut Vec<Finding>, before: &[Finding], driver: &Driver) -> Vec<String> {
-    let (snapshots, disks) = unused(evidence, findings, before);
+/// Returns the names of what was destroyed, as findings have them: `named` makes those. Their findings go; those of what was not
+/// destroyed say why.
+pub(super) async fn collect(
+    evidence: &Evidence,
+    named: &(impl Fn(&str) -> String + Sync),
+    findings: &mut Vec<Finding>,
+    before: &[Finding],
+    driver: &Driver,
+) -> Vec<String> {
+    let (snapshots, disks) = unused(evidence, named, findings, before);
     let mut collected = Vec::new();
     // Snapshots first: a disk that carries one stays.
     for snapshot in snapshots {
         let outcome = driver.destroy_unused_snapshot(snapshot).await;
-        settle(&snapshot.name.to_string(), outcome, findings, &mut collected);
+        settle(&named(&snapshot.name.to_string()), outcome, findings, &mut collected);
     }
     for disk in disks {
         let outcome = driver.destroy_unused_disk(disk).await;
-        settle(&disk.name.to_string(), outcome, findings, &mut collected);
+        settle(&named(&disk.name.to_string()), outcome, findings, &mut collected);
     }
     if !collected.is_empty() {
         tracing::info!(object.name = evidence.hub, "the audit collected {}", collected.join(", "));

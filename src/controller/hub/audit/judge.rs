@@ -24,13 +24,18 @@ pub(super) fn judge(evidence: &Evidence) -> Vec<Finding> {
 }
 
 /// What an audit may destroy: what this installation made, what no object stands for, and what the audit before named too.
-pub(super) fn unused<'e>(evidence: &'e Evidence, now: &[Finding], before: &[Finding]) -> (Vec<&'e SnapshotInfo>, Vec<&'e DatasetInfo>) {
+pub(super) fn unused<'e>(
+    evidence: &'e Evidence,
+    name: &impl Fn(&str) -> String,
+    now: &[Finding],
+    before: &[Finding],
+) -> (Vec<&'e SnapshotInfo>, Vec<&'e DatasetInfo>) {
     let known = Known::new(evidence);
     let named = |kind: FindingKind, name: &str| {
         let among = |findings: &[Finding]| findings.iter().any(|finding| finding.kind == kind && finding.name == name);
         among(now) && among(before)
     };
-    let is_unused = |kind, name: String, properties: &Properties| named(kind, &name) && known.is_made_here(properties);
+    let is_unused = |kind, called: String, properties: &Properties| named(kind, &name(&called)) && known.is_made_here(properties);
     let snapshots = evidence.snapshots.iter();
     let disks = evidence.datasets.iter();
     (

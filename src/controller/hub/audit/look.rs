@@ -7,14 +7,14 @@ use crate::api::hub::VmidRange;
 use crate::api::{Checkpoint, Hub, Kind, Machine};
 use crate::controller::{Context, Error};
 use crate::objects;
-use crate::proxmox::Vmid;
+use crate::proxmox::{Node, Vmid};
 use crate::store::VmidLease;
 use crate::world::VmSeen;
 use crate::zfs::{DatasetInfo, SnapshotInfo};
 use std::collections::{BTreeMap, BTreeSet};
 use tokio::time::Instant;
 
-/// All there is, of one Hub.
+/// All there is, of one node of a Hub.
 pub(super) struct Evidence {
     pub(super) hub: String,
     pub(super) node: String,
@@ -35,15 +35,19 @@ pub(super) struct Evidence {
 }
 
 /// The inner error says what could not be seen. Errors: only of our own store.
-pub(super) async fn look(hub: &Hub, link: &Link, context: &Context) -> Result<Result<Evidence, String>, Error> {
+pub(super) async fn look(hub: &Hub, link: &Link, node: &Node, context: &Context) -> Result<Result<Evidence, String>, Error> {
     let Some((machines, checkpoints)) = records(context).await? else { return Ok(Err(UNREADABLE.into())) };
     let ready = checkpoints.iter().filter(|checkpoint| is_settled(checkpoint)).map(Kind::uid);
     let with_vm = machines.iter().filter(|machine| machine.status.as_ref().is_some_and(|status| status.vm.is_some())).map(Kind::uid);
     let settled = ready.chain(with_vm).map(str::to_owned).collect();
-    let connection = link.driver.connection();
+    let driver = match link.driver.at(node).await {
+        Ok(driver) => driver,
+        Err(error) => return Ok(Err(format!("the pool of node {node} could not be read: {error}"))),
+    };
+    let connection = driver.connection();
     let (mut datasets, mut snapshots) = (Vec::new(), Vec::new());
     for root in [&connection.dataset, &connection.keep] {
-        match link.driver.zfs.tree(root).await {
+        match driver.zfs.tree(root).await {
             Ok((found, of_them)) => {
                 datasets.extend(found);
                 snapshots.extend(of_them);
@@ -69,7 +73,7 @@ pub(super) async fn look(hub: &Hub, link: &Link, context: &Context) -> Result<Re
     }
     Ok(Ok(Evidence {
         hub: hub.name().to_owned(),
-        node: link.driver.node().0.clone(),
+        node: driver.node().0.clone(),
         made_by: connection.made_by.clone(),
         vmids: connection.vmids,
         datasets,

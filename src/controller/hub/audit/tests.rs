@@ -38,6 +38,7 @@ fn checkpoint(uid: &str, guid: &str) -> Checkpoint {
         snapshot: format!("av-{uid}"),
         guid: guid.into(),
         referenced: None,
+        copies: Vec::new(),
     }];
     checkpoint
 }
@@ -59,7 +60,7 @@ fn dataset(name: &str, machine: Option<&str>) -> DatasetInfo {
 }
 
 fn vm(tags: &[&str]) -> VmSeen {
-    VmSeen { node: Node("pve".into()), tags: tags.iter().map(ToString::to_string).collect(), power: None, lock: None }
+    VmSeen { node: Node("pve".into()), tags: tags.iter().map(ToString::to_string).collect(), power: None, lock: None, memory_bytes: None }
 }
 
 /// A Machine that runs, with a checkpoint, and one that ended in one: all agrees.
@@ -240,7 +241,7 @@ fn only_what_this_database_knows_to_be_unused_is_destroyed_and_only_when_it_was_
     assert_eq!(found.len(), 8, "{found:?}");
     assert_eq!(found.iter().filter(|finding| finding.message.contains("--collect")).count(), 2, "{found:?}");
     let names = |before: &[crate::api::hub::Finding]| -> Vec<String> {
-        let (snapshots, disks) = unused(&evidence, &found, before);
+        let (snapshots, disks) = unused(&evidence, &str::to_owned, &found, before);
         snapshots.iter().map(|found| found.name.to_string()).chain(disks.iter().map(|found| found.name.to_string())).collect()
     };
     assert_eq!(names(&found), ["tank/keep/m-m2-disk-0@av-gone1", "tank/keep/m-gone1-disk-0"]);
@@ -249,5 +250,5 @@ fn only_what_this_database_knows_to_be_unused_is_destroyed_and_only_when_it_was_
         found.iter().cloned().map(|finding| crate::api::hub::Finding { kind: FindingKind::Foreign, ..finding }).collect();
     assert!(names(&other_kind).is_empty());
     evidence.made_by = String::new();
-    assert!(unused(&evidence, &found, &found).0.is_empty(), "who is nobody made nothing");
+    assert!(unused(&evidence, &str::to_owned, &found, &found).0.is_empty(), "who is nobody made nothing");
 }

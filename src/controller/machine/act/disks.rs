@@ -33,17 +33,18 @@ impl Act<'_> {
         if own(&view).is_some() {
             view = world.fresher_than(Instant::now()).await.map_err(|unknown| Problem::Unseen(unknown.to_string()))?;
         }
-        let datasets = hub.driver.zfs.datasets(&hub.driver.connection().dataset).await.map_err(driver::Error::from)?;
+        let driver = self.driver()?;
+        let datasets = driver.zfs.datasets(&driver.connection().dataset).await.map_err(driver::Error::from)?;
         let taken: Vec<u32> =
             view.vms.keys().map(|vmid| vmid.0).chain(datasets.iter().filter_map(|d| vmid_of(&d.name)).map(|vmid| vmid.0)).collect();
-        let range = hub.driver.connection().vmids;
+        let range = driver.connection().vmids;
         let (from, to, taken) = own(&view).map_or((range.from, range.to, taken), |own| (own, own, Vec::new()));
         let leased = self.context.objects.lease_vmid(hub_name(self.machine), self.machine, (from, to), taken).await?;
         leased.map(|_| Done::Next).ok_or_else(|| Problem::NoVmid(hub.name.clone()))
     }
 
     pub(super) async fn fork(&self, base: &Base) -> Result<Done, Problem> {
-        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        let (driver, vmid) = (self.driver()?, self.vmid().await?);
         for (index, volume) in (self.first_disk()..).zip(&base.volumes) {
             let Some(snapshot) = driver.locate(volume, base.machine_uid.as_deref()).await? else {
                 return Err(driver::Error::Missing(format!("the snapshot {}@{} is gone", volume.dataset, volume.snapshot)).into());
@@ -54,7 +55,7 @@ impl Act<'_> {
     }
 
     pub(super) async fn create_vm(&self, disks: u32) -> Result<Done, Problem> {
-        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        let (driver, vmid) = (self.driver()?, self.vmid().await?);
         let spec = VmSpec {
             vmid,
             machine_uid: self.uid().to_owned(),
@@ -80,7 +81,7 @@ impl Act<'_> {
     }
 
     pub(super) async fn adopt_vm(&self, disks: u32) -> Result<Done, Problem> {
-        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        let (driver, vmid) = (self.driver()?, self.vmid().await?);
         let first = self.first_disk();
         // One that was put back may be seen as it was.
         if first > 0 && !driver.attaches(vmid, first).await? {
@@ -94,7 +95,7 @@ impl Act<'_> {
     /// Its disks, as they were attached.
     pub(super) fn disks(&self, vmid: Vmid) -> Result<Vec<Dataset>, Problem> {
         let recorded = self.machine.status.as_ref().and_then(|status| status.vm.as_ref()).filter(|vm| vm.vmid == vmid.0);
-        let driver = &self.hub()?.driver;
+        let driver = self.driver()?;
         Ok(recorded.map_or_else(|| vec![driver.disk(vmid, self.first_disk())], |vm| vm.disks.iter().cloned().map(Dataset).collect()))
     }
 
@@ -118,7 +119,7 @@ impl Act<'_> {
     }
 
     pub(super) async fn keep_disks(&self) -> Result<Done, Problem> {
-        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        let (driver, vmid) = (self.driver()?, self.vmid().await?);
         match driver.keep(self.uid(), &self.disks(vmid)?).await {
             Ok(_) => Ok(Done::Next),
             Err(driver::Error::Missing(why) | driver::Error::Conflict(why))
@@ -132,7 +133,7 @@ impl Act<'_> {
     }
 
     pub(super) async fn destroy_disks(&self) -> Result<Done, Problem> {
-        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        let (driver, vmid) = (self.driver()?, self.vmid().await?);
         let outcome = driver.destroy_disks(self.uid(), vmid).await?;
         for foreign in outcome.foreign {
             warn!(vm.id = %vmid, zfs.dataset = %foreign, "{}: a dataset with its VMID is not its own; left alone", self.machine.name());
@@ -141,7 +142,7 @@ impl Act<'_> {
     }
 
     pub(super) async fn delete_vm(&self) -> Result<Done, Problem> {
-        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        let (driver, vmid) = (self.driver()?, self.vmid().await?);
         match driver.verify_owned(vmid, self.uid()).await? {
             Owner::Ours(vm) => driver.delete_vm(vm, self.machine.namespace(), self.clock()).await?,
             Owner::Nobody => {}
@@ -162,7 +163,7 @@ impl Act<'_> {
         let seen = match self.context.machines.known(self.uid()).vm {
             // Its config was seen to be gone a moment ago.
             Some(Seen::Absent) => without_config(vmid, hub).await,
-            _ => look(self.uid(), vmid, hub).await,
+            _ => look(self.uid(), vmid, self.driver()?, hub).await,
         };
         let theirs = match seen {
             Seen::Absent => false,
@@ -170,7 +171,7 @@ impl Act<'_> {
             Seen::Present(Vm::Ours(_)) => return again,
             Seen::Unknown { why } => return Err(Problem::Unseen(why)),
         };
-        let left = hub.driver.datasets_of(vmid).await?;
+        let left = self.driver()?.datasets_of(vmid).await?;
         let own = left.iter().find(|dataset| !theirs || dataset.properties.get(MACHINE).is_some_and(|uid| uid == self.uid()));
         if let Some(left) = own {
             return Err(Problem::Unseen(format!("dataset {} is still there; its VMID stays leased", left.name)));

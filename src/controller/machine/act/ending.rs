@@ -41,7 +41,7 @@ impl Act<'_> {
 
     pub(super) async fn stop_agent(&self) -> Result<Done, Problem> {
         let vmid = self.vmid().await?;
-        match self.hub()?.driver.guest(vmid, self.clock()).stop_agent().await {
+        match self.driver()?.guest(vmid, self.clock()).stop_agent().await {
             Ok(()) => Ok(Done::Next),
             Err(error) => self.best_effort("stopping the agent", error.into()),
         }
@@ -53,7 +53,7 @@ impl Act<'_> {
             return Ok(Done::Stop(Some(Fact::Verified { passed: true, message: String::new() })));
         };
         let vmid = self.vmid().await?;
-        let guest = self.hub()?.driver.guest(vmid, self.clock());
+        let guest = self.driver()?.guest(vmid, self.clock());
         let said = |passed, message| Ok(Done::Stop(Some(Fact::Verified { passed, message })));
         match guest.verify(&verify.command, &self.machine.spec.goal.workspace, verify.timeout.0).await {
             Ok(result) if result.passed => said(true, format!("`{}` passed", verify.command.join(" "))),
@@ -84,7 +84,7 @@ impl Act<'_> {
 
     async fn bundle(&self, checkpoint: &Checkpoint, base: Option<(String, String)>) -> Result<(), Problem> {
         let vmid = self.vmid().await?;
-        let guest = self.hub()?.driver.guest(vmid, self.clock());
+        let guest = self.driver()?.guest(vmid, self.clock());
         let workspace = &self.machine.spec.goal.workspace;
         let mut bundle = guest.bundle(workspace, checkpoint.name(), base.as_ref().map(|(name, _)| name.as_str())).await?;
         // A base that we do not have by that commit would make the bundle unreadable.
@@ -115,14 +115,14 @@ impl Act<'_> {
 
     pub(super) async fn flush(&self) -> Result<Done, Problem> {
         let vmid = self.vmid().await?;
-        match self.hub()?.driver.guest(vmid, self.clock()).flush("", &[], Duration::ZERO).await {
+        match self.driver()?.guest(vmid, self.clock()).flush("", &[], Duration::ZERO).await {
             Ok(_) => Ok(Done::Next),
             Err(error) => self.best_effort("the flush", error.into()),
         }
     }
 
     pub(super) async fn shut_down(&self) -> Result<Done, Problem> {
-        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        let (driver, vmid) = (self.driver()?, self.vmid().await?);
         match driver.verify_owned(vmid, self.uid()).await? {
             Owner::Ours(vm) => {
                 // A guest that never answered does not hear the request either.
@@ -146,7 +146,7 @@ impl Act<'_> {
     /// Snapshots the disks of a VM that stands still; the record follows.
     pub(super) async fn capture(&self, ending: Ending) -> Result<Done, Problem> {
         let began = Instant::now();
-        let (driver, vmid) = (&self.hub()?.driver, self.vmid().await?);
+        let (driver, vmid) = (self.driver()?, self.vmid().await?);
         let checkpoint = self.checkpoint(ending).await?;
         let reached = Ok(Done::Reached(Fact::Captured { ending, name: checkpoint.name().to_owned() }));
         if checkpoint.status.as_ref().is_some_and(|status| status.phase == CheckpointPhase::Ready) {
@@ -197,7 +197,7 @@ impl Act<'_> {
     /// The first disk that is not there, or not marked as the Machine's.
     async fn not_ours<'a>(&self, disks: &'a [Dataset]) -> Result<Option<&'a Dataset>, Problem> {
         for disk in disks {
-            let found = self.hub()?.driver.zfs.dataset(disk).await.map_err(driver::Error::from)?;
+            let found = self.driver()?.zfs.dataset(disk).await.map_err(driver::Error::from)?;
             if found.is_none_or(|found| found.properties.get(MACHINE).is_none_or(|uid| uid != self.uid())) {
                 return Ok(Some(disk));
             }

@@ -26,12 +26,12 @@ const REFUSALS: u32 = 3;
 impl Act<'_> {
     async fn guest(&self) -> Result<Guest<'_>, Problem> {
         let vmid = self.vmid().await?;
-        Ok(self.hub()?.driver.guest(vmid, self.clock()))
+        Ok(self.driver()?.guest(vmid, self.clock()))
     }
 
     pub(super) async fn start(&self) -> Result<Done, Problem> {
         let vmid = self.vmid().await?;
-        self.hub()?.driver.start_vm(vmid).await?;
+        self.driver()?.start_vm(vmid).await?;
         self.context.machines.update(self.uid(), |known| {
             let again = known.boot.is_some_and(|boot| boot.again);
             let now = Instant::now();
@@ -44,7 +44,7 @@ impl Act<'_> {
     /// Looks for the guest agent, and lets others have their turn between looks. A guest that does not come up in time is cut
     /// and started once more, then given up.
     pub(super) async fn await_guest(&self) -> Result<Done, Problem> {
-        let (vmid, driver) = (self.vmid().await?, &self.hub()?.driver);
+        let (vmid, driver) = (self.vmid().await?, self.driver()?);
         let now = Instant::now();
         let started = self.context.machines.known(self.uid()).boot;
         let boot = started.unwrap_or(Boot { since: now, again: false, seen: now });
@@ -136,7 +136,7 @@ impl Act<'_> {
         let here = begun < number;
         if here {
             let token = self.mint(number).await?;
-            let connection = self.hub()?.driver.connection();
+            let connection = self.driver()?.connection();
             let launch = agent::launch(self.machine, &Start { number, gateway_url: &connection.gateway_url, token: &token });
             match guest.launch(&launch).await {
                 Err(driver::Error::Settings(message)) => {
