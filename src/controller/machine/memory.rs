@@ -34,7 +34,7 @@ pub struct Memory {
     pub timing: Timing,
     pub after_step: Option<AfterStep>,
     machines: Mutex<BTreeMap<String, Known>>,
-    pub(super) promises: Promises,
+    pub(in crate::controller) promises: Promises,
     stopped: AtomicBool,
 }
 

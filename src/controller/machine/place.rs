@@ -10,61 +10,117 @@ use crate::api::{Kind, hub};
 use crate::controller::hub::{HubHandle, usable};
 use crate::controller::{Context, Error};
 use crate::driver::vm::tagged;
-use crate::placement::{Claim, Placed, Request, Site, Size, place};
+use crate::objects;
+use crate::placement::{Claim, Request, Site, Size, place};
 use crate::proxmox::Node;
+use crate::runtime::Key;
 use crate::world::View;
-use std::collections::BTreeMap;
+use futures::{StreamExt, stream::BoxStream};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, broadcast};
+use tokio_stream::wrappers::BroadcastStream;
 
 /// How old the view may be that nodes are judged by; many that are placed at once share one.
 const SEEN: Duration = Duration::from_secs(3);
 
-/// Namespace and name → what was promised; `None` before the store was read.
+/// Machines that wait for room and are woken when some is made: the first few, in the order of their creation. Each that is placed
+/// wakes one more; all others would look in vain.
+const WOKEN: usize = 4;
+
+/// A Machine, by namespace and name.
+type Name = (String, String);
+
+/// What was promised to whom, and who waits.
+pub(in crate::controller) struct Promises {
+    state: Mutex<State>,
+    room: broadcast::Sender<Key>,
+}
+
 #[derive(Default)]
-pub(super) struct Promises(Mutex<Option<BTreeMap<(String, String), Claim>>>);
+struct State {
+    /// `None` before the store was read.
+    promised: Option<BTreeMap<Name, Claim>>,
+    /// Hub and time of creation of each that found no room.
+    waiting: BTreeSet<(String, Option<Time>, Name)>,
+}
+
+impl Default for Promises {
+    fn default() -> Self {
+        Self { state: Mutex::default(), room: broadcast::channel(256).0 }
+    }
+}
 
 impl Promises {
+    /// Machines for which there may be room now. One that is missed looks by itself, later.
+    pub(in crate::controller) fn room(&self) -> BoxStream<'static, Key> {
+        BroadcastStream::new(self.room.subscribe()).filter_map(|key| async { key.ok() }).boxed()
+    }
+
     /// Takes in what a Machine's record says now; without one it is gone.
-    pub(super) async fn keep_up(&self, key: (&str, &str), machine: Option<&Machine>) {
-        if let Some(promised) = self.0.lock().await.as_mut() {
-            let key = (key.0.to_owned(), key.1.to_owned());
-            match machine.and_then(claim) {
-                Some(claim) => drop(promised.insert(key, claim)),
-                None => drop(promised.remove(&key)),
+    pub(super) async fn keep_up(&self, name: (&str, &str), machine: Option<&Machine>) {
+        let (name, mut state) = ((name.0.to_owned(), name.1.to_owned()), self.state.lock().await);
+        if machine.is_none_or(Kind::is_deleting) {
+            state.waiting.retain(|(_, _, waiting)| *waiting != name);
+        }
+        let Some(promised) = &mut state.promised else { return };
+        let released = match machine.and_then(claim) {
+            Some(claim) => {
+                promised.insert(name, claim);
+                None
+            }
+            None => promised.remove(&name),
+        };
+        if let Some(released) = released {
+            self.wake(&state, &released.hub, WOKEN);
+        }
+    }
+
+    /// Decides, and promises. The inner error says why nothing does; the outer one is a store that cannot be read.
+    async fn decide(&self, machine: &Machine, sites: &[Site], request: &Request, context: &Context) -> Result<Result<Node, String>, Error> {
+        let mut state = self.state.lock().await;
+        if state.promised.is_none() {
+            let machines = match context.objects.list::<Machine>(None).await {
+                Ok((machines, _)) => machines,
+                Err(objects::Error::Unreadable { .. }) => {
+                    let why = "a Machine cannot be read, so what it was promised is not known; its condition Degraded says which field";
+                    return Ok(Err(why.into()));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            state.promised = Some(machines.iter().filter_map(|machine| Some((name(machine), claim(machine)?))).collect());
+        }
+        let (hub, own) = (hub_name(machine).to_owned(), name(machine));
+        let promised = state.promised.get_or_insert_default();
+        let others = promised.iter().filter(|(name, claim)| **name != own && claim.hub == hub).map(|(_, claim)| claim);
+        let waits = (hub.clone(), machine.metadata.creation_timestamp.clone(), own.clone());
+        match place(sites, others, request) {
+            Ok(placed) => {
+                tracing::info!("{}: placed on node {}: {}", machine.name(), placed.node, placed.why);
+                promised.insert(own, Claim { hub: hub.clone(), node: placed.node.clone(), size: size(machine) });
+                if state.waiting.remove(&waits) {
+                    self.wake(&state, &hub, 1);
+                }
+                Ok(Ok(placed.node))
+            }
+            Err(nowhere) => {
+                state.waiting.insert(waits);
+                Ok(Err(nowhere.to_string()))
             }
         }
     }
 
-    /// Decides, and promises. The outer error is a store that cannot be read.
-    async fn decide(
-        &self,
-        machine: &Machine,
-        sites: &[Site],
-        request: &Request,
-        context: &Context,
-    ) -> Result<Result<Placed, String>, Error> {
-        let mut promised = self.0.lock().await;
-        if promised.is_none() {
-            let (machines, _) = context.objects.list::<Machine>(None).await?;
-            let claims = machines.iter().filter_map(|machine| {
-                let key = (machine.namespace().to_owned(), machine.name().to_owned());
-                Some((key, claim(machine)?))
-            });
-            *promised = Some(claims.collect());
+    fn wake(&self, state: &State, hub: &str, count: usize) {
+        for (.., (namespace, name)) in state.waiting.iter().filter(|(of, ..)| of == hub).take(count) {
+            // Without a receiver nobody is there to be told.
+            self.room.send(Key { namespace: namespace.clone(), name: name.clone() }).ok();
         }
-        let hub = hub_name(machine);
-        let (own, promised) = ((machine.namespace().to_owned(), machine.name().to_owned()), promised.get_or_insert_default());
-        let others = promised.iter().filter(|(key, claim)| **key != own && claim.hub == hub).map(|(_, claim)| claim);
-        let decided = place(sites, others, request);
-        Ok(match decided {
-            Ok(placed) => {
-                promised.insert(own, Claim { hub: hub.to_owned(), node: placed.node.clone(), size: size(machine) });
-                Ok(placed)
-            }
-            Err(nowhere) => Err(nowhere.to_string()),
-        })
     }
+}
+
+fn name(machine: &Machine) -> Name {
+    (machine.namespace().to_owned(), machine.name().to_owned())
 }
 
 /// What a Machine holds; of one that is suspended, cpu and memory are free.
@@ -97,11 +153,7 @@ pub(super) async fn placed(machine: &Machine, base: &Base, hub: &HubHandle, cont
     }
     let sites = futures::future::join_all(limits.iter().map(|limit| site(limit, hub, &view))).await;
     let request = Request { size: size(machine), only, origin: base.nodes() };
-    let decided = context.machines.promises.decide(machine, &sites, &request, context).await?;
-    Ok(decided.map(|placed| {
-        tracing::info!("{}: placed on node {}: {}", machine.name(), placed.node, placed.why);
-        placed.node
-    }))
+    context.machines.promises.decide(machine, &sites, &request, context).await
 }
 
 async fn site(limit: &hub::Node, hub: &HubHandle, view: &View) -> Site {

@@ -24,8 +24,8 @@ pub(super) const RELAUNCHES: u32 = 5;
 /// Looks again this soon at what only time brings.
 const SOON: Duration = Duration::from_secs(2);
 
-/// Looks again this soon whether a node has room: what makes it is not told.
-const FULL: Duration = Duration::from_secs(10);
+/// Looks again this soon whether a node has room. Room that a Machine makes is told; not that a node is back, or another VM gone.
+const FULL: Duration = Duration::from_mins(1);
 /// Looks again this soon at a running VM that could not be seen.
 const UNSEEN: Duration = Duration::from_secs(15);
 /// Reason of waiting for a look at the VM.

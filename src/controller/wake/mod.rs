@@ -51,7 +51,7 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
     let (retention, retention_keys) = channel();
     let objects = context.objects.clone();
     let shutdown = shutdown.clone();
-    let connected = context.hubs.connected();
+    let (connected, room) = (context.hubs.connected(), context.machines.promises.room());
     tasks.spawn(async move {
         let mut index = Index::default();
         let mut changes = futures::stream::select_all([
@@ -60,6 +60,7 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
             objects.watch::<Machine>().map(|event| Any::Machine(Box::new(event))).boxed(),
             objects.watch::<Checkpoint>().map(|event| Any::Checkpoint(Box::new(event))).boxed(),
             connected.map(Any::Connected).boxed(),
+            room.map(Any::Room).boxed(),
         ]);
         while let Some(Some(change)) = shutdown.run_until_cancelled(changes.next()).await {
             let wakes = index.apply(change);
@@ -94,6 +95,8 @@ pub(super) enum Any {
     Checkpoint(Box<Event<Checkpoint>>),
     /// The Hub of this name can be used from now on.
     Connected(String),
+    /// There may be room on a node for this Machine, which waits for some.
+    Room(Key),
 }
 
 /// What is known of a Machine that others may wake.
@@ -160,6 +163,7 @@ impl Index {
             Any::Machine(event) => self.machine(&event, &mut wakes),
             Any::Checkpoint(event) => self.checkpoint(&event, &mut wakes),
             Any::Connected(hub) => self.hub_changed(&hub, &mut wakes),
+            Any::Room(machine) => drop(wakes.machines.insert(machine)),
         }
         wakes
     }
