@@ -529,6 +529,15 @@ impl Lab {
         self.cluster.store.read(|state| state.pools.get(node).map(Pool::names).unwrap_or_default())
     }
 
+    /// A VM's config is another node's from now on, as after a migration, or with HA.
+    pub fn move_vm(&self, vmid: u32, node: &str) {
+        self.cluster.store.change(|state| {
+            if let Some(vm) = state.vms.get_mut(&vmid) {
+                node.clone_into(&mut vm.node);
+            }
+        });
+    }
+
     /// The node of each VM that has a config, by VMID.
     pub fn nodes_of_vms(&self) -> std::collections::BTreeMap<u32, String> {
         self.cluster.store.read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.node.clone())).collect())

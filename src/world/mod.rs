@@ -78,8 +78,8 @@ pub struct World {
 #[derive(Default)]
 struct Latest {
     view: Option<Arc<View>>,
-    /// Every VMID that the cluster lists, which costs one call, and when it was asked for.
-    listed: Option<(Instant, Arc<BTreeSet<Vmid>>)>,
+    /// Every VMID that the cluster lists and its node, which costs one call, and when it was asked for.
+    listed: Option<(Instant, Arc<BTreeMap<Vmid, Node>>)>,
     /// The last try that failed, and when: asking again at once would only add to an outage.
     failed: Option<(Instant, Unknown)>,
 }
@@ -118,8 +118,8 @@ impl World {
         Ok(view)
     }
 
-    /// Every VMID that is in use, as the cluster showed it at or after `instant`: one call, shared like a view.
-    pub async fn listed_since(&self, instant: Instant) -> Result<Arc<BTreeSet<Vmid>>, Unknown> {
+    /// Every VMID that is in use and where, as the cluster showed it at or after `instant`: one call, shared like a view.
+    pub async fn listed_since(&self, instant: Instant) -> Result<Arc<BTreeMap<Vmid, Node>>, Unknown> {
         let mut latest = self.latest.lock().await;
         if let Some((_, listed)) = latest.listed.as_ref().filter(|(asked_at, _)| *asked_at >= instant) {
             return Ok(Arc::clone(listed));
@@ -131,7 +131,7 @@ impl World {
             // Nothing at all: the canary must be asked.
             (listed, _) = self.with_powers(&resources).await?;
         }
-        let listed: BTreeSet<Vmid> = listed.into_keys().collect();
+        let listed = listed.into_iter().map(|(vmid, vm)| (vmid, vm.node)).collect();
         let listed = Arc::new(listed);
         latest.listed = Some((asked_at, Arc::clone(&listed)));
         Ok(listed)

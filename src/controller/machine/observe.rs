@@ -144,15 +144,13 @@ async fn vm(machine: &Machine, status: &MachineStatus, vmid: Vmid, driver: &Driv
         }
         let since = known.acted_at.into_iter().chain(now.checked_sub(QUIET)).max().unwrap_or(now);
         match hub.world.fresher_than(since).await {
-            Ok(view) if view.vms.get(&vmid).is_some_and(|vm| vm.power == Some(Power::Running)) => {
-                return Seen::Present(Vm::Ours(Power::Running));
-            }
-            // Off, or not there: worth a look of its own, where there is something to be seen.
-            Ok(view) => {
-                if let Some(why) = view.hidden(driver.node()) {
-                    return Seen::unknown(why);
-                }
-            }
+            Ok(view) => match (view.vms.get(&vmid), view.hidden(driver.node())) {
+                (Some(vm), _) if vm.node != *driver.node() => return moved(vmid, &vm.node, driver),
+                (Some(vm), _) if vm.power == Some(Power::Running) => return Seen::Present(Vm::Ours(Power::Running)),
+                (_, Some(why)) => return Seen::unknown(why),
+                // Off, or not there: worth a look of its own.
+                (_, None) => {}
+            },
             Err(unknown) => return Seen::unknown(unknown),
         }
     } else if let Some(vm) = known.vm {
@@ -163,6 +161,12 @@ async fn vm(machine: &Machine, status: &MachineStatus, vmid: Vmid, driver: &Driv
         memory.update(machine.uid(), |known| known.vm = Some(vm.clone()));
     }
     vm
+}
+
+/// Its disks are on the node that it was put on, and all that is known of them.
+fn moved(vmid: Vmid, to: &Node, driver: &Driver) -> Seen<Vm> {
+    let from = driver.node();
+    Seen::unknown(format!("VM {vmid} was moved from node {from} to {to} by someone else; migrate it back to {from}"))
 }
 
 /// Looks at one VM. It is gone only when its config is, and the cluster's list, asked for after that, does not show it.
@@ -177,7 +181,7 @@ pub(super) async fn look(uid: &str, vmid: Vmid, driver: &Driver, hub: &HubHandle
             (None, Ok(None)) => Seen::unknown(format!("VM {vmid} vanished while it was looked at")),
             (None, Err(error)) => Seen::unknown(error),
         },
-        Ok(Owner::Nobody) => without_config(vmid, hub).await,
+        Ok(Owner::Nobody) => without_config(vmid, driver, hub).await,
     }
 }
 
@@ -194,10 +198,13 @@ async fn stopped(vmid: Vmid, hub: &HubHandle) -> Seen<Vm> {
 }
 
 /// What the cluster's list, asked for now, says of a VM whose config is gone.
-pub(super) async fn without_config(vmid: Vmid, hub: &HubHandle) -> Seen<Vm> {
+pub(super) async fn without_config(vmid: Vmid, driver: &Driver, hub: &HubHandle) -> Seen<Vm> {
     match hub.world.listed_since(Instant::now()).await {
-        Ok(listed) if listed.contains(&vmid) => Seen::unknown(format!("VM {vmid} has no config, but the cluster still lists it")),
-        Ok(_) => Seen::Absent,
+        Ok(listed) => match listed.get(&vmid) {
+            Some(node) if node != driver.node() => moved(vmid, node, driver),
+            Some(_) => Seen::unknown(format!("VM {vmid} has no config, but the cluster still lists it")),
+            None => Seen::Absent,
+        },
         Err(unknown) => Seen::unknown(unknown),
     }
 }

@@ -323,3 +323,26 @@ async fn an_image_that_a_node_lacks_is_copied_to_it() {
     assert!(here.guid == there.guid && here.holds == 1, "{here:?} {there:?}");
     stage.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_vm_that_someone_moved_is_neither_lost_nor_made_again() {
+    let mut stage = stage(&[]).await;
+    stage.create("m", json!({ "goal": hanging(), "placement": { "nodes": ["pve2"] } })).await;
+    let before = status(&stage.until_phase("m", Phase::Running).await);
+    let vm = before.vm.clone().unwrap();
+    stage.lab.move_vm(vm.vmid, "pve3");
+    // What is known of it is asked again when something is to be done.
+    stage.objects().delete::<Machine>(NAMESPACE, "m", None).await.unwrap();
+    let told = |machine: &Machine| {
+        let said = status(machine).conditions.into_iter().map(|condition| condition.message);
+        said.chain(status(machine).message).any(|text| text.contains(&format!("VM {} was moved from node pve2 to pve3", vm.vmid)))
+    };
+    let waiting = stage.until("m", "said to be moved", told).await;
+    assert_eq!(status(&waiting).vm, before.vm);
+    assert_eq!(stage.lab.nodes_of_vms()[&vm.vmid], "pve3", "it is left alone");
+    assert!(stage.lab.datasets_of("pve2").contains(&vm.disks[0]));
+    stage.lab.move_vm(vm.vmid, "pve2");
+    stage.until_gone("m").await;
+    assert!(!stage.lab.nodes_of_vms().contains_key(&vm.vmid));
+    stage.stop().await;
+}
