@@ -96,7 +96,7 @@ pub(super) async fn act(
 async fn capture(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed, context: &Context) -> Result<Captured, Failure> {
     let begun = Instant::now();
     let hub = observed.handles.first().ok_or_else(|| Error::Waiting("the hub went away".into()))?;
-    let driver = &hub.driver.at(&capture.node).await?;
+    let driver = &hub.at(&capture.node).await?;
     let flushed = flush(capture, checkpoint, observed, context, driver).await;
     let in_guest = begun.elapsed();
     let volumes = driver.capture(&capture.disks, checkpoint.uid(), &capture.machine_uid).await?;
@@ -191,7 +191,7 @@ async fn on(node: &str, observed: &Observed) -> Result<Vec<Driver>, Failure> {
     let (node, mut found) = (Node(node.to_owned()), Vec::new());
     for handle in &observed.handles {
         if handle.driver.nodes().any(|known| *known == node) {
-            found.push(handle.driver.at(&node).await?);
+            found.push(handle.at(&node).await?);
         }
     }
     if found.is_empty() {

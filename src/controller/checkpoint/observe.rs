@@ -135,7 +135,7 @@ async fn before_collecting(checkpoint: &Checkpoint, context: &Context, observed:
             // Where it was is not known any more: on whichever node.
             let nodes: Vec<Node> = node.clone().map_or_else(|| handle.driver.nodes().cloned().collect(), |node| vec![node]);
             for node in nodes {
-                observed.volumes.extend(handle.driver.at(&node).await?.find_captured(&disks, checkpoint.uid(), &uid).await?);
+                observed.volumes.extend(handle.at(&node).await?.find_captured(&disks, checkpoint.uid(), &uid).await?);
             }
         }
     }

@@ -4,11 +4,11 @@ use super::connection::Waiting;
 use super::observe::Observed;
 use crate::api::{Hub, Kind, hub::HubSpec};
 use crate::driver::storage::Image;
-use crate::driver::{Connection, Driver, Turns};
+use crate::driver::{self, Connection, Driver, Turns};
 use crate::proxmox::{Breaker, Node};
 use crate::world::World;
 use futures::{StreamExt, stream::BoxStream};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::sync::{RwLock, broadcast};
 use tokio_stream::wrappers::BroadcastStream;
 
@@ -26,6 +26,27 @@ pub struct HubHandle {
     pub images: BTreeMap<String, Image>,
     /// Tells one connection from another.
     pub(super) identity: String,
+}
+
+/// How old the view of the nodes may be.
+const SEEN: Duration = Duration::from_mins(1);
+/// How old it may be when it says that a node is down.
+const DOWN: Duration = Duration::from_secs(5);
+
+impl HubHandle {
+    /// The verbs on one of its nodes. Of several, one that is known to be down is not asked: who waits for it would hold up those on
+    /// the others. Errors: `Unknown` for a node that is down; as [`Driver::at`].
+    pub async fn at(&self, node: &Node) -> Result<Driver, driver::Error> {
+        if self.driver.nodes().count() > 1
+            && let Ok(view) = self.world.at_most(SEEN).await
+            && view.hidden(node).is_some()
+            && let Ok(view) = self.world.at_most(DOWN).await
+            && let Some(why) = view.hidden(node)
+        {
+            return Err(driver::Error::Unknown(why));
+        }
+        self.driver.at(node).await
+    }
 }
 
 /// Every Hub that was seen, with its handle or why it has none; cheap to clone.

@@ -25,8 +25,6 @@ use tokio::time::Instant;
 
 /// How old the shared view of VMs may be for a Machine that runs quietly.
 const QUIET: Duration = Duration::from_mins(1);
-/// How old it may be when it says that a node is down.
-const HIDDEN: Duration = Duration::from_secs(5);
 
 /// What was read, and the Hub to act on.
 pub(super) struct Seeing {
@@ -116,21 +114,13 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
     Ok(Seeing { observed, hub, driver })
 }
 
-/// The verbs on a Machine's node; before it has one, on the Hub's first. Of several, one that is known to be down is not asked: who
-/// waits for it would hold up those on the others.
+/// The verbs on a Machine's node; before it has one, on the Hub's first.
 async fn reach(hub: &HubHandle, status: &MachineStatus) -> Result<Driver, String> {
     let node = status.vm.as_ref().map(|vm| vm.node.clone()).or_else(|| status.node.clone());
-    let Some(node) = node.map(Node).filter(|node| node != hub.driver.node() || hub.driver.nodes().count() > 1) else {
-        return Ok(hub.driver.clone());
-    };
-    if let Ok(view) = hub.world.at_most(QUIET).await
-        && view.hidden(&node).is_some()
-        && let Ok(view) = hub.world.at_most(HIDDEN).await
-        && let Some(why) = view.hidden(&node)
-    {
-        return Err(why);
+    match node.map(Node) {
+        Some(node) => hub.at(&node).await.map_err(|error| error.to_string()),
+        None => Ok(hub.driver.clone()),
     }
-    hub.driver.at(&node).await.map_err(|error| error.to_string())
 }
 
 /// The VM of a lease: from memory of what was just done, from the shared view, or by looking at it alone.

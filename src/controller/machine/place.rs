@@ -151,8 +151,13 @@ pub(super) async fn placed(machine: &Machine, base: &Base, hub: &HubHandle, cont
     if let Some(vm) = view.vms.values().find(|vm| tagged(&vm.tags) == Some(machine.uid())) {
         return Ok(Ok(vm.node.clone()));
     }
+    let origin = base.nodes();
+    if !origin.is_empty() && origin.iter().all(|node| view.hidden(node).is_some()) {
+        let nodes: Vec<String> = origin.iter().map(ToString::to_string).collect();
+        return Ok(Err(format!("what it is spawned from is on {} alone, which cannot be asked now", nodes.join(", "))));
+    }
     let sites = futures::future::join_all(limits.iter().map(|limit| site(limit, hub, &view))).await;
-    let request = Request { size: size(machine), only, origin: base.nodes() };
+    let request = Request { size: size(machine), only, origin };
     context.machines.promises.decide(machine, &sites, &request, context).await
 }
 

@@ -346,3 +346,28 @@ async fn a_vm_that_someone_moved_is_neither_lost_nor_made_again() {
     assert!(!stage.lab.nodes_of_vms().contains_key(&vm.vmid));
     stage.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_whose_first_node_is_down_runs_on_the_others() {
+    let mut stage = stage(&[]).await;
+    let on = |node: &str| json!({ "placement": { "nodes": [node] } });
+    stage.create("a", on("lab")).await;
+    let base = status(&stage.until_finished("a").await).final_checkpoint.unwrap();
+    stage.lab.kill("lab").await;
+    stage.create("b", on("pve2")).await;
+    assert_eq!(status(&stage.until_finished("b").await).phase, Phase::Succeeded);
+    // What is on that node alone is waited for, and not placed away from it.
+    stage.create("c", json!({ "from": { "checkpoint": base } })).await;
+    let waiting = stage.until("c", "said to wait", |machine| waits_for_room(&status(machine))).await;
+    assert!(status(&waiting).message.unwrap_or_default().contains("is on lab alone"), "{:?}", status(&waiting).message);
+    // Also one that starts anew.
+    stage.stop_without_first_node().await;
+    stage.start(None).await;
+    stage.create("d", json!({})).await;
+    let d = stage.until_finished("d").await;
+    assert_eq!(status(&d).phase, Phase::Succeeded);
+    assert_ne!(node(&d), "lab");
+    stage.lab.revive("lab");
+    assert_eq!(node(&stage.until_finished("c").await), "lab");
+    stage.stop().await;
+}

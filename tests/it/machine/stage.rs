@@ -194,8 +194,15 @@ impl Stage {
 
     /// Ends the hub; lab and guests go on. What is not autovibe's is as it was.
     pub(crate) async fn stop(&mut self) {
+        if self.hub.is_some() {
+            assert_eq!(config(&self.lab, FOREIGN).await, self.foreign);
+        }
+        self.stop_without_first_node().await;
+    }
+
+    /// The same while the node is down that has what is not autovibe's.
+    pub(crate) async fn stop_without_first_node(&mut self) {
         let Some(hub) = self.hub.take() else { return };
-        assert_eq!(config(&self.lab, FOREIGN).await, self.foreign);
         assert!(self.lab.datasets().contains(&format!("tank/data/vm-{FOREIGN}-disk-0")), "{:?}", self.lab.datasets());
         hub.shutdown.cancel();
         hub.controllers.stopped().await;

@@ -30,7 +30,7 @@ impl Act<'_> {
     async fn copy_image(&self, base: &Base, name: &str) -> Result<Done, Problem> {
         let here = self.driver()?;
         for volume in &base.volumes {
-            let from = self.hub()?.driver.at(&Node(volume.node.clone())).await?;
+            let from = self.hub()?.at(&Node(volume.node.clone())).await?;
             let image = Image { nodes: vec![from.node().clone()], snapshot: taken(volume), guid: volume.guid.clone(), stale: false };
             let wanted = here.image_wanted(&from, &image, name).await?;
             if !done(here, &from, wanted).await? {
@@ -74,7 +74,7 @@ impl Act<'_> {
         let mut why = driver::Error::Missing(format!("the snapshot {}@{} is gone", volume.dataset, volume.snapshot));
         for node in [&volume.node].into_iter().chain(copies).map(|node| Node(node.clone())) {
             let located = async {
-                let driver = hub.driver.at(&node).await?;
+                let driver = hub.at(&node).await?;
                 Ok::<_, driver::Error>(driver.locate(volume, machine_uid).await?.map(|snapshot| (driver, snapshot)))
             };
             match located.await {
