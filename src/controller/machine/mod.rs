@@ -4,6 +4,7 @@
 //! checkpoints between messages, which are the checkpoint controller's, and their retention.
 
 mod act;
+mod base;
 mod memory;
 mod observe;
 mod place;
