@@ -117,6 +117,12 @@ fn agents_take_what_their_type_can_use() {
         agent(json!({ "type": "Command", "maxTurns": 3, "command": ["true"] })),
         &["spec.agent.maxTurns: Forbidden: type Command has no turns; remove it"],
     );
+    check(agent(json!({ "type": "QwenCode", "model": "qwen3-coder-plus", "maxTurns": 3 })), &[]);
+    check(agent(json!({ "type": "QwenCode" })), &["spec.agent.model: Required value: types QwenCode and Aider have no default"]);
+    check(
+        agent(json!({ "type": "Aider", "model": "gpt-4o", "maxTurns": 3 })),
+        &["spec.agent.maxTurns: Forbidden: type Aider cannot count turns; set apiCalls in spec.budget.limits instead"],
+    );
     check(
         agent(json!({ "command": ["true"] })),
         &["spec.agent.command: Forbidden: only type Command takes one; use spec.agent.args for further arguments"],
@@ -217,6 +223,11 @@ fn hubs_name_their_infrastructure_providers_and_images() {
     check(several(json!([{ "name": "a" }, { "name": "a" }]), json!({})), &["spec.infrastructure.nodes[1]: Duplicate value"]);
     let provider = |provider: Value| lab(json!({ "providers": [provider] }));
     check(provider(json!({ "name": "a", "models": ["*"] })), &["spec.providers[0].apiKeySecretRef: Required value: type Anthropic"]);
+    check(
+        provider(json!({ "name": "a", "type": "OpenAI", "models": ["*"] })),
+        &["spec.providers[0].apiKeySecretRef: Required value: type OpenAI needs a Secret with key apiKey, unless endpoint names"],
+    );
+    check(provider(json!({ "name": "a", "type": "OpenAI", "endpoint": "http://10.0.0.7:8000/v1", "models": ["*"] })), &[]);
     check(provider(json!({ "name": "a", "type": "Replay", "models": ["*"] })), &["spec.providers[0].replay: Required value"]);
     check(provider(json!({ "name": "a", "type": "Replay", "replay": { "file": "f" } })), &["spec.providers[0].models: Required value"]);
     check(lab(json!({ "images": [{ "name": "a" }] })), &["spec.images[0]: Invalid value: exactly one of file and dataset must be given"]);

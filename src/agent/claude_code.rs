@@ -1,10 +1,11 @@
 //! Agent type `ClaudeCode`. What it does with environment, flags and failures was measured with version 2.1.197.
 
 use super::scripts;
-use super::{LastCall, Verdict};
 use crate::api::machine::Agent;
 use std::collections::BTreeMap;
 
+/// Its name in sentences.
+pub(super) const NAME: &str = "Claude Code";
 /// One folder a working directory, one file a session.
 pub(super) const SESSION_FILES: &str = "/home/agent/.claude/projects";
 
@@ -45,29 +46,4 @@ pub(super) fn argv(agent: &Agent) -> Vec<String> {
     // Last, for it takes every word that follows: the provider's own web tools would leave the VM's isolation.
     argv.extend(["--disallowedTools", "WebSearch", "WebFetch"].map(str::to_owned));
     argv
-}
-
-/// The gateway's log decides: the exit code of the CLI is 1 for a refusal, a cut stream and a failure alike.
-pub(super) fn verdict(exit_code: Option<i32>, last: &LastCall) -> Verdict {
-    match last {
-        LastCall::Settled { stop_reason: Some(reason) } if reason == "end_turn" || reason == "stop_sequence" => Verdict::Completed,
-        LastCall::Refused => Verdict::BudgetExhausted,
-        LastCall::Cut | LastCall::Open => Verdict::Interrupted,
-        // Answered, but the CLI ended before the next request: killed, or its turns are used up.
-        LastCall::Settled { stop_reason } => match exit_code {
-            None => Verdict::Interrupted,
-            Some(code) => Verdict::Failed(format!(
-                "Claude Code exited with code {code} after an answer that ended with {}",
-                stop_reason.as_deref().unwrap_or("no stop reason")
-            )),
-        },
-        LastCall::Failed { status } => {
-            let status = status.map_or("no status".to_owned(), |status| format!("status {status}"));
-            Verdict::Failed(format!("the model provider answered with {status}"))
-        }
-        LastCall::None => match exit_code {
-            None => Verdict::Interrupted,
-            Some(code) => Verdict::Failed(format!("Claude Code exited with code {code} before its first request")),
-        },
-    }
 }

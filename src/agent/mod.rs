@@ -1,7 +1,9 @@
 //! One file per agent CLI: environment, start, resume, how it ends; and the scripts that a guest runs. Pure: text in, text out.
 
+mod aider;
 mod claude_code;
 mod command;
+mod qwen_code;
 pub mod scripts;
 #[cfg(test)]
 mod tests;
@@ -64,15 +66,22 @@ pub fn launch(machine: &Machine, start: &Start<'_>) -> Launch {
     let agent = &machine.spec.agent;
     let mut environment: BTreeMap<String, String> = match agent.r#type {
         AgentType::ClaudeCode => claude_code::environment(agent),
+        AgentType::QwenCode => qwen_code::environment(),
+        AgentType::Aider => aider::environment(),
         AgentType::Command => BTreeMap::new(),
     };
     environment.insert("HOME".into(), HOME.into());
     environment.extend(agent.env.clone());
     // What follows is not the user's to change: it is how the agent reaches its hub, and nothing else does.
     let gateway = start.gateway_url.trim_end_matches('/');
+    let openai = format!("{gateway}/v1");
     for (name, value) in [
         ("ANTHROPIC_BASE_URL", gateway),
+        ("ANTHROPIC_API_BASE", gateway),
         ("ANTHROPIC_AUTH_TOKEN", start.token),
+        ("OPENAI_BASE_URL", &openai),
+        ("OPENAI_API_BASE", &openai),
+        ("OPENAI_API_KEY", start.token),
         ("AUTOVIBE_GATEWAY", gateway),
         ("AUTOVIBE_TOKEN", start.token),
         ("AUTOVIBE_PROMPT", &machine.spec.goal.prompt),
@@ -83,8 +92,14 @@ pub fn launch(machine: &Machine, start: &Start<'_>) -> Launch {
     ] {
         environment.insert(name.into(), value.into());
     }
+    if agent.r#type == AgentType::Aider {
+        // The only name by which it takes one; Claude Code would ask a person about it.
+        environment.insert("ANTHROPIC_API_KEY".into(), start.token.into());
+    }
     let argv = match agent.r#type {
         AgentType::ClaudeCode => claude_code::argv(agent),
+        AgentType::QwenCode => qwen_code::argv(agent),
+        AgentType::Aider => aider::argv(agent),
         AgentType::Command => command::argv(agent),
     };
     Launch { number: start.number, environment, argv }
@@ -93,8 +108,36 @@ pub fn launch(machine: &Machine, start: &Start<'_>) -> Launch {
 /// What the end of the agent's process means; `exit_code` is `None` when the process vanished without one.
 pub fn verdict(agent: AgentType, exit_code: Option<i32>, last: &LastCall) -> Verdict {
     match agent {
-        AgentType::ClaudeCode => claude_code::verdict(exit_code, last),
+        AgentType::ClaudeCode => by_the_log(claude_code::NAME, exit_code, last),
+        AgentType::QwenCode => by_the_log(qwen_code::NAME, exit_code, last),
+        AgentType::Aider => by_the_log(aider::NAME, exit_code, last),
         AgentType::Command => command::verdict(exit_code, last),
+    }
+}
+
+/// Judges by the gateway's log, as exit codes lie: Claude Code's is 1 for a refusal, a cut stream and a failure alike, those of the
+/// others are 0.
+fn by_the_log(name: &str, exit_code: Option<i32>, last: &LastCall) -> Verdict {
+    match last {
+        LastCall::Settled { stop_reason: Some(reason) } if reason == "end_turn" || reason == "stop_sequence" => Verdict::Completed,
+        LastCall::Refused => Verdict::BudgetExhausted,
+        LastCall::Cut | LastCall::Open => Verdict::Interrupted,
+        // Answered, but the program ended before the next request: killed, or its turns are used up.
+        LastCall::Settled { stop_reason } => match exit_code {
+            None => Verdict::Interrupted,
+            Some(code) => Verdict::Failed(format!(
+                "{name} exited with code {code} after an answer that ended with {}",
+                stop_reason.as_deref().unwrap_or("no stop reason")
+            )),
+        },
+        LastCall::Failed { status } => {
+            let status = status.map_or("no status".to_owned(), |status| format!("status {status}"));
+            Verdict::Failed(format!("the model provider answered with {status}"))
+        }
+        LastCall::None => match exit_code {
+            None => Verdict::Interrupted,
+            Some(code) => Verdict::Failed(format!("{name} exited with code {code} before its first request")),
+        },
     }
 }
 
@@ -102,7 +145,8 @@ pub fn verdict(agent: AgentType, exit_code: Option<i32>, last: &LastCall) -> Ver
 pub fn session_files(agent: AgentType) -> &'static str {
     match agent {
         AgentType::ClaudeCode => claude_code::SESSION_FILES,
-        AgentType::Command => "",
+        AgentType::QwenCode => qwen_code::SESSION_FILES,
+        AgentType::Aider | AgentType::Command => "",
     }
 }
 

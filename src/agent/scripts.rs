@@ -49,3 +49,7 @@ pub const SOURCE_BUNDLE: &str = "/var/lib/autovibe/source.bundle";
 
 /// Starts or resumes Claude Code; part of its argv.
 pub const CLAUDE: &str = include_str!("scripts/claude.sh");
+/// Starts or resumes Qwen Code; part of its argv.
+pub const QWEN: &str = include_str!("scripts/qwen.sh");
+/// Starts or resumes Aider; part of its argv.
+pub const AIDER: &str = include_str!("scripts/aider.sh");

@@ -1,5 +1,6 @@
 use super::scripts::{self, Verb};
 use super::*;
+use crate::api::machine::Agent;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -263,7 +264,7 @@ fn flush_waits_for_the_results_of_tools_and_not_for_their_calls() {
         assert_eq!(guest.ok(scripts::FLUSH, &["/sessions", "toolu_1", "200"], ""), "flushed=false\n");
         let writer = std::thread::spawn(move || {
             let mut file = std::fs::OpenOptions::new().append(true).open(file).unwrap();
-            file.write_all(b"{\"tool_use_id\":\"toolu_1\"}\n{\"tool_use_id\":\"toolu_2\"}\n").unwrap();
+            file.write_all(b"{\"tool_use_id\":\"toolu_1\"}\n{\"toolCallResult\":{\"callId\":\"toolu_2\"}}\n").unwrap();
         });
         assert_eq!(guest.ok(scripts::FLUSH, &["/sessions", "toolu_1,toolu_2", "60000"], ""), "flushed=true\n");
         writer.join().unwrap();
@@ -324,42 +325,109 @@ fn the_workspace_comes_from_a_bundle_and_goes_out_as_bundles() {
     }
 }
 
-/// A stand-in for the CLI that writes down how it was called.
+/// Launches an agent whose program is a stand-in that writes down how it was called, in the workspace `w` of the guest.
+fn called(guest: &Guest, name: &str, script: &str, change: impl FnOnce(&mut Agent)) -> (Launch, impl Fn() -> String) {
+    let bin = guest.root.path().join("bin");
+    let (home, workspace) = (guest.root.path().join("home/agent"), guest.root.path().join("w"));
+    for directory in [&bin, &home, &workspace] {
+        std::fs::create_dir_all(directory).unwrap();
+    }
+    let program = bin.join(name);
+    std::fs::write(&program, format!("#!/bin/sh\nprintf '<%s>' \"$@\"; {script}; exit 9\n")).unwrap();
+    std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut machine = Machine::new("shop", "a", crate::api::machine::MachineSpec::default());
+    machine.metadata.uid = Some("u".into());
+    machine.spec.goal.prompt = "--help; $(reboot)\n".into();
+    change(&mut machine.spec.agent);
+    let launch = launch(&machine, &Start { number: 1, gateway_url: "http://10.0.2.2:1/", token: "av_x" });
+    let (run, path) = (launch.clone(), format!("{}:{}", bin.display(), guest.path));
+    let run = move || {
+        let output = Command::new(&run.argv[0])
+            .args(&run.argv[1..])
+            .current_dir(&workspace)
+            .env_clear()
+            .envs(&run.environment)
+            .env("HOME", &home)
+            .env("PATH", &path)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(9), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    (launch, run)
+}
+
+fn write_session(guest: &Guest, path: &str, text: &str) {
+    let file = guest.root.path().join("home/agent").join(path);
+    std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+    std::fs::write(file, text).unwrap();
+}
+
 #[test]
 fn claude_code_resumes_exactly_when_its_session_was_begun_on_this_disk() {
     for guest in guests() {
-        let bin = guest.root.path().join("bin");
-        let home = guest.root.path().join("home/agent");
-        std::fs::create_dir_all(&bin).unwrap();
-        std::fs::create_dir_all(home.join(".claude/projects/x")).unwrap();
-        let fake = bin.join("claude");
-        std::fs::write(&fake, "#!/bin/sh\nprintf '<%s>' \"$@\"; cat; exit 9\n").unwrap();
-        std::fs::set_permissions(&fake, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let mut machine = Machine::new("shop", "a", crate::api::machine::MachineSpec::default());
-        machine.metadata.uid = Some("u".into());
-        machine.spec.goal.prompt = "--help; $(reboot)\n".into();
-        machine.spec.agent.model = Some("claude-sonnet-4-5".into());
-        machine.spec.agent.max_turns = Some(3);
-        let launch = launch(&machine, &Start { number: 1, gateway_url: "http://10.0.2.2:1/", token: "av_x" });
+        let (launch, run) = called(&guest, "claude", "cat", |agent| {
+            agent.model = Some("claude-sonnet-4-5".into());
+            agent.max_turns = Some(3);
+        });
         assert_eq!(launch.environment["ANTHROPIC_BASE_URL"], "http://10.0.2.2:1");
-        let run = || {
-            let output = Command::new(&launch.argv[0])
-                .args(&launch.argv[1..])
-                .env_clear()
-                .envs(&launch.environment)
-                .env("HOME", &home)
-                .env("PATH", format!("{}:{}", bin.display(), guest.path))
-                .stdin(Stdio::null())
-                .output()
-                .unwrap();
-            assert_eq!(output.status.code(), Some(9));
-            String::from_utf8(output.stdout).unwrap()
-        };
         let flags = "<--output-format><stream-json><--verbose><--permission-mode><bypassPermissions><--model><claude-sonnet-4-5><--max-turns><3><--disallowedTools><WebSearch><WebFetch>";
         let id = session("u");
         assert_eq!(run(), format!("<-p><--session-id><{id}>{flags}--help; $(reboot)\n"));
-        std::fs::write(home.join(format!(".claude/projects/x/{id}.jsonl")), "{\"type\":\"user\"}\n").unwrap();
+        write_session(&guest, &format!(".claude/projects/x/{id}.jsonl"), "{\"type\":\"user\"}\n");
         assert_eq!(run(), format!("<-p><{INTERRUPTED} {GO_ON}><--resume><{id}>{flags}"));
+    }
+}
+
+#[test]
+fn qwen_code_resumes_exactly_when_its_session_was_begun_on_this_disk() {
+    for guest in guests() {
+        let (launch, run) = called(&guest, "qwen", "cat; cat \"$QWEN_CODE_SYSTEM_SETTINGS_PATH\"", |agent| {
+            agent.r#type = AgentType::QwenCode;
+            agent.model = Some("qwen3-coder-plus".into());
+            agent.max_turns = Some(3);
+            agent.args = vec!["--debug".into()];
+        });
+        assert_eq!(launch.environment["OPENAI_BASE_URL"], "http://10.0.2.2:1/v1");
+        let flags = "<--yolo><--output-format><stream-json><--auth-type><openai><--model><qwen3-coder-plus><--max-session-turns><3><--debug><--exclude-tools><agent><web_fetch>";
+        let id = session("u");
+        let said = run();
+        let settings = said.strip_prefix(&format!("<--session-id><{id}>{flags}--help; $(reboot)\n")).unwrap_or_else(|| panic!("{said}"));
+        let settings: serde_json::Value = serde_json::from_str(settings).unwrap();
+        assert_eq!(settings["memory"]["enableManagedAutoMemory"], false);
+        write_session(&guest, &format!(".qwen/projects/x/chats/{id}.jsonl"), "{\"type\":\"user\"}\n");
+        assert!(run().starts_with(&format!("<-p><{INTERRUPTED} {GO_ON}><--resume><{id}>{flags}{{")));
+    }
+}
+
+#[test]
+fn aider_resumes_from_the_history_of_its_session_and_leaves_the_project_clean() {
+    for guest in guests() {
+        let (launch, run) = called(&guest, "aider", "cat \"$2\"; : >.aider.tags; git status --porcelain; git config user.name", |agent| {
+            agent.r#type = AgentType::Aider;
+            agent.model = Some("gpt-4o".into());
+            agent.args = vec!["--auto-test".into()];
+        });
+        assert_eq!(
+            (launch.environment["OPENAI_API_BASE"].as_str(), launch.environment["ANTHROPIC_API_KEY"].as_str()),
+            ("http://10.0.2.2:1/v1", "av_x")
+        );
+        let home = guest.root.path().join("home/agent").display().to_string();
+        let id = session("u");
+        let files = format!(
+            "<--message-file><{home}/.aider/message><--chat-history-file><{home}/.aider/{id}.md><--input-history-file><{home}/.aider/input>"
+        );
+        let flags: String = launch.argv[4..].iter().map(|flag| format!("<{flag}>")).collect();
+        assert!(flags.ends_with("<--model><openai/gpt-4o><--weak-model><openai/gpt-4o><--auto-test><--stream>"), "{flags}");
+        assert_eq!(run(), format!("{files}{flags}--help; $(reboot)\nAider\n"));
+        write_session(&guest, &format!(".aider/{id}.md"), "# aider chat started\n\n#### go  \n");
+        assert_eq!(run(), format!("{files}<--restore-chat-history>{flags}{INTERRUPTED} {GO_ON}\n\nThe goal: --help; $(reboot)\nAider\n"));
+        let (launch, _) = called(&guest, "aider", ":", |agent| {
+            agent.r#type = AgentType::Aider;
+            agent.model = Some("claude-sonnet-4-5".into());
+        });
+        assert!(launch.argv.contains(&"anthropic/claude-sonnet-4-5".to_owned()), "it speaks the Messages API to that one");
     }
 }
 
@@ -386,7 +454,7 @@ fn sessions_are_stable_and_differ_between_machines() {
 
 #[test]
 fn verdicts() {
-    use AgentType::{ClaudeCode, Command};
+    use AgentType::{Aider, ClaudeCode, Command, QwenCode};
     let settled = |reason: &str| LastCall::Settled { stop_reason: Some(reason.into()) };
     let check = |agent, code, last: LastCall, expect: &str| {
         let verdict = verdict(agent, code, &last);
@@ -406,6 +474,17 @@ fn verdicts() {
     check(ClaudeCode, None, settled("tool_use"), "interrupted");
     check(ClaudeCode, Some(1), LastCall::Failed { status: Some(529) }, "failed");
     check(ClaudeCode, Some(1), LastCall::None, "failed");
+    // These exit with 0 whatever happened.
+    for agent in [QwenCode, Aider] {
+        check(agent, Some(0), settled("end_turn"), "completed");
+        check(agent, Some(0), settled("max_tokens"), "failed");
+        check(agent, Some(0), LastCall::Refused, "budget");
+        check(agent, Some(0), LastCall::Cut, "interrupted");
+        check(agent, Some(0), LastCall::Failed { status: Some(503) }, "failed");
+        check(agent, Some(0), LastCall::None, "failed");
+        check(agent, None, LastCall::None, "interrupted");
+    }
+    check(QwenCode, Some(53), settled("tool_use"), "failed");
     check(Command, Some(0), LastCall::None, "completed");
     check(Command, Some(1), LastCall::None, "failed");
     check(Command, Some(1), LastCall::Cut, "interrupted");

@@ -237,6 +237,11 @@ pub struct Gateway {
         "self.type != 'Anthropic' || has(self.apiKeySecretRef)",
         "type Anthropic needs a Secret with key apiKey",
     ),
+    rule::required(
+        "apiKeySecretRef",
+        "self.type != 'OpenAI' || has(self.apiKeySecretRef) || has(self.endpoint)",
+        "type OpenAI needs a Secret with key apiKey, unless endpoint names a server that takes none",
+    ),
     rule::required("replay", "self.type != 'Replay' || has(self.replay)", "type Replay needs the path of a conversation file"),
     rule::required("models", "size(self.models) > 0", "list the models that may be used, for example [\"claude-*\"]"),
 ]))]
@@ -246,10 +251,10 @@ pub struct Provider {
     /// What it speaks.
     #[serde(default, rename = "type")]
     pub r#type: ProviderType,
-    /// Base URL, for type `Anthropic`. Default: the provider's own.
+    /// Base URL, for types `Anthropic` (without `/v1`) and `OpenAI` (with it, where the server has it). Default: the provider's own.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoint: Option<String>,
-    /// Secret in namespace `autovibe-system` with key `apiKey`, for type `Anthropic`.
+    /// Secret in namespace `autovibe-system` with key `apiKey`, for types `Anthropic` and `OpenAI`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_key_secret_ref: Option<SecretRef>,
     /// The written conversation, for type `Replay`.
@@ -258,15 +263,21 @@ pub struct Provider {
     /// Models that may be used; `*` at the end matches any rest.
     #[serde(default)]
     pub models: Vec<String>,
+    /// Whose price list holds, by its id in genai-prices: `openai`, `openrouter`, `deepseek`. Default: the one of the endpoint.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub price_list: Option<String>,
 }
 
 /// What a provider speaks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum ProviderType {
+    /// The Messages API.
     #[default]
     Anthropic,
-    /// Answers from a written conversation, with the provider's own event stream: no key, no cost.
+    /// Chat completions and Responses: OpenAI, or any server that is compatible with it.
+    OpenAI,
+    /// Answers from a written conversation, in the event stream that the agent expects: no key, no cost.
     Replay,
 }
 

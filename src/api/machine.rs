@@ -221,6 +221,12 @@ pub enum RetryMode {
     ),
     rule::forbidden("maxTurns", "self.type != 'Command' || !has(self.maxTurns)", "type Command has no turns; remove it"),
     rule::forbidden(
+        "maxTurns",
+        "self.type != 'Aider' || !has(self.maxTurns)",
+        "type Aider cannot count turns; set apiCalls in spec.budget.limits instead",
+    ),
+    rule::required("model", "self.type == 'ClaudeCode' || self.type == 'Command' || has(self.model)", "types QwenCode and Aider have no default"),
+    rule::forbidden(
         "command",
         "self.type == 'Command' || !has(self.command) || size(self.command) == 0",
         "only type Command takes one; use spec.agent.args for further arguments",
@@ -230,7 +236,7 @@ pub struct Agent {
     /// The agent program.
     #[serde(default, rename = "type")]
     pub r#type: AgentType,
-    /// The model's name, as the provider knows it. Default: the agent's own.
+    /// The model's name, as the provider knows it. Default: Claude Code's own; types `QwenCode` and `Aider` need one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// Further arguments for the agent program.
@@ -242,7 +248,7 @@ pub struct Agent {
     /// Program and arguments, for type `Command`. The prompt is in `AUTOVIBE_PROMPT`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub command: Vec<String>,
-    /// Ends the conversation after this many turns. Not for type `Command`.
+    /// Ends the conversation after this many turns. Not for types `Aider` and `Command`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_turns: Option<u32>,
 }
@@ -253,6 +259,9 @@ pub struct Agent {
 pub enum AgentType {
     #[default]
     ClaudeCode,
+    QwenCode,
+    Aider,
+    /// Any other program.
     Command,
 }
 

@@ -3,6 +3,7 @@
 //!
 //! The next request of a conversation arrives only when every foreground tool of the answer before has finished.
 
+use crate::api::machine::AgentType;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
@@ -35,11 +36,13 @@ pub struct Context {
 /// What a request is made of, as far as it matters here.
 #[derive(Clone, Copy, Debug)]
 pub struct Seen<'a> {
+    /// The program that the Machine runs.
+    pub program: AgentType,
     /// Values of [`SESSION_HEADER`] and [`AGENT_HEADER`].
     pub session: Option<&'a str>,
     pub agent: Option<&'a str>,
     pub has_tools: bool,
-    pub messages: &'a [Value],
+    pub stream: bool,
 }
 
 /// A moment at which a checkpoint is due.
@@ -51,13 +54,19 @@ pub enum Boundary {
     Results(Vec<String>),
 }
 
-/// Tells a request's context. Claude Code's requests carry its session id, and those without tools are no conversation;
-/// for other programs every request is the conversation.
+/// Tells a request's context, by what each program was seen to send: requests of Claude Code and Qwen Code without tools are no
+/// conversation, nor are those of Aider without a stream, which ask for commit messages and summaries. For other programs every
+/// request is the conversation.
 pub fn context(seen: &Seen) -> Context {
-    let part = match (seen.session, seen.agent) {
-        (_, Some(agent)) => Part::Sub(agent.to_owned()),
-        (Some(_), None) if !seen.has_tools => Part::Side,
-        _ => Part::Main,
+    let side = match seen.program {
+        AgentType::QwenCode => !seen.has_tools,
+        AgentType::Aider => !seen.stream,
+        AgentType::ClaudeCode | AgentType::Command => seen.session.is_some() && !seen.has_tools,
+    };
+    let part = match seen.agent {
+        Some(agent) => Part::Sub(agent.to_owned()),
+        None if side => Part::Side,
+        None => Part::Main,
     };
     Context { session: seen.session.unwrap_or_default().to_owned(), part }
 }

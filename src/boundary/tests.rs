@@ -1,10 +1,6 @@
 use super::*;
 use serde_json::json;
 
-fn seen<'a>(session: Option<&'a str>, agent: Option<&'a str>, has_tools: bool, messages: &'a [Value]) -> Seen<'a> {
-    Seen { session, agent, has_tools, messages }
-}
-
 fn main_context() -> Context {
     Context { session: "s".into(), part: Part::Main }
 }
@@ -14,11 +10,18 @@ fn sub(id: &str) -> Context {
 
 #[test]
 fn requests_are_told_apart_as_recorded() {
-    let of = |session, agent, tools| context(&seen(session, agent, tools, &[])).part;
-    assert_eq!(of(Some("s"), None, true), Part::Main);
-    assert_eq!(of(Some("s"), None, false), Part::Side);
-    assert_eq!(of(Some("s"), Some("ab12"), true), Part::Sub("ab12".into()));
-    assert_eq!(of(None, None, false), Part::Main, "a plain program's requests are its conversation");
+    use AgentType::{Aider, ClaudeCode, Command, QwenCode};
+    let of = |program, session, agent, has_tools, stream| context(&Seen { program, session, agent, has_tools, stream }).part;
+    assert_eq!(of(ClaudeCode, Some("s"), None, true, true), Part::Main);
+    assert_eq!(of(ClaudeCode, Some("s"), None, false, true), Part::Side);
+    assert_eq!(of(ClaudeCode, Some("s"), Some("ab12"), true, true), Part::Sub("ab12".into()));
+    assert_eq!(of(ClaudeCode, Some("s"), None, true, false), Part::Main, "the repeat of a broken stream");
+    assert_eq!(of(Command, None, None, false, false), Part::Main, "a plain program's requests are its conversation");
+    assert_eq!(of(Command, Some("s"), None, false, true), Part::Side, "it runs Claude Code");
+    assert_eq!(of(QwenCode, None, None, true, true), Part::Main);
+    assert_eq!(of(QwenCode, None, None, false, true), Part::Side);
+    assert_eq!(of(Aider, None, None, false, true), Part::Main);
+    assert_eq!(of(Aider, None, None, false, false), Part::Side, "a commit message");
 }
 
 #[test]
@@ -67,4 +70,47 @@ fn quiescent_is_when_nothing_acts_but_the_wait_for_sub_agents() {
     assert!(contexts.quiescent(), "it ended");
     contexts.answered(&main_context(), names(&["Agent", "Write"]));
     assert!(!contexts.quiescent());
+}
+
+/// Requests as the programs were seen to send them, their texts shortened.
+#[test]
+fn the_boundaries_of_recorded_requests_are_found() {
+    use crate::llm::{Protocol, request::Request};
+    let system = json!({"role": "system", "content": "You are an agent"});
+    let user = |text: &str| json!({"role": "user", "content": [{"type": "text", "text": text}]});
+    let assistant = |text: &str| json!({"role": "assistant", "content": text});
+    let call = |id: &str| json!({"id": id, "type": "function", "function": {"name": "write_file", "arguments": "{}"}});
+    let calls =
+        |ids: &[&str]| json!({"role": "assistant", "content": null, "tool_calls": ids.iter().map(|id| call(id)).collect::<Vec<_>>()});
+    let result = |id: &str| json!({"role": "tool", "tool_call_id": id, "content": [{"type": "text", "text": "done"}]});
+    let qwen = [system.clone(), user("This is the Qwen Code."), assistant("Got it. Thanks for the context!"), user("write a program")];
+    let aider = [
+        system.clone(),
+        json!({"role": "user", "content": "I am not sharing any files that you can edit yet."}),
+        assistant("Ok."),
+        json!({"role": "user", "content": "create hello.py"}),
+        json!({"role": "system", "content": "# *SEARCH/REPLACE block* Rules"}),
+    ];
+    let commit = [system, json!({"role": "user", "content": "# Diffs: +print(1)"})];
+    let results = |ids: &[&str]| Some(Boundary::Results(ids.iter().map(|id| (*id).to_owned()).collect()));
+    let check = |program, more: Value, messages: &[&[Value]], part: Part, expected: Option<Boundary>| {
+        let mut body = json!({"model": "m", "messages": messages.concat()});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        let request = Request::parse(Protocol::Chat, body.to_string().into(), false).unwrap();
+        let seen = Seen { program, session: None, agent: None, has_tools: request.has_tools(), stream: request.stream };
+        let context = context(&seen);
+        assert_eq!((&context.part, boundary(&context, request.messages())), (&part, expected), "{body}");
+    };
+    let tools = json!({"stream": true, "tools": [{"type": "function", "function": {"name": "write_file"}}]});
+    let stream = json!({"stream": true});
+    let one = [calls(&["call_1"]), result("call_1")];
+    let two = [calls(&["call_2", "call_3"]), result("call_2"), result("call_3")];
+    check(AgentType::QwenCode, tools.clone(), &[&qwen], Part::Main, Some(Boundary::Prompt));
+    check(AgentType::QwenCode, tools.clone(), &[&qwen, &one], Part::Main, results(&["call_1"]));
+    check(AgentType::QwenCode, tools.clone(), &[&qwen, &one, &two], Part::Main, results(&["call_2", "call_3"]));
+    check(AgentType::QwenCode, tools, &[&qwen, &one, &[assistant("All done."), user("go on")]], Part::Main, Some(Boundary::Prompt));
+    check(AgentType::QwenCode, stream.clone(), &[&qwen, &one], Part::Side, None);
+    check(AgentType::Aider, stream.clone(), &[&aider], Part::Main, Some(Boundary::Prompt));
+    check(AgentType::Aider, json!({}), &[&commit], Part::Side, None);
+    check(AgentType::Command, stream, &[&qwen, &one], Part::Main, results(&["call_1"]));
 }

@@ -76,6 +76,9 @@ impl Answer {
     }
 
     pub(super) fn push(&self, chunk: Bytes) {
+        if chunk.is_empty() {
+            return;
+        }
         self.change(|state| state.chunks.push(chunk));
     }
 

@@ -7,19 +7,21 @@ use super::{
     hold::{Moment, Outcome},
     live::{Due, Live},
     log,
+    refusal::{Again, Refusal},
     resolve::{Route, Upstream},
     transcript,
 };
 use crate::{
     api::{Kind, Machine, checkpoint::Session, quantity::NanoUsd},
     boundary::{Boundary, Context, Part},
-    budget::{Demand, Refusal},
+    budget::{self, Demand},
     ledger::Actual,
     llm::{
-        self, Reply, anthropic, error_body,
+        self, Protocol, Reply, anthropic,
         meter::{Caching, Meter, Metered},
-        prices,
+        openai, prices,
         request::Request,
+        usage_chunk::Filter,
     },
     objects::EventType,
     store::{CallEnd, CallKind, CallState, NewCall},
@@ -66,12 +68,15 @@ impl Call {
     pub(super) async fn run(mut self) {
         let bounds = match self.reserve().await {
             Ok(bounds) => bounds,
-            Err((head, body)) => return self.answer.say(head, body),
+            Err(refusal) => {
+                let (head, body) = refusal.said(self.request.protocol);
+                return self.answer.say(head, body);
+            }
         };
         let open = Open::new(&self.live, &self.answer);
         self.ask_for_checkpoint();
         let told = self.store_request();
-        let mut meter = Meter::default();
+        let mut meter = Meter::new(self.request.protocol);
         let end = {
             let id = self.answer.id.clone();
             let renewing = self.gateway.renew(&id);
@@ -85,12 +90,12 @@ impl Call {
         drop(open);
     }
 
-    async fn reserve(&mut self) -> Result<Bounds, (Head, Bytes)> {
+    async fn reserve(&mut self) -> Result<Bounds, Refusal> {
         let now = self.gateway.clock().now();
         let caching = self.request.caching();
         let input = self.live.input_bound(&self.context, self.request.size(), self.request.input_bound());
-        let rate = prices::worst_case(&self.request.model, input, caching, now)
-            .map_err(|error| refusal(400, "invalid_request_error", &format!("autovibe: {error}"), Again::Never))?;
+        let rate = prices::worst_case(&self.route.price_lists, &self.request.model, input, caching, now)
+            .map_err(|error| Refusal::new(400, "invalid_request_error", error.to_string(), Again::Never))?;
         let demand = Demand { fixed: rate.fixed, per_token: rate.per_token, wanted: self.request.max_tokens, floor: self.request.floor() };
         let call = NewCall {
             id: self.answer.id.clone(),
@@ -114,16 +119,16 @@ impl Call {
             }
             Ok(Err(refused)) => {
                 self.exhausted(&refused).await;
-                Err(over_budget(&refused))
+                Err(Refusal::over_budget(&refused))
             }
             Err(error) => {
                 tracing::error!(call.id = self.answer.id, "the ledger failed: {error}");
-                Err(refusal(529, "overloaded_error", "autovibe: the ledger cannot be written; try again", Again::After(5)))
+                Err(Refusal::later("the ledger cannot be written; try again", 5))
             }
         }
     }
 
-    async fn exhausted(&self, refused: &Refusal) {
+    async fn exhausted(&self, refused: &budget::Refusal) {
         if !refused.passing {
             tracing::info!(object.kind = "Machine", object.name = self.machine.name(), "budget exhausted: {refused}");
             self.gateway.objects.record(&*self.machine, EventType::Warning, "BudgetExhausted", &refused.to_string()).await;
@@ -172,10 +177,7 @@ impl Call {
     /// Sends the request and passes the answer on as it comes. Its readers learn of the end in [`Call::settle`].
     async fn forward(&self, meter: &mut Meter) -> Ended {
         let Some(sent) = self.gateway.abort.run_until_cancelled(self.send()).await else {
-            return Ended::refused(
-                Cause::Unknown,
-                refusal(529, "overloaded_error", "autovibe: the gateway stops; try again", Again::After(5)),
-            );
+            return self.instead(Cause::Unknown, &Refusal::later("the gateway stops; try again", 5));
         };
         let mut reply = match sent {
             Ok(reply) => reply,
@@ -187,7 +189,8 @@ impl Call {
         let content_type = reply.content_type.take().unwrap_or_else(|| "application/json".into());
         let is_stream = content_type.starts_with("text/event-stream");
         let mut whole = Vec::new();
-        self.answer.begin(Head { status: 200, content_type, headers: passed_on(&mut reply) });
+        let mut filter = (is_stream && self.request.hides_usage()).then(Filter::default);
+        self.answer.begin(Head { status: 200, content_type, headers: self.passed_on(&mut reply) });
         let (mut size, mut tools) = (0, 0);
         loop {
             let Some(next) = self.gateway.abort.run_until_cancelled(reply.body.next()).await else {
@@ -217,7 +220,13 @@ impl Call {
             } else {
                 whole.extend_from_slice(&chunk);
             }
-            self.answer.push(chunk);
+            match &mut filter {
+                Some(filter) => self.answer.push(filter.push(&chunk)),
+                None => self.answer.push(chunk),
+            }
+        }
+        if let Some(mut filter) = filter {
+            self.answer.push(filter.end());
         }
         if !is_stream {
             meter.whole(&whole);
@@ -233,7 +242,7 @@ impl Call {
 
     async fn send(&self) -> Result<Reply, llm::Error> {
         match &self.route.upstream {
-            Upstream::Replay { file } => Ok(self.gateway.replays.answer(file, &self.request)),
+            Upstream::Replay { file } => Ok(self.gateway.replays.answer(file, &self.request, self.context.part == Part::Side)),
             Upstream::Anthropic { endpoint, key } => {
                 let call = anthropic::Call {
                     endpoint,
@@ -244,25 +253,35 @@ impl Call {
                     betas: self.betas.as_deref(),
                     body: self.request.bytes(),
                 };
-                self.gateway.client.send(call).await
+                anthropic::send(&self.gateway.client, call).await
+            }
+            Upstream::OpenAi { endpoint, key } => {
+                let path = if self.request.protocol == Protocol::Responses { "/responses" } else { "/chat/completions" };
+                let call = openai::Call { endpoint, path, key: key.as_ref(), body: self.request.bytes() };
+                openai::send(&self.gateway.client, call).await
             }
         }
     }
 
+    /// Ends with what the gateway says instead of an answer.
+    fn instead(&self, cause: Cause, refusal: &Refusal) -> Ended {
+        Ended::Refused { cause, said: refusal.said(self.request.protocol) }
+    }
+
     fn unsent(&self, error: &llm::Error) -> Ended {
         tracing::warn!(call.id = self.answer.id, provider = self.route.provider, "{error}");
-        let text = format!("autovibe: provider {}: {error}", self.route.provider);
+        let text = format!("provider {}: {error}", self.route.provider);
         let cause = match error {
             llm::Error::Unreachable(_) => Cause::NothingDone,
             llm::Error::NoAnswer(_) => Cause::Unknown,
         };
-        Ended::refused(cause, refusal(529, "overloaded_error", &text, Again::After(2)))
+        self.instead(cause, &Refusal::later(text, 2))
     }
 
     /// An answer other than 200: an error is passed on, but for what only the hub's people can mend.
     async fn refused(&self, mut reply: Reply) -> Ended {
         let provider = &self.route.provider;
-        let (status, headers) = (reply.status, passed_on(&mut reply));
+        let (status, headers) = (reply.status, self.passed_on(&mut reply));
         let own = match status {
             300..=399 => {
                 Some((502, "api_error", format!("provider {provider} answered with a redirect, which is not followed"), Again::Maybe))
@@ -280,7 +299,7 @@ impl Call {
             _ => None,
         };
         if let Some((status, kind, text, again)) = own {
-            return Ended::refused(Cause::NothingDone, refusal(status, kind, &format!("autovibe: {text}"), again));
+            return self.instead(Cause::NothingDone, &Refusal::new(status, kind, text, again));
         }
         let mut body = Vec::new();
         while let Some(Ok(chunk)) = reply.body.next().await {
@@ -292,7 +311,16 @@ impl Call {
         }
         let body = self.route.without_key(body);
         let content_type = reply.content_type.unwrap_or_else(|| "application/json".into());
-        Ended::refused(Cause::NothingDone, (Head { status, content_type, headers }, body))
+        Ended::Refused { cause: Cause::NothingDone, said: (Head { status, content_type, headers }, body) }
+    }
+
+    fn passed_on(&self, reply: &mut Reply) -> Vec<(&'static str, String)> {
+        let headers = [
+            (self.request.protocol.request_id(), reply.request_id.take()),
+            ("retry-after", reply.retry_after.take()),
+            ("x-should-retry", reply.should_retry.take()),
+        ];
+        headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
     }
 
     fn note_tools(&self, tools: Vec<(String, String)>) {
@@ -378,7 +406,7 @@ impl Call {
     }
 
     fn cost(&self, metered: &Metered, bounds: Bounds) -> (NanoUsd, bool) {
-        match prices::cost(&self.request.model, &metered.usage, self.gateway.clock().now()) {
+        match prices::cost(&self.route.price_lists, &self.request.model, &metered.usage, self.gateway.clock().now()) {
             Ok(cost) => (cost, metered.estimated),
             Err(error) => {
                 tracing::error!(call.id = self.answer.id, "charged at its worst case: {error}");
@@ -396,12 +424,6 @@ enum Ended {
     Streamed(Option<String>),
     /// There is no answer of a model; what the agent is told instead.
     Refused { cause: Cause, said: (Head, Bytes) },
-}
-
-impl Ended {
-    fn refused(cause: Cause, said: (Head, Bytes)) -> Self {
-        Self::Refused { cause, said }
-    }
 }
 
 /// What a call without an answer may have cost.
@@ -425,39 +447,4 @@ impl Drop for Open {
         self.1.abandon();
         self.0.open.send_modify(|count| *count -= 1);
     }
-}
-
-/// Whether an agent should try a refused request again.
-#[derive(Clone, Copy)]
-pub(super) enum Again {
-    Never,
-    /// As its program thinks right.
-    Maybe,
-    /// In so many seconds.
-    After(u32),
-}
-
-/// What the gateway itself says to an agent.
-pub(super) fn refusal(status: u16, kind: &str, text: &str, again: Again) -> (Head, Bytes) {
-    let headers = match again {
-        Again::Never => vec![("x-should-retry", "false".to_owned())],
-        Again::Maybe => Vec::new(),
-        Again::After(seconds) => vec![("retry-after", seconds.to_string())],
-    };
-    let body = Bytes::from(error_body(kind, text).to_string());
-    (Head { status, content_type: "application/json".into(), headers }, body)
-}
-
-/// Words and status for a refused reservation: 400 is the only status that makes every agent stop; where waiting helps, 429.
-fn over_budget(refused: &Refusal) -> (Head, Bytes) {
-    if refused.passing {
-        return refusal(429, "rate_limit_error", &format!("autovibe: budget busy: {refused}"), Again::After(2));
-    }
-    refusal(400, "invalid_request_error", &format!("autovibe: budget exhausted: {refused}"), Again::Never)
-}
-
-fn passed_on(reply: &mut Reply) -> Vec<(&'static str, String)> {
-    let headers =
-        [("request-id", reply.request_id.take()), ("retry-after", reply.retry_after.take()), ("x-should-retry", reply.should_retry.take())];
-    headers.into_iter().filter_map(|(name, value)| Some((name, value?))).collect()
 }

@@ -3,14 +3,15 @@
 use super::{
     Gateway,
     answer::{Answer, End, Head, Reader},
-    call::{Again, Call, refusal},
+    call::Call,
     live::{Arrival, Turn},
+    refusal::{Again, Refusal},
     resolve::{self, Route, Unresolved, Upstream, token_hash},
 };
 use crate::{
     api::{Kind, Machine, machine::Toggle},
     boundary::{self, AGENT_HEADER, SESSION_HEADER, Seen},
-    llm::{anthropic, error_body, replay, request::Request},
+    llm::{Protocol, anthropic, openai, replay, request::Request},
     objects,
     wire::{EXIT_PATH, ExitReport, annotation},
 };
@@ -20,8 +21,9 @@ use axum::{
     extract::{OriginalUri, State},
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
-    routing::post,
+    routing::{get, post},
 };
+use serde_json::json;
 use std::{sync::Arc, time::Duration};
 use tracing::Instrument;
 
@@ -35,31 +37,56 @@ const SETTLING: Duration = Duration::from_secs(5);
 const ATTEMPTS: u32 = 10;
 
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
-    Router::new()
-        .route("/v1/messages", post(messages))
+    let mut router = Router::new();
+    for protocol in Protocol::ALL {
+        let ask =
+            move |state: State<Arc<Gateway>>, uri: OriginalUri, headers: HeaderMap, body: Body| ask(protocol, state, uri, headers, body);
+        router = router.route(protocol.path(), post(ask));
+    }
+    router
         .route("/v1/messages/count_tokens", post(count_tokens))
+        .route("/v1/models", get(models))
         .route(EXIT_PATH, post(exit))
-        .fallback(|| async { failed(404, "not_found_error", "autovibe: there is nothing here; the gateway serves POST /v1/messages") })
-        .method_not_allowed_fallback(|| async { failed(405, "invalid_request_error", "autovibe: only POST is served here") })
+        .fallback(|| async {
+            let served: Vec<&str> = Protocol::ALL.map(Protocol::path).into();
+            failed(404, "not_found_error", &format!("there is nothing here; the gateway serves POST {}", served.join(", ")))
+        })
+        .method_not_allowed_fallback(|| async { failed(405, "invalid_request_error", "this method is not served here") })
         .with_state(gateway)
 }
 
-async fn messages(State(gateway): State<Arc<Gateway>>, OriginalUri(uri): OriginalUri, headers: HeaderMap, body: Body) -> Response {
+async fn ask(
+    protocol: Protocol,
+    State(gateway): State<Arc<Gateway>>,
+    OriginalUri(uri): OriginalUri,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
     let id = crate::random::uuid().simple().to_string();
-    let span = tracing::info_span!("request", request.id = id, method = "POST", route = "/v1/messages");
-    let answered = answer(gateway, id, uri.query() == Some("beta=true"), headers, body).instrument(span);
-    answered.await.unwrap_or_else(|response| *response)
+    let span = tracing::info_span!("request", request.id = id, method = "POST", route = protocol.path());
+    let answered = answer(gateway, protocol, id, uri.query() == Some("beta=true"), headers, body).instrument(span);
+    answered.await.unwrap_or_else(|refusal| said(refusal.said(protocol)))
 }
 
-/// A refusal on the way; boxed because it is large and rare.
-type Refused = Box<Response>;
-
-async fn answer(gateway: Arc<Gateway>, id: String, beta: bool, headers: HeaderMap, body: Body) -> Result<Response, Refused> {
-    let (machine, request, route) = admit(&gateway, &headers, body, false).await?;
-    let live = gateway.live(machine.uid()).await.map_err(|error| store_failed(&error))?;
+async fn answer(
+    gateway: Arc<Gateway>,
+    protocol: Protocol,
+    id: String,
+    beta: bool,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let (machine, request, route) = admit(&gateway, protocol, &headers, body, false).await?;
+    let live = gateway.live(machine.uid()).await?;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (session, agent) = (text(SESSION_HEADER), text(AGENT_HEADER));
-    let seen = Seen { session: session.as_deref(), agent: agent.as_deref(), has_tools: request.has_tools(), messages: request.messages() };
+    let seen = Seen {
+        program: machine.spec.agent.r#type,
+        session: session.as_deref(),
+        agent: agent.as_deref(),
+        has_tools: request.has_tools(),
+        stream: request.stream,
+    };
     let context = boundary::context(&seen);
     let boundary = boundary::boundary(&context, request.messages());
     let answer = Answer::new(id, request.hash(), request.stream);
@@ -69,7 +96,7 @@ async fn answer(gateway: Arc<Gateway>, id: String, beta: bool, headers: HeaderMa
     let (turn, checkpoint) = match live.turn(&arrival) {
         Turn::Again(earlier) => {
             tracing::info!(call.id = earlier.id, "a repeat of a request is given the answer to the first");
-            return Ok(read(earlier.reader(), stream).await);
+            return Ok(read(earlier.reader(), protocol, stream).await);
         }
         Turn::New { turn, checkpoint } => (turn, checkpoint),
     };
@@ -90,75 +117,100 @@ async fn answer(gateway: Arc<Gateway>, id: String, beta: bool, headers: HeaderMa
         beta,
     };
     gateway.tasks.spawn(call.run().in_current_span());
-    Ok(read(reader, stream).await)
+    Ok(read(reader, protocol, stream).await)
 }
 
 /// Who calls, with what, and where it goes.
-async fn admit(gateway: &Gateway, headers: &HeaderMap, body: Body, counting: bool) -> Result<(Arc<Machine>, Request, Route), Refused> {
+async fn admit(
+    gateway: &Gateway,
+    protocol: Protocol,
+    headers: &HeaderMap,
+    body: Body,
+    counting: bool,
+) -> Result<(Arc<Machine>, Request, Route), Refusal> {
     let machine = authenticate(gateway, headers).await?;
     let Ok(bytes) = to_bytes(body, MAX_BODY).await else {
-        return Err(failed(413, "request_too_large", "autovibe: the request is larger than 32 MiB or broke off").into());
+        return Err(Refusal::new(413, "request_too_large", "the request is larger than 32 MiB or broke off", Again::Maybe));
     };
-    let request = Request::parse(bytes, counting).map_err(|refused| failed(400, "invalid_request_error", &refused.0))?;
-    let route = resolve::route(&gateway.directory, &machine, &request.model).await.map_err(|why| {
-        let (status, kind, text, again) = match why {
-            Unresolved::Ended(text) => (403, "permission_error", text, Again::Never),
-            Unresolved::NotAllowed(text) => (400, "invalid_request_error", text, Again::Never),
-            Unresolved::Unavailable(text) => (529, "overloaded_error", text, Again::After(5)),
-        };
-        said(refusal(status, kind, &format!("autovibe: {text}"), again))
+    let mut request = Request::parse(protocol, bytes, counting).map_err(|refused| Refusal::wrong(refused.0))?;
+    let route = resolve::route(&gateway.directory, &machine, protocol, &request.model).await.map_err(|why| match why {
+        Unresolved::Ended(text) => Refusal::new(403, "permission_error", text, Again::Never),
+        Unresolved::NotAllowed(text) => Refusal::new(400, "invalid_request_error", text, Again::Never),
+        Unresolved::Unavailable(text) => Refusal::later(text, 5),
     })?;
+    if let Upstream::OpenAi { endpoint, .. } = &route.upstream {
+        request.bound_output(openai::output_bound(endpoint));
+    }
     Ok((machine, request, route))
 }
 
 /// The Machine whose token a request carries. Absent and wrong tokens look alike.
-async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Arc<Machine>, Refused> {
-    let unknown = || -> Refused { failed(401, "authentication_error", "autovibe: this is not a token of a Machine").into() };
+async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Arc<Machine>, Refusal> {
+    let unknown = || Refusal::new(401, "authentication_error", "this is not a token of a Machine", Again::Maybe);
     let hash = token_hash(headers).ok_or_else(unknown)?;
-    let owner = gateway.store().find_token(&hash).await.map_err(|error| store_failed(&error))?.ok_or_else(unknown)?;
-    let machine = gateway.directory.machine(&owner.machine_uid, &owner.namespace, &owner.name).await;
-    machine.map_err(|error| Refused::from(objects_failed(&error)))?.ok_or_else(unknown)
+    let owner = gateway.store().find_token(&hash).await?.ok_or_else(unknown)?;
+    let machine = gateway.directory.machine(&owner.machine_uid, &owner.namespace, &owner.name).await?;
+    machine.ok_or_else(unknown)
+}
+
+/// The models that a Machine may name, as OpenAI lists them.
+async fn models(State(gateway): State<Arc<Gateway>>, headers: HeaderMap) -> Response {
+    let listed = async {
+        let machine = authenticate(&gateway, &headers).await?;
+        Ok::<_, Refusal>(resolve::models(&gateway.directory, &machine).await?)
+    };
+    match listed.await {
+        Ok(models) => {
+            let entry = |(id, owner): (String, String)| json!({ "id": id, "object": "model", "created": 0, "owned_by": owner });
+            let list = json!({ "object": "list", "data": models.into_iter().map(entry).collect::<Vec<_>>() });
+            let head = Head { status: 200, content_type: "application/json".into(), headers: Vec::new() };
+            said((head, Bytes::from(list.to_string())))
+        }
+        Err(refusal) => said(refusal.said(Protocol::Chat)),
+    }
 }
 
 async fn count_tokens(State(gateway): State<Arc<Gateway>>, OriginalUri(uri): OriginalUri, headers: HeaderMap, body: Body) -> Response {
     let beta = uri.query() == Some("beta=true");
-    count(&gateway, beta, &headers, body).await.unwrap_or_else(|response| *response)
+    count(&gateway, beta, &headers, body).await.unwrap_or_else(|refusal| said(refusal.said(Protocol::Messages)))
 }
 
-async fn count(gateway: &Gateway, beta: bool, headers: &HeaderMap, body: Body) -> Result<Response, Refused> {
-    let (_, request, route) = admit(gateway, headers, body, true).await?;
+async fn count(gateway: &Gateway, beta: bool, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
+    let (_, request, route) = admit(gateway, Protocol::Messages, headers, body, true).await?;
+    let not_counted = |text: &str| Refusal::new(502, "api_error", text, Again::Maybe);
     let reply = match &route.upstream {
         Upstream::Replay { .. } => Ok(replay::count_tokens(&request)),
         Upstream::Anthropic { endpoint, key } => {
             let version = headers.get("anthropic-version").and_then(|value| value.to_str().ok());
             let betas = joined(headers, "anthropic-beta");
             let path = "/v1/messages/count_tokens";
-            gateway
-                .client
-                .send(anthropic::Call { endpoint, path, beta, key, version, betas: betas.as_deref(), body: request.bytes() })
-                .await
+            let call = anthropic::Call { endpoint, path, beta, key, version, betas: betas.as_deref(), body: request.bytes() };
+            anthropic::send(&gateway.client, call).await
         }
+        // It does not speak the Messages API, so no route of one leads there.
+        Upstream::OpenAi { .. } => return Err(not_counted("the provider does not count")),
     };
-    let reply = reply.map_err(|error| said(refusal(529, "overloaded_error", &format!("autovibe: {error}"), Again::After(2))))?;
+    let reply = reply.map_err(|error| Refusal::later(error.to_string(), 2))?;
     if matches!(reply.status, 300..=399 | 401 | 403) {
-        return Err(failed(502, "api_error", "autovibe: the provider did not count").into());
+        return Err(not_counted("the provider did not count"));
     }
     let body = Body::from_stream(futures::StreamExt::take(reply.body, 1024));
-    let body = to_bytes(body, 1 << 20).await.map_err(|_| failed(502, "api_error", "autovibe: the provider's answer broke off"))?;
+    let body = to_bytes(body, 1 << 20).await.map_err(|_| not_counted("the provider's answer broke off"))?;
     let content_type = reply.content_type.unwrap_or_else(|| "application/json".into());
     Ok(said((Head { status: reply.status, content_type, headers: Vec::new() }, route.without_key(body.into()))))
 }
 
 async fn exit(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, body: Body) -> Response {
-    report(&gateway, &headers, body).await.unwrap_or_else(|response| *response)
+    report(&gateway, &headers, body).await.unwrap_or_else(|refusal| said(refusal.said(Protocol::Messages)))
 }
 
 /// Notes on the Machine that its agent ended: a hint that wakes its controller.
-async fn report(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Response, Refused> {
+async fn report(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
     let machine = authenticate(gateway, headers).await?;
-    let bytes = to_bytes(body, MAX_REPORT).await.map_err(|_| failed(413, "request_too_large", "autovibe: a report is a few bytes"))?;
+    let bytes =
+        to_bytes(body, MAX_REPORT).await.map_err(|_| Refusal::new(413, "request_too_large", "a report is a few bytes", Again::Maybe))?;
     let report: ExitReport = serde_json::from_slice(&bytes)
-        .map_err(|error| failed(400, "invalid_request_error", &format!("autovibe: write {{\"launch\":1,\"exitCode\":0}}: {error}")))?;
+        .map_err(|error| Refusal::wrong(format!("autovibe: write {{\"launch\":1,\"exitCode\":0}}: {error}")))?;
     if let Ok(live) = gateway.live(machine.uid()).await {
         let mut open = live.open.subscribe();
         tokio::select! {
@@ -169,8 +221,7 @@ async fn report(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Re
     }
     let value = format!("{}:{}", report.launch, report.exit_code);
     for _ in 0..ATTEMPTS {
-        let read: Option<Machine> =
-            gateway.objects.get(machine.namespace(), machine.name()).await.map_err(|error| objects_failed(&error))?;
+        let read: Option<Machine> = gateway.objects.get(machine.namespace(), machine.name()).await?;
         let Some(mut current) = read.filter(|current| current.uid() == machine.uid()) else { break };
         let annotations = current.metadata.annotations.get_or_insert_default();
         if annotations.insert(annotation::AGENT_EXIT.into(), value.clone()).as_ref() == Some(&value) {
@@ -179,14 +230,14 @@ async fn report(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Re
         match gateway.objects.update(&current).await {
             Ok(_) => break,
             Err(objects::Error::Conflict { .. }) => {}
-            Err(error) => return Err(objects_failed(&error).into()),
+            Err(error) => return Err(error.into()),
         }
     }
     Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], "{}").into_response())
 }
 
 /// The answer as its client gets it: as it came, or as one message when the first asked for a stream and this one does not.
-async fn read(reader: Reader, stream: bool) -> Response {
+async fn read(reader: Reader, protocol: Protocol, stream: bool) -> Response {
     let answer = reader.answer.clone();
     let head = answer.head().await;
     if answer.stream == stream || head.status != 200 {
@@ -198,9 +249,7 @@ async fn read(reader: Reader, stream: bool) -> Response {
             let head = Head { content_type: "application/json".into(), ..head };
             respond(head, Body::from(message.to_string()))
         }
-        End::Complete(None) | End::Cut(_) => {
-            said(refusal(529, "overloaded_error", "autovibe: the provider's answer broke off; try again", Again::After(1)))
-        }
+        End::Complete(None) | End::Cut(_) => said(Refusal::later("the provider's answer broke off; try again", 1).said(protocol)),
     }
 }
 
@@ -208,9 +257,9 @@ fn said((head, body): (Head, Bytes)) -> Response {
     respond(head, Body::from(body))
 }
 
-fn failed(status: u16, kind: &str, text: &str) -> Response {
-    let head = Head { status, content_type: "application/json".into(), headers: Vec::new() };
-    respond(head, Body::from(error_body(kind, text).to_string()))
+/// A refusal where no protocol is known.
+fn failed(status: u16, kind: &'static str, text: &str) -> Response {
+    said(Refusal::new(status, kind, text, Again::Maybe).said(Protocol::Messages))
 }
 
 /// One connection a call: one that a restored VM believes in is never waited on.
@@ -231,14 +280,4 @@ fn respond(head: Head, body: Body) -> Response {
 fn joined(headers: &HeaderMap, name: &str) -> Option<String> {
     let values: Vec<&str> = headers.get_all(name).iter().filter_map(|value| value.to_str().ok()).collect();
     (!values.is_empty()).then(|| values.join(","))
-}
-
-fn store_failed(error: &crate::store::Error) -> Response {
-    tracing::error!("the store failed: {error}");
-    said(refusal(529, "overloaded_error", "autovibe: the hub's store cannot be read; try again", Again::After(5)))
-}
-
-fn objects_failed(error: &objects::Error) -> Response {
-    tracing::error!("objects cannot be read or written: {error}");
-    said(refusal(529, "overloaded_error", "autovibe: the hub's store cannot be used; try again", Again::After(5)))
 }

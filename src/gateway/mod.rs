@@ -2,7 +2,8 @@
 //! conversation and holds the answer until it is decided.
 //!
 //! Agents in VMs hold no provider key: they have a token of their own, worth their Machine's budget here and nothing
-//! elsewhere. Served are the Messages API, its count_tokens, and the report that an agent ended; nothing else.
+//! elsewhere. Served are the Messages API with its count_tokens, OpenAI-compatible chat completions, Responses and list of models,
+//! and the report that an agent ended; nothing else. A call goes one way whatever its protocol, which is a value on it.
 
 mod answer;
 mod call;
@@ -10,13 +11,14 @@ mod directory;
 mod hold;
 mod http;
 mod live;
+mod refusal;
 mod resolve;
 mod transcript;
 
 use crate::{
     clock::Clock,
     ledger::{LEASE, Ledger, RENEW},
-    llm::{anthropic, prices, replay::Replays},
+    llm::{self, prices, replay::Replays},
     objects::Objects,
     store::{self, CallEnd, NewMessage},
     wire::{NoAnswer, Service},
@@ -148,7 +150,7 @@ async fn open(config: &Config, objects: Objects, shutdown: &CancellationToken) -
         directory: Directory::start(&objects, &followers.tasks, &followers.drained, gone),
         checkpoints: Checkpoints::start(&objects, config.hold, &followers.tasks, &followers.drained),
         ledger,
-        client: anthropic::Client::new()?,
+        client: llm::Client::new()?,
         replays: Replays::new(objects.clock().clone()),
         objects,
         machines,
@@ -209,7 +211,7 @@ struct Gateway {
     directory: Directory,
     checkpoints: Checkpoints,
     ledger: Ledger,
-    client: anthropic::Client,
+    client: llm::Client,
     replays: Replays,
     /// By uid, while their agents call.
     machines: Arc<Mutex<HashMap<String, Arc<Live>>>>,

@@ -9,7 +9,7 @@ use crate::{
     },
     budget::Level,
     ledger::Account,
-    llm::anthropic,
+    llm::{Protocol, anthropic, openai, prices},
     objects,
 };
 use axum::http::HeaderMap;
@@ -25,12 +25,15 @@ const DEPTH: usize = 16;
 pub(super) struct Route {
     pub(super) provider: String,
     pub(super) upstream: Upstream,
+    /// Whose prices hold; the first that has the model.
+    pub(super) price_lists: Vec<String>,
     /// From root to leaf.
     pub(super) accounts: Vec<Account>,
 }
 
 pub(super) enum Upstream {
     Anthropic { endpoint: String, key: SecretString },
+    OpenAi { endpoint: String, key: Option<SecretString> },
     Replay { file: String },
 }
 
@@ -54,7 +57,7 @@ impl From<objects::Error> for Unresolved {
 impl Route {
     /// Text of the provider without the key, should it repeat it.
     pub(super) fn without_key(&self, text: Vec<u8>) -> Bytes {
-        let Upstream::Anthropic { key, .. } = &self.upstream else { return text.into() };
+        let (Upstream::Anthropic { key, .. } | Upstream::OpenAi { key: Some(key), .. }) = &self.upstream else { return text.into() };
         let key = key.expose_secret().trim();
         match std::str::from_utf8(&text) {
             Ok(readable) if !key.is_empty() && readable.contains(key) => Bytes::from(readable.replace(key, "[redacted]")),
@@ -85,21 +88,71 @@ fn is_token(text: &str) -> bool {
     text.strip_prefix("av_").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 
-/// Finds provider, key and accounts for a model.
-pub(super) async fn route(directory: &Directory, machine: &Machine, model: &str) -> Result<Route, Unresolved> {
+/// Finds provider, key and accounts for a model that is asked for in a protocol.
+pub(super) async fn route(directory: &Directory, machine: &Machine, protocol: Protocol, model: &str) -> Result<Route, Unresolved> {
     if let Some(why) = ended(machine) {
         return Err(Unresolved::Ended(why));
     }
-    let hub_name = machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB);
-    let hub = directory.hub(hub_name).await?.ok_or_else(|| Unresolved::Unavailable(format!("Hub {hub_name} does not exist")))?;
-    let Some(provider) = hub.spec.providers.iter().find(|provider| provider.models.iter().any(|pattern| matches(pattern, model))) else {
-        return Err(Unresolved::NotAllowed(not_allowed(&hub, model)));
+    let hub = hub_of(directory, machine).await?;
+    let named = |provider: &&Provider| provider.models.iter().any(|pattern| matches(pattern, model));
+    let Some(provider) = hub.spec.providers.iter().find(|provider| named(provider) && speaks(provider.r#type, protocol)) else {
+        return Err(Unresolved::NotAllowed(match hub.spec.providers.iter().find(named) {
+            Some(provider) => format!(
+                "model `{model}` is of provider {} in Hub {}, which does not speak {}, in which it was asked for. Use an agent that speaks what \
+                 the provider does, or a model of another provider",
+                provider.name,
+                hub.name(),
+                protocol.name()
+            ),
+            None => not_allowed(&hub, model),
+        }));
     };
     Ok(Route {
         provider: provider.name.clone(),
         upstream: upstream(directory, provider).await?,
+        price_lists: price_lists(provider, protocol),
         accounts: accounts(directory, machine, &hub).await?,
     })
+}
+
+/// Models that a Machine may name, each with its provider: those that its Hub names in full, and the Machine's own.
+pub(super) async fn models(directory: &Directory, machine: &Machine) -> Result<Vec<(String, String)>, objects::Error> {
+    let Some(hub) = directory.hub(machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB)).await? else { return Ok(Vec::new()) };
+    let own = machine.spec.agent.model.as_deref();
+    let of = |provider: &Provider| {
+        let full = provider.models.iter().filter(|pattern| !pattern.ends_with('*'));
+        let own = own.filter(|model| provider.models.iter().any(|pattern| pattern.ends_with('*') && matches(pattern, model)));
+        full.cloned().chain(own.map(str::to_owned)).map(|model| (model, provider.name.clone())).collect::<Vec<_>>()
+    };
+    let mut models: Vec<_> = hub.spec.providers.iter().flat_map(of).collect();
+    models.sort();
+    models.dedup_by(|a, b| a.0 == b.0);
+    Ok(models)
+}
+
+async fn hub_of(directory: &Directory, machine: &Machine) -> Result<Arc<Hub>, Unresolved> {
+    let name = machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB);
+    directory.hub(name).await?.ok_or_else(|| Unresolved::Unavailable(format!("Hub {name} does not exist")))
+}
+
+fn speaks(provider: ProviderType, protocol: Protocol) -> bool {
+    match provider {
+        ProviderType::Anthropic => protocol == Protocol::Messages,
+        ProviderType::OpenAI => matches!(protocol, Protocol::Chat | Protocol::Responses),
+        ProviderType::Replay => true,
+    }
+}
+
+/// The lists whose prices hold. A server that no list knows has none until its provider names one.
+fn price_lists(provider: &Provider, protocol: Protocol) -> Vec<String> {
+    if let Some(list) = &provider.price_list {
+        return vec![list.clone()];
+    }
+    match (provider.r#type, protocol) {
+        (ProviderType::Anthropic, _) | (ProviderType::Replay, Protocol::Messages) => vec![prices::ANTHROPIC.into()],
+        (ProviderType::OpenAI, _) => prices::list_of(provider.endpoint.as_deref().unwrap_or(openai::ENDPOINT)).into_iter().collect(),
+        (ProviderType::Replay, _) => prices::REPLAYED.map(str::to_owned).into(),
+    }
 }
 
 fn ended(machine: &Machine) -> Option<String> {
@@ -132,13 +185,24 @@ async fn upstream(directory: &Directory, provider: &Provider) -> Result<Upstream
             Ok(Upstream::Replay { file })
         }
         ProviderType::Anthropic => {
-            let secret = provider.api_key_secret_ref.as_ref().map(|reference| reference.name.as_str()).unwrap_or_default();
-            let missing =
-                || Unresolved::Unavailable(format!("provider {} needs Secret autovibe-system/{secret} with key apiKey", provider.name));
-            let key = directory.key(secret).await?.ok_or_else(missing)?;
-            Ok(Upstream::Anthropic { endpoint: provider.endpoint.clone().unwrap_or_else(|| anthropic::ENDPOINT.into()), key })
+            let endpoint = provider.endpoint.clone().unwrap_or_else(|| anthropic::ENDPOINT.into());
+            let name = provider.api_key_secret_ref.as_ref().map(|reference| reference.name.as_str()).unwrap_or_default();
+            Ok(Upstream::Anthropic { endpoint, key: key(directory, provider, name).await? })
+        }
+        ProviderType::OpenAI => {
+            let endpoint = provider.endpoint.clone().unwrap_or_else(|| openai::ENDPOINT.into());
+            let key = match &provider.api_key_secret_ref {
+                Some(reference) => Some(key(directory, provider, &reference.name).await?),
+                None => None,
+            };
+            Ok(Upstream::OpenAi { endpoint, key })
         }
     }
+}
+
+async fn key(directory: &Directory, provider: &Provider, secret: &str) -> Result<SecretString, Unresolved> {
+    let missing = || Unresolved::Unavailable(format!("provider {} needs Secret autovibe-system/{secret} with key apiKey", provider.name));
+    directory.key(secret).await?.ok_or_else(missing)
 }
 
 /// The chain of accounts: the Machine's Budget with all above it, root first, then the Machine itself.

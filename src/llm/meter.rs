@@ -1,9 +1,13 @@
-//! Reads an answer as it passes: what it used, what it says, how it stopped.
+//! Reads an answer as it passes: what it used, what it says, how it stopped. Whatever the protocol, that is told in the
+//! Messages API's words: content blocks, and the stop reasons `end_turn`, `tool_use`, `max_tokens`, `refusal`.
 //!
 //! Source: Messages API streaming. Usage values are cumulative; `message_start` has the input side, the last
-//! `message_delta` the output.
+//! `message_delta` the output. The other protocols' files say theirs.
 
-use super::sse::Parser;
+mod chat;
+mod responses;
+
+use super::{Protocol, sse::Parser};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -45,10 +49,7 @@ impl Usage {
 
     /// Reads a `usage` object on top of what is known; values that make no sense are passed over.
     fn merge(&mut self, usage: &Value) {
-        let read = |value: &Value| {
-            let number = value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
-            number.filter(|n| *n <= IMPLAUSIBLE)
-        };
+        let read = count;
         let raise = |field: &mut u64, value: Option<u64>| *field = (*field).max(value.unwrap_or(0));
         raise(&mut self.input, read(&usage["input_tokens"]));
         raise(&mut self.cache_read, read(&usage["cache_read_input_tokens"]));
@@ -61,6 +62,26 @@ impl Usage {
     }
 }
 
+/// A number of tokens, if it is one.
+fn count(value: &Value) -> Option<u64> {
+    let number = value.as_u64().or_else(|| value.as_str().and_then(|text| text.parse().ok()));
+    number.filter(|n| *n <= IMPLAUSIBLE)
+}
+
+impl Usage {
+    /// Takes the usage of an OpenAI-compatible answer, whose input includes what came from the cache. The last report holds.
+    /// Whether it reported the output.
+    fn report(&mut self, input: &Value, details: &Value, output: &Value) -> bool {
+        if let Some(all) = count(input).filter(|all| *all > 0) {
+            self.cache_read = count(&details["cached_tokens"]).unwrap_or(0).min(all);
+            self.cache_write = count(&details["cache_write_tokens"]).unwrap_or(0).min(all - self.cache_read);
+            self.input = all - self.cache_read - self.cache_write;
+        }
+        self.output = self.output.max(count(output).unwrap_or(0));
+        count(output).is_some()
+    }
+}
+
 /// What an answer used, and whether the provider said so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Metered {
@@ -70,9 +91,11 @@ pub struct Metered {
 }
 
 /// Reads one answer.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Meter {
+    protocol: Protocol,
     parser: Parser,
+    /// What the answer says of itself, beside its content.
     head: Map<String, Value>,
     blocks: Vec<Block>,
     usage: Usage,
@@ -91,13 +114,58 @@ struct Block {
     value: Value,
     /// Input of a tool as it is being written.
     partial: String,
+    /// By which the protocol names it in its deltas, where it does.
+    index: Option<u64>,
+}
+
+impl Block {
+    fn new(value: Value, index: Option<u64>) -> Self {
+        Self { value, partial: String::new(), index }
+    }
+
+    /// Adds to a text of it.
+    fn push(&mut self, field: &str, text: &str) {
+        let Some(value) = self.value.as_object_mut() else { return };
+        match value.entry(field).or_insert("".into()) {
+            Value::String(so_far) => so_far.push_str(text),
+            other => *other = text.into(),
+        }
+    }
+
+    /// Reads the input of a tool, which has come to its end.
+    fn close(&mut self) {
+        if let Some(value) = self.value.as_object_mut().filter(|_| !self.partial.is_empty()) {
+            let partial = std::mem::take(&mut self.partial);
+            value.insert("input".into(), serde_json::from_str(&partial).unwrap_or_else(|_| json!({ "incomplete": partial })));
+        }
+    }
 }
 
 impl Meter {
+    pub fn new(protocol: Protocol) -> Self {
+        Self {
+            protocol,
+            parser: Parser::default(),
+            head: Map::new(),
+            blocks: Vec::new(),
+            usage: Usage::default(),
+            output_reported: false,
+            stop_reason: None,
+            stop_sequence: Value::Null,
+            complete: false,
+            error: None,
+            generated: 0,
+        }
+    }
+
     /// Reads the next bytes of an event stream.
     pub fn stream(&mut self, bytes: &[u8]) {
         for event in self.parser.push(bytes) {
-            self.event(event);
+            match self.protocol {
+                Protocol::Messages => self.event(event),
+                Protocol::Chat => self.chat_chunk(event),
+                Protocol::Responses => self.responses_event(event),
+            }
         }
     }
 
@@ -107,6 +175,11 @@ impl Meter {
             self.generated += bytes.len() as u64;
             return;
         };
+        match self.protocol {
+            Protocol::Messages => {}
+            Protocol::Chat => return self.chat_completion(message),
+            Protocol::Responses => return self.response(message),
+        }
         if let Some(usage) = message.get("usage") {
             self.usage.merge(usage);
             self.output_reported = usage.get("output_tokens").is_some();
@@ -114,7 +187,7 @@ impl Meter {
         self.stop_reason = message.get("stop_reason").and_then(Value::as_str).map(str::to_owned);
         if let Some(Value::Array(content)) = message.remove("content") {
             self.generated += content.iter().map(|block| block.to_string().len() as u64).sum::<u64>();
-            self.blocks = content.into_iter().map(|value| Block { value, partial: String::new() }).collect();
+            self.blocks = content.into_iter().map(|value| Block::new(value, None)).collect();
         }
         self.head = message;
         self.complete = true;
@@ -128,14 +201,11 @@ impl Meter {
                     self.head = head;
                 }
             }
-            "content_block_start" => self.blocks.push(Block { value: event["content_block"].take(), partial: String::new() }),
+            "content_block_start" => self.blocks.push(Block::new(event["content_block"].take(), None)),
             "content_block_delta" => self.delta(&event["delta"]),
             "content_block_stop" => {
-                if let Some(block) = self.blocks.last_mut()
-                    && !block.partial.is_empty()
-                {
-                    block.value["input"] = serde_json::from_str(&block.partial).unwrap_or_else(|_| json!({ "incomplete": block.partial }));
-                    block.partial.clear();
+                if let Some(block) = self.blocks.last_mut() {
+                    block.close();
                 }
             }
             "message_delta" => {
@@ -144,7 +214,7 @@ impl Meter {
                 if let Some(reason) = event["delta"]["stop_reason"].as_str() {
                     self.stop_reason = Some(reason.to_owned());
                 }
-                self.stop_sequence = event["delta"]["stop_sequence"].take();
+                self.stop_sequence = event["delta"]["stop_sequence"].clone();
             }
             "message_stop" => self.complete = true,
             "error" => self.error = Some(event["error"]["message"].as_str().unwrap_or("an error without words").to_owned()),
@@ -157,10 +227,7 @@ impl Meter {
         for (kind, field) in [("text", "text"), ("thinking", "thinking"), ("signature", "signature")] {
             if let Some(text) = delta[kind].as_str() {
                 self.generated += text.len() as u64;
-                match &mut block.value[field] {
-                    Value::String(so_far) => so_far.push_str(text),
-                    other => *other = text.into(),
-                }
+                block.push(field, text);
             }
         }
         if let Some(json) = delta["partial_json"].as_str() {
@@ -194,13 +261,22 @@ impl Meter {
         self.blocks.iter().filter(|b| b.value["type"] == "tool_use").map(|b| (text(&b.value["id"]), text(&b.value["name"]))).collect()
     }
 
-    /// The answer as one message, as a request without `stream` gets it.
+    /// The answer in one piece, as a request without `stream` gets it.
     pub fn message(&self) -> Value {
+        match self.protocol {
+            Protocol::Messages => {}
+            Protocol::Chat => return self.as_chat_completion(),
+            // The last event carried it whole.
+            Protocol::Responses => return Value::Object(self.head.clone()),
+        }
         let mut message = self.head.clone();
         message.insert("content".into(), self.content().into());
         message.insert("stop_reason".into(), self.stop_reason.clone().into());
         message.insert("stop_sequence".into(), self.stop_sequence.clone());
         let usage = message.entry("usage").or_insert_with(|| json!({}));
+        if !usage.is_object() {
+            *usage = json!({});
+        }
         usage["output_tokens"] = self.usage.output.into();
         Value::Object(message)
     }
@@ -220,8 +296,12 @@ impl Meter {
         }
         if !self.output_reported || (usage.output == 0 && self.generated > 0) {
             estimated = true;
-            let seen_nothing = self.head.is_empty() && self.generated == 0;
-            let counted = if seen_nothing { output_bound } else { self.generated };
+            let unseen = match self.protocol {
+                Protocol::Messages => self.head.is_empty() && self.generated == 0,
+                // What a model thinks is not shown there, so what was cut may have cost anything.
+                Protocol::Chat | Protocol::Responses => !self.complete || self.generated == 0,
+            };
+            let counted = if unseen { output_bound } else { self.generated };
             usage.output = usage.output.max(counted.min(output_bound));
         }
         Metered { usage, estimated }

@@ -1,17 +1,24 @@
 //! Model providers: one file per provider, and what they share: the request's shape, the event stream, usage, prices.
 //!
-//! The wire is Anthropic's Messages API. What a request may cost and whose it is, is decided elsewhere.
+//! The wires are those of [`Protocol`]. Inside, a conversation has one form whatever it came in: the Messages API's. What a
+//! request may cost and whose it is, is decided elsewhere.
 
 pub mod anthropic;
+mod client;
 pub mod meter;
+pub mod openai;
 pub mod prices;
+mod protocol;
 pub mod replay;
 pub mod request;
 pub mod sse;
+pub mod usage_chunk;
+
+pub use client::Client;
+pub use protocol::Protocol;
 
 use bytes::Bytes;
 use futures::stream::BoxStream;
-use serde_json::{Value, json};
 
 /// An upstream's answer: its head, and its body as it comes.
 pub struct Reply {
@@ -39,9 +46,4 @@ pub enum Error {
     /// It was sent, and no answer came: it may have been billed.
     #[error("the provider gave no answer: {0}")]
     NoAnswer(String),
-}
-
-/// An error as the Messages API writes it.
-pub fn error_body(kind: &str, message: &str) -> Value {
-    json!({ "type": "error", "error": { "type": kind, "message": message } })
 }

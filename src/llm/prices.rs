@@ -9,16 +9,20 @@ use std::time::SystemTime;
 
 /// Recorded with every call, so that a charge can be traced to its price list. A test compares it with Cargo.lock.
 pub const SOURCE: &str = "genai-prices 0.2.1";
-/// The provider whose price list holds.
-const PROVIDER: &str = "anthropic";
+/// The list of Anthropic's own prices.
+pub const ANTHROPIC: &str = "anthropic";
+/// The lists that hold for a written conversation in an OpenAI-compatible protocol.
+pub const REPLAYED: [&str; 2] = ["openai", "openrouter"];
 
 /// A model without a price is not called: its cost could not be bounded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
     #[error(
-        "model `{0}` has no known price ({SOURCE}), so its cost cannot be bounded. Use a model that has one, for example claude-sonnet-4-5"
+        "model `{model}` has no known price ({SOURCE}, {}), so its cost cannot be bounded. Use a model that has one, or set \
+         `priceList` of the Hub's provider to a list that has it, for example openai or openrouter",
+        if lists.is_empty() { "no list is known for this endpoint".into() } else { format!("list {}", lists.join(", ")) }
     )]
-    UnknownModel(String),
+    UnknownModel { model: String, lists: Vec<String> },
     #[error("the price of model `{model}` cannot be computed: {why}")]
     Failed { model: String, why: String },
 }
@@ -35,8 +39,27 @@ pub fn load() {
     let _ = Calculator::bundled();
 }
 
-/// What a call cost.
-pub fn cost(model: &str, usage: &Usage, at: Timestamp) -> Result<NanoUsd, Error> {
+/// The list of the provider behind an endpoint, if it is a known one.
+pub fn list_of(endpoint: &str) -> Option<String> {
+    let found = Calculator::bundled().find_provider(None, Some(endpoint)).ok()??;
+    Some(found.id().to_owned())
+}
+
+/// What a call cost, by the first of `lists` (ids of providers) that has the model.
+pub fn cost(lists: &[String], model: &str, usage: &Usage, at: Timestamp) -> Result<NanoUsd, Error> {
+    for list in lists {
+        match cost_by(list, model, usage, at) {
+            Err(Error::UnknownModel { .. }) => {}
+            decided => return decided,
+        }
+    }
+    Err(Error::UnknownModel { model: model.into(), lists: lists.to_vec() })
+}
+
+fn cost_by(list: &str, model: &str, usage: &Usage, at: Timestamp) -> Result<NanoUsd, Error> {
+    let unknown = || Error::UnknownModel { model: model.into(), lists: vec![list.into()] };
+    let full = full_name(list, model);
+    let name = full.as_deref().unwrap_or(model);
     let number = |n: u64| u32::try_from(n).map_or(f64::from(u32::MAX), f64::from);
     let mut priced = genai_prices::Usage::new();
     // The list's input and cache-write units include their parts.
@@ -52,27 +75,36 @@ pub fn cost(model: &str, usage: &Usage, at: Timestamp) -> Result<NanoUsd, Error>
             priced.insert(key, number(count));
         }
     }
-    let request = PriceRequest::new(model, &priced).with_provider_id(PROVIDER).with_timestamp(SystemTime::from(at));
+    let request = PriceRequest::new(name, &priced).with_provider_id(list).with_timestamp(SystemTime::from(at));
     match Calculator::bundled().calculate(&request) {
         // Another provider's price of the same name is no evidence.
-        Ok(price) if price.provider_id != PROVIDER => Err(Error::UnknownModel(model.into())),
+        Ok(price) if price.provider_id != list => Err(unknown()),
         Ok(price) => Ok(round_up(price.total_price)),
-        Err(error) if matches!(error.kind(), ErrorKind::ModelNotFound | ErrorKind::ProviderNotFound) => {
-            Err(Error::UnknownModel(model.into()))
-        }
+        Err(error) if matches!(error.kind(), ErrorKind::ModelNotFound | ErrorKind::ProviderNotFound) => Err(unknown()),
         Err(error) => Err(Error::Failed { model: model.into(), why: error.to_string() }),
     }
 }
 
+/// The name of a model in a list that puts the maker in front, as openrouter does, where the model is named without it.
+fn full_name(list: &str, model: &str) -> Option<String> {
+    if list == ANTHROPIC || model.contains('/') {
+        return None;
+    }
+    let provider = Calculator::bundled().find_provider(Some(list), None).ok()??;
+    let mut found = provider.models().filter(|known| known.id().split_once('/').is_some_and(|(_, name)| name == model));
+    let first = found.next()?;
+    found.next().is_none().then(|| first.id().to_owned())
+}
+
 /// What a call with so many input tokens may cost at most.
-pub fn worst_case(model: &str, input: u64, caching: Caching, at: Timestamp) -> Result<Rate, Error> {
+pub fn worst_case(lists: &[String], model: &str, input: u64, caching: Caching, at: Timestamp) -> Result<Rate, Error> {
     let usage = match caching {
         Caching::Never => Usage { input, ..Usage::default() },
         Caching::Short => Usage { cache_write: input, ..Usage::default() },
         Caching::Long => Usage { cache_write_long: input, ..Usage::default() },
     };
-    let fixed = cost(model, &usage, at)?;
-    let with_output = cost(model, &Usage { output: MANY.unsigned_abs(), ..usage }, at)?;
+    let fixed = cost(lists, model, &usage, at)?;
+    let with_output = cost(lists, model, &Usage { output: MANY.unsigned_abs(), ..usage }, at)?;
     Ok(Rate { fixed, per_token: NanoUsd((with_output.0 - fixed.0 + MANY - 1) / MANY) })
 }
 

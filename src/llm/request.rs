@@ -1,12 +1,16 @@
-//! A request of the Messages API: what the gateway must know of it, and what it takes out or refuses.
+//! A request to a model: what the gateway must know of it, and what it takes out or refuses. One file per protocol says how.
 
-use super::meter::Caching;
+mod chat;
+mod messages;
+mod responses;
+
+pub(super) use chat::tool_use;
+
+use super::{Protocol, meter::Caching};
 use bytes::Bytes;
 use serde_json::{Map, Value};
 use sha2::{Digest, Sha256};
 
-/// What a model counts for an image at most, whatever the bytes. Source: the provider's vision guide, 1568² / 750, with margin.
-const IMAGE_TOKENS: u64 = 5000;
 /// What the provider adds by itself: the prompt that explains tools.
 const OVERHEAD_TOKENS: u64 = 1000;
 /// Fewer output tokens are of no use to an agent.
@@ -15,13 +19,37 @@ const FLOOR_TOKENS: u64 = 4096;
 /// A checked request.
 #[derive(Clone, Debug)]
 pub struct Request {
+    pub protocol: Protocol,
     pub model: String,
     pub stream: bool,
     pub max_tokens: u64,
     body: Map<String, Value>,
+    shape: Shape,
     /// The bytes as they came, unless the request had to be changed.
     original: Option<Bytes>,
     size: u64,
+}
+
+/// What a protocol's own rules make of a body.
+#[derive(Clone, Debug, Default)]
+struct Shape {
+    max_tokens: u64,
+    /// The field that bounds the output; `None` when the body has none.
+    bound: Option<&'static str>,
+    /// The conversation as the Messages API would write it, where the body does not.
+    conversation: Option<Vec<Value>>,
+    images: Images,
+    /// The body is not any more as it came.
+    changed: bool,
+    /// The client did not ask for the usage of its stream.
+    hides_usage: bool,
+}
+
+/// Images in a body: they count by their own measure, not by their bytes.
+#[derive(Clone, Copy, Debug, Default)]
+struct Images {
+    count: u64,
+    bytes: u64,
 }
 
 /// Why a request is not forwarded; the text is for the agent.
@@ -30,49 +58,70 @@ pub struct Request {
 pub struct Refused(pub String);
 
 impl Request {
-    /// Reads a body; takes server-side web tools out and refuses what makes the provider fetch, store or run something.
+    /// Reads a body; takes the provider's own web tools out and refuses what makes the provider fetch, store or run something.
     ///
     /// `counting`: a body for `count_tokens`, which has no `max_tokens`.
-    pub fn parse(bytes: Bytes, counting: bool) -> Result<Self, Refused> {
+    pub fn parse(protocol: Protocol, bytes: Bytes, counting: bool) -> Result<Self, Refused> {
         let refuse = |text: &str| Refused(text.to_owned());
         let Ok(Value::Object(mut body)) = serde_json::from_slice(&bytes) else {
             return Err(refuse("the body is not a JSON object"));
         };
         let model = body.get("model").and_then(Value::as_str).ok_or_else(|| refuse("model: Field required"))?.to_owned();
-        if !body.get("messages").is_some_and(Value::is_array) {
-            return Err(refuse("messages: Field required"));
-        }
-        let max_tokens = match body.get("max_tokens").map(Value::as_u64) {
-            Some(Some(count)) if count > 0 => count,
-            None if counting => 1,
-            _ => return Err(refuse("max_tokens: a whole number above 0 is required")),
-        };
         let stream = body.get("stream").and_then(Value::as_bool).unwrap_or(false);
-        let changed = strip(&mut body)?;
+        let shape = match protocol {
+            Protocol::Messages => messages::check(&mut body, counting)?,
+            Protocol::Chat => chat::check(&mut body, stream)?,
+            Protocol::Responses => responses::check(&mut body)?,
+        };
         let size = bytes.len() as u64;
-        Ok(Self { model, stream, max_tokens, body, original: (!changed).then_some(bytes), size })
+        let original = (!shape.changed).then_some(bytes);
+        Ok(Self { protocol, model, stream, max_tokens: shape.max_tokens, body, shape, original, size })
     }
 
+    /// The conversation, in the Messages API's form: tool results are blocks of a user's message, calls are blocks of the
+    /// assistant's.
     pub fn messages(&self) -> &[Value] {
-        self.body.get("messages").and_then(Value::as_array).map_or(&[], Vec::as_slice)
+        let written = || self.body.get("messages").and_then(Value::as_array);
+        self.shape.conversation.as_ref().or_else(written).map_or(&[], Vec::as_slice)
     }
 
     pub fn has_tools(&self) -> bool {
         self.body.get("tools").and_then(Value::as_array).is_some_and(|tools| !tools.is_empty())
     }
 
-    /// Any other field.
-    pub fn field(&self, name: &str) -> Option<&Value> {
-        self.body.get(name)
+    /// The schema that the answer has to fit, if any.
+    pub fn schema(&self) -> Option<&Value> {
+        match self.protocol {
+            Protocol::Messages => self.body.get("output_config")?.get("format")?.get("schema"),
+            Protocol::Chat => self.body.get("response_format")?.get("json_schema")?.get("schema"),
+            Protocol::Responses => self.body.get("text")?.get("format")?.get("schema"),
+        }
+    }
+
+    /// Whether the usage of its stream is for the gateway alone.
+    pub fn hides_usage(&self) -> bool {
+        self.shape.hides_usage
+    }
+
+    /// Writes the bound of the output into `field`, unless the request bounds it by itself.
+    pub fn bound_output(&mut self, field: &'static str) {
+        if self.shape.bound.is_none() {
+            self.write_bound(field);
+        }
     }
 
     /// Asks for fewer output tokens.
     pub fn clamp(&mut self, max_tokens: u64) {
         if max_tokens < self.max_tokens {
             self.max_tokens = max_tokens;
-            self.body.insert("max_tokens".into(), max_tokens.into());
-            self.original = None;
+            self.write_bound(self.shape.bound.unwrap_or("max_tokens"));
         }
+    }
+
+    fn write_bound(&mut self, field: &'static str) {
+        self.shape.bound = Some(field);
+        self.body.insert(field.into(), self.max_tokens.into());
+        self.original = None;
     }
 
     /// The body to send.
@@ -98,16 +147,12 @@ impl Request {
 
     /// An upper bound of the input tokens: a token is at least one byte; images count by their own measure.
     pub fn input_bound(&self) -> u64 {
-        let (mut images, mut image_bytes) = (0, 0);
-        for message in self.messages() {
-            each_source(&message["content"], &mut |source| {
-                if source["media_type"].as_str().is_some_and(|t| t.starts_with("image/")) {
-                    images += 1;
-                    image_bytes += source["data"].as_str().map_or(0, str::len) as u64;
-                }
-            });
-        }
-        self.size.saturating_sub(image_bytes) + images * IMAGE_TOKENS + OVERHEAD_TOKENS
+        let Images { count, bytes } = self.shape.images;
+        let per_image = match self.protocol {
+            Protocol::Messages => messages::IMAGE_TOKENS,
+            Protocol::Chat | Protocol::Responses => chat::IMAGE_TOKENS,
+        };
+        self.size.saturating_sub(bytes) + count * per_image + OVERHEAD_TOKENS
     }
 
     /// How the input may be written to the provider's cache, which costs more than plain input.
@@ -152,59 +197,50 @@ impl std::io::Write for HashWriter<'_> {
     }
 }
 
-/// Tools that the provider runs itself, by prefix of their type: they leave through it, past the guest's firewall.
-const SERVER_TOOLS: [&str; 4] = ["web_search", "web_fetch", "code_execution", "mcp_toolset"];
-/// Fields that make the provider fetch, store or run something, or change the price in a way that is not known here.
-const REFUSED_FIELDS: [(&str, &str); 4] = [
-    ("mcp_servers", "the provider would call servers of the guest's choice"),
-    ("container", "the provider would run code and keep files"),
-    ("speed", "its price is not known here"),
-    ("inference_geo", "its price is not known here"),
-];
-
-/// Whether the body was changed.
-fn strip(body: &mut Map<String, Value>) -> Result<bool, Refused> {
-    for (field, why) in REFUSED_FIELDS {
-        if body.get(field).is_some_and(|v| !(v.is_null() || v.as_array().is_some_and(Vec::is_empty) || v == "standard" || v == "global")) {
+/// Refuses a body that has one of these fields with a value other than those that change nothing.
+fn refuse_fields(body: &Map<String, Value>, fields: &[(&str, &str)]) -> Result<(), Refused> {
+    let harmless = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => true,
+        Value::Array(list) => list.is_empty(),
+        Value::String(text) => matches!(text.as_str(), "standard" | "global" | "auto" | "default"),
+        _ => false,
+    };
+    for (field, why) in fields {
+        if body.get(*field).is_some_and(|value| !harmless(value)) {
             return Err(Refused(format!("autovibe: `{field}` is not allowed: {why}. Send the request without it")));
         }
     }
-    let mut url = false;
-    for message in body.get("messages").and_then(Value::as_array).into_iter().flatten().chain(body.get("system")) {
-        let content = if message.get("content").is_some() { &message["content"] } else { message };
-        each_source(content, &mut |source| url |= matches!(source["type"].as_str(), Some("url" | "file")));
-    }
-    if url {
-        return Err(Refused(
-            "autovibe: content by URL or file id is not allowed: the provider would fetch it. Send it as base64 or text".into(),
-        ));
-    }
-    let Some(tools) = body.get_mut("tools").and_then(Value::as_array_mut) else { return Ok(false) };
-    let before = tools.len();
-    tools.retain(|tool| !tool["type"].as_str().is_some_and(|kind| SERVER_TOOLS.iter().any(|prefix| kind.starts_with(prefix))));
-    let changed = tools.len() < before;
-    if changed {
-        let chosen = body.get("tool_choice").and_then(|choice| choice["name"].as_str().map(str::to_owned));
-        let tools = body.get("tools").and_then(Value::as_array).map_or(&[] as &[Value], Vec::as_slice);
-        let orphan = tools.is_empty() || chosen.is_some_and(|name| !tools.iter().any(|tool| tool["name"] == name.as_str()));
-        let none = tools.is_empty();
-        if orphan {
-            body.remove("tool_choice");
-        }
-        if none {
-            body.remove("tools");
-        }
-    }
-    Ok(changed)
+    Ok(())
 }
 
-/// Calls `visit` with the `source` of every block, also inside tool results and documents.
-fn each_source(content: &Value, visit: &mut impl FnMut(&Value)) {
-    for block in content.as_array().into_iter().flatten() {
-        if let Some(source) = block.get("source") {
-            visit(source);
-            each_source(&source["content"], visit);
-        }
-        each_source(&block["content"], visit);
+/// Keeps the tools that `wanted` wants, and `tool_choice` only when it can still be met. Whether the body was changed.
+fn keep_tools(body: &mut Map<String, Value>, wanted: impl Fn(&Value) -> bool) -> bool {
+    let Some(tools) = body.get_mut("tools").and_then(Value::as_array_mut) else { return false };
+    let before = tools.len();
+    tools.retain(wanted);
+    if tools.len() == before {
+        return false;
+    }
+    let tools = body.get("tools").and_then(Value::as_array).map_or(&[] as &[Value], Vec::as_slice);
+    let orphan = tools.is_empty() || body.get("tool_choice").is_some_and(|choice| !can_be_met(choice, tools));
+    let none = tools.is_empty();
+    if orphan {
+        body.remove("tool_choice");
+    }
+    if none {
+        body.remove("tools");
+    }
+    true
+}
+
+/// Whether there is the tool that a `tool_choice` names, by its name or by its type.
+fn can_be_met(choice: &Value, tools: &[Value]) -> bool {
+    match (choice["name"].as_str().or(choice["function"]["name"].as_str()), choice["type"].as_str()) {
+        (Some(name), _) => tools.iter().any(|tool| tool["name"] == name || tool["function"]["name"] == name),
+        (None, Some("auto" | "any" | "none" | "allowed_tools") | None) => true,
+        (None, Some(kind)) => tools.iter().any(|tool| tool["type"] == kind),
     }
 }
+
+#[cfg(test)]
+mod tests;

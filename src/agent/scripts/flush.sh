@@ -4,8 +4,8 @@ dir=$1 ids=$2 left=$3
 flushed=true
 if [ -n "$dir" ]; then
   for id in $(printf %s "$ids" | tr , ' '); do
-    # A result record names the id as tool_use_id; the call itself names it as id.
-    until grep -rqsF -- "\"tool_use_id\":\"$id\"" "$root$dir"; do
+    # A result record names the id as tool_use_id (Claude Code) or callId (Qwen Code); the call itself names it as id.
+    until grep -rqsF -e "\"tool_use_id\":\"$id\"" -e "\"callId\":\"$id\"" "$root$dir"; do
       left=$((left - 60))
       if [ "$left" -le 0 ]; then flushed=false; break 2; fi
       nap

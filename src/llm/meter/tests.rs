@@ -1,5 +1,5 @@
 use super::*;
-use crate::llm::sse::encode;
+use crate::llm::{Protocol, sse::encode};
 
 fn stream() -> String {
     let usage = json!({"input_tokens": 10, "cache_creation_input_tokens": 20, "cache_read_input_tokens": 30, "output_tokens": 1,
@@ -26,7 +26,7 @@ fn stream() -> String {
 
 #[test]
 fn a_whole_stream_is_metered_as_reported_and_assembled() {
-    let mut meter = Meter::default();
+    let mut meter = Meter::new(Protocol::Messages);
     meter.stream(stream().as_bytes());
     let usage = Usage { input: 10, cache_write: 15, cache_write_long: 5, cache_read: 30, output: 55, web_searches: 0 };
     assert_eq!(meter.metered(9, 9, Caching::Never), Metered { usage, estimated: false });
@@ -39,7 +39,7 @@ fn a_whole_stream_is_metered_as_reported_and_assembled() {
         (&expected, &json!("tool_use"), &json!(55))
     );
     // The same answer in one piece is metered alike.
-    let mut whole = Meter::default();
+    let mut whole = Meter::new(Protocol::Messages);
     whole.whole(message.to_string().as_bytes());
     assert_eq!(whole.metered(9, 9, Caching::Never), Metered { usage, estimated: false });
 }
@@ -48,7 +48,7 @@ fn a_whole_stream_is_metered_as_reported_and_assembled() {
 fn a_stream_cut_anywhere_is_never_metered_below_what_was_seen() {
     let text = stream();
     for cut in 0..text.len() {
-        let mut meter = Meter::default();
+        let mut meter = Meter::new(Protocol::Messages);
         meter.stream(&text.as_bytes()[..cut]);
         let metered = meter.metered(500, 700, Caching::Short);
         let seen = &text[..cut];
@@ -80,7 +80,7 @@ fn usage_that_makes_no_sense_is_no_evidence() {
         (json!({}), 5),
         (json!(18_446_744_073_709_551_615_u64), 5),
     ] {
-        let mut meter = Meter::default();
+        let mut meter = Meter::new(Protocol::Messages);
         let events = [
             json!({"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": bad, "output_tokens": bad}}}),
             json!({"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}),
@@ -95,8 +95,135 @@ fn usage_that_makes_no_sense_is_no_evidence() {
 
 #[test]
 fn an_error_event_is_kept_with_what_came_before_it() {
-    let mut meter = Meter::default();
+    let mut meter = Meter::new(Protocol::Messages);
     meter.stream(&stream().as_bytes()[..400]);
     meter.stream(b"\n\nevent: error\ndata: {\"type\":\"error\",\"error\":{\"type\":\"overloaded_error\",\"message\":\"Overloaded\"}}\n\n");
     assert_eq!((meter.error(), meter.is_complete()), (Some("Overloaded"), false));
+}
+
+/// A stream of chat completions as a server sends it: two calls whose parts are mixed, and the usage in a chunk of its own.
+fn chunks() -> String {
+    let chunk = |delta: Value, reason: Value| json!({"id": "c", "model": "m", "choices": [{"index": 0, "delta": delta, "finish_reason": reason}], "usage": null});
+    let call = |index: u64, more: Value| {
+        let mut call = json!({"index": index});
+        call.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        chunk(json!({"tool_calls": [call]}), Value::Null)
+    };
+    let events = [
+        chunk(json!({"role": "assistant", "content": ""}), Value::Null),
+        chunk(json!({"reasoning_content": "Hm"}), Value::Null),
+        chunk(json!({"content": "I "}), Value::Null),
+        chunk(json!({"content": "look"}), Value::Null),
+        call(0, json!({"id": "a", "type": "function", "function": {"name": "read_file", "arguments": ""}})),
+        call(1, json!({"id": "b", "type": "function", "function": {"name": "edit", "arguments": "{\"x\":"}})),
+        call(0, json!({"function": {"arguments": "{}"}})),
+        call(1, json!({"function": {"arguments": "1}"}})),
+        chunk(json!({}), json!("tool_calls")),
+        json!({"choices": [], "usage": {"prompt_tokens": 100, "completion_tokens": 50, "prompt_tokens_details": {"cached_tokens": 40}}}),
+    ];
+    events.iter().map(|event| format!("data: {event}\n\n")).collect::<String>() + "data: [DONE]\n\n"
+}
+
+#[test]
+fn chunks_of_a_chat_completion_are_assembled_and_metered() {
+    let mut meter = Meter::new(Protocol::Chat);
+    meter.stream(chunks().as_bytes());
+    let usage = Usage { input: 60, cache_read: 40, output: 50, ..Usage::default() };
+    assert_eq!(meter.metered(9, 9, Caching::Never), Metered { usage, estimated: false });
+    assert_eq!((meter.is_complete(), meter.stop_reason()), (true, Some("tool_use")));
+    let expected = json!([
+        {"type": "thinking", "thinking": "Hm"},
+        {"type": "text", "text": "I look"},
+        {"type": "tool_use", "id": "a", "name": "read_file", "input": {}},
+        {"type": "tool_use", "id": "b", "name": "edit", "input": {"x": 1}},
+    ]);
+    assert_eq!(Value::from(meter.content()), expected);
+    let message = meter.message();
+    assert_eq!(message["choices"][0]["message"]["tool_calls"][1]["function"], json!({"name": "edit", "arguments": "{\"x\":1}"}));
+    assert_eq!((&message["choices"][0]["finish_reason"], &message["usage"]["prompt_tokens"]), (&json!("tool_calls"), &json!(100)));
+}
+
+#[test]
+fn a_chat_completion_cut_anywhere_is_never_metered_as_nothing() {
+    let text = chunks();
+    for cut in 0..text.len() {
+        let mut meter = Meter::new(Protocol::Chat);
+        meter.stream(&text.as_bytes()[..cut]);
+        let metered = meter.metered(500, 700, Caching::Never);
+        let told = text[..cut].find("\"prompt_tokens\"").is_some_and(|at| text[at..cut].contains("\n\n"));
+        assert_eq!(metered.estimated, !told, "cut at {cut}");
+        assert_eq!(metered.usage.total_input(), if told { 100 } else { 500 });
+        let finished = meter.is_complete();
+        let output = match (told, finished) {
+            (true, _) => 50,
+            (false, true) => "HmI look{}{\"x\":1}".len() as u64,
+            (false, false) => 700,
+        };
+        assert_eq!(metered.usage.output, output, "cut at {cut}");
+        assert_eq!(finished, text[..cut].find("\"finish_reason\":\"tool_calls\"").is_some_and(|at| text[at..cut].contains("\n\n")));
+    }
+}
+
+#[test]
+fn a_server_that_says_stop_when_it_calls_or_breaks_off_is_understood() {
+    let end = |reason: &str, message: Value| {
+        let mut meter = Meter::new(Protocol::Chat);
+        meter.whole(json!({"choices": [{"message": message, "finish_reason": reason}]}).to_string().as_bytes());
+        meter.stop_reason().unwrap().to_owned()
+    };
+    let call = json!({"tool_calls": [{"id": "a", "function": {"name": "edit", "arguments": "{}"}}]});
+    assert_eq!(end("stop", call), "tool_use");
+    assert_eq!(end("stop", json!({"content": "Done."})), "end_turn");
+    assert_eq!(end("length", json!({"content": "Do"})), "max_tokens");
+    let mut meter = Meter::new(Protocol::Chat);
+    meter.stream(b"data: {\"error\":{\"message\":\"overloaded\",\"code\":503}}\n\n");
+    assert_eq!((meter.error(), meter.is_complete()), (Some("overloaded"), false));
+    let mut meter = Meter::new(Protocol::Responses);
+    let failed =
+        json!({"type": "response.failed", "response": {"id": "r", "status": "failed", "error": {"message": "no capacity"}, "output": []}});
+    meter.stream(encode("response.failed", &failed).as_bytes());
+    assert_eq!((meter.error(), meter.is_complete()), (Some("no capacity"), false));
+    let cut = json!({"id": "r", "status": "incomplete", "incomplete_details": {"reason": "max_output_tokens"}, "output": []});
+    let mut meter = Meter::new(Protocol::Responses);
+    meter.whole(cut.to_string().as_bytes());
+    assert_eq!((meter.stop_reason(), meter.is_complete()), (Some("max_tokens"), true));
+}
+
+#[test]
+fn what_is_no_answer_is_read_without_harm() {
+    let kinds = [
+        "message_start",
+        "content_block_start",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "error",
+        "response.created",
+        "response.output_item.added",
+        "response.output_item.done",
+        "response.output_text.delta",
+        "response.completed",
+    ];
+    let values = [json!(7), json!(null), json!("x"), json!([]), json!([7]), json!({}), json!([{}]), json!([[]])];
+    let fields = ["message", "content_block", "delta", "usage", "error", "choices", "response", "item", "output_index"];
+    for protocol in Protocol::ALL {
+        let mut meter = Meter::new(protocol);
+        for value in &values {
+            let mut events = vec![
+                value.clone(),
+                json!({"choices": [{"delta": value, "finish_reason": value}]}),
+                json!({"choices": [{"delta": {"tool_calls": value}}]}),
+            ];
+            for (kind, field) in kinds.iter().flat_map(|kind| fields.map(|field| (kind, field))) {
+                events.push(json!({"type": kind, (field): value}));
+                events.push(json!({"type": kind, (field): {"output": value, "usage": value, "text": "t", "type": "text"}}));
+            }
+            for event in events {
+                meter.stream(format!("data: {event}\n\n").as_bytes());
+                Meter::new(protocol).whole(event.to_string().as_bytes());
+            }
+        }
+        assert!(meter.metered(500, 700, Caching::Never).usage.total_input() > 0);
+        assert!(meter.message().is_object());
+    }
 }

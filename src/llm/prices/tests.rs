@@ -1,5 +1,13 @@
 use super::*;
 
+fn lists(names: &[&str]) -> Vec<String> {
+    names.iter().map(|name| (*name).to_owned()).collect()
+}
+
+fn cost(model: &str, usage: &Usage, at: Timestamp) -> Result<NanoUsd, Error> {
+    super::cost(&lists(&[ANTHROPIC]), model, usage, at)
+}
+
 fn at() -> Timestamp {
     "2026-11-22T00:00:00Z".parse().unwrap()
 }
@@ -37,7 +45,8 @@ fn a_part_of_a_nano_dollar_counts_as_a_whole_one() {
 fn the_worst_case_bounds_every_split_of_the_input() {
     for model in ["claude-opus-4-8", "claude-sonnet-4-5", "claude-haiku-4-5"] {
         for input in [10, 5_000, 150_000, 250_000] {
-            for (caching, worst) in [Caching::Never, Caching::Short, Caching::Long].map(|c| (c, worst_case(model, input, c, at()).unwrap()))
+            for (caching, worst) in [Caching::Never, Caching::Short, Caching::Long]
+                .map(|c| (c, worst_case(&lists(&[ANTHROPIC]), model, input, c, at()).unwrap()))
             {
                 for written in [0, input / 2, input] {
                     let mut usage = Usage { input: input - written, output: 777, ..Usage::default() };
@@ -60,8 +69,29 @@ fn the_worst_case_bounds_every_split_of_the_input() {
 #[test]
 fn an_unknown_model_has_no_price() {
     for model in ["gpt-5", "claude-unheard-of", "", "http://claude-opus-4-8"] {
-        assert_eq!(cost(model, &Usage::default(), at()), Err(Error::UnknownModel(model.into())), "{model}");
+        let unknown = Error::UnknownModel { model: model.into(), lists: lists(&[ANTHROPIC]) };
+        assert_eq!(cost(model, &Usage::default(), at()), Err(unknown), "{model}");
     }
+    assert!(super::cost(&[], "gpt-5", &Usage::default(), at()).unwrap_err().to_string().contains("no list is known for this endpoint"));
+}
+
+#[test]
+fn the_list_follows_from_the_endpoint_and_the_first_that_has_the_model_holds() {
+    let of = |endpoint| list_of(endpoint);
+    assert_eq!(of("https://api.openai.com/v1").as_deref(), Some("openai"));
+    assert_eq!(of("https://openrouter.ai/api/v1").as_deref(), Some("openrouter"));
+    assert_eq!(of("http://10.0.0.7:8000/v1"), None);
+    let m = 1_000_000;
+    let price = |model, usage: Usage| super::cost(&lists(&REPLAYED), model, &usage, at()).unwrap().to_string();
+    // gpt-4o: 2.5 in, 1.25 from the cache, 10 out, USD per million.
+    assert_eq!(price("gpt-4o", Usage { input: m, ..Usage::default() }), "2.5");
+    assert_eq!(price("gpt-4o", Usage { cache_read: m, ..Usage::default() }), "1.25");
+    assert_eq!(price("gpt-4o", Usage { output: m, ..Usage::default() }), "10");
+    // openai does not have it, openrouter has it as qwen/qwen3-coder-plus: 0.65 in, 3.25 out.
+    for name in ["qwen3-coder-plus", "qwen/qwen3-coder-plus"] {
+        assert_eq!(price(name, Usage { output: m, ..Usage::default() }), "3.25", "{name}");
+    }
+    assert!(super::cost(&lists(&["openrouter"]), "qwen3-coder-unheard-of", &Usage::default(), at()).is_err());
 }
 
 #[test]

@@ -1,7 +1,8 @@
-//! One answer, as events or as a whole, with its usage.
+//! One answer, as events or as a whole, with its usage. Here it is told in the Messages API; the other protocols have files of
+//! their own.
 
 use super::{Turn, WrittenUsage};
-use crate::llm::{meter::Caching, request::Request, sse::encode};
+use crate::llm::{Protocol, meter::Caching, request::Request, sse::encode};
 use serde_json::{Value, json};
 
 /// Characters that stand for a token.
@@ -13,7 +14,7 @@ pub(super) struct Answer {
     /// Unique per conversation and turn, equal for a repeat.
     pub(super) id: String,
     pub(super) think: f64,
-    blocks: Vec<Value>,
+    pub(super) blocks: Vec<Value>,
     usage: Option<WrittenUsage>,
 }
 
@@ -36,23 +37,37 @@ impl Answer {
         self.usage.map_or_else(written, |usage| usage.output)
     }
 
-    fn stop_reason(&self) -> &'static str {
-        if self.blocks.iter().any(|block| block["type"] == "tool_use") { "tool_use" } else { "end_turn" }
+    pub(super) fn calls_tools(&self) -> bool {
+        self.blocks.iter().any(|block| block["type"] == "tool_use")
     }
 
-    /// The input side: what was there before the newest message comes from the cache, when the agent uses it.
-    fn usage(&self, request: &Request, output: u64) -> Value {
+    fn stop_reason(&self) -> &'static str {
+        if self.calls_tools() { "tool_use" } else { "end_turn" }
+    }
+
+    /// What it reports: what was there before the newest message comes from the cache, when the agent or the protocol uses it.
+    pub(super) fn used(&self, request: &Request) -> WrittenUsage {
         let newest = request.messages().last().map_or(0, |message| message.to_string().len() as u64);
         let (all, new) = (request.size() / TOKEN as u64 + 1, newest / TOKEN as u64 + 1);
         let first = !request.messages().iter().any(|message| message["role"] == "assistant");
-        let estimate = match (request.caching(), first) {
-            (Caching::Never, _) => WrittenUsage { input: all, ..WrittenUsage::default() },
-            (_, true) => WrittenUsage { input: 4, cache_write: all, ..WrittenUsage::default() },
-            (_, false) => {
-                WrittenUsage { input: 4, cache_write: new.min(all), cache_read: all.saturating_sub(new), ..WrittenUsage::default() }
+        let old = all.saturating_sub(new);
+        let estimate = match (request.protocol, request.caching(), first) {
+            (Protocol::Messages, Caching::Never, _) | (Protocol::Chat | Protocol::Responses, _, true) => {
+                WrittenUsage { input: all, ..WrittenUsage::default() }
+            }
+            (Protocol::Messages, _, true) => WrittenUsage { input: 4, cache_write: all, ..WrittenUsage::default() },
+            (Protocol::Messages, _, false) => {
+                WrittenUsage { input: 4, cache_write: new.min(all), cache_read: old, ..WrittenUsage::default() }
+            }
+            (Protocol::Chat | Protocol::Responses, _, false) => {
+                WrittenUsage { input: all - old, cache_read: old, ..WrittenUsage::default() }
             }
         };
-        let usage = self.usage.unwrap_or(estimate);
+        WrittenUsage { output: self.output_tokens(), ..self.usage.unwrap_or(estimate) }
+    }
+
+    fn usage(&self, request: &Request, output: u64) -> Value {
+        let usage = self.used(request);
         json!({
             "input_tokens": usage.input,
             "cache_creation_input_tokens": usage.cache_write,
@@ -71,11 +86,21 @@ impl Answer {
     }
 
     pub(super) fn message(&self, request: &Request) -> Value {
+        match request.protocol {
+            Protocol::Messages => {}
+            Protocol::Chat => return self.chat_completion(request),
+            Protocol::Responses => return self.response(request),
+        }
         self.head(request, &self.blocks, Some(self.stop_reason()), self.output_tokens())
     }
 
     /// The events, each with the tokens that had to be generated for it.
     pub(super) fn events(&self, request: &Request) -> Vec<(u32, String)> {
+        match request.protocol {
+            Protocol::Messages => {}
+            Protocol::Chat => return self.chat_chunks(request),
+            Protocol::Responses => return self.responses_events(request),
+        }
         let mut events = vec![
             (0, encode("message_start", &json!({ "type": "message_start", "message": self.head(request, &[], None, 1) }))),
             (0, encode("ping", &json!({ "type": "ping" }))),
@@ -94,9 +119,8 @@ impl Answer {
                 } else {
                     json!({ "type": "input_json_delta", "partial_json": piece })
                 };
-                let tokens = u32::try_from(piece.len().div_ceil(TOKEN)).unwrap_or(u32::MAX);
                 events.push((
-                    tokens,
+                    tokens(&piece),
                     encode("content_block_delta", &json!({ "type": "content_block_delta", "index": index, "delta": delta })),
                 ));
             }
@@ -111,11 +135,17 @@ impl Answer {
 }
 
 /// What is generated for a block.
-fn block_text(block: &Value) -> String {
+pub(super) fn block_text(block: &Value) -> String {
     block["text"].as_str().map_or_else(|| block["input"].to_string(), str::to_owned)
 }
 
-fn pieces(text: &str) -> Vec<String> {
+/// Tokens of a piece.
+pub(super) fn tokens(piece: &str) -> u32 {
+    u32::try_from(piece.len().div_ceil(TOKEN)).unwrap_or(u32::MAX)
+}
+
+/// A text as it is sent.
+pub(super) fn pieces(text: &str) -> Vec<String> {
     let characters: Vec<char> = text.chars().collect();
     characters.chunks(TOKEN * PIECE).map(|piece| piece.iter().collect()).collect()
 }

@@ -1,12 +1,14 @@
-//! Provider `Replay`: answers from a written conversation, in the Messages API's own event stream and with a model's
-//! pacing. No key, nothing sent anywhere. The format is documented in docs/replay.md.
+//! Provider `Replay`: answers from a written conversation, in the event stream of the protocol that the agent speaks and with a
+//! model's pacing. No key, nothing sent anywhere. The format is documented in docs/replay.md.
 //!
 //! Which turn to play follows from the request alone (how many assistant messages its conversation has), so that it can be
 //! resumed, repeated and forked like a real one.
 
 mod answer;
+mod chat;
+mod responses;
 
-use super::{Reply, error_body, request::Request};
+use super::{Reply, request::Request};
 use crate::clock::Clock;
 use answer::Answer;
 use bytes::Bytes;
@@ -118,11 +120,14 @@ impl Replays {
         Self { clock, files: Arc::default() }
     }
 
-    /// Answers `POST /v1/messages` from the file at `path`; its problems are the text of a 500.
-    pub fn answer(&self, path: &str, request: &Request) -> Reply {
+    /// Answers a request from the file at `path`; its problems are the text of a 500. `side`: it is no part of a conversation.
+    pub fn answer(&self, path: &str, request: &Request, side: bool) -> Reply {
         match self.load(path) {
-            Ok(file) => file.reply(request, self.clock.clone()),
-            Err(why) => json_reply(500, &error_body("api_error", &format!("autovibe: the conversation file {path} cannot be used: {why}"))),
+            Ok(file) => file.reply(request, side, self.clock.clone()),
+            Err(why) => {
+                let text = format!("autovibe: the conversation file {path} cannot be used: {why}");
+                json_reply(500, &request.protocol.error_body("api_error", &text))
+            }
         }
     }
 
@@ -158,8 +163,8 @@ fn json_reply(status: u16, body: &Value) -> Reply {
 }
 
 impl File {
-    fn reply(&self, request: &Request, clock: Clock) -> Reply {
-        let answer = self.choose(request);
+    fn reply(&self, request: &Request, side: bool, clock: Clock) -> Reply {
+        let answer = self.choose(request, side);
         let think = answer.think;
         let request_id = Some(format!("req_{}", answer.id));
         if !request.stream {
@@ -200,9 +205,12 @@ impl File {
     }
 
     /// The answer to a request: a turn, a conversation's end, or something short for what is no conversation.
-    fn choose(&self, request: &Request) -> Answer {
-        if let Some(schema) = request.field("output_config").and_then(|c| c.get("format")?.get("schema")) {
+    fn choose(&self, request: &Request, side: bool) -> Answer {
+        if let Some(schema) = request.schema() {
             return Answer::short("schema", &filled(schema).to_string());
+        }
+        if side {
+            return Answer::short("side", "A step of a written conversation");
         }
         let Some((conversation, begin)) = self.conversation(request.messages()) else {
             let text = if request.has_tools() { "No written conversation matches this prompt." } else { "OK." };
@@ -238,16 +246,22 @@ fn prompt(message: &Value) -> Option<String> {
     (!text.trim().is_empty() && !text.trim_start().starts_with(RESUMED)).then_some(text)
 }
 
-/// How a prompt begins that resumes a conversation after a break (Claude Code adds one, and our own begins alike), and what
-/// Claude Code lets the assistant say to it.
+/// How a prompt begins that resumes a conversation after a break (Claude Code adds one, and our own begins alike).
 const RESUMED: &str = "Continue from where you left off";
-const NOTHING: &str = "No response requested.";
+/// What agents' programs let the assistant say: Claude Code to a prompt that resumes, Aider to the files that it shows.
+const PUT_INTO_ITS_MOUTH: [&str; 5] = [
+    "No response requested.",
+    "Ok.",
+    "Ok, I won't try and edit those files without asking first.",
+    "Ok, any changes I propose will be to those files.",
+    "Ok, based on your requests I will suggest which files need to be edited and then stop and wait for your approval.",
+];
 
 fn is_synthetic(message: &Value) -> bool {
+    let put = |text: &Value| text.as_str().is_some_and(|text| PUT_INTO_ITS_MOUTH.contains(&text));
     match &message["content"] {
-        Value::String(text) => text == NOTHING,
-        Value::Array(blocks) => matches!(blocks.as_slice(), [block] if block["text"] == NOTHING),
-        _ => false,
+        Value::Array(blocks) => matches!(blocks.as_slice(), [block] if put(&block["text"])),
+        text => put(text),
     }
 }
 

@@ -1,5 +1,6 @@
 use super::*;
 use crate::llm::meter::{Caching, Meter};
+use crate::llm::{Protocol, usage_chunk::Filter};
 
 const TEXT: &str = r#"
 tokensPerSecond: 0
@@ -25,13 +26,13 @@ fn request(messages: Value, more: Value) -> Request {
     let mut body =
         json!({"model": "claude-sonnet-4-5", "max_tokens": 100, "messages": messages, "tools": [{"name": "Bash"}], "stream": true});
     body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-    Request::parse(Bytes::from(body.to_string()), false).unwrap()
+    Request::parse(Protocol::Messages, Bytes::from(body.to_string()), false).unwrap()
 }
 
 async fn play(messages: Value) -> Meter {
-    let reply = parse(TEXT).unwrap().reply(&request(messages, json!({})), Clock::system());
+    let reply = parse(TEXT).unwrap().reply(&request(messages, json!({})), false, Clock::system());
     assert_eq!(reply.status, 200);
-    let mut meter = Meter::default();
+    let mut meter = Meter::new(Protocol::Messages);
     let chunks: Vec<_> = reply.body.collect().await;
     chunks.into_iter().for_each(|chunk| meter.stream(&chunk.unwrap()));
     assert!(meter.is_complete());
@@ -62,7 +63,8 @@ async fn the_turn_follows_from_the_request_alone() {
     let ids: Vec<String> = second.tools().into_iter().map(|(id, _)| id).collect();
     assert!(ids[0] != ids[1] && ids[0] != first.tools()[0].0, "tool ids are unique: {ids:?}");
     // After a break Claude Code adds two messages of its own; the conversation goes on where it was.
-    let resumed = json!([user("add authentication"), assistant("a"), result(), user(RESUMED), assistant(NOTHING), user("Go on.")]);
+    let resumed =
+        json!([user("add authentication"), assistant("a"), result(), user(RESUMED), assistant(PUT_INTO_ITS_MOUTH[0]), user("Go on.")]);
     assert_eq!(play(resumed).await.content()[0]["name"], "Write");
 }
 
@@ -84,11 +86,79 @@ async fn a_later_prompt_begins_another_conversation_and_each_ends() {
 async fn what_is_no_conversation_gets_something_short() {
     let schema = json!({"type": "object", "properties": {"title": {"type": "string"}}});
     let more = json!({"tools": [], "stream": false, "output_config": {"format": {"type": "json_schema", "schema": schema}}});
-    let reply = parse(TEXT).unwrap().reply(&request(json!([user("add authentication")]), more), Clock::system());
+    let reply = parse(TEXT).unwrap().reply(&request(json!([user("add authentication")]), more), true, Clock::system());
     let bytes = reply.body.collect::<Vec<_>>().await.remove(0).unwrap();
     let message: Value = serde_json::from_slice(&bytes).unwrap();
     let title: Value = serde_json::from_str(message["content"][0]["text"].as_str().unwrap()).unwrap();
     assert_eq!((title["title"].as_str(), message["stop_reason"].as_str()), (Some("Written conversation"), Some("end_turn")));
+}
+
+/// Plays a turn in a protocol, streamed and in one piece; both have to say and cost the same.
+async fn play_as(protocol: Protocol, body: Value) -> (Meter, String) {
+    let mut met = Vec::new();
+    let mut text = String::new();
+    for stream in [false, true] {
+        let mut body = body.clone();
+        body["stream"] = stream.into();
+        let request = Request::parse(protocol, Bytes::from(body.to_string()), false).unwrap();
+        assert_eq!(request.hides_usage(), stream && protocol == Protocol::Chat);
+        let reply = parse(TEXT).unwrap().reply(&request, false, Clock::system());
+        let chunks: Vec<_> = reply.body.collect().await;
+        let mut meter = Meter::new(protocol);
+        let bytes: Vec<u8> = chunks.into_iter().flat_map(Result::unwrap).collect();
+        if stream {
+            meter.stream(&bytes);
+        } else {
+            meter.whole(&bytes);
+        }
+        text = String::from_utf8(bytes).unwrap();
+        met.push(meter);
+    }
+    let (streamed, whole) = (met.pop().unwrap(), met.pop().unwrap());
+    assert!(streamed.is_complete() && whole.is_complete());
+    assert_eq!(streamed.content(), whole.content());
+    assert_eq!((streamed.stop_reason(), streamed.error()), (whole.stop_reason(), None));
+    assert_eq!(streamed.metered(0, 0, Caching::Never).usage.output, whole.metered(0, 0, Caching::Never).usage.output);
+    // What a client without `stream` would have got is what the stream adds up to.
+    let mut again = Meter::new(protocol);
+    again.whole(streamed.message().to_string().as_bytes());
+    assert_eq!((again.content(), again.metered(0, 0, Caching::Never)), (whole.content(), streamed.metered(0, 0, Caching::Never)));
+    (streamed, text)
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_same_conversation_is_played_in_every_protocol() {
+    let call = |id: &str| json!({"id": id, "type": "function", "function": {"name": "Bash", "arguments": "{}"}});
+    let chat = json!([
+        {"role": "system", "content": "You add tests."},
+        {"role": "user", "content": [{"type": "text", "text": "Add Authentication."}]},
+        {"role": "assistant", "content": null, "tool_calls": [call("a"), call("b")]},
+        {"role": "tool", "tool_call_id": "a", "content": "add tests"},
+        {"role": "tool", "tool_call_id": "b", "content": [{"type": "text", "text": "done"}]},
+    ]);
+    let item = |kind: &str, id: &str| json!({"type": kind, "call_id": id, "name": "Bash", "arguments": "{}", "output": "add tests"});
+    let responses = json!([
+        {"role": "user", "content": [{"type": "input_text", "text": "Add Authentication."}]},
+        {"type": "reasoning", "encrypted_content": "x"},
+        {"type": "message", "role": "assistant", "content": [{"type": "output_text", "text": "I look first."}]},
+        item("function_call", "a"), item("function_call", "b"), item("function_call_output", "a"), item("function_call_output", "b"),
+    ]);
+    for (protocol, body) in [
+        (Protocol::Chat, json!({"model": "gpt-4o", "messages": chat, "max_tokens": 100})),
+        (Protocol::Responses, json!({"model": "gpt-4o", "input": responses, "instructions": "You add tests."})),
+    ] {
+        let (second, text) = play_as(protocol, body).await;
+        let names: Vec<String> = second.tools().into_iter().map(|(_, name)| name).collect();
+        assert_eq!((names, second.stop_reason()), (vec!["Write".into(), "Write".into()], Some("tool_use")), "{protocol:?}");
+        assert_eq!(second.content()[0]["input"], json!({"file_path": "/a", "content": "héllo\n"}));
+        let metered = second.metered(0, 0, Caching::Never);
+        assert_eq!((metered.estimated, metered.usage.total_input(), metered.usage.cache_read), (false, 1203, 1000), "{protocol:?}");
+        assert_eq!(metered.usage.output, 77);
+        let passed = Filter::default().push(text.as_bytes());
+        assert_eq!(passed.len() < text.len(), protocol == Protocol::Chat, "only chat completions have a usage chunk");
+    }
+    let (last, _) = play_as(Protocol::Chat, json!({"model": "gpt-4o", "messages": [{"role": "user", "content": "add tests"}]})).await;
+    assert_eq!((last.content()[0]["text"].as_str(), last.stop_reason()), (Some("Tests are in."), Some("end_turn")));
 }
 
 #[test]

@@ -1,19 +1,6 @@
 //! The real Claude Code against gateway and provider `Replay`: it writes, edits and runs, and every turn is checkpointed.
 
 use super::{upstream::Script, *};
-use autovibe::api::{Checkpoint, checkpoint::CheckpointPhase};
-use std::{path::PathBuf, process::Stdio};
-
-/// The program, where it is installed.
-async fn installed() -> Option<PathBuf> {
-    let found = tokio::process::Command::new("sh").args(["-c", "command -v claude"]).output().await.ok()?;
-    let path = String::from_utf8(found.stdout).ok()?.trim().to_owned();
-    if path.is_empty() {
-        eprintln!("SKIPPED: claude is not installed");
-        return None;
-    }
-    Some(path.into())
-}
 
 fn conversation(workspace: &str) -> String {
     format!(
@@ -67,31 +54,11 @@ impl Home {
             .kill_on_drop(true);
         command
     }
-
-    /// Plays the checkpoint controller while something runs.
-    async fn capturing<T>(&self, running: impl Future<Output = T>) -> T {
-        let controller = async {
-            loop {
-                for mut checkpoint in self.objects.list::<Checkpoint>(Some("default")).await.unwrap().0 {
-                    let status = checkpoint.status.get_or_insert_default();
-                    if status.phase == CheckpointPhase::Pending {
-                        status.phase = CheckpointPhase::Ready;
-                        let _ = self.objects.update_status(&checkpoint).await;
-                    }
-                }
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        };
-        tokio::select! {
-            output = tokio::time::timeout(Duration::from_mins(2), running) => output.expect("it ends"),
-            () = controller => unreachable!(),
-        }
-    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_real_program_works_checkpointed_turn_by_turn() {
-    let Some(program) = installed().await else { return };
+    let Some(program) = installed("claude") else { return };
     let upstream = Upstream::start(|_| Script::HangUp).await;
     let home = Home::start(&upstream).await;
     let guest = home.guest("m", |spec| spec.checkpoints.between_messages = Toggle::Enabled).await;
@@ -117,18 +84,13 @@ async fn the_real_program_works_checkpointed_turn_by_turn() {
     let ours = usage.money.0 as f64 / 1e9;
     assert!((its - ours).abs() < 1e-6, "the program counts {its}, the ledger {ours}");
 
-    let checkpoints = home.objects.list::<Checkpoint>(Some("default")).await.unwrap().0;
-    let names: Vec<&str> = checkpoints.iter().map(Kind::name).collect();
-    assert_eq!(names, ["m-0001", "m-0002", "m-0003", "m-0004"], "{said}");
-    assert!(checkpoints.iter().all(|c| c.metadata.annotations.as_ref().unwrap()["autovibe.dev/quiescent"] == "true"));
-    let transcript = home.transcript(&guest).await;
-    let roles: Vec<&str> = transcript.iter().map(|entry| entry.role.as_str()).collect();
-    assert_eq!(roles, ["user", "assistant", "user", "assistant", "user", "assistant", "user", "assistant"], "{transcript:#?}");
+    assert_eq!(home.quiescent_checkpoints().await, ["m-0001", "m-0002", "m-0003", "m-0004"], "{said}");
+    assert_eq!(home.roles(&guest, 8).await, ["user", "assistant", "user", "assistant", "user", "assistant", "user", "assistant"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_real_program_stops_when_the_budget_is_exhausted() {
-    let Some(program) = installed().await else { return };
+    let Some(program) = installed("claude") else { return };
     let upstream = Upstream::start(|_| Script::HangUp).await;
     let home = Home::start(&upstream).await;
     let guest = home.guest("m", limit(1_000_000)).await;
@@ -147,7 +109,7 @@ async fn the_real_program_stops_when_the_budget_is_exhausted() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_real_program_goes_on_where_it_was_killed() {
-    let Some(program) = installed().await else { return };
+    let Some(program) = installed("claude") else { return };
     let upstream = Upstream::start(|_| Script::HangUp).await;
     let home = Home::start(&upstream).await;
     let guest = home.guest("m", |spec| spec.checkpoints.between_messages = Toggle::Enabled).await;

@@ -2,17 +2,22 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
+mod aider;
 mod budget;
 mod checkpoints;
 mod claude;
+mod openai;
 mod passage;
+mod qwen;
 mod replay;
 mod upstream;
 
 use autovibe::{
+    agent,
     api::{
-        Budget, Hub, Kind, Machine,
+        Budget, Checkpoint, Hub, Kind, Machine,
         budget::{BudgetLimits, BudgetSpec},
+        checkpoint::CheckpointPhase,
         hub::{HubSpec, Provider, ProviderType, SecretRef},
         machine::{Agent, AgentType, BudgetUse, From, Goal, Limits, MachineSpec, MachineStatus, Phase, Toggle},
         quantity::{Currency, Money, NanoUsd},
@@ -25,7 +30,12 @@ use autovibe::{
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
 use tokio_util::sync::CancellationToken;
 use upstream::Upstream;
 
@@ -71,12 +81,21 @@ impl Home {
             name: "replay".into(),
             r#type: ProviderType::Replay,
             replay: Some(autovibe::api::hub::Replay { file: dir.path().join("conversations.yaml").display().to_string() }),
-            models: vec!["claude-opus-*".into()],
+            models: vec!["claude-opus-*".into(), "qwen3-coder-plus".into(), "gpt-4.1*".into()],
+            ..Provider::default()
+        };
+        let openai = Provider {
+            name: "openai".into(),
+            r#type: ProviderType::OpenAI,
+            endpoint: Some(format!("http://{}/v1", upstream.address)),
+            api_key_secret_ref: Some(SecretRef { name: "anthropic".into() }),
+            models: vec!["gpt-4o".into(), "gpt-4o-*".into()],
+            price_list: Some("openai".into()),
             ..Provider::default()
         };
         let infrastructure = serde_json::from_value(json!({"lab": {}})).unwrap();
-        let spec =
-            HubSpec { infrastructure, gateway: None, providers: vec![anthropic, replay], images: Vec::new(), defaults: Default::default() };
+        let providers = vec![anthropic, replay, openai];
+        let spec = HubSpec { infrastructure, gateway: None, providers, images: Vec::new(), defaults: Default::default() };
         objects.create(&Hub::new("", "default", spec)).await.unwrap();
         let mut home = Self {
             dir,
@@ -182,6 +201,84 @@ impl Drop for Home {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
+}
+
+/// An agent's program, where `make agents` or someone else installed it.
+fn installed(name: &str) -> Option<PathBuf> {
+    let ours = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/agents/bin").join(name);
+    let found = std::process::Command::new("sh").args(["-c", "command -v \"$0\""]).arg(name).output().ok()?;
+    let path = String::from_utf8(found.stdout).ok()?.trim().to_owned();
+    if ours.exists() {
+        return Some(ours);
+    }
+    if path.is_empty() {
+        eprintln!("SKIPPED: {name} is not installed; `make agents` does it");
+        return None;
+    }
+    Some(path.into())
+}
+
+impl Home {
+    /// The command that starts or resumes a Machine's agent in a guest, to be run here: with a home and a workspace of its own.
+    fn agent(&self, program: &Path, guest: &Guest, number: u32) -> tokio::process::Command {
+        let gateway_url = format!("http://{}", self.gateway);
+        let launch = agent::launch(&guest.machine, &agent::Start { number, gateway_url: &gateway_url, token: &guest.token });
+        let (home, workspace) = (self.dir.path().join("home"), self.dir.path().join("workspace"));
+        for directory in [&home, &workspace] {
+            std::fs::create_dir_all(directory).unwrap();
+        }
+        let mut command = tokio::process::Command::new(&launch.argv[0]);
+        command
+            .args(&launch.argv[1..])
+            .env_clear()
+            .envs(&launch.environment)
+            .env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", program.parent().unwrap().display()))
+            .env("HOME", home)
+            .current_dir(workspace)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Plays the checkpoint controller while something runs.
+    async fn capturing<T>(&self, running: impl Future<Output = T>) -> T {
+        let controller = async {
+            loop {
+                for mut checkpoint in self.objects.list::<Checkpoint>(Some("default")).await.unwrap().0 {
+                    let status = checkpoint.status.get_or_insert_default();
+                    if status.phase == CheckpointPhase::Pending {
+                        status.phase = CheckpointPhase::Ready;
+                        let _ = self.objects.update_status(&checkpoint).await;
+                    }
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        };
+        tokio::select! {
+            output = tokio::time::timeout(Duration::from_mins(2), running) => output.expect("it ends"),
+            () = controller => unreachable!(),
+        }
+    }
+
+    /// Names of the checkpoints, all of which must say that nothing else wrote.
+    async fn quiescent_checkpoints(&self) -> Vec<String> {
+        let checkpoints = self.objects.list::<Checkpoint>(Some("default")).await.unwrap().0;
+        assert!(checkpoints.iter().all(|c| c.metadata.annotations.as_ref().unwrap()["autovibe.dev/quiescent"] == "true"));
+        checkpoints.iter().map(|checkpoint| checkpoint.name().to_owned()).collect()
+    }
+
+    /// Who said the first `count` messages of a conversation; the last is stored a moment after its call was settled.
+    async fn roles(&self, guest: &Guest, count: usize) -> Vec<String> {
+        let entries = async || Some(self.transcript(guest).await).filter(|entries| entries.len() >= count);
+        eventually("all messages are stored", entries).await.into_iter().map(|entry| entry.role).collect()
+    }
+}
+
+/// What a program said, on both of its streams.
+fn said(output: &std::process::Output) -> String {
+    format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
 /// Asks again until there is an answer.

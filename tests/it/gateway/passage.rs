@@ -97,13 +97,22 @@ async fn only_a_live_machines_own_token_opens() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_but_messages_is_served() {
+async fn nothing_else_is_served() {
     let upstream = Upstream::start(|_| Script::words(1)).await;
     let home = Home::start(&upstream).await;
     let guest = home.guest("m", |_| ()).await;
-    for path in
-        ["/", "/v1/files", "/v1/models", "/v1/messages/batches", "/v1/messages/../files", "/v1/complete", "//v1/messages", "/metrics"]
-    {
+    for path in [
+        "/",
+        "/v1/files",
+        "/v1/embeddings",
+        "/v1/batches",
+        "/v1/responses/r",
+        "/v1/messages/batches",
+        "/v1/messages/../files",
+        "/v1/complete",
+        "//v1/messages",
+        "/metrics",
+    ] {
         let (status, text) = {
             let response = home.post(path, &guest, &request("x")).send().await.unwrap();
             (response.status().as_u16(), response.text().await.unwrap())
