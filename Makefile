@@ -6,13 +6,16 @@ SHELL := /bin/bash
 CARGO ?= cargo
 DATA ?= .autovibe
 
-.PHONY: help deps build images test test-fast test-real lint fmt crds demo clean-demo
+.PHONY: help deps agents build images test test-fast test-real lint fmt crds demo clean-demo
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 14
 
 deps: ## installs by apt what is missing of images/dependencies.txt
 	@images/install-dependencies
+
+agents: ## installs the agents that the tests drive into target/agents, by npm and pip
+	@images/install-agents target/agents
 
 build: ## builds the executable
 	$(CARGO) build --locked
@@ -30,7 +33,7 @@ test-fast: build ## cargo's tests; those with a micro guest skip aloud where it 
 test-real: deps build ## the quickstart to its end, with real guests
 	target/debug/autovibe demo --replay --fresh --data target/quickstart
 
-test: deps ## all tests
+test: deps agents ## all tests
 	$(MAKE) test-fast
 	$(MAKE) test-real
 

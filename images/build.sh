@@ -1,12 +1,13 @@
 #!/bin/sh
 # Builds a self-booting raw disk: an MBR, a FAT partition (syslinux, kernel, initramfs), an ext4 root. Nothing is mounted.
-# Usage: build.sh micro|debian OUTPUT WORK. Packages come through this machine's own apt and npm configuration.
+# Usage: build.sh micro|debian OUTPUT WORK. Packages come through this machine's own apt, npm and pip configuration. AUTOVIBE_AGENTS
+# names the agents of the Debian image: `claude-code=VERSION aider=VERSION`; agents.txt beside this says where they come from.
 # WORK keeps what was downloaded between builds. Needs root, as the files inside belong to root.
 set -eu
 
 kind=$1 output=$2 work=$3
 here=$(cd "$(dirname "$0")" && pwd)
-claude_code=${AUTOVIBE_CLAUDE_CODE:-2.1.197}
+agents=${AUTOVIBE_AGENTS-}
 PATH=$PATH:/usr/sbin:/sbin
 
 say() { printf 'image %s: %s\n' "$kind" "$*" >&2; }
@@ -139,6 +140,57 @@ micro() {
   root_mib=64
 }
 
+# Field N of what agents.txt says of NAME.
+listed() { awk -v name="$1" -v n="$2" '$1 == name { print $n }' "$here/agents.txt"; }
+
+# Unpacks the npm package that agents.txt lists as NAME, in VERSION, into DIR; downloads it once.
+unpack_npm() {
+  package=$(listed "$1" 3)@$2
+  tarball=$work/$1-$2.tgz
+  if [ ! -s "$tarball" ]; then
+    mkdir "$build/pack"
+    (cd "$build/pack" && npm pack --silent "$package" >/dev/null) || die "npm could not fetch $package"
+    mv "$build"/pack/*.tgz "$tarball"
+    rmdir "$build/pack"
+  fi
+  mkdir -p "$3"
+  tar -xzf "$tarball" -C "$3" --no-same-owner
+}
+
+# Aider beside the guest's Python, so that the projects it works on do not see its packages. They are made here, for that Python.
+aider() {
+  python=$(basename "$(ls "$root"/usr/bin/python3.[0-9]* | head -n 1)")
+  case $python in
+    python3.10 | python3.11 | python3.12) ;;
+    *) die "Aider needs Python 3.10 to 3.12 and $suite has $python: leave it out with --agents" ;;
+  esac
+  package=$(listed aider 3)
+  done=$work/aider-$1-$python
+  if [ ! -e "$done/bin/aider" ]; then
+    [ -x "$work/pip/bin/pip" ] || python3 -m venv "$work/pip" || die "python3 has no venv: install python3-venv"
+    rm -rf "$done" "$done.part"
+    "$work/pip/bin/pip" install --quiet --disable-pip-version-check --no-compile --target "$done.part" --only-binary=:all: \
+      --implementation cp --python-version "${python#python}" \
+      --platform manylinux2014_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux_2_28_x86_64 "$package==$1" >&2 ||
+      die "pip could not fetch $package $1"
+    mv "$done.part" "$done"
+  fi
+  mkdir -p "$root/opt"
+  cp -a "$done" "$root/opt/aider"
+  # Compiled here: the agent could not write it down, and would compile at every start.
+  chroot "$root" "$python" -m compileall -q /opt/aider >&2 || true
+  cat >"$root/usr/local/bin/aider" <<'AIDER'
+#!/usr/bin/python3
+import sys
+
+sys.path.insert(0, "/opt/aider")
+from aider.main import main
+
+sys.exit(main())
+AIDER
+  chmod 755 "$root/usr/local/bin/aider"
+}
+
 debian() {
   . /etc/os-release
   # The machine's own sources, as far as they are its distribution's: a third party's are none of the guest's business.
@@ -156,16 +208,25 @@ debian() {
     "$suite" "$root" "$build/sources" >&2
   # The sources of the machine that built it may mean nothing where the guest runs.
   rm -f "$root"/etc/apt/sources.list.d/* "$root"/var/cache/apt/*.bin
-  claude=$work/claude-code-$claude_code.tgz
-  if [ ! -s "$claude" ]; then
-    say "Claude Code $claude_code"
-    (cd "$build" && npm pack --silent "@anthropic-ai/claude-code-linux-x64@$claude_code" >/dev/null) || die "npm could not fetch Claude Code $claude_code"
-    mv "$build"/anthropic-ai-claude-code-linux-x64-*.tgz "$claude"
-  fi
-  mkdir "$build/npm"
-  tar -xzf "$claude" -C "$build/npm"
-  install -m 755 "$build/npm/package/claude" "$root/usr/local/bin/claude"
   chroot "$root" useradd --create-home --uid 1000 --shell /bin/bash agent
+  for agent in $agents; do
+    say "$agent"
+    case $agent in
+      claude-code=*)
+        unpack_npm claude-code "${agent#*=}" "$build/claude-code"
+        install -m 755 "$build/claude-code/package/claude" "$root/usr/local/bin/claude"
+        ;;
+      qwen-code=*)
+        unpack_npm node "$(listed node 4)" "$build/node"
+        install -m 755 "$build/node/package/bin/node" "$root/usr/local/bin/node"
+        unpack_npm qwen-code "${agent#*=}" "$root/opt/qwen-code"
+        printf '#!/bin/sh\nexec /usr/local/bin/node /opt/qwen-code/package/cli.js "$@"\n' >"$root/usr/local/bin/qwen"
+        chmod 755 "$root/usr/local/bin/qwen"
+        ;;
+      aider=*) aider "${agent#*=}" ;;
+      *) die "there is no agent $agent" ;;
+    esac
+  done
   root_mib=4072
 }
 

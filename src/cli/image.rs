@@ -7,9 +7,8 @@ use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The Claude Code that goes into the Debian image where no other is asked for: the one that the gateway was tried with.
-pub const CLAUDE_CODE: &str = "2.1.197";
-
+/// Agents, what they run on, and their versions; one a line.
+const AGENTS: &str = include_str!("../../images/agents.txt");
 const BUILD: &str = include_str!("../../images/build.sh");
 const GUEST: &[(&str, &str)] = &[
     ("initramfs-init", include_str!("../../images/guest/initramfs-init")),
@@ -37,9 +36,9 @@ enum ImageCommand {
         /// Where it goes [default: images/KIND.raw in the hub's data directory]
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
-        /// Version of Claude Code in the Debian image
-        #[arg(long, value_name = "VERSION", default_value = CLAUDE_CODE)]
-        claude_code: String,
+        /// Agents in the Debian image, each with another version if it has one: `claude-code,aider=0.86.1`
+        #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "claude-code,qwen-code,aider")]
+        agents: Vec<String>,
         /// Build although it is there
         #[arg(long)]
         rebuild: bool,
@@ -51,7 +50,7 @@ enum ImageCommand {
 pub enum ImageKind {
     /// Kernel, busybox, guest agent: up in seconds, for agents of type Command
     Micro,
-    /// Debian with git, curl, Python and Claude Code
+    /// Debian with git, curl, Python and agents
     Debian,
 }
 
@@ -67,13 +66,13 @@ impl ImageKind {
 /// Runs `autovibe image …`; `data` is the hub's data directory.
 pub fn run(args: ImageArgs, data: &Path) -> anyhow::Result<()> {
     match args.command {
-        ImageCommand::Build { kind, file, claude_code, rebuild } => {
+        ImageCommand::Build { kind, file, agents, rebuild } => {
             let output = file.unwrap_or_else(|| data.join(format!("images/{}.raw", kind.name())));
             if rebuild {
                 fs::remove_file(recipe_file(&output))
                     .or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
             }
-            build(kind, &output, &claude_code)?;
+            build(kind, &output, &agents)?;
             println!("{}", output.display());
             Ok(())
         }
@@ -82,9 +81,10 @@ pub fn run(args: ImageArgs, data: &Path) -> anyhow::Result<()> {
 
 /// Builds the image `kind` into the file `output`, or leaves it when it was made by this very recipe.
 ///
-/// Beside it `work/` keeps what was downloaded. Two callers at once: the second waits and then finds it made.
-/// Errors: without root, without a tool (the words name it), without packages.
-pub fn build(kind: ImageKind, output: &Path, claude_code: &str) -> anyhow::Result<()> {
+/// `agents` go into the Debian image, as `NAME` or `NAME=VERSION`. Beside it `work/` keeps what was downloaded. Two callers at once: the second waits and then finds it made.
+/// Errors: with an agent that is unknown, without root, without a tool (the words name it), without packages.
+pub fn build(kind: ImageKind, output: &Path, agents: &[impl AsRef<str>]) -> anyhow::Result<()> {
+    let agents = agents.iter().map(|agent| with_version(agent.as_ref())).collect::<anyhow::Result<Vec<String>>>()?.join(" ");
     let output = std::path::absolute(output)?;
     let directory = output.parent().context("the output has no directory")?;
     let work = directory.join("work");
@@ -92,7 +92,7 @@ pub fn build(kind: ImageKind, output: &Path, claude_code: &str) -> anyhow::Resul
     let lock = File::create(work.join("lock"))?;
     lock.lock().context("cannot lock the build directory")?;
 
-    let recipe = recipe(kind, claude_code);
+    let recipe = recipe(kind, &agents);
     let made = recipe_file(&output);
     if output.exists() && fs::read_to_string(&made).is_ok_and(|text| text == recipe) {
         return Ok(());
@@ -100,6 +100,7 @@ pub fn build(kind: ImageKind, output: &Path, claude_code: &str) -> anyhow::Resul
     let scripts = work.join("scripts");
     fs::create_dir_all(scripts.join("guest"))?;
     fs::write(scripts.join("build.sh"), BUILD)?;
+    fs::write(scripts.join("agents.txt"), AGENTS)?;
     for (name, text) in GUEST {
         fs::write(scripts.join("guest").join(name), text)?;
     }
@@ -108,7 +109,7 @@ pub fn build(kind: ImageKind, output: &Path, claude_code: &str) -> anyhow::Resul
         .arg(kind.name())
         .arg(&output)
         .arg(&work)
-        .env("AUTOVIBE_CLAUDE_CODE", claude_code)
+        .env("AUTOVIBE_AGENTS", &agents)
         .status()
         .context("cannot run sh")?;
     if !status.success() {
@@ -118,6 +119,26 @@ pub fn build(kind: ImageKind, output: &Path, claude_code: &str) -> anyhow::Resul
     Ok(())
 }
 
+/// The agents of an image of which nothing else is asked.
+pub fn all_agents() -> Vec<&'static str> {
+    known().map(|(name, _)| name).filter(|name| *name != "node").collect()
+}
+
+/// Name and version of what [`AGENTS`] lists.
+fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
+    let lines = AGENTS.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| Some((line.split_whitespace().next()?, line.split_whitespace().nth(3)?)))
+}
+
+/// `NAME=VERSION`, with the version that was tried where none is given.
+fn with_version(agent: &str) -> anyhow::Result<String> {
+    let (name, version) = agent.split_once('=').unwrap_or((agent, ""));
+    let Some((_, tried)) = known().find(|(known, _)| *known == name && name != "node") else {
+        bail!("there is no agent `{name}` to put into an image; there are {}", all_agents().join(", "));
+    };
+    Ok(format!("{name}={}", if version.is_empty() { tried } else { version }))
+}
+
 fn recipe_file(output: &Path) -> PathBuf {
     let mut name = output.as_os_str().to_owned();
     name.push(".recipe");
@@ -125,11 +146,12 @@ fn recipe_file(output: &Path) -> PathBuf {
 }
 
 /// Digest of all that decides what is in the image, but the packages' own versions.
-fn recipe(kind: ImageKind, claude_code: &str) -> String {
+fn recipe(kind: ImageKind, agents: &str) -> String {
     let mut digest = Sha256::new();
     digest.update(kind.name());
     if kind == ImageKind::Debian {
-        digest.update(claude_code);
+        digest.update(agents);
+        digest.update(AGENTS);
     }
     digest.update(BUILD);
     for (name, text) in GUEST {

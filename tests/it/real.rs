@@ -228,7 +228,7 @@ async fn gateway(requests: Arc<AtomicU32>) -> SocketAddr {
 async fn micro_image() -> PathBuf {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/images/micro.raw");
     let built = file.clone();
-    tokio::task::spawn_blocking(move || image::build(ImageKind::Micro, &built, image::CLAUDE_CODE)).await.unwrap().unwrap();
+    tokio::task::spawn_blocking(move || image::build(ImageKind::Micro, &built, &image::all_agents())).await.unwrap().unwrap();
     file
 }
 
