@@ -61,7 +61,7 @@ const PROGRAMS: &[(&str, &str, &str, bool, &str)] = &[
     ("image building", "mkfs.fat", "dosfstools", true, "makes the boot partition"),
     ("image building", "mkfs.ext4", "e2fsprogs", true, "makes the root partition"),
     ("image building", "sfdisk", "fdisk", true, "partitions the disk"),
-    ("image building", "npm", "npm", true, "fetches Claude Code"),
+    ("image building", "npm", "npm", true, "fetches agents"),
 ];
 
 impl Doctor {
