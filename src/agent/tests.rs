@@ -309,6 +309,8 @@ fn the_workspace_comes_from_a_bundle_and_goes_out_as_bundles() {
 
         let first = decode(&guest.ok(scripts::BUNDLE, &[&guest.workspace(), "one", ""], ""));
         std::fs::write(workspace.join("b.txt"), "two\n").unwrap();
+        std::fs::write(workspace.join(".git/info/exclude"), ".cache*\n").unwrap();
+        std::fs::write(workspace.join(".cache.db"), "an agent's own\n").unwrap();
         let second = decode(&guest.ok(scripts::BUNDLE, &[&guest.workspace(), "two", "one"], ""));
         assert_eq!(git(&workspace, &["status", "--porcelain"]), "?? b.txt\n", "the user's own index is left alone");
 

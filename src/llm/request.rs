@@ -137,6 +137,10 @@ impl Request {
     /// SHA-256 of the body without `stream`, hex: agents repeat a broken request without that field.
     pub fn hash(&self) -> String {
         let mut hash = Sha256::new();
+        // The same body may be one of two protocols, whose answers differ.
+        if self.protocol != Protocol::Messages {
+            hash.update(self.protocol.path());
+        }
         for (name, value) in self.body.iter().filter(|(name, _)| *name != "stream") {
             hash.update(name.as_bytes());
             // Hashing into a hasher cannot fail.

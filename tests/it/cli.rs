@@ -140,6 +140,14 @@ fn people_get_tables_programs_get_documents() {
 }
 
 #[test]
+fn an_image_takes_only_agents_that_there_are() {
+    let data = tempfile::tempdir().unwrap();
+    let text = refused(data.path(), &["image", "build", "debian", "--agents", "claude-code,cursor=1.0"]);
+    assert!(text.contains("there is no agent `cursor` to put into an image; there are claude-code, qwen-code, aider"), "{text}");
+    assert!(!data.path().join("images").exists(), "nothing was begun");
+}
+
+#[test]
 fn without_a_hub_it_says_how_to_get_one() {
     let data = tempfile::tempdir().unwrap();
     let error = refused(data.path(), &["get", "machines"]);

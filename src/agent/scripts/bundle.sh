@@ -11,6 +11,8 @@ mkdir -p "$state/workspace.git" && own "$state/workspace.git" || exit 1
   cd "$2" || exit 1
   [ -e "$GIT_DIR/HEAD" ] || git init -q || exit 1
   rm -f "$GIT_DIR/index.lock"
+  # What its own repository leaves out on this machine alone, such as the caches of an agent, is no part of the work.
+  if [ -f .git/info/exclude ]; then mkdir -p "$GIT_DIR/info" && cp .git/info/exclude "$GIT_DIR/info/exclude"; fi
   git -c core.fsmonitor=false -c advice.addEmbeddedRepo=false add -A . 2>/dev/null
   tree=$(git write-tree) || exit 1
   parent=

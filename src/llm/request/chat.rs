@@ -93,7 +93,7 @@ pub(super) fn result(told: &mut Vec<Value>, id: &Value, content: Vec<Value>) {
     }
 }
 
-/// The parts of a content as blocks; images and files without their bytes.
+/// The parts of a content as blocks; images without their bytes.
 pub(super) fn parts(content: &Value, images: &mut Images) -> Result<Vec<Value>, Refused> {
     let text = |text: &Value| json!({ "type": "text", "text": text });
     let list = match content {
@@ -112,9 +112,9 @@ pub(super) fn parts(content: &Value, images: &mut Images) -> Result<Vec<Value>, 
                 images.bytes += url.len() as u64;
                 Ok(json!({ "type": "image" }))
             }
+            // A compressed file may have more tokens than bytes.
             "file" | "input_file" => {
-                let file = part.get("file").unwrap_or(part);
-                if file.get("file_data").is_none_or(Value::is_null) { Err(fetched()) } else { Ok(json!({ "type": "document" })) }
+                Err(Refused("autovibe: files are not allowed: their cost cannot be bounded. Send text or images".into()))
             }
             "input_audio" => Err(Refused("autovibe: audio is not allowed: its price is not known here. Send text".into())),
             _ if part["refusal"].is_string() => Ok(text(&part["refusal"])),
@@ -124,5 +124,5 @@ pub(super) fn parts(content: &Value, images: &mut Images) -> Result<Vec<Value>, 
 }
 
 fn fetched() -> Refused {
-    Refused("autovibe: content by URL or file id is not allowed: the provider would fetch it. Send it as a data URL or text".into())
+    Refused("autovibe: an image by URL or file id is not allowed: the provider would fetch it. Send it as a data URL".into())
 }

@@ -83,7 +83,7 @@ fn what_makes_the_provider_fetch_keep_or_charge_otherwise_is_refused() {
         (json!({"prediction": {"type": "content"}}), "`prediction`"),
         (json!({"service_tier": "priority"}), "`service_tier`"),
         (part(json!({"type": "image_url", "image_url": {"url": "https://x/y.png"}})), "by URL or file id"),
-        (part(json!({"type": "file", "file": {"file_id": "f"}})), "by URL or file id"),
+        (part(json!({"type": "file", "file": {"file_data": "data:application/pdf;base64,AAAA"}})), "files are not allowed"),
         (part(json!({"type": "input_audio", "input_audio": {}})), "audio is not allowed"),
         (json!({"messages": "x"}), "messages: Field required"),
     ] {
@@ -98,7 +98,7 @@ fn what_makes_the_provider_fetch_keep_or_charge_otherwise_is_refused() {
         (json!({"background": true}), "`background`"),
         (item(json!({"type": "item_reference", "id": "i"})), "by its id"),
         (item(json!({"role": "user", "content": [{"type": "input_image", "file_id": "f"}]})), "by URL or file id"),
-        (item(json!({"role": "user", "content": [{"type": "input_file", "file_url": "https://x"}]})), "by URL or file id"),
+        (item(json!({"role": "user", "content": [{"type": "input_file", "file_url": "https://x"}]})), "files are not allowed"),
         (json!({"input": 7}), "input: a text or a list"),
     ] {
         let refused = parse(Protocol::Responses, &responses(more.clone())).unwrap_err();
@@ -132,4 +132,15 @@ fn an_image_counts_by_its_own_measure() {
     let body = chat(json!({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": url}}]}]}));
     let bound = parse(Protocol::Chat, &body).unwrap().input_bound();
     assert!((50_000..52_000).contains(&bound), "{bound}");
+}
+
+#[test]
+fn a_repeat_is_known_by_its_body_and_its_protocol() {
+    let body = json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "go"}]});
+    let hash = |protocol, body: &Value| parse(protocol, body).unwrap().hash();
+    assert_eq!(hash(Protocol::Chat, &body), hash(Protocol::Chat, &body));
+    assert_ne!(hash(Protocol::Chat, &body), hash(Protocol::Messages, &body), "their answers differ");
+    let mut streamed = body.clone();
+    streamed["stream"] = true.into();
+    assert_eq!(hash(Protocol::Messages, &streamed), hash(Protocol::Messages, &body), "Claude Code repeats a broken stream without it");
 }
