@@ -30,8 +30,9 @@ demo: deps build ## A --"Add authentication"--> B --"Add tests"--> C, with the r
 test-fast: build ## cargo's tests; those with a micro guest skip aloud where it cannot run
 	$(CARGO) test --locked
 
-test-real: deps build ## the quickstart to its end, with real guests
+test-real: deps build ## the quickstart and the rehearsal to their ends, with real guests
 	target/debug/autovibe demo --replay --fresh --data target/quickstart
+	target/debug/autovibe demo --replay --fresh --data target/quickstart --examples examples/rehearsal
 
 test: deps agents ## all tests
 	$(MAKE) test-fast

@@ -171,9 +171,9 @@ fn adapt(
     if document.namespace == project {
         document.move_to(namespace);
     }
-    // Written relative to the repository, of which the examples are `examples/quickstart`.
+    // Written relative to the repository, of which the examples are `examples/NAME`.
     let here = |path: &mut Value| {
-        if let Some((_, rest)) = path.as_str().and_then(|path| path.split_once("examples/quickstart/")) {
+        if let Some((_, rest)) = path.as_str().and_then(|path| path.split_once("examples/")?.1.split_once('/')) {
             *path = examples.join(rest).display().to_string().into();
         }
     };

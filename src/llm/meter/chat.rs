@@ -38,8 +38,10 @@ impl Meter {
     }
 
     fn chat_choice(&mut self, delta: &Value, finish_reason: Option<&str>) {
-        for (field, kind) in [("reasoning_content", "thinking"), ("reasoning", "thinking"), ("content", "text"), ("refusal", "text")] {
-            if let Some(text) = delta[field].as_str().filter(|text| !text.is_empty()) {
+        // Servers disagree on the name of what was thought; some write both.
+        let thought = delta["reasoning_content"].as_str().or(delta["reasoning"].as_str());
+        for (text, kind) in [(thought, "thinking"), (delta["content"].as_str(), "text"), (delta["refusal"].as_str(), "text")] {
+            if let Some(text) = text.filter(|text| !text.is_empty()) {
                 self.generated += text.len() as u64;
                 self.block(kind).push(kind, text);
             }

@@ -111,7 +111,7 @@ fn chunks() -> String {
     };
     let events = [
         chunk(json!({"role": "assistant", "content": ""}), Value::Null),
-        chunk(json!({"reasoning_content": "Hm"}), Value::Null),
+        chunk(json!({"reasoning_content": "Hm", "reasoning": "Hm"}), Value::Null),
         chunk(json!({"content": "I "}), Value::Null),
         chunk(json!({"content": "look"}), Value::Null),
         call(0, json!({"id": "a", "type": "function", "function": {"name": "read_file", "arguments": ""}})),
