@@ -110,7 +110,7 @@ pub(super) async fn route(directory: &Directory, machine: &Machine, protocol: Pr
     Ok(Route {
         provider: provider.name.clone(),
         upstream: upstream(directory, provider).await?,
-        price_lists: price_lists(provider, protocol),
+        price_lists: price_lists(provider),
         accounts: accounts(directory, machine, &hub).await?,
     })
 }
@@ -144,14 +144,14 @@ fn speaks(provider: ProviderType, protocol: Protocol) -> bool {
 }
 
 /// The lists whose prices hold. A server that no list knows has none until its provider names one.
-fn price_lists(provider: &Provider, protocol: Protocol) -> Vec<String> {
+fn price_lists(provider: &Provider) -> Vec<String> {
     if let Some(list) = &provider.price_list {
         return vec![list.clone()];
     }
-    match (provider.r#type, protocol) {
-        (ProviderType::Anthropic, _) | (ProviderType::Replay, Protocol::Messages) => vec![prices::ANTHROPIC.into()],
-        (ProviderType::OpenAI, _) => prices::list_of(provider.endpoint.as_deref().unwrap_or(openai::ENDPOINT)).into_iter().collect(),
-        (ProviderType::Replay, _) => prices::REPLAYED.map(str::to_owned).into(),
+    match provider.r#type {
+        ProviderType::Anthropic => vec![prices::ANTHROPIC.into()],
+        ProviderType::OpenAI => prices::list_of(provider.endpoint.as_deref().unwrap_or(openai::ENDPOINT)).into_iter().collect(),
+        ProviderType::Replay => prices::REPLAYED.map(str::to_owned).into(),
     }
 }
 

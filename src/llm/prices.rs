@@ -11,8 +11,8 @@ use std::time::SystemTime;
 pub const SOURCE: &str = "genai-prices 0.2.1";
 /// The list of Anthropic's own prices.
 pub const ANTHROPIC: &str = "anthropic";
-/// The lists that hold for a written conversation in an OpenAI-compatible protocol.
-pub const REPLAYED: [&str; 2] = ["openai", "openrouter"];
+/// The lists that hold for a written conversation, which may have a model of anyone's.
+pub const REPLAYED: [&str; 3] = [ANTHROPIC, "openai", "openrouter"];
 
 /// A model without a price is not called: its cost could not be bounded.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
