@@ -19,6 +19,7 @@ use crate::runtime::Seen;
 use crate::store::calls::{CallState, CallSummary};
 use crate::wire::annotation;
 use crate::zfs::Dataset;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -292,6 +293,8 @@ async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Contex
     let restored = status.restored.as_ref().filter(|_| status.phase != Phase::Restoring);
     let first_disk = restored.map_or(0, |restored| restored.first_disk);
     let (mut newest, mut turns, mut others) = (None, 0, 0);
+    // Checkpoint → what it came of, of those that stand.
+    let mut parents = BTreeMap::new();
     for checkpoint in all.iter().filter(|checkpoint| is_own(checkpoint, machine)) {
         let taken = checkpoint.status.clone().unwrap_or_default();
         if taken.phase != CheckpointPhase::Ready {
@@ -315,10 +318,17 @@ async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Contex
         // What was captured before it was put back is no state that it has now.
         let stands = taken.volumes.iter().all(|volume| disk_index(&Dataset(volume.dataset.clone())).is_none_or(|disk| disk >= first_disk));
         if stands {
+            parents.insert(name.to_owned(), (order.1, taken.parent));
             newest = newest.max(Some(order));
         }
     }
-    found.last = newest.map(|(.., name)| name).or_else(|| restored?.checkpoint.clone());
+    let mut newest = newest.map(|(.., name)| name);
+    // Times are whole seconds: of two in one second, the one that came of the other is the newer.
+    while let Some((at, _)) = newest.as_ref().and_then(|name| parents.remove(name)) {
+        let child = parents.iter().find(|(_, (other, parent))| *other == at && *parent == newest).map(|(name, _)| name.clone());
+        newest = child.or(newest);
+    }
+    found.last = newest.or_else(|| restored?.checkpoint.clone());
     // Retention takes some away; what was taken stays counted.
     found.taken = (turns + others).max(status.checkpoints);
     Ok(found)
