@@ -46,6 +46,7 @@ pub struct Context {
     pub objects: Client,
     pub hubs: Hubs,
     pub newest: checkpoint::Newest,
+    pub taken: checkpoint::Taken,
     pub config: Config,
     pub machines: machine::Memory,
 }
@@ -84,7 +85,14 @@ pub fn start(config: Config, objects: impl Into<Client>, shutdown: CancellationT
 /// Like [`start`], with the Machine controller's timing and hook as a test wants them.
 pub fn start_with(config: Config, machines: machine::Memory, objects: impl Into<Client>, shutdown: CancellationToken) -> Controllers {
     let objects = objects.into();
-    let context = Arc::new(Context { objects, hubs: Hubs::default(), newest: checkpoint::Newest::default(), config, machines });
+    let context = Arc::new(Context {
+        objects,
+        hubs: Hubs::default(),
+        newest: checkpoint::Newest::default(),
+        taken: checkpoint::Taken::default(),
+        config,
+        machines,
+    });
     let tasks = TaskTracker::new();
     let queues = wake::start(&tasks, &context, &shutdown);
     spawn(&tasks, "Hub", &context, queues.hubs, &shutdown, hub::reconcile);

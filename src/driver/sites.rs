@@ -1,9 +1,10 @@
 //! The nodes of a Hub, each with its own ZFS, which is asked for when it is needed: one that is down harms nobody else.
 
 use super::{Connection, Elsewhere, Error, Turns, vm};
-use crate::proxmox::{Client, Node};
+use crate::proxmox::{Client, Node, Vmid};
 use crate::zfs::{self, Zfs};
 use std::{
+    collections::BTreeSet,
     sync::{Arc, Mutex as Cell},
     time::Duration,
 };
@@ -27,6 +28,8 @@ pub(super) struct Site {
     pub(super) tasks: Arc<Semaphore>,
     /// What the last boot took.
     pub(super) boot: Cell<Duration>,
+    /// The VMIDs that datasets carried when they were last listed, and when that was.
+    pub(super) numbers: Mutex<Option<(Instant, Arc<BTreeSet<Vmid>>)>>,
 }
 
 impl Site {
@@ -36,7 +39,7 @@ impl Site {
             turns.limit(connection.concurrency);
             let connection = Connection { node: Some(node.clone()), runner, turns, ..connection.clone() };
             let (tasks, boot) = (Arc::new(Semaphore::new(TASKS)), Cell::default());
-            Arc::new(Self { node, connection, probed: Mutex::default(), tasks, boot })
+            Arc::new(Self { node, connection, probed: Mutex::default(), tasks, boot, numbers: Mutex::default() })
         };
         let others = connection.others.iter().map(|Elsewhere { node, runner, turns }| (node.clone(), runner.clone(), turns.clone()));
         let first = (first, connection.runner.clone(), connection.turns.clone());

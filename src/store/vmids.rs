@@ -22,6 +22,19 @@ impl Store {
     }
 }
 
+impl Store {
+    /// The VMID that is leased to a Machine on a Hub.
+    pub async fn vmid_lease(&self, hub: &str, machine_uid: &str) -> Result<Option<u32>, Error> {
+        let mut reader = self.reader().await?;
+        let row: Option<(i64,)> = query("SELECT vmid FROM vmid_leases WHERE hub = $1 AND machine_uid = $2")
+            .bind(hub)
+            .bind(machine_uid)
+            .fetch_optional(reader.connection())
+            .await?;
+        row.map(|(vmid,)| number(vmid)).transpose()
+    }
+}
+
 impl Transaction<'_> {
     /// The Machine's lease on this Hub: the one it has, else the lowest of `range` (both ends included) that is neither leased
     /// nor in `taken`; `None` when there is none left. `taken` are the ids that are seen in use, by a config or a dataset's name.

@@ -19,7 +19,7 @@ use crate::objects::{self, EventType};
 use crate::runtime::{Key, Requeue};
 use act::{Failure, Outcome};
 use plan::Plan;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// Moves one Checkpoint a step closer to what it asks for. Safe to call at any time, any number of times.
@@ -94,6 +94,33 @@ async fn record(checkpoint: &Checkpoint, plan: &Plan, outcome: &Outcome, context
 fn captured_by_machine(checkpoint: &Checkpoint) -> bool {
     use crate::api::checkpoint::Trigger;
     matches!(checkpoint.spec.trigger, Trigger::Final | Trigger::Suspend | Trigger::Restore)
+}
+
+/// Which Checkpoints name which Machine, as far as their changes came here: so that a look at one Machine costs nothing for the
+/// others. What it does not know yet wakes the Machine when it comes.
+#[derive(Default)]
+pub struct Taken(Mutex<BTreeMap<Key, BTreeSet<String>>>);
+
+impl Taken {
+    /// Names of the Checkpoints of a Machine's name.
+    pub(in crate::controller) fn of(&self, namespace: &str, machine: &str) -> Vec<String> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(&Key::new(namespace, machine)).into_iter().flatten().cloned().collect()
+    }
+    /// Takes a change in, before anyone is woken by it.
+    pub(in crate::controller) fn note(&self, checkpoint: &Checkpoint, is_there: bool) {
+        let Some(machine) = &checkpoint.spec.machine else { return };
+        let key = Key::new(checkpoint.namespace(), machine);
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if is_there {
+            all.entry(key).or_default().insert(checkpoint.name().to_owned());
+        } else if let Some(names) = all.get_mut(&key) {
+            names.remove(checkpoint.name());
+            if names.is_empty() {
+                all.remove(&key);
+            }
+        }
+    }
 }
 
 /// The newest checkpoint captured of each Machine, as far as this process took it: spares waiting for the Machine's own status

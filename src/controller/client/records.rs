@@ -68,6 +68,17 @@ impl Client {
         }
     }
 
+    /// The VMID that is leased to a Machine on a Hub.
+    pub async fn vmid_lease(&self, hub: &str, machine_uid: &str) -> Result<Option<u32>, Error> {
+        match &self.via {
+            Via::Local(objects) => Ok(objects.store().vmid_lease(hub, machine_uid).await?),
+            Via::Remote(remote) => {
+                let leases = remote.vmid_leases(hub).await?;
+                Ok(leases.into_iter().find(|lease| lease.machine_uid == machine_uid).map(|lease| lease.vmid))
+            }
+        }
+    }
+
     /// The Machine's lease on its Hub: the one it has, else the lowest of `range` that is neither leased nor in `taken`.
     pub async fn lease_vmid(&self, hub: &str, machine: &Machine, range: (u32, u32), taken: Vec<u32>) -> Result<Option<u32>, Error> {
         match &self.via {

@@ -224,9 +224,8 @@ impl Act<'_> {
         if let Some(vmid) = self.seeing.observed.lease {
             return Ok(vmid);
         }
-        let leases = self.context.objects.vmid_leases(hub_name(self.machine)).await?;
-        let own = leases.into_iter().find(|lease| lease.machine_uid == self.uid());
-        own.map(|lease| Vmid(lease.vmid)).ok_or_else(|| Problem::Unseen("no VMID is leased".into()))
+        let own = self.context.objects.vmid_lease(hub_name(self.machine), self.uid()).await?;
+        own.map(Vmid).ok_or_else(|| Problem::Unseen("no VMID is leased".into()))
     }
     fn remember_vm(&self, vm: Seen<Vm>) {
         self.context.machines.update(self.uid(), |known| known.vm = Some(vm));

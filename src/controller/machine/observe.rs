@@ -50,13 +50,7 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
     };
     let lease = match (status.phase, &status.vm) {
         (Phase::Running, Some(vm)) => Some(Vmid(vm.vmid)),
-        _ => context
-            .objects
-            .vmid_leases(hub_name(machine))
-            .await?
-            .into_iter()
-            .find(|lease| lease.machine_uid == machine.uid())
-            .map(|lease| Vmid(lease.vmid)),
+        _ => context.objects.vmid_lease(hub_name(machine), machine.uid()).await?.map(Vmid),
     };
     let waiting = matches!(status.phase, Phase::Pending | Phase::Waiting);
     let driver = match (&hub, &why_not) {
@@ -285,8 +279,11 @@ fn last_call(call: Option<CallSummary>, status: &MachineStatus) -> LastCall {
 }
 
 async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Context) -> Result<Checkpoints, Error> {
-    let of_it = |document: &serde_json::Value| document["spec"]["machine"] == machine.name();
-    let all = context.objects.list_where::<Checkpoint>(machine.namespace(), of_it).await?;
+    let mut all = Vec::new();
+    // Those whose changes came here; any other wakes the Machine when it does.
+    for name in context.taken.of(machine.namespace(), machine.name()) {
+        all.extend(context.objects.get::<Checkpoint>(machine.namespace(), &name).await?);
+    }
     let finals = final_names(machine);
     let mut found = Checkpoints::default();
     // Until the disks that it has are put away, they are its state.
@@ -328,7 +325,7 @@ async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Contex
         let child = parents.iter().find(|(_, (other, parent))| *other == at && *parent == newest).map(|(name, _)| name.clone());
         newest = child.or(newest);
     }
-    found.last = newest.or_else(|| restored?.checkpoint.clone());
+    found.last = newest;
     // Retention takes some away; what was taken stays counted.
     found.taken = (turns + others).max(status.checkpoints);
     Ok(found)

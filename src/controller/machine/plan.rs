@@ -549,7 +549,10 @@ fn retried(machine: &Machine, observed: &Observed, status: &MachineStatus, now: 
     let retry = machine.spec.retry.as_ref().filter(|retry| status.retries < retry.limit)?;
     let reason = status.termination_reason?;
     let failed = matches!(reason, TerminationReason::AgentFailed | TerminationReason::VerifyFailed | TerminationReason::GuestLost);
-    let ending = machine.is_deleting() || status.phase != Phase::Finishing || observed.checkpoints.last_of_all.is_some();
+    let ending = machine.is_deleting()
+        || status.phase != Phase::Finishing
+        || observed.checkpoints.last_of_all.is_some()
+        || status.final_checkpoint.is_some();
     let foreign = matches!(observed.vm, Seen::Present(Vm::Foreign(_)) | Seen::Unknown { .. });
     if !failed || ending || foreign || observed.hub.is_err() || observed.lease.is_none() || status.started_at.is_none() {
         return None;

@@ -49,7 +49,7 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
     let (machines, machine_keys) = channel();
     let (checkpoints, checkpoint_keys) = channel();
     let (retention, retention_keys) = channel();
-    let objects = context.objects.clone();
+    let (objects, context) = (context.objects.clone(), Arc::clone(context));
     let shutdown = shutdown.clone();
     let (connected, room) = (context.hubs.connected(), context.machines.promises.room());
     tasks.spawn(async move {
@@ -63,6 +63,9 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
             room.map(Any::Room).boxed(),
         ]);
         while let Some(Some(change)) = shutdown.run_until_cancelled(changes.next()).await {
+            if let Any::Checkpoint(event) = &change {
+                context.taken.note(&event.object, event.change != Change::Deleted);
+            }
             let wakes = index.apply(change);
             for (sender, keys) in [
                 (&hubs, wakes.hubs),
@@ -116,6 +119,34 @@ struct MachineEntry {
     phase: String,
 }
 
+/// Names that a Machine refers to.
+type Refers = fn(&MachineEntry) -> BTreeSet<String>;
+
+impl MachineEntry {
+    fn waits_for(&self) -> BTreeSet<String> {
+        self.after.clone()
+    }
+    fn bases(&self) -> BTreeSet<String> {
+        self.from_checkpoint.iter().chain(&self.spawned_from).cloned().collect()
+    }
+}
+
+/// Keeps who refers to what, as one's own references change.
+fn relate(refers: &mut BTreeMap<Key, BTreeSet<Key>>, key: &Key, before: BTreeSet<String>, now: BTreeSet<String>) {
+    for name in before.difference(&now) {
+        let to = Key::new(&key.namespace, name);
+        if let Some(all) = refers.get_mut(&to) {
+            all.remove(key);
+            if all.is_empty() {
+                refers.remove(&to);
+            }
+        }
+    }
+    for name in now.difference(&before) {
+        refers.entry(Key::new(&key.namespace, name)).or_default().insert(key.clone());
+    }
+}
+
 /// What is known of a Checkpoint that others may wake.
 #[derive(Clone, Debug, PartialEq)]
 struct CheckpointEntry {
@@ -145,6 +176,9 @@ struct BudgetEntry {
 #[derive(Default)]
 pub(super) struct Index {
     machines: BTreeMap<Key, MachineEntry>,
+    /// Machine → those that wait for it or are forks of it; Checkpoint → those that are spawned from it.
+    after: BTreeMap<Key, BTreeSet<Key>>,
+    spawned: BTreeMap<Key, BTreeSet<Key>>,
     checkpoints: BTreeMap<Key, CheckpointEntry>,
     /// Only those that wait: the ones that anything but their own change may wake.
     waiting: BTreeSet<Key>,
@@ -223,10 +257,13 @@ impl Index {
         if !remember(&mut self.machines, &key, event.change, entry.clone()) {
             return;
         }
-        let followers = self.machines.iter().filter(|(other, follower)| {
-            other.namespace == key.namespace && !follower.finished && !follower.has_vm && follower.after.contains(&key.name)
-        });
-        wakes.machines.extend(followers.map(|(other, _)| other.clone()));
+        let now = Some(&entry).filter(|_| event.change != Change::Deleted);
+        for (refers, to) in [(&mut self.after, MachineEntry::waits_for as Refers), (&mut self.spawned, MachineEntry::bases)] {
+            relate(refers, &key, before.as_ref().map(to).unwrap_or_default(), now.map(to).unwrap_or_default());
+        }
+        let followers = self.after.get(&key).into_iter().flatten();
+        let idle = |other: &&Key| self.machines.get(*other).is_some_and(|follower| !follower.finished && !follower.has_vm);
+        wakes.machines.extend(followers.filter(idle).cloned());
         // Its checkpoints that wait for it, and those that could not go while it needed them.
         let needed: BTreeSet<String> = [Some(&entry), before.as_ref()]
             .into_iter()
@@ -271,13 +308,9 @@ impl Index {
             wakes.retention.insert(Key::new(&key.namespace, ""));
         }
         wakes.machines.extend(machine);
-        let spawning = self.machines.iter().filter(|(other, entry)| {
-            other.namespace == key.namespace
-                && !entry.finished
-                && !entry.has_vm
-                && (entry.from_checkpoint.as_ref() == Some(&key.name) || entry.spawned_from.as_ref() == Some(&key.name))
-        });
-        wakes.machines.extend(spawning.map(|(other, _)| other.clone()));
+        let spawning = self.spawned.get(&key).into_iter().flatten();
+        let idle = |other: &&Key| self.machines.get(*other).is_some_and(|entry| !entry.finished && !entry.has_vm);
+        wakes.machines.extend(spawning.filter(idle).cloned());
         // A base that could not go while this one was there.
         wakes.checkpoints.extend(parent.map(|name| Key::new(&key.namespace, name)).filter(|parent| self.waiting.contains(parent)));
     }

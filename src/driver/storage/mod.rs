@@ -18,6 +18,8 @@ pub use snapshots::Collected;
 use super::{Driver, Error};
 use crate::proxmox::Vmid;
 use crate::zfs::{self, Dataset, DatasetInfo, Properties, Snapshot};
+use std::{collections::BTreeSet, sync::Arc};
+use tokio::time::Instant;
 
 /// Property of a disk and of a checkpoint's snapshot: uid of its Machine.
 pub const MACHINE: &str = "autovibe:machine";
@@ -71,6 +73,23 @@ impl Driver {
     pub fn kept(&self, machine_uid: &str, index: u32) -> Dataset {
         Dataset(format!("{}/m-{machine_uid}-disk-{index}", self.connection().keep))
     }
+    /// Every VMID that a dataset carries in its name, as they were listed at or after `instant`: one command, shared by all who ask.
+    /// Errors: the node does not answer, also when it did a moment ago.
+    pub async fn numbers_since(&self, instant: Instant) -> Result<Arc<BTreeSet<Vmid>>, Error> {
+        let mut known = self.site.numbers.lock().await;
+        if let Some((_, numbers)) = known.as_ref().filter(|(at, _)| *at >= instant) {
+            let numbers = Arc::clone(numbers);
+            drop(known);
+            self.zfs.dataset(&self.connection().dataset).await?;
+            return Ok(numbers);
+        }
+        let at = Instant::now();
+        let all = self.zfs.datasets(&self.connection().dataset).await?;
+        let numbers: Arc<BTreeSet<Vmid>> = Arc::new(all.iter().filter_map(|dataset| vmid_of(&dataset.name)).collect());
+        *known = Some((at, Arc::clone(&numbers)));
+        Ok(numbers)
+    }
+
     /// Every dataset whose name carries this VMID, ours or not: a lease ends only when there is none. One command.
     pub async fn datasets_of(&self, vmid: Vmid) -> Result<Vec<DatasetInfo>, Error> {
         let all = self.zfs.datasets(&self.connection().dataset).await?;

@@ -6,7 +6,7 @@ use super::{Act, Done, Problem};
 use crate::api::Kind;
 use crate::api::machine::VmStatus;
 use crate::controller::machine::observe::hub_name;
-use crate::driver::storage::{MACHINE, vmid_of};
+use crate::driver::storage::MACHINE;
 use crate::driver::vm::{Owner, VmSpec, tagged};
 use crate::driver::{self};
 use crate::proxmox::{Power, Vmid};
@@ -19,6 +19,8 @@ use tracing::warn;
 
 /// How old the list of taken VMIDs may be: Proxmox itself refuses one that is taken.
 const TAKEN: Duration = Duration::from_hours(1);
+/// How old the list of datasets may be: only others make any whose number is not leased, and a clone finds what is there.
+const LISTED: Duration = Duration::from_secs(10);
 
 impl Act<'_> {
     pub(super) async fn lease(&self) -> Result<Done, Problem> {
@@ -34,9 +36,9 @@ impl Act<'_> {
             view = world.fresher_than(Instant::now()).await.map_err(|unknown| Problem::Unseen(unknown.to_string()))?;
         }
         let driver = self.driver()?;
-        let datasets = driver.zfs.datasets(&driver.connection().dataset).await.map_err(driver::Error::from)?;
-        let taken: Vec<u32> =
-            view.vms.keys().map(|vmid| vmid.0).chain(datasets.iter().filter_map(|d| vmid_of(&d.name)).map(|vmid| vmid.0)).collect();
+        let now = Instant::now();
+        let numbers = driver.numbers_since(if refused { now } else { now.checked_sub(LISTED).unwrap_or(now) }).await?;
+        let taken: Vec<u32> = view.vms.keys().chain(numbers.iter()).map(|vmid| vmid.0).collect();
         let range = driver.connection().vmids;
         let (from, to, taken) = own(&view).map_or((range.from, range.to, taken), |own| (own, own, Vec::new()));
         let leased = self.context.objects.lease_vmid(hub_name(self.machine), self.machine, (from, to), taken).await?;
