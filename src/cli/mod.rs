@@ -82,6 +82,10 @@ enum Output {
     Yaml,
     Name,
     Wide,
+    /// A picture of a lineage for Graphviz
+    Dot,
+    /// A picture of a lineage
+    Svg,
 }
 
 #[derive(Debug, Subcommand)]
@@ -189,6 +193,10 @@ impl Context {
 /// Runs the subcommand.
 pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Result<ExitCode> {
     let context = Context { options: arguments.options, environment };
+    if matches!(context.options.output, Some(Output::Dot | Output::Svg)) && !matches!(arguments.command, Command::Lineage(_)) {
+        eprintln!("-o dot and -o svg are pictures of a lineage: autovibe lineage -o svg");
+        return Ok(ExitCode::from(2));
+    }
     match arguments.command {
         Command::Up(command) => command.run(&context).await,
         Command::Controller(command) => command.run(&context).await,

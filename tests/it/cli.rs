@@ -134,6 +134,15 @@ fn people_get_tables_programs_get_documents() {
     assert_eq!(rows, [("y", Some(false)), ("x", Some(false))], "{all}");
     let order: Vec<Option<usize>> = ["todo-a", "└─ add-authentication", "   └─ add-tests"].iter().map(|what| lineage.find(what)).collect();
     assert!(order.iter().all(Option::is_some) && order.is_sorted(), "{lineage}");
+    let dot = said(data.path(), &["lineage", "machine/add-authentication", "-n", "todo", "-o", "dot"]);
+    let edges: Vec<&str> = dot.lines().filter(|line| line.contains(" -> ")).collect();
+    assert_eq!(edges.len(), 4, "{dot}");
+    assert!(edges[0].contains(r#""todo/checkpoint/todo-a" -> "todo/machine/add-authentication" [label="Add "#), "{dot}");
+    let svg = said(data.path(), &["lineage", "-n", "todo", "-o", "svg"]);
+    assert!(svg.contains("<svg ") && svg.trim_end().ends_with("</svg>") && svg.contains(">add-tests</text>"), "{svg}");
+    let error = refused(data.path(), &["lineage", "machine/nobody", "-n", "todo"]);
+    assert!(error.contains("no machine or checkpoint machine/nobody in namespace todo"), "{error}");
+    assert_eq!(autovibe(data.path(), &["get", "machines", "-o", "svg"]).status.code(), Some(2));
     assert_eq!(said(data.path(), &["delete", "machine", "add-tests", "-n", "todo"]), "machine/add-tests deleted\n");
     let error = refused(data.path(), &["describe", "machine/add-tests", "-n", "todo"]);
     assert!(error.contains("\"add-tests\" not found"), "{error}");
