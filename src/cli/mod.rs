@@ -98,7 +98,7 @@ enum Command {
     Apply(apply::Apply),
     /// Lists objects, or shows one
     Get(get::Get),
-    /// Follows objects as they change
+    /// Follows objects as they change, or one Machine until it has ended
     Watch(watch::Watch),
     /// Shows one object with its conditions and events
     Describe(describe::Describe),

@@ -1,20 +1,25 @@
-//! `autovibe watch`: rows as objects change, through restarts of the hub.
+//! `autovibe watch`: rows as objects change, or one Machine as it lives; through restarts of the hub.
 
-use super::{Context, Output, client, client::Client, get, print, resource};
-use crate::clock::Clock;
+mod feed;
+mod machine;
+
+use super::{Context, Output, client, get, print, resource};
+use crate::api::{Kind, Machine};
+use anyhow::bail;
+use feed::{Collection, News};
 use futures::StreamExt;
 use serde_json::Value;
-use std::{process::ExitCode, time::Duration};
+use std::process::ExitCode;
 
-/// How soon a hub that went away is asked again.
-const AGAIN: Duration = Duration::from_secs(1);
-
-/// Follows objects as they change. Ends with Ctrl-C.
+/// Follows objects as they change, or one Machine until it has ended
+///
+/// Of one Machine it shows the conversation, tool calls, checkpoints and what they cost as they happen, and ends with it: exit code 0 when it
+/// succeeded, 1 when it failed. Of anything else it shows rows, until Ctrl-C.
 #[derive(Debug, clap::Args)]
 pub(super) struct Watch {
-    /// A kind, or KIND/NAME
+    /// A Machine, a kind, or KIND/NAME
     #[arg(default_value = "machines")]
-    kind: String,
+    what: String,
     /// One object's name
     name: Option<String>,
     /// Of all namespaces
@@ -24,66 +29,39 @@ pub(super) struct Watch {
 
 impl Watch {
     pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
-        let (kind, name) = resource::object(&self.kind, self.name.as_deref())?;
         let client = context.client()?;
+        let object = resource::object(&self.what, self.name.as_deref());
+        let (kind, name) = match object {
+            Err(_) if self.name.is_none() && !self.what.contains('/') => (resource::find(Machine::PLURAL)?, Some(self.what.clone())),
+            other => other?,
+        };
+        if kind.kind == Machine::KIND
+            && let Some(name) = name.as_deref().filter(|_| context.options.output.is_none())
+        {
+            if self.all_namespaces {
+                bail!("a name means one in one namespace; write -n NAMESPACE instead of -A");
+            }
+            return machine::follow(&client, name, context.environment.color).await;
+        }
         let namespace = (!self.all_namespaces).then_some(client.namespace.as_str());
         let path = resource::collection(kind, namespace);
         let documents = matches!(context.options.output, Some(Output::Json | Output::Yaml));
         let accept = if documents { "application/json" } else { client::TABLE };
         let mut printer = Printer { name, output: context.options.output, with_namespace: self.all_namespaces, headed: false };
-        let mut since: Option<String> = None;
-        let clock = Clock::system();
-        loop {
-            let from = match &since {
-                Some(revision) => revision.clone(),
-                None => start(&client, &path, &mut printer, documents).await?,
-            };
-            let query = format!("{path}?watch=true&allowWatchBookmarks=true&resourceVersion={from}");
-            match client.lines(&query, accept).await {
-                Ok(mut lines) => {
-                    since = Some(from);
-                    while let Some(event) = lines.next().await {
-                        let event = event?;
-                        match event["type"].as_str() {
-                            // The history was compacted: begin anew with a list.
-                            Some("ERROR") => {
-                                since = None;
-                                break;
-                            }
-                            Some(change) => {
-                                let object = &event["object"];
-                                let revision = object["metadata"]["resourceVersion"]
-                                    .as_str()
-                                    .or(object["rows"][0]["object"]["metadata"]["resourceVersion"].as_str());
-                                since = revision.map(str::to_owned).or(since);
-                                if change != "BOOKMARK" {
-                                    printer.show(Some(change), if documents { &event } else { object })?;
-                                }
-                            }
-                            None => {}
-                        }
+        let mut feed = feed::feed(client, Collection { path, query: String::new(), accept });
+        while let Some(news) = feed.next().await {
+            match news? {
+                News::List(list) if documents => {
+                    for item in list["items"].as_array().into_iter().flatten() {
+                        printer.show(Some("ADDED"), &serde_json::json!({ "type": "ADDED", "object": item }))?;
                     }
                 }
-                Err(error) if error.is("Expired") || error.is("Gone") => since = None,
-                Err(error @ client::Error::Refused(_)) => return Err(error.into()),
-                Err(error) => eprintln!("{error:#}; asking again"),
+                News::List(list) => printer.show(None, &list)?,
+                News::Event(event) => printer.show(event["type"].as_str(), if documents { &event } else { &event["object"] })?,
             }
-            clock.sleep(AGAIN).await;
         }
+        Ok(ExitCode::SUCCESS)
     }
-}
-
-/// Shows what there is, and returns the revision to watch from.
-async fn start(client: &Client, path: &str, printer: &mut Printer, documents: bool) -> anyhow::Result<String> {
-    let list = if documents { client.get(path).await? } else { client.get_table(path).await? };
-    if documents {
-        for item in list["items"].as_array().into_iter().flatten() {
-            printer.show(Some("ADDED"), &serde_json::json!({ "type": "ADDED", "object": item }))?;
-        }
-    } else {
-        printer.show(None, &list)?;
-    }
-    Ok(list["metadata"]["resourceVersion"].as_str().unwrap_or("0").to_owned())
 }
 
 struct Printer {

@@ -45,4 +45,5 @@ mod ssh;
 mod storage;
 mod store;
 mod vmids;
+mod watched;
 mod watches;

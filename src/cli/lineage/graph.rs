@@ -249,7 +249,7 @@ fn checkpoint_node(checkpoint: &Checkpoint) -> Node {
 }
 
 /// A trigger's name as words: `between messages`.
-fn why(trigger: Trigger) -> String {
+pub(in crate::cli) fn why(trigger: Trigger) -> String {
     let mut words = String::new();
     for c in format!("{trigger:?}").chars() {
         if c.is_uppercase() && !words.is_empty() {

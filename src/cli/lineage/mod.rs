@@ -11,6 +11,7 @@ use super::{Context, Output, client::Client, print, resource};
 use crate::api::{Checkpoint, Kind, Machine};
 use anyhow::bail;
 use graph::Graph;
+pub(super) use graph::why;
 use std::process::ExitCode;
 
 /// Shows which checkpoint led to which, and by what goal

@@ -56,7 +56,9 @@ pub(super) fn svg(graph: &Graph) -> String {
         );
     }
     text += "</defs>\n";
-    for edge in &graph.edges {
+    // What leads back goes across others, so it lies above them.
+    let (back, onward): (Vec<&Edge>, Vec<&Edge>) = graph.edges.iter().partition(|edge| edge.way == Way::PutBack);
+    for edge in onward {
         text += &way(edge, places[&edge.from], places[&edge.to]);
     }
     for (id, node) in &graph.nodes {
@@ -74,6 +76,9 @@ pub(super) fn svg(graph: &Graph) -> String {
             y += LINE;
         }
         text += "</g>\n";
+    }
+    for edge in back {
+        text += &way(edge, places[&edge.from], places[&edge.to]);
     }
     text + "</svg>\n"
 }
