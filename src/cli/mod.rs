@@ -15,6 +15,7 @@ mod describe;
 mod diff;
 mod doctor;
 mod explain;
+mod fetch;
 mod get;
 pub mod image;
 mod kubeconfig;
@@ -29,6 +30,7 @@ mod secrets;
 mod up;
 mod version;
 mod watch;
+mod workspace;
 mod zfs_helper;
 
 use crate::config::Environment;
@@ -115,6 +117,8 @@ enum Command {
     Retention(retention::Show),
     /// Shows what changed in the workspace between two checkpoints or Machines
     Diff(diff::Diff),
+    Fetch(fetch::Fetch),
+    Push(fetch::Push),
     /// Says what in the pool and in Proxmox does not agree with the objects; changes nothing
     Audit(audit::Run),
     /// Copies the store to a file, also while a hub runs
@@ -212,6 +216,8 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         Command::Lineage(command) => command.run(&context).await,
         Command::Retention(command) => command.run(&context).await,
         Command::Diff(command) => command.run(&context).await,
+        Command::Fetch(command) => command.run(&context).await,
+        Command::Push(command) => command.run(&context).await,
         Command::Image(command) => {
             // Minutes of other programs' work, none of it asynchronous.
             tokio::task::block_in_place(|| image::run(command, &context.data()))?;

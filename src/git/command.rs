@@ -92,6 +92,21 @@ impl Git {
         Ok(())
     }
 
+    /// Makes the repository of bundles, each of which finds what it builds on in those before it.
+    pub(super) async fn unbundle(&self, bundles: &[Vec<u8>]) -> Result<(), Error> {
+        self.initialise().await?;
+        let file = self.repository.with_extension("bundle");
+        for bytes in bundles {
+            tokio::fs::write(&file, bytes).await?;
+            self.run(None, ["bundle", "unbundle"], [file.as_os_str()]).await?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.repository
+    }
+
     /// Runs git on our repository; `work_tree` is where its files are. Returns standard output.
     pub(super) async fn run<'a>(
         &self,
@@ -99,6 +114,16 @@ impl Git {
         options: impl IntoIterator<Item = &'a str>,
         operands: impl IntoIterator<Item = &'a OsStr>,
     ) -> Result<String, Error> {
+        Ok(String::from_utf8_lossy(&self.bytes(work_tree, options, operands).await?).into_owned())
+    }
+
+    /// The same, for output that need not be text.
+    pub(super) async fn bytes<'a>(
+        &self,
+        work_tree: Option<&Path>,
+        options: impl IntoIterator<Item = &'a str>,
+        operands: impl IntoIterator<Item = &'a OsStr>,
+    ) -> Result<Vec<u8>, Error> {
         let mut command = Command::new("git");
         for stray in [
             "GIT_WORK_TREE",
@@ -142,7 +167,7 @@ impl Git {
             Ok(Ok(output)) => output,
         };
         if output.status.success() {
-            return Ok(String::from_utf8_lossy(&output.stdout).into_owned());
+            return Ok(output.stdout);
         }
         let text = String::from_utf8_lossy(&output.stderr);
         let message =

@@ -31,12 +31,7 @@ pub enum Detail {
 pub async fn compare(comparison: &Comparison, detail: Detail, color: bool) -> Result<String, Error> {
     let scratch = Scratch::new()?;
     let git = Git::new(scratch.path().join("repository.git"), "the workspaces' bundles".into());
-    git.initialise().await?;
-    let file = scratch.path().join("bundle");
-    for bytes in &comparison.bundles {
-        tokio::fs::write(&file, bytes).await?;
-        git.run(None, ["bundle", "unbundle"], [file.as_os_str()]).await?;
-    }
+    git.unbundle(&comparison.bundles).await?;
     let from = comparison.from.as_deref().unwrap_or(EMPTY_TREE);
     let mut options =
         vec!["diff", "--no-ext-diff", "--no-textconv", "--find-renames", if color { "--color=always" } else { "--color=never" }];

@@ -7,8 +7,10 @@ mod command;
 mod compare;
 #[cfg(test)]
 mod tests;
+mod workspace;
 
 pub use compare::{Comparison, Detail, compare};
+pub use workspace::Workspace;
 
 use command::Git;
 use std::path::{Path, PathBuf};
@@ -66,6 +68,9 @@ pub enum Error {
     /// Any other refusal, in git's words.
     #[error("git could not read {origin}: {message}")]
     Failed { origin: String, message: String },
+    /// A repository of the person who asks did not take it.
+    #[error("git could not {0}")]
+    Refused(String),
     #[error("a temporary directory failed: {0}")]
     Io(#[from] std::io::Error),
 }

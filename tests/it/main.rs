@@ -17,6 +17,7 @@ mod damage;
 mod database;
 mod engines;
 mod examples;
+mod fetched;
 mod files;
 mod fuzz;
 mod gateway;
