@@ -102,7 +102,7 @@ fn way(edge: &Edge, from: Place, to: Place) -> String {
         let (bx, by) = (to.x + to.width / 2.0, to.top + to.height / 2.0);
         let far = ax.max(bx) + SWING;
         (
-            (ax + bx) / 2.0 + SWING * 0.6,
+            f64::midpoint(ax, bx) + SWING * 0.6,
             f64::midpoint(ay, by),
             format!("M {ax:.1} {ay:.1} C {far:.1} {ay:.1}, {far:.1} {by:.1}, {bx:.1} {by:.1}"),
         )
