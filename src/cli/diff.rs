@@ -1,9 +1,9 @@
 //! `autovibe diff`: what changed in the workspace between two checkpoints, by git.
 
-use super::{Context, client::Client, print, workspace};
-use crate::api::{Checkpoint, Kind};
+use super::{Context, client::Client, lineage, print, workspace};
+use crate::api::{Checkpoint, Kind, Machine};
 use crate::git::{self, Comparison, Detail};
-use std::process::ExitCode;
+use std::{collections::HashSet, process::ExitCode};
 
 /// Shows what changed in the workspace between two checkpoints or Machines (then: their last checkpoint).
 #[derive(Debug, clap::Args)]
@@ -25,9 +25,36 @@ impl Diff {
         if text.is_empty() {
             eprintln!("The workspaces of {} and {} are the same.", self.from, self.to);
         }
+        // Beside the change, not in it: that may go on to `git apply`.
+        eprint!("{}", spent(&client, &self.from, &self.to).await?);
         print::out(&text)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What each Machine on the way from one to the other spent, a line each; empty when the one did not lead to the other.
+async fn spent(client: &Client, from: &str, to: &str) -> anyhow::Result<String> {
+    let (first, second) = (workspace::find(client, from).await?, workspace::find(client, to).await?);
+    let (machines, checkpoints) = lineage::read(client, Some(&client.namespace)).await?;
+    let (mut way, mut seen, mut at) = (Vec::new(), HashSet::new(), Some(&second));
+    while let Some(checkpoint) = at.filter(|checkpoint| seen.insert(checkpoint.name())) {
+        if checkpoint.name() == first.name() {
+            // What the first one's own Machine spent was mostly before it.
+            way.retain(|machine| Some(machine) != first.spec.machine.as_ref());
+            let on_way = way.iter().rev().filter_map(|name| machines.iter().find(|machine| machine.name() == name));
+            return Ok(on_way.map(line).collect());
+        }
+        way.extend(checkpoint.spec.machine.clone().filter(|machine| way.last() != Some(machine)));
+        let parent = checkpoint.status.as_ref().and_then(|status| status.parent.as_deref());
+        at = parent.and_then(|parent| checkpoints.iter().find(|checkpoint| checkpoint.name() == parent));
+    }
+    Ok(String::new())
+}
+
+fn line(machine: &Machine) -> String {
+    let usage = machine.status.clone().unwrap_or_default().usage;
+    let goal = print::printable(&print::shorten(&machine.spec.goal.prompt, 60));
+    format!("machine/{}: {}, {} calls  “{goal}”\n", machine.name(), usage.money.dollars(), usage.api_calls)
 }
 
 /// The change between two checkpoints or Machines, as `git diff` prints it.

@@ -34,7 +34,7 @@ fn committed(project: &Path, files: &[(&str, &[u8])], base: Option<&str>) -> (St
 /// Keeps a workspace with a checkpoint, as the controllers do at the end of a Machine.
 async fn keep(client: &Client, name: &str, parent: Option<&str>, bundle: Option<(&str, Option<&str>, Vec<u8>)>) {
     let document = json!({
-        "apiVersion": "autovibe.dev/v1alpha1", "kind": "Checkpoint", "metadata": { "name": name }, "spec": { "machine": "m" },
+        "apiVersion": "autovibe.dev/v1alpha1", "kind": "Checkpoint", "metadata": { "name": name }, "spec": { "machine": if parent.is_some() { "m" } else { "b" } },
     });
     let object = client.create(CHECKPOINTS, &document).await.unwrap();
     let path = format!("{CHECKPOINTS}/{name}");
@@ -69,6 +69,14 @@ fn a_workspace_becomes_a_bundle_a_branch_and_files() {
     tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
         keep(&client, "base", None, Some((&first, None, one))).await;
         keep(&client, "between", Some("base"), None).await;
+        let machine = json!({
+            "apiVersion": "autovibe.dev/v1alpha1", "kind": "Machine", "metadata": { "name": "m" },
+            "spec": { "from": { "checkpoint": "base" }, "goal": { "prompt": "Add sub." } },
+        });
+        let machines = CHECKPOINTS.replace("checkpoints", "machines");
+        client.create(&machines, &machine).await.unwrap();
+        let status = json!({ "status": { "usage": { "money": "1.37", "apiCalls": 12 } } });
+        client.merge(&format!("{machines}/m/status"), &status).await.unwrap();
         keep(&client, "end", Some("between"), Some((&second, Some(&first), two))).await;
     });
     let at = |name: &str| place.path().join(name).display().to_string();
@@ -131,5 +139,7 @@ fn a_workspace_becomes_a_bundle_a_branch_and_files() {
     assert!(error.contains("spec.from.checkpoint: between") && error.contains("type: Command"), "{error}");
     let error = refused(data.path(), &["fetch", "nowhere"]);
     assert!(error.contains("there is no checkpoint or machine nowhere"), "{error}");
-    assert!(said(data.path(), &["diff", "base", "end", "--stat"]).contains("2 files changed"));
+    let diff = autovibe(data.path(), &["diff", "base", "end", "--stat"]);
+    assert!(String::from_utf8_lossy(&diff.stdout).contains("2 files changed"), "{diff:?}");
+    assert_eq!(String::from_utf8_lossy(&diff.stderr), "machine/m: $1.37, 12 calls  “Add sub.”\n");
 }
