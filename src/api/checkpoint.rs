@@ -65,12 +65,26 @@ pub struct Import {
 pub enum Trigger {
     #[default]
     Requested,
+    /// The agent waited for an answer.
     BetweenMessages,
+    /// What its tools had just done to files is significant.
+    AfterFileOperations,
+    /// A tool call was about to run that destroys something, or reaches beyond the VM.
+    BeforeRiskyOperation,
+    /// A commit was made, tests passed, or the agent ended its turn.
+    Breakpoint,
     Suspend,
     /// What its Machine was before it was put back to another state.
     Restore,
     Final,
     Import,
+}
+
+impl Trigger {
+    /// Whether it is of an agent's conversation, and its checkpoint that of a turn.
+    pub fn is_boundary(self) -> bool {
+        matches!(self, Self::BetweenMessages | Self::AfterFileOperations | Self::BeforeRiskyOperation | Self::Breakpoint)
+    }
 }
 
 /// Who may collect it.
@@ -99,6 +113,12 @@ pub struct CheckpointStatus {
     #[serde(default)]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
+    /// All that this state was worth keeping for, by the rules of the boundaries; `spec.trigger` is the first of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reasons: Vec<Reason>,
+    /// The boundaries of `reasons`, each once, with commas between them.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub boundaries: String,
     /// Uid of the Machine whose state it is.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine_uid: Option<String>,
@@ -130,6 +150,16 @@ pub struct CheckpointStatus {
     /// Commit of the workspace in the hub's git bundle of this checkpoint, for `autovibe diff`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
+}
+
+/// Why a state is worth keeping.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Reason {
+    /// The boundary that it stands at.
+    pub trigger: Trigger,
+    /// By which rule, in words.
+    pub message: String,
 }
 
 /// A summary for people.
@@ -188,6 +218,26 @@ pub struct Session {
     pub request: String,
 }
 
+impl CheckpointStatus {
+    /// Adds reasons that it does not have yet; whether there were any.
+    pub fn add_reasons(&mut self, reasons: impl IntoIterator<Item = Reason>) -> bool {
+        let before = self.reasons.len();
+        for reason in reasons {
+            if !self.reasons.contains(&reason) {
+                self.reasons.push(reason);
+            }
+        }
+        let mut triggers: Vec<String> = Vec::new();
+        for name in self.reasons.iter().map(|reason| format!("{:?}", reason.trigger)) {
+            if !triggers.contains(&name) {
+                triggers.push(name);
+            }
+        }
+        self.boundaries = triggers.join(",");
+        self.reasons.len() > before
+    }
+}
+
 impl Kind for Checkpoint {
     const KIND: &'static str = "Checkpoint";
     const PLURAL: &'static str = "checkpoints";
@@ -198,6 +248,13 @@ impl Kind for Checkpoint {
         Column { name: "Phase", r#type: "string", json_path: ".status.phase", priority: 0, description: "Summary of its state" },
         Column { name: "Machine", r#type: "string", json_path: ".spec.machine", priority: 0, description: "Whose state it is" },
         Column { name: "Trigger", r#type: "string", json_path: ".spec.trigger", priority: 0, description: "What caused it" },
+        Column {
+            name: "Boundaries",
+            r#type: "string",
+            json_path: ".status.boundaries",
+            priority: 1,
+            description: "All that it is worth keeping for",
+        },
         Column { name: "Parent", r#type: "string", json_path: ".status.parent", priority: 0, description: "The checkpoint before it" },
         Column {
             name: "Quiescent",

@@ -342,6 +342,16 @@ pub struct Checkpoints {
     /// `Enabled`: a checkpoint at every request of the agent's conversation.
     #[serde(default)]
     pub between_messages: Toggle,
+    /// `Enabled`: a checkpoint at each request before which files were changed significantly.
+    #[serde(default)]
+    pub after_file_operations: Toggle,
+    /// `Enabled`: a tool call that destroys something, or reaches beyond the VM, is withheld from the agent until the state before
+    /// it is a checkpoint.
+    #[serde(default)]
+    pub before_risky_operations: Toggle,
+    /// `Enabled`: a checkpoint when a commit was made, tests passed, or the agent ended its turn.
+    #[serde(default)]
+    pub at_breakpoints: Toggle,
     /// How many are kept.
     #[serde(default)]
     pub retention: Retention,

@@ -3,6 +3,15 @@
 //!
 //! The next request of a conversation arrives only when every foreground tool of the answer before has finished.
 
+mod reasons;
+mod risk;
+mod rules;
+mod shell;
+mod work;
+
+pub use reasons::{at_request, in_answer, wanted};
+pub use risk::{Class, Risk, risk};
+
 use crate::api::machine::AgentType;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -102,6 +111,12 @@ struct State {
     acting: Vec<String>,
 }
 
+impl State {
+    fn is_quiescent(&self) -> bool {
+        self.acting.iter().all(|tool| AGENT_TOOLS.contains(&tool.as_str()))
+    }
+}
+
 impl Contexts {
     /// Notes a request. `true`: its body equals the last one's of its context, so it is a repeat of the same moment.
     pub fn request(&mut self, context: &Context, hash: &str) -> bool {
@@ -124,7 +139,12 @@ impl Contexts {
 
     /// Whether nothing of the agent runs that could write: no context acts, but for those that only wait for sub-agents.
     pub fn quiescent(&self) -> bool {
-        self.0.values().all(|state| state.acting.iter().all(|tool| AGENT_TOOLS.contains(&tool.as_str())))
+        self.0.values().all(State::is_quiescent)
+    }
+
+    /// The same of all but one, whose newest answer was not given out yet.
+    pub fn quiescent_beside(&self, context: &Context) -> bool {
+        self.0.iter().all(|(other, state)| other == context || state.is_quiescent())
     }
 }
 

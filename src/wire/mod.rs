@@ -53,6 +53,8 @@ pub mod annotation {
     pub const QUIESCENT: &str = "autovibe.dev/quiescent";
     /// On a Checkpoint: the tool results that must be in the agent's transcript on disk first, comma-separated ids.
     pub const AWAIT_RESULTS: &str = "autovibe.dev/await-results";
+    /// On a Checkpoint: why it was asked for, JSON of a list of `api::checkpoint::Reason`.
+    pub const REASONS: &str = "autovibe.dev/reasons";
 }
 
 /// Labels on Checkpoints, for `kubectl get -l`.

@@ -299,7 +299,9 @@ async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Contex
         }
         let name = checkpoint.name();
         match checkpoint.spec.trigger {
-            Trigger::BetweenMessages => turns = turns.max(taken.session.as_ref().map_or(1, |session| session.turn)),
+            Trigger::BetweenMessages | Trigger::AfterFileOperations | Trigger::BeforeRiskyOperation | Trigger::Breakpoint => {
+                turns = turns.max(taken.session.as_ref().map_or(1, |session| session.turn))
+            }
             Trigger::Final => {
                 others += 1;
                 found.last_of_all = finals.iter().find(|known| *known == name).cloned().or(found.last_of_all);
