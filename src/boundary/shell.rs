@@ -115,7 +115,8 @@ impl Reader<'_> {
                     self.finish(&mut draft, Then::Next);
                     self.documents();
                 }
-                ';' => self.finish(&mut draft, Then::Next),
+                // `)` is the pattern of a `case`, or one too many.
+                ';' | ')' => self.finish(&mut draft, Then::Next),
                 '&' if self.rest.peek() == Some(&'>') => {}
                 '&' => {
                     let then = if self.rest.next_if_eq(&'&').is_some() { Then::And } else { Then::Next };
@@ -130,8 +131,6 @@ impl Reader<'_> {
                     self.finish(&mut draft, Then::Next);
                     self.nested(Some(')'));
                 }
-                // The pattern of a `case`, or one too many.
-                ')' => self.finish(&mut draft, Then::Next),
                 '<' | '>' => self.redirection(next, &mut draft),
                 other => draft.push(other),
             }

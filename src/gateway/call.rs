@@ -3,8 +3,8 @@
 
 use super::{
     Gateway,
-    answer::{Answer, End, Head},
-    hold::{Moment, Outcome},
+    answer::{Answer, End, Gate, Head},
+    before::Judged,
     live::{Due, Live},
     log,
     refusal::{Again, Refusal},
@@ -12,7 +12,7 @@ use super::{
     transcript,
 };
 use crate::{
-    api::{Kind, Machine, checkpoint::Session, quantity::NanoUsd},
+    api::{Kind, Machine, checkpoint::Reason, quantity::NanoUsd},
     boundary::{Boundary, Context, Part},
     budget::{self, Demand},
     ledger::Actual,
@@ -48,6 +48,10 @@ pub(super) struct Call {
     pub(super) boundary: Option<Boundary>,
     pub(super) turn: u64,
     pub(super) checkpoint: Due,
+    /// Why a checkpoint is due at the request.
+    pub(super) reasons: Vec<Reason>,
+    /// The checkpoint of the state that the request was made in, once it was asked for.
+    pub(super) gate: Option<Gate>,
     pub(super) answer: Arc<Answer>,
     /// The agent's `anthropic-version` and `anthropic-beta`.
     pub(super) version: Option<String>,
@@ -78,8 +82,8 @@ impl Call {
         let told = self.store_request();
         let mut meter = Meter::new(self.request.protocol);
         let end = {
-            let id = self.answer.id.clone();
-            let renewing = self.gateway.renew(&id);
+            let (gateway, id) = (self.gateway.clone(), self.answer.id.clone());
+            let renewing = gateway.renew(&id);
             tokio::select! {
                 biased;
                 end = self.forward(&mut meter) => end,
@@ -135,31 +139,6 @@ impl Call {
         }
     }
 
-    /// Asks for the checkpoint that is due, beside the call itself.
-    fn ask_for_checkpoint(&mut self) {
-        match std::mem::replace(&mut self.checkpoint, Due::No) {
-            Due::No => {}
-            Due::Asked(gate) => self.answer.set_gate(gate),
-            Due::Ask { outcome, quiescent } => {
-                self.answer.set_gate(outcome.subscribe());
-                let results = match (&self.boundary, &self.context.part) {
-                    (Some(Boundary::Results(ids)), Part::Main) => ids.clone(),
-                    _ => Vec::new(),
-                };
-                let session = Session { id: self.context.session.clone(), turn: self.turn, request: self.answer.id.clone() };
-                let moment = Moment { session, quiescent, results };
-                let (gateway, machine) = (self.gateway.clone(), self.machine.clone());
-                self.gateway.tasks.spawn(async move {
-                    let decided = match gateway.abort.run_until_cancelled(gateway.checkpoints.capture(&machine, &moment)).await {
-                        Some(decided) => decided,
-                        None => Outcome::Failed("the gateway stops".into()),
-                    };
-                    outcome.send_replace(Some(decided));
-                });
-            }
-        }
-    }
-
     /// Stores what the user said that is not stored yet; returns when it is, if awaited.
     fn store_request(&self) -> tokio::task::JoinHandle<()> {
         if self.context.part != Part::Main {
@@ -175,7 +154,7 @@ impl Call {
     }
 
     /// Sends the request and passes the answer on as it comes. Its readers learn of the end in [`Call::settle`].
-    async fn forward(&self, meter: &mut Meter) -> Ended {
+    async fn forward(&mut self, meter: &mut Meter) -> Ended {
         let Some(sent) = self.gateway.abort.run_until_cancelled(self.send()).await else {
             return self.instead(Cause::Unknown, &Refusal::later("the gateway stops; try again", 5));
         };
@@ -191,7 +170,7 @@ impl Call {
         let mut whole = Vec::new();
         let mut filter = (is_stream && self.request.hides_usage()).then(Filter::default);
         self.answer.begin(Head { status: 200, content_type, headers: self.passed_on(&mut reply) });
-        let (mut size, mut tools) = (0, 0);
+        let (mut size, mut tools, mut judged) = (0, 0, Judged::default());
         loop {
             let Some(next) = self.gateway.abort.run_until_cancelled(reply.body.next()).await else {
                 return Ended::Streamed(Some("the gateway stops".into()));
@@ -217,6 +196,8 @@ impl Call {
                     tools = called.len();
                     self.note_tools(called);
                 }
+                // The agent does nothing that it has not read to its end.
+                self.secure(meter, &mut judged).await;
             } else {
                 whole.extend_from_slice(&chunk);
             }
@@ -230,6 +211,7 @@ impl Call {
         }
         if !is_stream {
             meter.whole(&whole);
+            self.secure(meter, &mut judged).await;
         }
         let cut = match meter.error() {
             Some(error) => Some(format!("the provider broke its answer off: {error}")),

@@ -5,8 +5,9 @@
 use crate::{
     api::{
         Checkpoint, Kind, Machine,
-        checkpoint::{CheckpointPhase, CheckpointSpec, FINALIZER, Session, Trigger},
+        checkpoint::{CheckpointPhase, CheckpointSpec, FINALIZER, Reason, Session},
     },
+    boundary,
     clock::Clock,
     objects::{self, EventType, Objects},
     wire::{annotation, label},
@@ -40,15 +41,17 @@ pub(super) struct Moment {
     pub(super) quiescent: bool,
     /// Tool results that must be in the agent's transcript on disk first.
     pub(super) results: Vec<String>,
+    /// Why; the first that its Machine wants is what caused it.
+    pub(super) reasons: Vec<Reason>,
 }
 
 /// Why an answer was let go.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// The state before it is safe.
-    Captured,
-    /// It took too long: a later snapshot is a plain one.
-    Released,
+    /// The state before it is safe, in this checkpoint.
+    Captured(String),
+    /// It took too long: a later snapshot, under this name, is a plain one.
+    Released(String),
     /// There will be none.
     Failed(String),
 }
@@ -123,7 +126,9 @@ impl Checkpoints {
 
     /// Creates the object, or finds it when it was asked for before; `None` when the name belongs to something else.
     async fn ask(&self, machine: &Machine, name: &str, moment: &Moment) -> Result<Option<Checkpoint>, objects::Error> {
-        let spec = CheckpointSpec { machine: Some(machine.name().into()), trigger: Trigger::BetweenMessages, ..CheckpointSpec::default() };
+        let cause = moment.reasons.iter().find(|reason| boundary::wanted(&machine.spec.checkpoints, reason.trigger));
+        let trigger = cause.map(|reason| reason.trigger).unwrap_or_default();
+        let spec = CheckpointSpec { machine: Some(machine.name().into()), trigger, ..CheckpointSpec::default() };
         let mut checkpoint = Checkpoint::new(machine.namespace(), name, spec);
         let session = serde_json::to_string(&moment.session).unwrap_or_default();
         // Its controller's, put on here: one write less while the answer waits.
@@ -134,6 +139,7 @@ impl Checkpoints {
                 (annotation::SESSION, session),
                 (annotation::QUIESCENT, moment.quiescent.to_string()),
                 (annotation::AWAIT_RESULTS, moment.results.join(",")),
+                (annotation::REASONS, serde_json::to_string(&moment.reasons).unwrap_or_default()),
             ]
             .map(|(key, value)| (key.to_owned(), value))
             .into(),
@@ -165,7 +171,7 @@ impl Checkpoints {
             }
             checkpoint.status.get_or_insert_default().released = true;
             match self.objects.update_status(&checkpoint).await {
-                Ok(_) => return Outcome::Released,
+                Ok(_) => return Outcome::Released(name.into()),
                 Err(objects::Error::Conflict { .. }) => {}
                 Err(error) => return Outcome::Failed(error.to_string()),
             }
@@ -173,10 +179,75 @@ impl Checkpoints {
         Outcome::Failed("its status changed all the time".into())
     }
 
+    /// Has the state before something safe and named as such, before it is let happen: waits once more, at most `hold`, for one
+    /// that is late. Without it, it is let happen all the same, and an Event says so.
+    pub(super) async fn secure(&self, machine: &Machine, outcome: Outcome, reasons: &[Reason]) {
+        let why = match outcome {
+            Outcome::Captured(name) => self.add_reasons(machine, &name, reasons).await.err(),
+            Outcome::Released(name) => match self.late(machine, &name).await {
+                Ok(()) => self.add_reasons(machine, &name, reasons).await.err(),
+                Err(why) => Some(why),
+            },
+            Outcome::Failed(why) => Some(why),
+        };
+        if let Some(why) = why {
+            let what = reasons.iter().map(|reason| reason.message.as_str()).collect::<Vec<_>>().join(", ");
+            let message = format!("the agent went on without a checkpoint {what}: {why}");
+            tracing::warn!(object.kind = "Machine", object.name = machine.name(), "{message}");
+            self.objects.record(machine, EventType::Warning, "NoCheckpointBefore", &message).await;
+        }
+    }
+
+    /// Waits for the capture of a checkpoint whose answer was let go.
+    async fn late(&self, machine: &Machine, name: &str) -> Result<(), String> {
+        let key = (machine.namespace().to_owned(), name.to_owned());
+        let mut seen = self.waiters().entry(key.clone()).or_insert_with(|| watch::channel(None).0).subscribe();
+        let captured = async {
+            let mut newest = self.objects.get::<Checkpoint>(machine.namespace(), name).await.map_err(|error| error.to_string())?;
+            loop {
+                let status = newest.as_ref().ok_or("it was deleted")?.status.clone().unwrap_or_default();
+                match status.phase {
+                    CheckpointPhase::Ready => return Ok(()),
+                    CheckpointPhase::Failed | CheckpointPhase::Deleting => return Err(status.message.unwrap_or_default()),
+                    CheckpointPhase::Pending => {}
+                }
+                if seen.changed().await.is_err() {
+                    return Err("nobody watches it any more".into());
+                }
+                newest.clone_from(&seen.borrow_and_update());
+            }
+        };
+        let result = tokio::select! {
+            biased;
+            result = captured => result,
+            () = self.clock().sleep(self.hold) => Err(format!("checkpoint {name} was not taken in {:?}", self.hold)),
+        };
+        drop(seen);
+        self.waiters().retain(|other, waiter| *other != key || waiter.receiver_count() > 0);
+        result
+    }
+
+    /// Notes on a checkpoint what else it is worth keeping for.
+    pub(super) async fn add_reasons(&self, machine: &Machine, name: &str, reasons: &[Reason]) -> Result<(), String> {
+        for _ in 0..ATTEMPTS {
+            let read = self.objects.get::<Checkpoint>(machine.namespace(), name).await;
+            let mut checkpoint = read.map_err(|error| error.to_string())?.ok_or("it was deleted")?;
+            if !checkpoint.status.get_or_insert_default().add_reasons(reasons.iter().cloned()) {
+                return Ok(());
+            }
+            match self.objects.update_status(&checkpoint).await {
+                Ok(_) => return Ok(()),
+                Err(objects::Error::Conflict { .. }) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+        }
+        Err("its status changed all the time".into())
+    }
+
     async fn report(&self, machine: &Machine, name: &str, outcome: &Outcome) {
         let (reason, message) = match outcome {
-            Outcome::Captured => return,
-            Outcome::Released => {
+            Outcome::Captured(_) => return,
+            Outcome::Released(_) => {
                 ("CheckpointLate", format!("the answer was let go after {:?}, before checkpoint {name} was taken", self.hold))
             }
             Outcome::Failed(why) => ("CheckpointFailed", format!("the answer was let go without checkpoint {name}: {why}")),
@@ -204,9 +275,9 @@ async fn wait(seen: &mut watch::Receiver<Option<Checkpoint>>, first: Checkpoint)
 fn decided(checkpoint: &Checkpoint) -> Option<Outcome> {
     let status = checkpoint.status.as_ref()?;
     match status.phase {
-        CheckpointPhase::Ready => Some(Outcome::Captured),
+        CheckpointPhase::Ready => Some(Outcome::Captured(checkpoint.name().into())),
         CheckpointPhase::Failed | CheckpointPhase::Deleting => Some(Outcome::Failed(status.message.clone().unwrap_or_default())),
-        CheckpointPhase::Pending => status.released.then_some(Outcome::Released),
+        CheckpointPhase::Pending => status.released.then(|| Outcome::Released(checkpoint.name().into())),
     }
 }
 

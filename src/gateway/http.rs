@@ -9,7 +9,7 @@ use super::{
     resolve::{self, Route, Unresolved, Upstream, token_hash},
 };
 use crate::{
-    api::{Kind, Machine, machine::Toggle},
+    api::{Kind, Machine},
     boundary::{self, AGENT_HEADER, SESSION_HEADER, Seen},
     llm::{Protocol, anthropic, openai, replay, request::Request},
     objects,
@@ -90,7 +90,8 @@ async fn answer(
     let context = boundary::context(&seen);
     let boundary = boundary::boundary(&context, request.messages());
     let answer = Answer::new(id, request.hash(), request.stream);
-    let wanted = machine.spec.checkpoints.between_messages == Toggle::Enabled && boundary.is_some();
+    let reasons = boundary.as_ref().map(|boundary| boundary::at_request(boundary, request.messages())).unwrap_or_default();
+    let wanted = reasons.iter().any(|reason| boundary::wanted(&machine.spec.checkpoints, reason.trigger));
     let stream = request.stream;
     let arrival = Arrival { context: &context, hash: &answer.hash, stream, boundary: wanted, answer: &answer };
     let (turn, checkpoint) = match live.turn(&arrival) {
@@ -111,6 +112,8 @@ async fn answer(
         boundary,
         turn,
         checkpoint,
+        reasons,
+        gate: None,
         answer,
         version: text("anthropic-version"),
         betas: joined(&headers, "anthropic-beta"),

@@ -6,6 +6,7 @@
 //! and the report that an agent ended; nothing else. A call goes one way whatever its protocol, which is a value on it.
 
 mod answer;
+mod before;
 mod call;
 mod directory;
 mod hold;

@@ -116,11 +116,13 @@ struct Block {
     partial: String,
     /// By which the protocol names it in its deltas, where it does.
     index: Option<u64>,
+    /// It has come to its end.
+    closed: bool,
 }
 
 impl Block {
     fn new(value: Value, index: Option<u64>) -> Self {
-        Self { value, partial: String::new(), index }
+        Self { value, partial: String::new(), index, closed: false }
     }
 
     /// Adds to a text of it.
@@ -134,6 +136,7 @@ impl Block {
 
     /// Reads the input of a tool, which has come to its end.
     fn close(&mut self) {
+        self.closed = true;
         if let Some(value) = self.value.as_object_mut().filter(|_| !self.partial.is_empty()) {
             let partial = std::mem::take(&mut self.partial);
             value.insert("input".into(), serde_json::from_str(&partial).unwrap_or_else(|_| json!({ "incomplete": partial })));
@@ -187,7 +190,7 @@ impl Meter {
         self.stop_reason = message.get("stop_reason").and_then(Value::as_str).map(str::to_owned);
         if let Some(Value::Array(content)) = message.remove("content") {
             self.generated += content.iter().map(|block| block.to_string().len() as u64).sum::<u64>();
-            self.blocks = content.into_iter().map(|value| Block::new(value, None)).collect();
+            self.blocks = content.into_iter().map(|value| Block { closed: true, ..Block::new(value, None) }).collect();
         }
         self.head = message;
         self.complete = true;
@@ -259,6 +262,11 @@ impl Meter {
     pub fn tools(&self) -> Vec<(String, String)> {
         let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
         self.blocks.iter().filter(|b| b.value["type"] == "tool_use").map(|b| (text(&b.value["id"]), text(&b.value["name"]))).collect()
+    }
+
+    /// The tool calls that have come whole.
+    pub fn calls(&self) -> Vec<&Value> {
+        self.blocks.iter().filter(|block| block.closed && block.value["type"] == "tool_use").map(|block| &block.value).collect()
     }
 
     /// The answer in one piece, as a request without `stream` gets it.

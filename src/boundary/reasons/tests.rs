@@ -3,6 +3,9 @@ use serde_json::json;
 
 const SCRIPT: &str = "/home/agent/demo/hello.py";
 
+/// The tools of an answer, and what holds at the request after it.
+type Turn = (&'static [&'static str], &'static [Trigger]);
+
 fn call(name: &str) -> Value {
     let input = match name {
         "Bash" | "run_shell_command" => json!({ "command": "python3 hello.py" }),
@@ -15,9 +18,9 @@ fn call(name: &str) -> Value {
 #[test]
 fn the_recorded_runs_have_their_boundaries() {
     use Trigger::{AfterFileOperations, BetweenMessages};
-    let plain: &[Trigger] = &[BetweenMessages];
-    let significant: &[Trigger] = &[BetweenMessages, AfterFileOperations];
-    let runs: &[(&str, &[(&[&str], &[Trigger])])] = &[
+    let plain: &'static [Trigger] = &[BetweenMessages];
+    let significant: &'static [Trigger] = &[BetweenMessages, AfterFileOperations];
+    let runs: &[(&str, &[Turn])] = &[
         ("claude-code-std", &[(&["Write"], plain), (&["Bash"], plain), (&["Edit"], plain), (&["Bash"], plain)]),
         ("claude-code-parallel-tools", &[(&["Bash", "Bash", "Write", "Write"], significant)]),
         ("claude-code-subagents", &[(&["Agent", "Agent"], plain)]),

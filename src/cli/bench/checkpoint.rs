@@ -197,7 +197,10 @@ async fn guest(stage: &Stage, name: &str, between_messages: &str) -> anyhow::Res
         "goal": { "prompt": "#sim idle=true", "workspace": "/home/agent/work" },
         "agent": { "type": "Command", "command": ["sleep", "86400"] },
         "resources": { "cpu": "1", "memory": "256Mi" },
-        "checkpoints": { "betweenMessages": between_messages, "retention": { "keepLast": 1000 } },
+        "checkpoints": {
+            "betweenMessages": between_messages, "afterFileOperations": "Disabled",
+            "beforeRiskyOperations": "Disabled", "atBreakpoints": "Disabled", "retention": { "keepLast": 1000 },
+        },
         "budget": { "limits": { "money": { "amount": "1000000", "currency": "USD" }, "apiCalls": 1_000_000_000 } },
     });
     stage.create_machine(name, spec).await?;

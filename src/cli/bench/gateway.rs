@@ -141,7 +141,10 @@ async fn prepare(data: &Path, upstream: &Upstream, clock: &Clock) -> anyhow::Res
     for number in 0..CONCURRENCY[1] {
         let spec = json!({
             "from": { "image": "none" }, "goal": { "prompt": "work" }, "agent": { "type": "Command", "command": ["true"] },
-            "checkpoints": { "betweenMessages": "Disabled" },
+            "checkpoints": {
+                "betweenMessages": "Disabled", "afterFileOperations": "Disabled",
+                "beforeRiskyOperations": "Disabled", "atBreakpoints": "Disabled",
+            },
             "budget": { "limits": { "money": { "amount": "1000000", "currency": "USD" }, "apiCalls": 1_000_000_000 } },
         });
         let machine = create_machine(&objects, &format!("bench-{number}"), spec).await?;

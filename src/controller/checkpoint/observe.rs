@@ -1,6 +1,6 @@
 //! Reads what a Checkpoint depends on; changes nothing.
 
-use crate::api::checkpoint::{CheckpointPhase, Trigger, Volume};
+use crate::api::checkpoint::{CheckpointPhase, Volume};
 use crate::api::{Checkpoint, DEFAULT_HUB, Kind, Machine};
 use crate::controller::client::Client;
 use crate::controller::hub::HubHandle;
@@ -84,19 +84,19 @@ async fn before_capture(checkpoint: &Checkpoint, context: &Context, observed: &m
         }
     }
     let late = age(checkpoint, context.objects.clock().now()) > TIMELY;
-    if late && checkpoint.spec.trigger == Trigger::BetweenMessages {
+    if late && checkpoint.spec.trigger.is_boundary() {
         observed.superseded_by = later(checkpoint, &context.objects).await?;
     }
     Ok(())
 }
 
-/// A Ready checkpoint between messages of the same Machine that was asked for later.
+/// A Ready checkpoint of a boundary of the same Machine that was asked for later.
 async fn later(checkpoint: &Checkpoint, objects: &Client) -> Result<Option<String>, Error> {
     let of_it = |document: &serde_json::Value| document["spec"]["machine"].as_str() == checkpoint.spec.machine.as_deref();
     let all = objects.list_where::<Checkpoint>(checkpoint.namespace(), of_it).await?;
     let order = |c: &Checkpoint| (c.metadata.creation_timestamp.clone(), c.name().to_owned());
     let mine = order(checkpoint);
-    let same = |c: &&Checkpoint| c.spec.machine == checkpoint.spec.machine && c.spec.trigger == checkpoint.spec.trigger;
+    let same = |c: &&Checkpoint| c.spec.machine == checkpoint.spec.machine && c.spec.trigger.is_boundary();
     Ok(all.iter().filter(same).find(|c| phase(c) == CheckpointPhase::Ready && order(c) > mine).map(|c| c.name().to_owned()))
 }
 

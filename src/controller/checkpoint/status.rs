@@ -2,7 +2,7 @@
 
 use super::act::{Captured, Outcome};
 use super::plan::{Plan, Stand};
-use crate::api::checkpoint::{CheckpointPhase, CheckpointStatus};
+use crate::api::checkpoint::{CheckpointPhase, CheckpointStatus, Reason};
 use crate::api::{Checkpoint, Kind};
 use crate::controller::kstatus::Readiness;
 use crate::wire::annotation;
@@ -82,8 +82,10 @@ fn record_capture(status: &mut CheckpointStatus, captured: &Captured, stored: &C
     status.quiescent = Some(captured.quiescent && !status.released);
     status.took = Some(captured.took);
     status.captured_at = Some(captured.at.clone());
-    let session = stored.metadata.annotations.as_ref().and_then(|annotations| annotations.get(annotation::SESSION));
-    status.session = session.and_then(|text| serde_json::from_str(text).ok());
+    let annotation = |name: &str| stored.metadata.annotations.as_ref().and_then(|annotations| annotations.get(name));
+    status.session = annotation(annotation::SESSION).and_then(|text| serde_json::from_str(text).ok());
+    let asked: Vec<Reason> = annotation(annotation::REASONS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    status.add_reasons(asked);
 }
 
 fn with(mut status: CheckpointStatus, readiness: &Readiness, stored: &Checkpoint, now: &Time) -> CheckpointStatus {

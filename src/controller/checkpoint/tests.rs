@@ -4,7 +4,7 @@ use super::act::{Captured, Failure, Outcome};
 use super::observe::{HubSeen, Observed};
 use super::plan::{Plan, Stand, Step, plan};
 use super::status::status;
-use crate::api::checkpoint::{CheckpointPhase, CheckpointSpec, CheckpointStatus, FINALIZER, Import, Trigger, Volume};
+use crate::api::checkpoint::{CheckpointPhase, CheckpointSpec, CheckpointStatus, FINALIZER, Import, Reason, Trigger, Volume};
 use crate::api::machine::{MachineSpec, MachineStatus, Phase, VmStatus};
 use crate::api::quantity::GoDuration;
 use crate::api::{Checkpoint, Machine};
@@ -246,6 +246,21 @@ fn a_capture_is_told_whole_in_one_status() {
     assert_eq!((status.volumes.as_slice(), status.parent.as_deref()), ([volume()].as_slice(), Some("a-0000")));
     assert_eq!(status.session.map(|session| session.turn), Some(7));
     assert_eq!((status.quiescent, status.message), (Some(true), None));
+}
+
+#[test]
+fn what_it_was_asked_for_and_what_was_noted_since_are_its_reasons() {
+    let reason = |trigger, message: &str| Reason { trigger, message: message.into() };
+    let mut asked = at_message();
+    let first = [reason(Trigger::BetweenMessages, "after Bash"), reason(Trigger::Breakpoint, "tests passed")];
+    let annotations = asked.metadata.annotations.as_mut().unwrap();
+    annotations.insert(annotation::REASONS.into(), serde_json::to_string(&first).unwrap());
+    let mut noted = CheckpointStatus { released: true, ..Default::default() };
+    noted.add_reasons([reason(Trigger::BeforeRiskyOperation, "before rm -r"), reason(Trigger::Breakpoint, "tests passed")]);
+    asked.status = Some(noted);
+    let status = after(&asked, &seen(Some(machine(Phase::Running))), &captured());
+    assert_eq!(status.boundaries, "BeforeRiskyOperation,Breakpoint,BetweenMessages");
+    assert_eq!(status.reasons.len(), 3);
 }
 
 #[test]

@@ -300,7 +300,7 @@ async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Contex
         let name = checkpoint.name();
         match checkpoint.spec.trigger {
             Trigger::BetweenMessages | Trigger::AfterFileOperations | Trigger::BeforeRiskyOperation | Trigger::Breakpoint => {
-                turns = turns.max(taken.session.as_ref().map_or(1, |session| session.turn))
+                turns = turns.max(taken.session.as_ref().map_or(1, |session| session.turn));
             }
             Trigger::Final => {
                 others += 1;

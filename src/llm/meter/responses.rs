@@ -24,6 +24,7 @@ impl Meter {
                 if let (Some(known), Some(value)) = (newest, block(&event["item"])) {
                     known.value = value;
                     known.partial.clear();
+                    known.closed = true;
                 }
             }
             "response.completed" | "response.incomplete" | "response.failed" => {

@@ -88,6 +88,37 @@ async fn the_real_program_works_checkpointed_turn_by_turn() {
     assert_eq!(home.roles(&guest, 8).await, ["user", "assistant", "user", "assistant", "user", "assistant", "user", "assistant"]);
 }
 
+/// It destroys what it wrote; until the state before that is captured, it does not.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_real_program_runs_a_risky_command_only_after_its_checkpoint() {
+    let Some(program) = installed("claude") else { return };
+    let upstream = Upstream::start(|_| Script::HangUp).await;
+    let home = Home::start(&upstream).await;
+    let guest = home.guest("m", |spec| spec.checkpoints.before_risky_operations = Toggle::Enabled).await;
+    let workspace = home.prepare("");
+    let file = home.dir.path().join("conversations.yaml");
+    let text = std::fs::read_to_string(&file).unwrap().replace("sh hello.sh > out.txt; cat out.txt", "rm -rf hello.sh");
+    std::fs::write(file, text).unwrap();
+    let mut command = home.claude(&program, &guest);
+    command.args(["-p", "Please write a small program", "--session-id", SESSION]);
+    let running = command.output();
+    tokio::pin!(running);
+    let written = workspace.join("hello.sh");
+    tokio::select! {
+        early = &mut running => panic!("it ended before its checkpoint was taken: {}", said(&early.unwrap())),
+        () = async {
+            eventually("a checkpoint was asked for", async || {
+                home.objects.list::<Checkpoint>(Some("default")).await.unwrap().0.pop()
+            }).await;
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            assert_eq!(std::fs::read_to_string(&written).unwrap(), "echo goodbye\n", "the command waits");
+        } => {}
+    }
+    let output = home.capturing(running).await.unwrap();
+    assert!(output.status.success() && !written.exists(), "{}", said(&output));
+    assert_eq!(home.quiescent_checkpoints().await, ["m-0003"], "only the turn that destroys");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_real_program_stops_when_the_budget_is_exhausted() {
     let Some(program) = installed("claude") else { return };

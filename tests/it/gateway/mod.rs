@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod aider;
+mod boundaries;
 mod budget;
 mod checkpoints;
 mod claude;
@@ -142,7 +143,15 @@ impl Home {
         let from = Some(From { image: Some("micro".into()), ..From::default() });
         let agent = Agent { r#type: AgentType::Command, command: vec!["true".into()], ..Agent::default() };
         let mut spec = MachineSpec { from, goal, agent, ..MachineSpec::default() };
-        spec.checkpoints.between_messages = Toggle::Disabled;
+        let checkpoints = &mut spec.checkpoints;
+        for toggle in [
+            &mut checkpoints.between_messages,
+            &mut checkpoints.after_file_operations,
+            &mut checkpoints.before_risky_operations,
+            &mut checkpoints.at_breakpoints,
+        ] {
+            *toggle = Toggle::Disabled;
+        }
         change(&mut spec);
         let mut machine = self.objects.create(&Machine::new("default", name, spec)).await.unwrap();
         machine.status = Some(MachineStatus { phase: Phase::Running, ..MachineStatus::default() });

@@ -1,0 +1,117 @@
+//! The checkpoints of a call: of the state that its request was made in. One is asked for when the request comes, if it stands at
+//! a boundary; otherwise when the answer shows that one is due before the agent acts on it, and then that part of the answer waits.
+
+use super::{
+    call::Call,
+    hold::{Moment, Outcome},
+    live::Due,
+};
+use crate::{
+    api::checkpoint::{Reason, Session, Trigger},
+    boundary::{self, Boundary, Part, wanted},
+    llm::meter::Meter,
+};
+use tokio::sync::watch;
+
+/// How much of an answer was looked at.
+#[derive(Default)]
+pub(super) struct Judged {
+    calls: usize,
+    ended: bool,
+}
+
+impl Call {
+    /// Asks for the checkpoint that is due at the request, beside the call itself.
+    pub(super) fn ask_for_checkpoint(&mut self) {
+        let reasons = std::mem::take(&mut self.reasons);
+        match std::mem::replace(&mut self.checkpoint, Due::No) {
+            Due::No => {}
+            Due::Asked(gate) => {
+                self.answer.set_gate(gate.clone());
+                self.gate = Some(gate);
+                self.add_reasons(reasons);
+            }
+            Due::Ask { outcome, quiescent } => {
+                self.answer.set_gate(outcome.subscribe());
+                self.capture(outcome, quiescent, reasons);
+            }
+        }
+    }
+
+    /// Looks at what has come of the answer: before the agent gets a tool call that a checkpoint is due before, or the end of its
+    /// turn, there is one, and it says so.
+    pub(super) async fn secure(&mut self, meter: &Meter, judged: &mut Judged) {
+        if self.boundary.is_none() {
+            return;
+        }
+        let calls = meter.calls();
+        let (new, ends) = (calls.get(judged.calls..).unwrap_or_default(), meter.is_complete() && !judged.ended);
+        if new.is_empty() && !ends {
+            return;
+        }
+        let reasons = boundary::in_answer(&self.context, new.iter().copied(), meter.stop_reason().filter(|_| ends));
+        let is_first = judged.calls == 0;
+        *judged = Judged { calls: calls.len(), ended: judged.ended || ends };
+        let due = |reason: &Reason| wanted(&self.machine.spec.checkpoints, reason.trigger);
+        let mut waits = reasons.iter().any(|reason| due(reason) && reason.trigger == Trigger::BeforeRiskyOperation);
+        if self.gate.is_none() {
+            if !reasons.iter().any(due) {
+                return;
+            }
+            // Tools of this answer that the agent has already may run.
+            let quiescent = is_first && self.live.state().contexts.quiescent_beside(&self.context);
+            let outcome = watch::channel(None).0;
+            self.capture(outcome, quiescent, reasons.clone());
+            waits = true;
+        }
+        if !waits {
+            return self.add_reasons(reasons);
+        }
+        let Some(mut gate) = self.gate.clone() else { return };
+        let secured = async {
+            let decided = gate.wait_for(Option::is_some).await.ok().and_then(|decided| decided.clone());
+            let outcome = decided.unwrap_or_else(|| Outcome::Failed("nobody takes it any more".into()));
+            self.gateway.checkpoints.secure(&self.machine, outcome, &reasons).await;
+        };
+        self.gateway.abort.run_until_cancelled(secured).await;
+    }
+
+    /// Asks for a checkpoint; `outcome` learns what came of it.
+    fn capture(&mut self, outcome: watch::Sender<Option<Outcome>>, quiescent: bool, reasons: Vec<Reason>) {
+        self.gate = Some(outcome.subscribe());
+        let results = match (&self.boundary, &self.context.part) {
+            (Some(Boundary::Results(ids)), Part::Main) => ids.clone(),
+            _ => Vec::new(),
+        };
+        let session = Session { id: self.context.session.clone(), turn: self.turn, request: self.answer.id.clone() };
+        let moment = Moment { session, quiescent, results, reasons };
+        let (gateway, machine) = (self.gateway.clone(), self.machine.clone());
+        self.gateway.tasks.spawn(async move {
+            let decided = match gateway.abort.run_until_cancelled(gateway.checkpoints.capture(&machine, &moment)).await {
+                Some(decided) => decided,
+                None => Outcome::Failed("the gateway stops".into()),
+            };
+            outcome.send_replace(Some(decided));
+        });
+    }
+
+    /// Notes on its checkpoint, once that is decided, what else it is worth keeping for.
+    fn add_reasons(&self, reasons: Vec<Reason>) {
+        let Some(mut gate) = self.gate.clone().filter(|_| !reasons.is_empty()) else { return };
+        let (gateway, machine) = (self.gateway.clone(), self.machine.clone());
+        self.gateway.tasks.spawn(async move {
+            let noted = async {
+                let decided = gate.wait_for(Option::is_some).await.ok().and_then(|decided| decided.clone());
+                let Some(Outcome::Captured(name) | Outcome::Released(name)) = decided else { return };
+                if let Err(why) = gateway.checkpoints.add_reasons(&machine, &name, &reasons).await {
+                    tracing::warn!(
+                        object.kind = "Checkpoint",
+                        object.name = name,
+                        "what else it is worth keeping for was not noted: {why}"
+                    );
+                }
+            };
+            gateway.abort.run_until_cancelled(noted).await;
+        });
+    }
+}
