@@ -40,23 +40,26 @@ impl Call {
 
     /// Looks at what has come of the answer: before the agent gets a tool call that a checkpoint is due before, or the end of its
     /// turn, there is one, and it says so.
-    pub(super) async fn secure(&mut self, meter: &Meter, judged: &mut Judged) {
+    ///
+    /// Errors: there is none before a risky call, which the agent must not get then; what is to be said.
+    pub(super) async fn secure(&mut self, meter: &Meter, judged: &mut Judged) -> Result<(), String> {
         if self.boundary.is_none() {
-            return;
+            return Ok(());
         }
         let calls = meter.calls();
         let (new, ends) = (calls.get(judged.calls..).unwrap_or_default(), meter.is_complete() && !judged.ended);
         if new.is_empty() && !ends {
-            return;
+            return Ok(());
         }
         let reasons = boundary::in_answer(&self.context, new.iter().copied(), meter.stop_reason().filter(|_| ends));
         let is_first = judged.calls == 0;
         *judged = Judged { calls: calls.len(), ended: judged.ended || ends };
         let due = |reason: &Reason| wanted(&self.machine.spec.checkpoints, reason.trigger);
-        let mut waits = reasons.iter().any(|reason| due(reason) && reason.trigger == Trigger::BeforeRiskyOperation);
+        let risky = reasons.iter().any(|reason| due(reason) && reason.trigger == Trigger::BeforeRiskyOperation);
+        let mut waits = risky;
         if self.gate.is_none() {
             if !reasons.iter().any(due) {
-                return;
+                return Ok(());
             }
             // Tools of this answer that the agent has already may run.
             let quiescent = is_first && self.live.state().contexts.quiescent_beside(&self.context);
@@ -65,15 +68,21 @@ impl Call {
             waits = true;
         }
         if !waits {
-            return self.add_reasons(reasons);
+            self.add_reasons(reasons);
+            return Ok(());
         }
-        let Some(mut gate) = self.gate.clone() else { return };
+        let Some(mut gate) = self.gate.clone() else { return Ok(()) };
         let secured = async {
             let decided = gate.wait_for(Option::is_some).await.ok().and_then(|decided| decided.clone());
             let outcome = decided.unwrap_or_else(|| Outcome::Failed("nobody takes it any more".into()));
-            self.gateway.checkpoints.secure(&self.machine, outcome, &reasons).await;
+            self.gateway.checkpoints.secure(&self.machine, outcome, &reasons).await
         };
-        self.gateway.abort.run_until_cancelled(secured).await;
+        let stops = || Err("the gateway stops".to_owned());
+        let Err(why) = self.gateway.abort.run_until_cancelled(secured).await.unwrap_or_else(stops) else { return Ok(()) };
+        // It asks again, and so is the checkpoint.
+        let done = if risky { "the answer was ended, for there is no checkpoint" } else { "the agent went on without a checkpoint" };
+        let said = self.gateway.checkpoints.missing(&self.machine, &reasons, &why, done).await;
+        if risky { Err(said) } else { Ok(()) }
     }
 
     /// Asks for a checkpoint; `outcome` learns what came of it.

@@ -197,7 +197,9 @@ impl Call {
                     self.note_tools(called);
                 }
                 // The agent does nothing that it has not read to its end.
-                self.secure(meter, &mut judged).await;
+                if let Err(why) = self.secure(meter, &mut judged).await {
+                    return Ended::Streamed(Some(why));
+                }
             } else {
                 whole.extend_from_slice(&chunk);
             }
@@ -211,7 +213,9 @@ impl Call {
         }
         if !is_stream {
             meter.whole(&whole);
-            self.secure(meter, &mut judged).await;
+            if let Err(why) = self.secure(meter, &mut judged).await {
+                return Ended::Streamed(Some(why));
+            }
         }
         let cut = match meter.error() {
             Some(error) => Some(format!("the provider broke its answer off: {error}")),

@@ -179,23 +179,31 @@ impl Checkpoints {
         Outcome::Failed("its status changed all the time".into())
     }
 
-    /// Has the state before something safe and named as such, before it is let happen: waits once more, at most `hold`, for one
-    /// that is late. Without it, it is let happen all the same, and an Event says so.
-    pub(super) async fn secure(&self, machine: &Machine, outcome: Outcome, reasons: &[Reason]) {
-        let why = match outcome {
-            Outcome::Captured(name) => self.add_reasons(machine, &name, reasons).await.err(),
-            Outcome::Released(name) => match self.late(machine, &name).await {
-                Ok(()) => self.add_reasons(machine, &name, reasons).await.err(),
-                Err(why) => Some(why),
-            },
-            Outcome::Failed(why) => Some(why),
+    /// Waits once more for the checkpoint of a call, where it is late, and notes on it what it is worth keeping for. Errors: there is
+    /// none, and why.
+    pub(super) async fn secure(&self, machine: &Machine, outcome: Outcome, reasons: &[Reason]) -> Result<(), String> {
+        let name = match outcome {
+            Outcome::Captured(name) => name,
+            Outcome::Released(name) => {
+                self.late(machine, &name).await?;
+                name
+            }
+            Outcome::Failed(why) => return Err(why),
         };
-        if let Some(why) = why {
-            let what = reasons.iter().map(|reason| reason.message.as_str()).collect::<Vec<_>>().join(", ");
-            let message = format!("the agent went on without a checkpoint {what}: {why}");
-            tracing::warn!(object.kind = "Machine", object.name = machine.name(), "{message}");
-            self.objects.record(machine, EventType::Warning, "NoCheckpointBefore", &message).await;
+        // The state is safe, named or not.
+        if let Err(why) = self.add_reasons(machine, &name, reasons).await {
+            tracing::warn!(object.kind = "Checkpoint", object.name = name, "what else it is worth keeping for was not noted: {why}");
         }
+        Ok(())
+    }
+
+    /// Records that there was no checkpoint, and what was done about it.
+    pub(super) async fn missing(&self, machine: &Machine, reasons: &[Reason], why: &str, done: &str) -> String {
+        let what = reasons.iter().map(|reason| reason.message.as_str()).collect::<Vec<_>>().join(", ");
+        let message = format!("{done} {what}: {why}");
+        tracing::warn!(object.kind = "Machine", object.name = machine.name(), "{message}");
+        self.objects.record(machine, EventType::Warning, "NoCheckpointBefore", &message).await;
+        message
     }
 
     /// Waits for the capture of a checkpoint whose answer was let go.

@@ -108,13 +108,18 @@ async fn without_between_messages_only_what_holds_is_taken() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_risky_call_is_let_go_in_the_end_and_that_is_recorded() {
+async fn a_risky_call_without_a_checkpoint_never_reaches_the_agent_and_that_is_recorded() {
     let upstream = Upstream::start(|_| shell("rm -rf /w")).await;
     let home = Home::start_with(&upstream, Duration::from_millis(200)).await;
     let guest = home.guest("m", |spec| spec.checkpoints.before_risky_operations = Toggle::Enabled).await;
     let begun = std::time::Instant::now();
-    assert_eq!(home.call(&guest, &turn()).await.0, 200);
+    let mut response = home.post("/v1/messages?beta=true", &guest, &turn()).send().await.unwrap();
+    let mut seen = String::new();
+    while let Ok(Some(chunk)) = response.chunk().await {
+        seen += std::str::from_utf8(&chunk).unwrap();
+    }
     assert!(begun.elapsed() >= Duration::from_millis(400), "it is waited for twice");
+    assert!(!seen.contains("message_stop") && seen.matches("event: content_block_stop").count() <= 1, "{seen}");
     let events = autovibe::admission::resources().iter().find(|resource| resource.plural == "events").unwrap();
     eventually("an Event says so", async || {
         let (changes, _) = home.objects.read_changes(events, autovibe::store::Revision(0), 1000).await.unwrap();
