@@ -9,6 +9,7 @@ mod memory;
 mod observe;
 mod place;
 mod plan;
+mod put_back;
 mod status;
 #[cfg(test)]
 mod tests;

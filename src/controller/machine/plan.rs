@@ -3,17 +3,16 @@
 //! `status.phase` is the record of what was decided, written before the steps that depend on it; each pass plans the steps
 //! from there to the next decision. Steps are safe to repeat, so a pass that was cut off is planned again.
 
+use super::put_back::{put_back, restore, retried};
 use crate::agent::{LastCall, Verdict, verdict};
 use crate::api::checkpoint::Volume;
 use crate::api::machine::{
-    AfterFailure, AgentStatus, Limits, Machine, MachineStatus, OnTerminate, OperatingMode, Phase, Restored, RetryMode, TerminationReason,
+    AfterFailure, AgentStatus, Limits, Machine, MachineStatus, OnTerminate, OperatingMode, Phase, TerminationReason,
 };
 use crate::api::{Kind, quantity::GoDuration};
 use crate::driver::guest::AgentState;
-use crate::driver::storage::disk_index;
 use crate::proxmox::{Node, Power, Vmid};
 use crate::runtime::{Requeue, Seen};
-use crate::zfs::Dataset;
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::BTreeSet;
@@ -22,7 +21,7 @@ use std::time::Duration;
 /// How often an agent that was interrupted is launched again.
 pub(super) const RELAUNCHES: u32 = 5;
 /// Looks again this soon at what only time brings.
-const SOON: Duration = Duration::from_secs(2);
+pub(super) const SOON: Duration = Duration::from_secs(2);
 
 /// Looks again this soon whether a node has room. Room that a Machine makes is told; not that a node is back, or another VM gone.
 const FULL: Duration = Duration::from_mins(1);
@@ -193,15 +192,15 @@ pub(super) struct Waiting {
 }
 
 impl Plan {
-    fn of(next: MachineStatus) -> Self {
+    pub(super) fn of(next: MachineStatus) -> Self {
         Self { next, steps: Vec::new(), waiting: None, requeue: Requeue::Never }
     }
-    fn wait(mut self, reason: &'static str, message: impl Into<String>, requeue: Requeue) -> Self {
+    pub(super) fn wait(mut self, reason: &'static str, message: impl Into<String>, requeue: Requeue) -> Self {
         self.waiting = Some(Waiting { reason, message: message.into() });
         self.requeue = requeue;
         self
     }
-    fn steps(mut self, steps: impl IntoIterator<Item = Step>) -> Self {
+    pub(super) fn steps(mut self, steps: impl IntoIterator<Item = Step>) -> Self {
         self.steps.extend(steps);
         self
     }
@@ -515,76 +514,6 @@ fn suspend(observed: &Observed, next: MachineStatus, now: Timestamp) -> Plan {
     }
 }
 
-/// Decides that disks are put back; what it takes is planned from this record.
-fn put_back(next: &mut MachineStatus, checkpoint: Option<String>, now: Timestamp) {
-    leave_running(next, now);
-    let disks = next.vm.iter().flat_map(|vm| &vm.disks).filter_map(|disk| disk_index(&Dataset(disk.clone())));
-    let before = next.restored.take().unwrap_or_default();
-    let first_disk = disks.max().map_or(before.first_disk, |last| last + 1);
-    let (checkpoint, at) = (checkpoint, Some(api_time(now)));
-    next.restored = Some(Restored { checkpoint, count: before.count + 1, first_disk, at, asked: before.asked });
-    next.phase = Phase::Restoring;
-}
-
-/// The present state becomes a checkpoint, its disks are put away, and others are cloned.
-fn restore(observed: &Observed, next: MachineStatus, now: Timestamp) -> Plan {
-    let capture = Step::Capture(Ending::Restore);
-    match &observed.vm {
-        _ if observed.hub.is_err() => {
-            let why = observed.hub.as_ref().err().cloned().unwrap_or_default();
-            Plan::of(next).wait("HubNotReady", format!("for its hub: {why}"), Requeue::After(SOON))
-        }
-        Seen::Unknown { why } => Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON)),
-        Seen::Present(Vm::Foreign(_)) => lost(next, now, "its VM's number is someone else's now"),
-        Seen::Present(Vm::Ours(Power::Running)) => {
-            Plan::of(next).steps([Step::StopAgent, Step::Flush, Step::ShutDown, capture, Step::PutAway])
-        }
-        Seen::Present(Vm::Ours(Power::Stopped)) => Plan::of(next).steps([capture, Step::PutAway]),
-        Seen::Absent => Plan::of(next).steps([Step::PutAway]),
-    }
-}
-
-/// What a failure leads to where `spec.retry` has some left; `None` when it ends.
-fn retried(machine: &Machine, observed: &Observed, status: &MachineStatus, now: Timestamp) -> Option<MachineStatus> {
-    let retry = machine.spec.retry.as_ref().filter(|retry| status.retries < retry.limit)?;
-    let reason = status.termination_reason?;
-    let failed = matches!(reason, TerminationReason::AgentFailed | TerminationReason::VerifyFailed | TerminationReason::GuestLost);
-    let ending = machine.is_deleting()
-        || status.phase != Phase::Finishing
-        || observed.checkpoints.last_of_all.is_some()
-        || status.final_checkpoint.is_some();
-    let foreign = matches!(observed.vm, Seen::Present(Vm::Foreign(_)) | Seen::Unknown { .. });
-    if !failed || ending || foreign || observed.hub.is_err() || observed.lease.is_none() || status.started_at.is_none() {
-        return None;
-    }
-    let mut next = status.clone();
-    next.retries += 1;
-    next.termination_reason = None;
-    let lost = reason == TerminationReason::GuestLost || !matches!(observed.vm, Seen::Present(Vm::Ours(_)));
-    match retry.mode {
-        RetryMode::Warm if !lost => relaunch(&mut next, now),
-        RetryMode::Cold => {
-            let origin = next.spawned_from.clone();
-            put_back(&mut next, origin, now);
-        }
-        RetryMode::Warm | RetryMode::Fork => {
-            let newest = next.last_checkpoint.clone().or_else(|| next.spawned_from.clone());
-            put_back(&mut next, newest, now);
-        }
-    }
-    let said = status.message.as_ref().map(|message| format!(": {message}")).unwrap_or_default();
-    if let Some(agent) = next.agent.as_mut().filter(|_| next.phase == Phase::Spawning) {
-        let what = if reason == TerminationReason::VerifyFailed {
-            "the goal was verified, and is not achieved yet"
-        } else {
-            "you ended with a failure"
-        };
-        agent.told = Some(format!("Continue from where you left off: {what}{said}."));
-    }
-    next.message = Some(format!("tried again ({} of {}, {:?}) after {reason:?}{said}", next.retries, retry.limit, retry.mode));
-    Some(next)
-}
-
 fn suspended(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
     if machine.spec.operating_mode == OperatingMode::Suspended {
         return Plan::of(next).wait("Suspended", "for spec.operatingMode to be Running", Requeue::Never);
@@ -672,7 +601,7 @@ fn finish(mut next: MachineStatus, now: Timestamp, reason: TerminationReason) ->
     plan
 }
 
-fn lost(mut next: MachineStatus, now: Timestamp, why: &str) -> Plan {
+pub(super) fn lost(mut next: MachineStatus, now: Timestamp, why: &str) -> Plan {
     next.message = Some(why.into());
     finish(next, now, TerminationReason::GuestLost)
 }
@@ -687,7 +616,7 @@ pub(super) fn relaunch(next: &mut MachineStatus, now: Timestamp) {
 }
 
 /// Counts the time that the agent ran, once, when it no longer does.
-fn leave_running(next: &mut MachineStatus, now: Timestamp) {
+pub(super) fn leave_running(next: &mut MachineStatus, now: Timestamp) {
     if next.phase == Phase::Running
         && let Some(agent) = &mut next.agent
         && let Some(launched) = &agent.launched_at

@@ -284,6 +284,10 @@ async fn a_guest_that_is_lost_comes_back_from_its_newest_checkpoint() {
     let again = stage.until("a", "it runs again", |m| status(m).phase == Phase::Running && status(m).retries == 1).await;
     let state = status(&again);
     assert_eq!(state.restored.unwrap().checkpoint.as_deref(), Some("a-0002"));
+    // Its disk had checkpoints, so that it outlived the VM: what was on it and in none of them is kept.
+    let was = checkpoint(&stage, "a-before-restore-1").await;
+    let snapshot = format!("tank/autovibe/m-{}-disk-0@av-{}", again.uid(), was.uid());
+    assert_eq!(stage.lab.disk(&snapshot).unwrap_or_default()["turns"], 2, "{:?}", stage.datasets());
     assert_eq!(stage.vms().len(), 1, "{:?}", stage.vms());
     stage.stop().await;
 }
