@@ -193,6 +193,14 @@ impl Home {
         .await
     }
 
+    /// A program that is over its budget gave up soon, and nothing was paid.
+    async fn assert_refused_at_once(&self, guest: &Guest, started: std::time::Instant) {
+        assert!(started.elapsed() < Duration::from_mins(1), "it did not try again and again");
+        assert_eq!(self.last_call(guest).await.unwrap().state, CallState::Refused);
+        let usage = self.settled(guest).await;
+        assert_eq!((usage.money.0, usage.api_calls), (0, 0));
+    }
+
     async fn last_call(&self, guest: &Guest) -> Option<CallSummary> {
         self.objects.store().last_main_call(guest.machine.uid()).await.unwrap()
     }
