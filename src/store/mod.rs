@@ -254,7 +254,12 @@ impl Store {
         E: From<Error> + Send + 'static,
         F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
     {
-        self.submit(work, false).await
+        let (reply, answer) = oneshot::channel();
+        let job = match self.fence {
+            None => job::any(work, reply),
+            Some(epoch) => job::any(fenced(epoch, work), reply),
+        };
+        self.submit(job, answer).await
     }
 
     /// Writes one object, as [`Transaction::put`] does, with the document that `make` makes. It may read what it needs in the
@@ -264,38 +269,15 @@ impl Store {
         E: From<Error> + Send + 'static,
         F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<serde_json::Value, E>> + Send + 'static,
     {
-        let put = self.submit(
-            move |transaction| {
-                Box::pin(async move {
-                    let document = make(transaction).await?;
-                    Ok(transaction.put(&key, document, expect).await?)
-                })
-            },
-            true,
-        );
-        put.await
-    }
-
-    async fn submit<T, E, F>(&self, work: F, one_change: bool) -> Result<T, E>
-    where
-        T: Send + 'static,
-        E: From<Error> + Send + 'static,
-        F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
-    {
         let (reply, answer) = oneshot::channel();
         let job = match self.fence {
-            None => job::of(work, one_change, reply),
-            Some(epoch) => job::of(
-                move |transaction| {
-                    Box::pin(async move {
-                        transaction.check_leader(epoch).await?;
-                        work(transaction).await
-                    })
-                },
-                one_change,
-                reply,
-            ),
+            None => job::put(key, expect, make, reply),
+            Some(epoch) => job::put(key, expect, fenced(epoch, make), reply),
         };
+        self.submit(job, answer).await
+    }
+
+    async fn submit<T, E: From<Error>>(&self, job: job::Job, answer: oneshot::Receiver<job::Answer<T, E>>) -> Result<T, E> {
         self.shared.requests.send(job::Request::Write(job)).await.map_err(|_| Error::Closed)?;
         match answer.await.map_err(|_| Error::Closed)? {
             Ok(result) => result,
@@ -309,6 +291,21 @@ impl Store {
         if self.shared.requests.send(job::Request::Close(done)).await.is_ok() {
             let _ = closed.await;
         }
+    }
+}
+
+/// The same work, if `epoch` still leads.
+fn fenced<T, E, F>(epoch: i64, work: F) -> impl for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<T, E>> + Send + 'static
+where
+    T: Send + 'static,
+    E: From<Error> + Send + 'static,
+    F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<T, E>> + Send + 'static,
+{
+    move |transaction| {
+        Box::pin(async move {
+            transaction.check_leader(epoch).await?;
+            work(transaction).await
+        })
     }
 }
 

@@ -55,6 +55,23 @@ pub(super) const MODIFY: &str = "WITH before AS (SELECT document, revision FROM 
      AND ($7 IS NULL OR revision = $7)) \
      INSERT INTO log (revision, change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
      SELECT $5, 'Modified', $1, $2, $3, $6, document, revision, $4 FROM before RETURNING revision";
+/// Many puts: keys (1 to 3), expected revisions (4; null is any, -1 none at all), documents (5), the time (6), the newest revision (7).
+/// Those that find what they expect get the next revisions in their order. Of each: its number, its revision or null, and whether
+/// there was such an object.
+pub(super) const PUT_ALL: &str = "WITH wanted AS (SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::bigint[], $5::text[]) \
+     WITH ORDINALITY AS wanted (resource, namespace, name, expected, document, n)), \
+     found AS (SELECT wanted.*, objects.revision AS before_revision, objects.document AS before FROM wanted \
+     LEFT JOIN objects USING (resource, namespace, name)), \
+     sound AS (SELECT *, $7 + row_number() OVER (ORDER BY n) AS revision FROM found WHERE CASE WHEN expected = -1 THEN before_revision IS NULL \
+     WHEN expected IS NULL THEN before_revision IS NOT NULL ELSE expected = before_revision END), \
+     added AS (INSERT INTO objects (resource, namespace, name, revision, document) \
+     SELECT resource, namespace, name, revision, document FROM sound WHERE before_revision IS NULL), \
+     modified AS (UPDATE objects SET revision = sound.revision, document = sound.document FROM sound WHERE before_revision IS NOT NULL \
+     AND objects.resource = sound.resource AND objects.namespace = sound.namespace AND objects.name = sound.name), \
+     logged AS (INSERT INTO log (revision, change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
+     SELECT revision, CASE WHEN before_revision IS NULL THEN 'Added' ELSE 'Modified' END, resource, namespace, name, document, before, before_revision, $6 \
+     FROM sound) \
+     SELECT found.n, sound.revision, found.before_revision IS NOT NULL FROM found LEFT JOIN sound USING (n) ORDER BY n";
 pub(super) const REMOVE: &str = "WITH removed AS (DELETE FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3 \
      AND ($6 IS NULL OR revision = $6) RETURNING document, revision) \
      INSERT INTO log (revision, change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
@@ -183,6 +200,27 @@ pub(super) async fn begin(connection: &mut PgConnection, writer: Uuid, batch: i6
     })
 }
 
+/// What is to be put, column by column.
+#[derive(Default)]
+pub(super) struct Puts {
+    pub(super) resources: Vec<String>,
+    pub(super) namespaces: Vec<String>,
+    pub(super) names: Vec<String>,
+    pub(super) expected: Vec<Option<i64>>,
+    pub(super) documents: Vec<String>,
+}
+
+/// Runs [`PUT_ALL`]: of each, in order, its revision, unless what it expects is not so, and whether there was such an object.
+pub(super) async fn put_all(connection: &mut PgConnection, puts: Puts, now: i64, newest: i64) -> Result<Vec<(Option<i64>, bool)>, Error> {
+    // Its texts cannot hold a NUL.
+    let documents: Vec<String> =
+        puts.documents.into_iter().map(|text| if text.contains('\0') { text.replace('\0', "\u{FFFD}") } else { text }).collect();
+    let statement = sqlx::query_as::<_, (i64, Option<i64>, bool)>(PUT_ALL).bind(puts.resources).bind(puts.namespaces).bind(puts.names);
+    let statement = statement.bind(puts.expected).bind(documents).bind(now).bind(newest);
+    let rows = patiently(statement.fetch_all(connection)).await?;
+    Ok(rows.into_iter().map(|(_, revision, was)| (revision, was)).collect())
+}
+
 /// Commits a batch, and what it made the newest revision, if it made any.
 pub(super) async fn commit(connection: &mut PgConnection, newest: Option<i64>) -> Result<(), Error> {
     let sql = match newest {
@@ -260,7 +298,7 @@ async fn listen(others: &Others, said: &mut bool) -> Result<std::convert::Infall
 /// Has the writer look at the database, which it does before each write: here before one that keeps nothing.
 async fn look(others: &Others) {
     let (reply, answer) = oneshot::channel();
-    let nothing = job::of(|_| Box::pin(async { Err::<(), _>(Error::Closed) }), true, reply);
+    let nothing = job::any(|_| Box::pin(async { Err::<(), _>(Error::Closed) }), reply);
     if let Some(writer) = others.writer.upgrade() {
         let sent = writer.send(job::Request::Write(nothing)).await;
         drop(writer);

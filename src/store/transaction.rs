@@ -16,8 +16,20 @@ pub struct Transaction<'c> {
     rewrites: bool,
     /// The database failed in the middle of a change.
     broken: bool,
+    /// Puts that are made together, before anything is read that they may change.
+    pending: Vec<Pending>,
+    /// What became of those that were, in order.
+    settled: Vec<Result<Object, Error>>,
     /// It was not begun: a put begins and commits by itself, and is all there is in it.
     alone: bool,
+}
+
+/// A put that waits for others.
+struct Pending {
+    key: Key,
+    document: Value,
+    text: String,
+    expect: Expect,
 }
 
 /// What the transactions that are committed together know of each other.
@@ -38,6 +50,8 @@ pub(super) struct Ended {
     pub(super) complete: bool,
     /// Whether some of a change may stand in the database.
     pub(super) broken: bool,
+    /// What became of the puts that were asked for with [`Transaction::put_soon`], in order.
+    pub(super) settled: Vec<Result<Object, Error>>,
 }
 
 impl Batch {
@@ -49,7 +63,8 @@ impl Batch {
 
 impl<'c> Transaction<'c> {
     pub(super) fn new(connection: &'c mut Connection, batch: &'c mut Batch, now: i64) -> Self {
-        Self { connection, batch, now, logged: Vec::new(), rewrites: false, broken: false, alone: false }
+        let (logged, pending, settled) = (Vec::new(), Vec::new(), Vec::new());
+        Self { connection, batch, now, logged, rewrites: false, broken: false, pending, settled, alone: false }
     }
 
     /// One that was not begun, for a single put: on SQLite all of it is one statement. What its work reads before is what there
@@ -59,7 +74,7 @@ impl<'c> Transaction<'c> {
     }
 
     pub(super) fn end(self) -> Ended {
-        Ended { logged: self.logged, complete: !self.rewrites, broken: self.broken }
+        Ended { logged: self.logged, complete: !self.rewrites, broken: self.broken, settled: self.settled }
     }
 
     /// Says that this transaction changes the log itself.
@@ -74,6 +89,9 @@ impl<'c> Transaction<'c> {
     }
 
     pub async fn get(&mut self, key: &Key) -> Result<Option<Object>, Error> {
+        if self.pending.iter().any(|pending| pending.key == *key) {
+            self.settle().await?;
+        }
         if let Some(read) = self.batch.read.get(key) {
             return Ok(read.clone());
         }
@@ -84,6 +102,7 @@ impl<'c> Transaction<'c> {
 
     /// Whether a namespace holds any object, or one of `resource`.
     pub async fn any_in(&mut self, namespace: &str, resource: Option<&str>) -> Result<Option<Key>, Error> {
+        self.settle().await?;
         let sql = "SELECT resource, name FROM objects WHERE namespace = $1 AND ($2 IS NULL OR resource = $2) LIMIT 1";
         let row: Option<(String, String)> = query(sql).bind(namespace).bind(resource).fetch_optional(self.connection()).await?;
         Ok(row.map(|(resource, name)| Key::new(resource, namespace, name)))
@@ -92,13 +111,17 @@ impl<'c> Transaction<'c> {
     /// Stores `document` and returns it with its new `metadata.resourceVersion`.
     pub async fn put(&mut self, key: &Key, mut document: Value, expect: Expect) -> Result<Object, Error> {
         let text = stored(&mut document);
+        self.put_text(key, document, &text, expect).await
+    }
+
+    async fn put_text(&mut self, key: &Key, document: Value, text: &str, expect: Expect) -> Result<Object, Error> {
         let (change, on_sqlite, on_postgres) = match (expect, self.alone) {
             (Expect::Absent, false) => (Change::Added, sqlite::ADD, postgres::ADD),
             (Expect::Absent, true) => (Change::Added, sqlite::ADD_ALONE, postgres::ADD),
             (_, false) => (Change::Modified, sqlite::MODIFY, postgres::MODIFY),
             (_, true) => (Change::Modified, sqlite::MODIFY_ALONE, postgres::MODIFY),
         };
-        let statement = self.statement(on_sqlite, on_postgres, key).bind(&text);
+        let statement = self.statement(on_sqlite, on_postgres, key).bind(text);
         let statement = if change == Change::Added { statement } else { statement.bind(expect.revision()) };
         // All rows of one: what follows it is done too.
         let put = statement.fetch_all::<(i64,)>(self.connection()).await;
@@ -106,6 +129,54 @@ impl<'c> Transaction<'c> {
             return Err(self.unexpected(key, expect).await?);
         };
         Ok(self.log(change, key, document, revision, text.len()))
+    }
+
+    /// Puts it with others: what becomes of it [`Ended::settled`] says. Errors: those of the others that came before it.
+    pub(super) async fn put_soon(&mut self, key: &Key, mut document: Value, expect: Expect) -> Result<(), Error> {
+        if self.pending.iter().any(|pending| pending.key == *key) {
+            self.settle().await?;
+        }
+        let text = stored(&mut document);
+        self.pending.push(Pending { key: key.clone(), document, text, expect });
+        Ok(())
+    }
+
+    /// Makes the puts that wait: one as it is, several as one statement.
+    pub(super) async fn settle(&mut self) -> Result<(), Error> {
+        let pending = std::mem::take(&mut self.pending);
+        let newest = match (&self.connection, self.batch.newest) {
+            (Connection::Postgres(_), Some(newest)) if pending.len() > 1 => newest,
+            _ => {
+                for Pending { key, document, text, expect } in pending {
+                    let put = self.put_text(&key, document, &text, expect).await;
+                    self.settled.push(put);
+                }
+                return Ok(());
+            }
+        };
+        let Connection::Postgres(connection) = &mut *self.connection else { return Ok(()) };
+        let mut puts = postgres::Puts::default();
+        for Pending { key, text, expect, .. } in &pending {
+            puts.resources.push(key.resource.clone());
+            puts.namespaces.push(key.namespace.clone());
+            puts.names.push(key.name.clone());
+            puts.expected.push(if *expect == Expect::Absent { Some(-1) } else { expect.revision() });
+            puts.documents.push(text.clone());
+        }
+        let put = postgres::put_all(connection, puts, self.now, newest).await;
+        for (Pending { key, document, text, expect }, (revision, was)) in pending.into_iter().zip(self.sound(put)?) {
+            let put = match (revision, expect) {
+                (Some(revision), _) => {
+                    let change = if was { Change::Modified } else { Change::Added };
+                    Ok(self.log(change, &key, document, revision, text.len()))
+                }
+                (None, Expect::Absent) => Err(Error::Exists(key)),
+                (None, _) if !was => Err(Error::NotFound(key)),
+                (None, _) => Err(Error::Conflict(key)),
+            };
+            self.settled.push(put);
+        }
+        Ok(())
     }
 
     /// Removes the object and returns its last document, with the deletion's revision.

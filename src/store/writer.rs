@@ -3,9 +3,13 @@
 
 use super::connection::Connection;
 use super::database::{Database, PATIENCE, PAUSE, Purpose};
-use super::job::{Job, Request};
+use super::job::{Done, Job, Put, Request};
 use super::{
-    Error, GoesOn, Moment, Revision, Transaction, lineage, migrations, news::News, postgres, read, sqlite, tail::Tail, transaction::Batch,
+    Error, GoesOn, Moment, Revision, Transaction, lineage, migrations,
+    news::News,
+    postgres, read, sqlite,
+    tail::Tail,
+    transaction::{Batch, Ended},
 };
 use crate::clock::Clock;
 use jiff::SignedDuration;
@@ -93,11 +97,11 @@ impl Writer {
 
     /// Runs and commits what waits. A database error that ends the transaction ends the batch early; the rest stays waiting.
     /// Breaks when this store was to die here.
-    async fn commit(&mut self, waiting: &mut VecDeque<Box<dyn Job>>) -> ControlFlow<()> {
+    async fn commit(&mut self, waiting: &mut VecDeque<Job>) -> ControlFlow<()> {
         // One alone needs no savepoint: it is the transaction.
         let alone = waiting.len() == 1;
         // And if it is one statement, that begins and ends it: on SQLite, where each statement is a way to its thread and back.
-        let whole = alone && waiting.iter().all(|job| job.is_one_change()) && !self.lost && self.goes_on.is_none();
+        let whole = alone && waiting.iter().all(|job| matches!(job, Job::Put(_))) && !self.lost && self.goes_on.is_none();
         let whole = whole && matches!(self.connection, Connection::Sqlite(_));
         self.shared = Batch::default();
         if !whole && let Err(error) = self.begin().await {
@@ -111,7 +115,7 @@ impl Writer {
         let mut outcome: Result<(), Error> = Ok(());
         while outcome.is_ok() {
             let Some(job) = waiting.pop_front() else { break };
-            let one_change = job.is_one_change();
+            let one_change = matches!(job, Job::Put(_));
             if let Some(sql) = savepoint.before(alone || one_change)
                 && let Err(error) = self.connection.link().run(sql).await
             {
@@ -120,26 +124,34 @@ impl Writer {
                 break;
             }
             let newest = self.shared.newest;
+            let together = matches!(self.connection, Connection::Postgres(_));
             let mut transaction = Transaction::new(&mut self.connection, &mut self.shared, self.clock.now().as_second());
             if whole {
                 transaction = transaction.not_begun();
             }
-            let done = job.run(&mut transaction).await;
-            let ended = transaction.end();
-            if done.keep {
+            let (done, ended) = match job {
+                Job::Any(work) => {
+                    let done = work.run(&mut transaction).await;
+                    (vec![done], transaction.end())
+                }
+                Job::Put(first) => put(first, waiting, together, transaction).await,
+            };
+            let keep = done.iter().any(|done| done.keep);
+            if keep {
                 kept = true;
                 logged.extend(ended.logged);
                 complete &= ended.complete;
             } else if !one_change {
                 self.shared.take_back(newest);
-            } else if ended.broken && whole {
+            }
+            if one_change && ended.broken && whole {
                 let _ = self.connection.link().run("ROLLBACK").await;
                 self.lost = true;
-            } else if ended.broken && !alone {
+            } else if one_change && ended.broken && !alone {
                 outcome = Err(Error::NotCommitted("another write of the same commit failed in the database".into()));
             }
-            savepoint.after(done.keep, one_change);
-            finished.push(done);
+            savepoint.after(keep, one_change);
+            finished.extend(done);
         }
         if outcome.is_ok()
             && kept
@@ -273,6 +285,22 @@ impl Writer {
             }
         }
     }
+}
+
+/// Puts the first, and with `together` those that wait behind it up to the next job that is none.
+async fn put(first: Box<dyn Put>, waiting: &mut VecDeque<Job>, together: bool, mut transaction: Transaction<'_>) -> (Vec<Done>, Ended) {
+    let mut all = vec![first];
+    while together && let Some(Job::Put(next)) = waiting.pop_front_if(|job| matches!(job, Job::Put(_))) {
+        all.push(next);
+    }
+    for put in &mut all {
+        put.prepare(&mut transaction).await;
+    }
+    // What it says is that the database failed, which each of them is told.
+    let _ = transaction.settle().await;
+    let mut ended = transaction.end();
+    let mut settled = std::mem::take(&mut ended.settled).into_iter();
+    (all.into_iter().map(|put| put.done(&mut settled)).collect(), ended)
 }
 
 /// Where a batch can go back to, so that a job that fails takes nothing with it.

@@ -51,6 +51,7 @@ on_both! {
     what_is_not_as_expected_is_refused_and_leaves_nothing,
     a_panic_in_a_write_reaches_its_caller_alone,
     whatever_fails_among_writes_of_one_commit_takes_nothing_with_it,
+    puts_of_one_commit_find_what_those_before_them_left,
     a_watcher_sees_the_changes_of_sixteen_writers_in_order_and_without_a_gap,
     a_deletion_carries_its_own_revision_and_the_last_document,
     pages_are_ordered_and_show_one_revision_however_much_changes_between_them,
@@ -188,6 +189,55 @@ async fn whatever_fails_among_writes_of_one_commit_takes_nothing_with_it(home: H
     let logged = store.changes("machines.autovibe.dev", Revision(1), 0).await.unwrap().0;
     assert_eq!(logged.iter().map(|event| event.revision.0).collect::<Vec<_>>(), given);
     assert_eq!(store.writes() - began, 1 + given.len() as u64);
+}
+
+async fn puts_of_one_commit_find_what_those_before_them_left(home: Home) {
+    let store = home.open().await;
+    let there = put(&store, "there", 0, Expect::Absent).await.unwrap();
+    let held = hold(&store).await;
+    let plain = |name: &'static str, value: u64, expect: Expect| {
+        store.put(key(name), expect, move |_| Box::pin(async move { Ok(document(name, value)) }))
+    };
+    let panics = store.clone();
+    let panics = tokio::spawn(async move { panics.put::<Error, _>(key("p"), Expect::Absent, |_| panic!("on purpose")).await });
+    let reads = store.put(key("a"), Expect::Present, |t| {
+        Box::pin(async move {
+            let value = t.get(&key("a")).await?.map_or(0, |object| object.document["spec"]["value"].as_u64().unwrap());
+            Ok(document("a", value + 10))
+        })
+    });
+    let looks = store.put(key("e"), Expect::Absent, |t| {
+        Box::pin(async move {
+            let found = t.any_in("shop", Some("machines.autovibe.dev")).await?;
+            Ok(document("e", u64::from(found.is_some())))
+        })
+    });
+    let refuses = store.put(key("f"), Expect::Absent, |_| Box::pin(async { Err(Error::Corrupt("it will not".into())) }));
+    let done: Vec<Result<_, Error>> = {
+        // They are sent in this order.
+        let (first, again) = (plain("a", 1, Expect::Absent), plain("a", 2, Expect::Absent));
+        let (missing, stale, right) =
+            (plain("b", 1, Expect::Present), plain("there", 1, Expect::At(Revision(99))), plain("there", 2, Expect::At(there)));
+        let all = futures::join!(first, again, reads, missing, stale, right, looks, refuses);
+        vec![all.0, all.1, all.2, all.3, all.4, all.5, all.6, all.7]
+    };
+    held.await.unwrap();
+    assert!(panics.await.unwrap_err().is_panic());
+    let revisions: Vec<i64> = done.iter().flatten().map(|object| object.revision.0).collect();
+    assert_eq!(revisions, [2, 3, 4, 5], "{done:?}");
+    for (done, expected) in done.iter().zip(["", "Exists", "", "NotFound", "Conflict", "", "", "Corrupt"]) {
+        assert!(done.as_ref().err().is_none_or(|error| format!("{error:?}").starts_with(expected) && !expected.is_empty()), "{done:?}");
+    }
+    let value = async |name: &str| store.get(&key(name)).await.unwrap().map(|object| object.document["spec"]["value"].as_u64().unwrap());
+    for (name, expected) in [("a", Some(11)), ("there", Some(2)), ("e", Some(1)), ("b", None), ("f", None), ("p", None)] {
+        assert_eq!(value(name).await, expected, "{name}");
+    }
+    let (past, _) = store.history("machines.autovibe.dev", Revision(1), 10).await.unwrap();
+    let before = |n: usize| past[n].1.as_ref().map(|document| document["spec"]["value"].as_u64().unwrap());
+    assert_eq!(
+        (0..past.len()).map(|n| (past[n].0.revision.0, before(n))).collect::<Vec<_>>(),
+        [(2, None), (3, Some(1)), (4, Some(0)), (5, None)]
+    );
 }
 
 async fn a_watcher_sees_the_changes_of_sixteen_writers_in_order_and_without_a_gap(home: Home) {
