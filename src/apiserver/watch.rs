@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 
 /// Size in bytes from which on initial objects are sent.
 const CHUNK: usize = 64 << 10;
+/// Size in bytes up to which changes that are there at once are sent as one piece: a frame, and about a TLS record.
+const GATHER: usize = 16 << 10;
 /// How often an idle client learns a revision that is safe to resume from.
 const BOOKMARK_EVERY: Duration = Duration::from_mins(1);
 /// The last bookmark comes so long before the deadline.
@@ -247,20 +249,40 @@ impl Watch {
         Ok((!chunk.is_empty()).then(|| chunk.into()))
     }
 
-    /// The next change or bookmark; `None` when it must be called again.
+    /// The next changes or bookmark; `None` when it must be called again.
     async fn follow(&mut self) -> Result<Option<Bytes>, Status> {
         let Phase::Follow(follow) = &mut self.phase else { return Ok(None) };
         let told = |event: &Event| event.told(self.namespace.as_deref(), &self.selector);
+        let mut line_of = |event: &Event, told: Told| {
+            let columns = self.view.is_table() && !std::mem::replace(&mut self.columns_sent, true);
+            event.line(&self.view, told, &self.objects, columns)
+        };
         if let Some(event) = follow.logged.pop_front() {
             follow.cursor = event.revision();
-            return told(&event).map(|told| self.event_line(&event, told)).transpose();
+            return told(&event).map(|told| line_of(&event, told)).transpose();
         }
         follow.cursor = follow.cursor.max(follow.read_to);
-        match follow.watcher.next(follow.cursor, |event| told(event).map(|told| (event.clone(), told))) {
-            Some(Next::Found((event, told))) => {
-                (follow.cursor, follow.live) = (event.revision(), true);
-                return self.event_line(&event, told).map(Some);
+        let mut lines = Vec::new();
+        let mut size = 0;
+        let next = loop {
+            let next = follow.watcher.next(follow.cursor, |event| told(event).map(|told| (event.clone(), told)));
+            let Some(Next::Found((event, told))) = next else { break next };
+            let line = line_of(&event, told)?;
+            if size > 0 && size + line.len() > GATHER {
+                break None;
             }
+            (follow.cursor, follow.live) = (event.revision(), true);
+            size += line.len();
+            lines.push(line);
+        };
+        match lines.as_mut_slice() {
+            [] => {}
+            // As all who are told only this share it.
+            [line] => return Ok(Some(std::mem::take(line))),
+            lines => return Ok(Some(lines.concat().into())),
+        }
+        match next {
+            Some(Next::Found(_)) => return Ok(None),
             Some(Next::Behind) if follow.live && self.slow => return Err(Status::too_slow(follow.cursor)),
             Some(Next::Behind) => {
                 follow.live = false;
@@ -289,11 +311,6 @@ impl Watch {
         follow.logged = events.into_iter().map(|event| Arc::new(Event::logged(event))).collect();
         follow.read_to = complete;
         Ok(())
-    }
-
-    fn event_line(&mut self, event: &Event, told: Told) -> Result<Bytes, Status> {
-        let columns = self.view.is_table() && !std::mem::replace(&mut self.columns_sent, true);
-        event.line(&self.view, told, &self.objects, columns)
     }
 
     fn bookmark_line(&mut self, revision: Revision, ends_initial: bool) -> Bytes {
