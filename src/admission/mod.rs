@@ -6,6 +6,7 @@ pub mod document;
 pub mod events;
 pub mod names;
 pub mod patch;
+pub mod possible;
 mod roles;
 mod rules;
 pub mod structural;

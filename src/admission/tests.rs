@@ -191,7 +191,10 @@ fn hubs_name_their_infrastructure_providers_and_images() {
     let gateway = json!({ "url": "http://10.0.0.1:8081" });
     check(lab(json!({})), &[]);
     check(json!({ "infrastructure": { "proxmox": proxmox(200), "zfs": zfs }, "gateway": gateway }), &[]);
-    check(json!({ "infrastructure": {} }), &["spec.infrastructure: Invalid value: give either proxmox and zfs, or lab: {}"]);
+    check(
+        json!({ "infrastructure": {} }),
+        &["spec.infrastructure: Invalid value: give either proxmox and one of zfs and templates, or lab: {}"],
+    );
     check(lab(json!({ "infrastructure": { "zfs": zfs } })), &["spec.infrastructure: Invalid value: give either"]);
     check(
         json!({ "infrastructure": { "proxmox": proxmox(200), "zfs": zfs } }),
@@ -201,6 +204,23 @@ fn hubs_name_their_infrastructure_providers_and_images() {
         json!({ "infrastructure": { "proxmox": proxmox(300), "zfs": zfs }, "gateway": gateway }),
         &["spec.infrastructure.proxmox.vmids: Invalid value: `from` must not be above `to`"],
     );
+    let templates = |more: Value| {
+        let mut spec =
+            json!({ "infrastructure": { "proxmox": proxmox(200), "templates": { "storage": "local-lvm" } }, "gateway": gateway });
+        patch::merge(&mut spec, &more);
+        spec
+    };
+    check(templates(json!({ "images": [{ "name": "a", "template": 9000 }] })), &[]);
+    check(templates(json!({ "infrastructure": { "zfs": zfs } })), &["spec.infrastructure: Invalid value: give either"]);
+    check(
+        templates(json!({ "infrastructure": { "nodes": [{ "name": "pve1" }] } })),
+        &["spec.infrastructure.nodes: Forbidden: with templates a hub has one node; remove nodes and name it in proxmox.node"],
+    );
+    check(
+        templates(json!({ "images": [{ "name": "a", "file": "a.raw" }, { "name": "b", "dataset": "rpool/b@c" }] })),
+        &["spec.images[0].file: Forbidden: cannot be imported", "spec.images[1].dataset: Forbidden: this hub has no zfs"],
+    );
+    check(lab(json!({ "images": [{ "name": "a", "template": 9000 }] })), &["spec.images[0].template: Forbidden: is for a hub with"]);
     let several = |nodes: Value, more: Value| {
         let mut spec = json!({ "infrastructure": { "proxmox": proxmox(200), "zfs": zfs, "nodes": nodes }, "gateway": gateway });
         patch::merge(&mut spec, &more);
@@ -230,7 +250,10 @@ fn hubs_name_their_infrastructure_providers_and_images() {
     check(provider(json!({ "name": "a", "type": "OpenAI", "endpoint": "http://10.0.0.7:8000/v1", "models": ["*"] })), &[]);
     check(provider(json!({ "name": "a", "type": "Replay", "models": ["*"] })), &["spec.providers[0].replay: Required value"]);
     check(provider(json!({ "name": "a", "type": "Replay", "replay": { "file": "f" } })), &["spec.providers[0].models: Required value"]);
-    check(lab(json!({ "images": [{ "name": "a" }] })), &["spec.images[0]: Invalid value: exactly one of file and dataset must be given"]);
+    check(
+        lab(json!({ "images": [{ "name": "a" }] })),
+        &["spec.images[0]: Invalid value: exactly one of file, dataset and template must be given"],
+    );
     check(
         lab(json!({ "images": [{ "name": "a", "file": "f" }, { "name": "a", "dataset": "rpool/a" }] })),
         &["spec.images[1]: Duplicate value: {\"name\":\"a\"}"],

@@ -179,12 +179,15 @@ pub enum CheckpointPhase {
 pub struct Volume {
     /// The Proxmox node whose pool holds it.
     pub node: String,
-    /// The dataset that holds the snapshot when it was taken; renames follow the guid.
+    /// The dataset that holds the snapshot when it was taken, renames follow the guid; of a template Proxmox' name of the disk.
     pub dataset: String,
     /// The snapshot's short name.
     pub snapshot: String,
-    /// The snapshot's ZFS guid, decimal: its identity.
+    /// The snapshot's ZFS guid, decimal: its identity; of a template the uuid of its VM.
     pub guid: String,
+    /// VMID of the Proxmox template that it is a disk of, in place of a snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<u32>,
     /// Bytes that it refers to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub referenced: Option<u64>,

@@ -1,5 +1,6 @@
 //! `Hub`: the place that runs Machines: its Proxmox, its ZFS, its model providers, its images.
 
+use super::capability::Capability;
 use super::machine::Limits;
 use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, object};
 use super::quantity::{Bytes, Currency, GoDuration, Money, NanoUsd};
@@ -40,13 +41,19 @@ pub struct HubSpec {
     pub defaults: Defaults,
 }
 
-/// The Proxmox and the ZFS that the Hub drives: `proxmox` and `zfs`, or `lab`.
+/// The Proxmox and the storage that the Hub drives: `proxmox` with `zfs` or with `templates`, or `lab`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
     rule::holds(
-        "has(self.lab) ? !has(self.proxmox) && !has(self.zfs) : has(self.proxmox) && has(self.zfs)",
-        "give either proxmox and zfs, or lab: {}",
+        "has(self.lab) ? !has(self.proxmox) && !has(self.zfs) && !has(self.templates) \
+         : has(self.proxmox) && has(self.zfs) != has(self.templates)",
+        "give either proxmox and one of zfs and templates, or lab: {}",
+    ),
+    rule::forbidden(
+        "nodes",
+        "!has(self.nodes) || size(self.nodes) == 0 || !has(self.templates)",
+        "with templates a hub has one node; remove nodes and name it in proxmox.node",
     ),
     rule::forbidden(
         "nodes",
@@ -72,6 +79,10 @@ pub struct Infrastructure {
     /// The ZFS under its storage.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub zfs: Option<Zfs>,
+    /// In place of `zfs`: any storage of Proxmox that makes linked clones of templates (LVM-thin, RBD, qcow2, ZFS), by Proxmox' API
+    /// alone. `status.capabilities` says what this cannot do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub templates: Option<Templates>,
     /// Nodes of the cluster that Machines may run on, each with its own pool; storage, dataset and keep are called the same on each.
     /// Default: one node, as `proxmox.node` and `zfs.runner` say.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -168,6 +179,14 @@ pub struct Zfs {
     /// How `zfs` is run. Default: on this machine.
     #[serde(default)]
     pub runner: Runner,
+}
+
+/// A storage that is used by Proxmox' API alone: what is kept is a template there.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Templates {
+    /// The storage in Proxmox that has the disks of the images, and gets those of Machines.
+    pub storage: String,
 }
 
 /// How `zfs` is run: on this machine, or as one of these says.
@@ -289,10 +308,10 @@ pub struct Replay {
     pub file: String,
 }
 
-/// A first base of Machines: exactly one of `file` and `dataset`.
+/// A first base of Machines: exactly one of `file`, `dataset` and `template`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-kubernetes-validations" = [rule::one_of(&["file", "dataset"])]))]
+#[schemars(extend("x-kubernetes-validations" = [rule::one_of(&["file", "dataset", "template"])]))]
 pub struct Image {
     /// Its name among this Hub's images.
     pub name: String,
@@ -302,6 +321,10 @@ pub struct Image {
     /// A snapshot that is already in the pool: `rpool/images/debian@v1`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dataset: Option<String>,
+    /// VMID of a Proxmox template, for a Hub with `templates`. It stays its owner's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 100, max = 999_999_999))]
+    pub template: Option<u32>,
 }
 
 /// For Machines that say nothing themselves.
@@ -353,6 +376,9 @@ pub struct HubStatus {
     /// touches them, and their VMIDs are given to no one.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub unowned_vms: Vec<UnownedVm>,
+    /// What its storage can do, and why it cannot do the rest; see docs/proxmox.md.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub capabilities: Vec<Capability>,
     /// What the token may not do in Proxmox, and must; see `autovibe doctor --hub NAME`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacking: Vec<Lack>,
@@ -439,7 +465,7 @@ pub struct Finding {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[schemars(inline)]
 pub enum FindingKind {
-    /// A Checkpoint is Ready, and a snapshot of it is not in the pool.
+    /// A Checkpoint is Ready, and a snapshot of it is not in the pool, or its template not in Proxmox.
     SnapshotMissing,
     /// A Checkpoint's snapshot does not bear its mark, or has no hold: something else may destroy it.
     SnapshotUnprotected,
@@ -451,6 +477,8 @@ pub enum FindingKind {
     SnapshotUnused,
     /// A disk bears our mark, there is no such Machine, and no Checkpoint needs it.
     DiskUnused,
+    /// A template bears the marks of a Checkpoint that does not exist.
+    TemplateUnused,
     /// A VMID is leased to a Machine that does not exist, and nothing bears it.
     #[default]
     LeaseUnused,
@@ -471,10 +499,10 @@ pub struct UnownedVm {
 #[serde(rename_all = "camelCase")]
 pub struct ImageStatus {
     pub name: String,
-    /// Full name of its snapshot.
+    /// Full name of its snapshot, or the VMID of its template.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub snapshot: Option<String>,
-    /// The snapshot's ZFS guid, decimal.
+    /// The snapshot's ZFS guid, decimal; of a template the uuid of its VM.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub guid: Option<String>,
     /// Why it is not ready.
@@ -532,6 +560,12 @@ impl Kind for Hub {
         let infrastructure = &self.spec.infrastructure;
         if let (Some(proxmox), Some(zfs)) = (&infrastructure.proxmox, &infrastructure.zfs) {
             validate_infrastructure(proxmox, zfs, &mut errors);
+        }
+        if let (Some(proxmox), None) = (&infrastructure.proxmox, &infrastructure.zfs) {
+            validate_endpoint(proxmox, &mut errors);
+        }
+        for (index, image) in self.spec.images.iter().enumerate() {
+            validate_image(index, image, infrastructure.templates.is_some(), &mut errors);
         }
         for (index, node) in infrastructure.nodes.iter().enumerate() {
             let path = format!("spec.infrastructure.nodes[{index}]");
@@ -602,15 +636,32 @@ fn validate_ssh(ssh: &Ssh, path: &str, errors: &mut Vec<FieldError>) {
     }
 }
 
-fn validate_infrastructure(proxmox: &Proxmox, zfs: &Zfs, errors: &mut Vec<FieldError>) {
-    let path = "spec.infrastructure";
+/// Each driver has images of its own kind.
+fn validate_image(index: usize, image: &Image, templates: bool, errors: &mut Vec<FieldError>) {
+    let mut wrong = |field: &str, why: &str| errors.push(FieldError::forbidden(format!("spec.images[{index}].{field}"), why));
+    match (image.template, templates) {
+        (Some(_), false) => wrong("template", "is for a hub with infrastructure.templates; give file or dataset"),
+        (None, true) if image.file.is_some() => {
+            wrong("file", "cannot be imported through Proxmox' API; make a template of it on the node and give template: VMID");
+        }
+        (None, true) if image.dataset.is_some() => wrong("dataset", "this hub has no zfs; give template: VMID"),
+        _ => {}
+    }
+}
+
+fn validate_endpoint(proxmox: &Proxmox, errors: &mut Vec<FieldError>) {
     if !proxmox.endpoint.starts_with("https://") {
         errors.push(FieldError::invalid(
-            format!("{path}.proxmox.endpoint"),
+            "spec.infrastructure.proxmox.endpoint",
             &proxmox.endpoint,
             "must be an https URL, for example https://pve1.example:8006",
         ));
     }
+}
+
+fn validate_infrastructure(proxmox: &Proxmox, zfs: &Zfs, errors: &mut Vec<FieldError>) {
+    let path = "spec.infrastructure";
+    validate_endpoint(proxmox, errors);
     for (field, dataset) in [("dataset", &zfs.dataset), ("keep", &zfs.keep)] {
         if !is_dataset(dataset) {
             errors.push(FieldError::invalid(

@@ -5,6 +5,7 @@
 //! behaviour exists; anything else a user writes is refused by name.
 
 pub mod budget;
+pub mod capability;
 pub mod checkpoint;
 pub mod crd;
 pub mod hub;

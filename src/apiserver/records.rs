@@ -25,6 +25,8 @@ struct Range {
 #[derive(Deserialize)]
 struct Named {
     uid: String,
+    /// Of a Checkpoint, whose own object does not say it.
+    hub: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -43,6 +45,8 @@ struct Owner {
     resource: String,
     uid: String,
     hub: String,
+    /// Of a Checkpoint: uid of its Machine.
+    machine_uid: Option<String>,
 }
 
 impl Owner {
@@ -54,6 +58,7 @@ impl Owner {
         Ok(Self {
             uid: text("/metadata/uid").unwrap_or_default(),
             hub: text("/spec/hub").unwrap_or_else(|| DEFAULT_HUB.into()),
+            machine_uid: text("/status/machineUid"),
             resource: target.entry.name(),
             namespace,
             name,
@@ -98,13 +103,16 @@ pub(super) async fn get(objects: &Objects, target: &Target) -> Result<Response, 
 
 /// Whether a PUT or DELETE of this part is answered here.
 pub(super) fn is_write(target: &Target) -> bool {
-    matches!((target.entry.plural, target.subresource.as_deref()), ("machines", Some("vmid" | "token")) | ("checkpoints", Some("bundle")))
+    let part = (target.entry.plural, target.subresource.as_deref());
+    matches!(part, ("machines", Some("vmid" | "token")) | ("checkpoints", Some("bundle" | "vmid")))
 }
 
 /// PUT or, with `ends`, DELETE of a part.
 pub(super) async fn write(objects: &Objects, target: &Target, headers: &HeaderMap, bytes: Bytes, ends: bool) -> Result<Response, Status> {
     let owner = Owner::of(objects, target).await?;
     let value = match (target.subresource.as_deref(), ends) {
+        (Some("vmid"), true) if target.entry.plural == "checkpoints" => end_lease_of(objects, owner, read(&bytes)?).await?,
+        (Some("vmid"), false) if target.entry.plural == "checkpoints" => return Err(Status::method_not_allowed()),
         (Some("vmid"), false) => lease(objects, owner, read(&bytes)?).await?,
         (Some("vmid"), true) => end_lease(objects, owner, read(&bytes)?).await?,
         (Some("token"), false) => put_token(objects, owner, read(&bytes)?).await?,
@@ -137,6 +145,16 @@ async fn end_lease(objects: &Objects, owner: Owner, named: Named) -> Result<Valu
     });
     work.await.map_err(|error: store::Error| error)?;
     Ok(json!({}))
+}
+
+/// The lease that a Checkpoint's template had.
+async fn end_lease_of(objects: &Objects, owner: Owner, named: Named) -> Result<Value, Status> {
+    owner.expect(&named.uid)?;
+    let Some(machine_uid) = owner.machine_uid.clone() else { return Ok(json!({})) };
+    let hub = named.hub.unwrap_or_else(|| DEFAULT_HUB.into());
+    let owner = Owner { uid: machine_uid, hub, ..owner };
+    let named = Named { uid: owner.uid.clone(), hub: None };
+    end_lease(objects, owner, named).await
 }
 
 async fn put_token(objects: &Objects, owner: Owner, token: Token) -> Result<Value, Status> {

@@ -148,6 +148,7 @@ pub fn cluster_roles() -> Vec<ClusterRole> {
                 rule(GROUP, &["checkpoints/bundle"], &["get", "update"]),
                 rule(GROUP, &["machines/token"], &["update"]),
                 rule(GROUP, &["machines/vmid"], &["delete", "update"]),
+                rule(GROUP, &["checkpoints/vmid"], &["delete"]),
                 rule("", &["events"], &["create", "get", "update"]),
             ],
         ),

@@ -3,6 +3,7 @@
 mod exercise;
 
 use super::{Context, Output, client::Client, print, resource};
+use crate::api::capability::{CapabilityName, impossible};
 use crate::api::{Hub, hub::HubStatus};
 use anyhow::Context as _;
 use exercise::Exercise;
@@ -90,7 +91,9 @@ impl Doctor {
         if format.is_none() {
             print::out(&print::printable(&format!("hub/{name}: one life from image {image}\n")))?;
         }
-        let exercise = Exercise::new(&client, name, image, Duration::from_secs(self.timeout.into()), format.is_none());
+        let told = hub.status.as_ref().map(|status| status.capabilities.as_slice()).unwrap_or_default();
+        let in_life = impossible(told, CapabilityName::CheckpointInLife).is_none();
+        let exercise = Exercise::new(&client, (name, in_life), image, Duration::from_secs(self.timeout.into()), format.is_none());
         let outcome = exercise.run().await;
         match (format, &outcome.error) {
             (Some(format), _) => print::out(&print::document(&serde_json::to_value(&outcome.steps)?, format)?)?,
@@ -127,6 +130,8 @@ fn text_of_hub(name: &str, status: &HubStatus) -> String {
         None => format!("  ✔ node {} can take machines", node.name),
         Some(why) => format!("  ✘ node {}: {why}", node.name),
     }));
+    let cannot = status.capabilities.iter().filter_map(|capability| impossible(&status.capabilities, capability.name));
+    lines.extend(cannot.map(|why| format!("  – its storage {why}")));
     // In the words of its condition, which have the token's name.
     let lacking = status.conditions.iter().find(|condition| condition.type_ == "PermissionsMissing" && condition.status == "True");
     match lacking.and_then(|condition| condition.message.split_once(" As root on a node: ")) {

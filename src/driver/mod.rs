@@ -1,4 +1,5 @@
-//! What the infrastructure of a Hub can do and does: Proxmox and ZFS composed into verbs about disks, VMs and guests.
+//! What the infrastructure of a Hub can do and does: Proxmox and ZFS composed into verbs about disks, VMs and guests. Where there is
+//! no ZFS, Proxmox' templates stand for what is kept ([`templates`]).
 //!
 //! Every verb is safe to repeat and safe to lose the reply of: it finds what it made by a deterministic name and a mark with
 //! an object's uid, and when an answer is missing it looks again instead of guessing. Nothing here decides *whether*
@@ -8,11 +9,13 @@ pub mod guest;
 pub mod needs;
 mod sites;
 pub mod storage;
+pub mod templates;
 mod turns;
 pub mod vm;
 
 pub use turns::Turns;
 
+use crate::api::capability::{Capabilities, CapabilityName};
 use crate::api::hub::VmidRange;
 use crate::clock::{Retry, Tenure};
 use crate::proxmox::{self, Breaker, Node};
@@ -37,7 +40,7 @@ pub struct Connection {
     pub node: Option<Node>,
     /// The Hub's nodes beside that one, which has a name then.
     pub others: Vec<Elsewhere>,
-    /// Name of the zfspool storage in Proxmox.
+    /// Name of the storage in Proxmox: of a zfspool, unless there is no ZFS.
     pub storage: String,
     /// The dataset of that storage.
     pub dataset: Dataset,
@@ -155,29 +158,6 @@ impl Error {
     }
 }
 
-/// What the storage of a Hub can do. Everything named here is O(1) in the size of a disk.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Capabilities {
-    /// Disks are volumes; otherwise each is a file in a filesystem dataset.
-    pub volumes: bool,
-    /// A checkpoint of several disks is of one instant.
-    pub atomic_snapshots: bool,
-}
-
-impl Capabilities {
-    /// What it cannot do, for people; empty when there is nothing to say.
-    pub fn limits(self) -> Vec<&'static str> {
-        let mut limits = Vec::new();
-        if !self.volumes {
-            limits.push("no volumes: disks are files in datasets, which real Proxmox cannot attach");
-        }
-        if !self.atomic_snapshots {
-            limits.push("disks of one VM are snapshotted one after the other");
-        }
-        limits
-    }
-}
-
 /// Calls at once that take a storage's locks, where the Hub does not say. Source: proxmox-zfs facts 9.2.
 pub const CONCURRENCY: usize = crate::api::hub::CONCURRENCY as usize;
 
@@ -270,9 +250,23 @@ impl Driver {
     pub fn booted(&self, took: Duration) {
         *self.site.boot.lock().unwrap_or_else(PoisonError::into_inner) = took;
     }
+    /// What it can do: as its kind of storage does, and as the ZFS that was probed allows.
     pub fn capabilities(&self) -> Capabilities {
-        let zfs = self.zfs.capabilities();
-        Capabilities { volumes: zfs.volumes, atomic_snapshots: zfs.atomic_snapshots }
+        if !self.has_zfs() {
+            return templates::capabilities();
+        }
+        let (zfs, mut missing) = (self.zfs.capabilities(), vec![(CapabilityName::Memory, "the guest starts from its disks")]);
+        if !zfs.atomic_snapshots {
+            missing.push((CapabilityName::SeveralDisksAtOnce, "this ZFS takes snapshots one after the other"));
+        }
+        if !zfs.resumable {
+            missing.push((CapabilityName::ResumeCopy, "this ZFS has no resume tokens: it is begun anew"));
+        }
+        Capabilities::all_but(&missing)
+    }
+    /// Whether disks lie in a pool that `zfs` can be run on. Otherwise no `zfs` command is ever run.
+    fn has_zfs(&self) -> bool {
+        !matches!(self.connection().runner, zfs::Runner::Nowhere)
     }
 }
 

@@ -16,11 +16,12 @@ const GUEST_BEFORE_9: &str = "VM.Monitor";
 /// Each path with the privileges that are needed on it, and the path on which they are best given.
 fn needs(connection: &Connection, node: &Node, version: &str) -> [(String, String, String); 4] {
     let major: Option<u32> = version.split('.').next().and_then(|major| major.parse().ok());
+    let clone = if matches!(connection.runner, crate::zfs::Runner::Nowhere) { "VM.Clone " } else { "" };
     let guest = if major.is_some_and(|major| major < 9) { GUEST_BEFORE_9 } else { GUEST };
     let storage = format!("/storage/{}", connection.storage);
     let bridge = format!("/sdn/zones/localnetwork/{}", connection.bridge);
     [
-        (format!("/vms/{}", connection.vmids.from), format!("{VM} {guest}"), "/vms".into()),
+        (format!("/vms/{}", connection.vmids.from), format!("{clone}{VM} {guest}"), "/vms".into()),
         (storage.clone(), "Datastore.AllocateSpace Datastore.Audit".into(), storage),
         (bridge, "SDN.Use".into(), "/sdn/zones/localnetwork".into()),
         (format!("/nodes/{node}"), "Sys.Audit".into(), "/nodes".into()),

@@ -3,7 +3,7 @@
 //! A VM is ours only if its tag *and* its smbios uuid name the Machine: [`OwnedVm`] can be made by that check alone, and
 //! nothing is stopped or deleted without one.
 
-use super::{Driver, Error, Turns};
+use super::{Connection, Driver, Error, Turns};
 use crate::clock::Clock;
 use crate::proxmox::{self, Node, Power, TaskStatus, Upid, VmConfig, Vmid};
 use std::collections::BTreeMap;
@@ -26,6 +26,8 @@ pub struct VmSpec {
     pub first_disk: u32,
     /// How many disks are attached, from that one on.
     pub disks: u32,
+    /// The template that it is a clone of, with all its disks, in place of those.
+    pub template: Option<Vmid>,
 }
 
 /// A VM that both marks prove to be a Machine's, as its config was a moment ago.
@@ -37,9 +39,23 @@ pub struct OwnedVm {
     protected: bool,
     /// `lock:` in the config.
     lock: Option<String>,
+    /// It is a template now.
+    template: bool,
+    /// It bears all its marks. A clone that was just made says whose it is, and has all else from its template.
+    whole: bool,
 }
 
 impl OwnedVm {
+    /// Whether it is a template, which never runs again.
+    pub fn is_template(&self) -> bool {
+        self.template
+    }
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+    pub(super) fn digest(&self) -> &str {
+        &self.digest
+    }
     pub fn vmid(&self) -> Vmid {
         self.vmid
     }
@@ -68,7 +84,7 @@ pub struct Bearer {
 }
 
 /// Longest wait for a task that creates or deletes; what it did is looked at then.
-const TASK: Duration = Duration::from_mins(2);
+pub(super) const TASK: Duration = Duration::from_mins(2);
 /// Longest time between two looks at a task.
 const POLL_MAX: Duration = Duration::from_secs(4);
 
@@ -84,8 +100,23 @@ impl Driver {
         }
     }
 
+    /// Gives a clone that was just made its marks and its size, and returns the names of its disks as its record has them.
+    ///
+    /// Errors: `Unknown` when it has other disks than those that were made for it; `Conflict` when it is not its Machine's.
+    pub async fn adopt_vm(&self, spec: &VmSpec) -> Result<Vec<String>, Error> {
+        if spec.template.is_some() {
+            return self.complete_clone(spec).await;
+        }
+        let (vmid, first) = (spec.vmid, spec.first_disk);
+        // One that was put back may be seen as it was.
+        if first > 0 && !self.attaches(vmid, first).await? {
+            return Err(Error::Unknown(format!("VM {vmid} has other disks than those that were cloned for it")));
+        }
+        Ok((first..first + spec.disks).map(|index| self.disk(vmid, index).0).collect())
+    }
+
     /// Whether this disk is the first of a VM.
-    pub async fn attaches(&self, vmid: Vmid, disk: u32) -> Result<bool, Error> {
+    async fn attaches(&self, vmid: Vmid, disk: u32) -> Result<bool, Error> {
         let config = self.proxmox.config(self.node(), vmid).await?;
         let first = config.values.get("scsi0").map(|value| value.split(',').next().unwrap_or_default().to_owned());
         Ok(first.is_some_and(|first| first == format!("{}:vm-{vmid}-disk-{disk}", self.connection().storage)))
@@ -100,13 +131,13 @@ impl Driver {
         }
     }
 
-    /// Creates the VM with its marks and attaches its disks, which must be there. Repeated, it finds its own.
+    /// Creates the VM with its marks and attaches its disks, which must be there; or clones its template, to be adopted. Repeated, it
+    /// finds its own.
     ///
     /// Errors: `Conflict` when the VMID is someone else's.
     pub async fn create_vm(&self, spec: &VmSpec, clock: &Clock) -> Result<(), Error> {
-        let values = config_values(spec, &self.connection().storage, &self.connection().bridge);
-        let (driver, vmid, time) = (self.clone(), spec.vmid, clock.clone());
-        let work = async move |_: bool| match driver.proxmox.create(driver.node(), vmid, &values).await {
+        let (driver, vmid, time, wanted) = (self.clone(), spec.vmid, clock.clone(), spec.clone());
+        let work = async move |_: bool| match driver.make(&wanted).await {
             Ok(upid) => match driver.settled(&upid, TASK, &time).await {
                 Ok(TaskStatus::Done { warnings: 0 }) => (Ok(()), true),
                 Ok(TaskStatus::Failed(text)) => (Err(proxmox::Error::from_text(500, &text).into()), true),
@@ -127,6 +158,18 @@ impl Driver {
             Owner::Ours(vm) => Err(Error::Unknown(format!("VM {} is still locked ({})", spec.vmid, vm.lock.unwrap_or_default()))),
             Owner::Other(why) => Err(Error::Conflict(why)),
             Owner::Nobody => Err(refusal),
+        }
+    }
+
+    async fn make(&self, spec: &VmSpec) -> Result<Upid, proxmox::Error> {
+        let Connection { storage, bridge, .. } = self.connection();
+        match spec.template {
+            Some(template) => {
+                self.proxmox
+                    .clone_linked(self.node(), template, spec.vmid, &spec.name, &about(spec, &[("clone", &spec.vmid.to_string())]))
+                    .await
+            }
+            None => self.proxmox.create(self.node(), spec.vmid, &config_values(spec, storage, bridge)).await,
         }
     }
 
@@ -231,7 +274,7 @@ impl Driver {
     /// Does what takes the storage's locks, in turn with all else that does, and says whether that was waited for. `work` tells
     /// what came of it, and whether its task has surely ended. It goes on when its caller is gone, and the turn is given back
     /// only when its task has ended.
-    async fn in_turn<F>(&self, namespace: &str, vmid: Vmid, clock: &Clock, work: impl FnOnce(bool) -> F) -> Result<(), Error>
+    pub(super) async fn in_turn<F>(&self, namespace: &str, vmid: Vmid, clock: &Clock, work: impl FnOnce(bool) -> F) -> Result<(), Error>
     where
         F: Future<Output = (Result<(), Error>, bool)> + Send + 'static,
     {
@@ -251,7 +294,7 @@ impl Driver {
     }
 
     /// How a task ended; `Running` when it has not by the deadline. Errors: `Unknown` when it cannot be seen.
-    async fn settled(&self, upid: &Upid, deadline: Duration, clock: &Clock) -> Result<TaskStatus, Error> {
+    pub(super) async fn settled(&self, upid: &Upid, deadline: Duration, clock: &Clock) -> Result<TaskStatus, Error> {
         let mut wait = Wait::task(Duration::from_millis(100));
         loop {
             wait.pause(clock).await;
@@ -350,54 +393,87 @@ pub fn tagged(tags: &[String]) -> Option<&str> {
     tags.iter().find_map(|tag| tag.strip_prefix("av-"))
 }
 
-/// The config of a new VM, keys as Proxmox names them.
-fn config_values(spec: &VmSpec, storage: &str, bridge: &str) -> BTreeMap<String, String> {
-    let about = serde_json::json!({ "autovibe": {
+/// What a VM's description says of its Machine; and `more`.
+fn about(spec: &VmSpec, more: &[(&str, &str)]) -> String {
+    let mut about = serde_json::json!({
         "machine": spec.machine_uid, "namespace": spec.namespace, "name": spec.name, "installation": spec.installation,
-    }});
-    let mut values: BTreeMap<String, String> = [
-        ("name", spec.name.clone()),
+    });
+    for (key, value) in more {
+        about[*key] = (*value).into();
+    }
+    serde_json::json!({ "autovibe": about }).to_string()
+}
+
+/// What the description of a VM of ours says.
+pub(super) fn described(config: &VmConfig) -> serde_json::Value {
+    let text = config.values.get("description").map(|text| text.trim()).unwrap_or_default();
+    serde_json::from_str::<serde_json::Value>(text).map(|mut whole| whole["autovibe"].take()).unwrap_or_default()
+}
+
+/// Marks and size of a Machine, whatever its VM was made of; keys as Proxmox names them.
+pub(super) fn own_values(spec: &VmSpec, bridge: &str) -> BTreeMap<String, String> {
+    [
         ("tags", format!("autovibe;{}", tag(&spec.machine_uid))),
         ("smbios1", format!("uuid={}", spec.machine_uid)),
-        ("description", about.to_string()),
+        ("description", about(spec, &[])),
         ("protection", "1".into()),
         ("agent", "enabled=1".into()),
         ("cores", spec.cores.to_string()),
         ("memory", spec.memory_mebibytes.to_string()),
-        ("scsihw", "virtio-scsi-single".into()),
         ("net0", format!("virtio,bridge={bridge}")),
-        ("boot", "order=scsi0".into()),
-        ("serial0", "socket".into()),
-        ("ostype", "l26".into()),
     ]
     .into_iter()
     .map(|(key, value)| (key.to_owned(), value))
-    .collect();
+    .collect()
+}
+
+/// The config of a new VM.
+fn config_values(spec: &VmSpec, storage: &str, bridge: &str) -> BTreeMap<String, String> {
+    let more =
+        [("name", spec.name.as_str()), ("scsihw", "virtio-scsi-single"), ("boot", "order=scsi0"), ("serial0", "socket"), ("ostype", "l26")];
+    let mut values = own_values(spec, bridge);
+    values.extend(more.map(|(key, value)| (key.to_owned(), value.to_owned())));
     for index in 0..spec.disks {
         values.insert(format!("scsi{index}"), format!("{storage}:vm-{}-disk-{}", spec.vmid, spec.first_disk + index));
     }
     values
 }
 
-/// Errors: `Unknown` while it is being created. A number is taken with nothing but `lock: create`, and its marks come with the
-/// rest: it may be the one that we asked for, whose answer we did not get.
-fn owner(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> Result<Owner, Error> {
+/// Whether a clone was just made for a Machine: that is in its description, with its own VMID, and in its name. Both come with the call
+/// that makes it, and of a copy that someone made of it the VMID is another.
+fn is_fresh_clone(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> bool {
+    let (about, value) = (described(config), |key: &str| config.values.get(key).map(String::as_str));
+    about["machine"] == machine_uid
+        && about["clone"] == vmid.to_string()
+        && about["name"].as_str().is_some_and(|name| value("name") == Some(name))
+        && value("template") != Some("1")
+}
+
+/// Errors: `Unknown` while it is being made. A number is taken with nothing but `lock: create` or `lock: clone`, and its marks come with
+/// the rest: it may be the one that we asked for, whose answer we did not get.
+pub(super) fn owner(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> Result<Owner, Error> {
     let value = |key: &str| config.values.get(key).map(String::as_str).unwrap_or_default();
     let tagged = value("tags").split([';', ',', ' ']).any(|found| found == tag(machine_uid));
     let uuid = value("smbios1").split(',').find_map(|part| part.strip_prefix("uuid="));
     let stamped = uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(machine_uid));
-    if value("lock") == "create" && value("tags").is_empty() && uuid.is_none() {
+    if matches!(value("lock"), "create" | "clone") && value("tags").is_empty() && uuid.is_none() {
         let remedy = format!("if nothing creates it any more, remove it with `qm unlock {vmid}` and `qm destroy {vmid}`");
         return Err(Error::Unknown(format!("VM {vmid} is being created and bears no marks yet; {remedy}")));
     }
-    Ok(match (tagged, stamped) {
-        (true, true) => Owner::Ours(OwnedVm {
+    let owned = |whole| {
+        Owner::Ours(OwnedVm {
             vmid,
             machine_uid: machine_uid.to_owned(),
             digest: config.digest.clone(),
             protected: value("protection") == "1",
             lock: config.values.get("lock").cloned(),
-        }),
+            template: value("template") == "1",
+            whole,
+        })
+    };
+    Ok(match (tagged, stamped) {
+        (true, true) => owned(true),
+        _ if is_fresh_clone(vmid, machine_uid, config) => owned(false),
         (true, false) => Owner::Other(format!("VM {vmid} has our tag, but the smbios uuid {}; it is left alone", uuid.unwrap_or("(none)"))),
         (false, true) => Owner::Other(format!("VM {vmid} has our smbios uuid, but not the tag {}; it is left alone", tag(machine_uid))),
         (false, false) => Owner::Other(format!("VM {vmid} is not autovibe's; it is left alone")),
@@ -405,8 +481,8 @@ fn owner(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> Result<Owner, Erro
 }
 
 fn bearer(vmid: Vmid, installation: &str, config: &VmConfig) -> Option<Bearer> {
-    let about: serde_json::Value = serde_json::from_str(config.values.get("description")?.trim()).ok()?;
-    let text = |key: &str| about["autovibe"][key].as_str().map(str::to_owned);
+    let about = described(config);
+    let text = |key: &str| about[key].as_str().map(str::to_owned);
     let bearer = Bearer { machine_uid: text("machine")?, namespace: text("namespace")?, name: text("name")? };
     let ours = text("installation")? == installation && matches!(owner(vmid, &bearer.machine_uid, config), Ok(Owner::Ours(_)));
     ours.then_some(bearer)
@@ -429,6 +505,7 @@ mod tests {
             memory_mebibytes: 4096,
             first_disk: 0,
             disks: 2,
+            template: None,
         }
     }
 
@@ -460,7 +537,8 @@ mod tests {
         // Marks or another lock say more.
         assert!(matches!(look(&[("lock", "create"), ("tags", "theirs")]), Ok(Owner::Other(_))));
         assert!(matches!(look(&[("lock", "create"), ("smbios1", "uuid=6a1f0d6e-6c1b-4b8e-9a53-000000000000")]), Ok(Owner::Other(_))));
-        assert!(matches!(look(&[("lock", "clone")]), Ok(Owner::Other(_))));
+        assert!(matches!(look(&[("lock", "clone")]), Err(Error::Unknown(_))));
+        assert!(matches!(look(&[("lock", "backup")]), Ok(Owner::Other(_))));
         assert!(matches!(look(&[]), Ok(Owner::Other(_))));
     }
 

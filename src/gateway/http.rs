@@ -88,7 +88,8 @@ async fn answer(
         stream: request.stream,
     };
     let context = boundary::context(&seen);
-    let boundary = boundary::boundary(&context, request.messages());
+    // Where there can be no checkpoint, there is nothing to wait for, and nothing is withheld.
+    let boundary = boundary::boundary(&context, request.messages()).filter(|_| route.checkpoints);
     let answer = Answer::new(id, request.hash(), request.stream);
     let reasons = boundary.as_ref().map(|boundary| boundary::at_request(boundary, request.messages())).unwrap_or_default();
     let wanted = reasons.iter().any(|reason| boundary::wanted(&machine.spec.checkpoints, reason.trigger));

@@ -4,6 +4,7 @@ use super::directory::Directory;
 use crate::{
     api::{
         DEFAULT_HUB, Hub, Kind, Machine,
+        capability::{CapabilityName, impossible},
         hub::{Provider, ProviderType},
         machine::Phase,
     },
@@ -29,6 +30,8 @@ pub(super) struct Route {
     pub(super) price_lists: Vec<String>,
     /// From root to leaf.
     pub(super) accounts: Vec<Account>,
+    /// Whether checkpoints can be taken there of a Machine that goes on.
+    pub(super) checkpoints: bool,
 }
 
 pub(super) enum Upstream {
@@ -107,7 +110,9 @@ pub(super) async fn route(directory: &Directory, machine: &Machine, protocol: Pr
             None => not_allowed(&hub, model),
         }));
     };
+    let told = hub.status.as_ref().map(|status| status.capabilities.as_slice()).unwrap_or_default();
     Ok(Route {
+        checkpoints: impossible(told, CapabilityName::CheckpointInLife).is_none(),
         provider: provider.name.clone(),
         upstream: upstream(directory, provider).await?,
         price_lists: price_lists(provider),

@@ -8,6 +8,7 @@ mod keys;
 pub mod leader;
 mod metadata;
 mod namespace;
+mod possible;
 mod roles;
 mod rotation;
 mod seal;

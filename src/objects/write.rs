@@ -66,6 +66,7 @@ impl Objects {
             }
             let name = metadata::text(&document, "name").to_owned();
             refuse(resource, &name, faults(resource, &document, None, options))?;
+            refuse(resource, &name, Box::pin(self.impossible(resource, &document, None)).await?)?;
             Approval::ask(options.approval.as_ref(), None, &document)?;
             match self.insert(resource, resource.key(namespace, &name), &document, options).await {
                 Ok(object) => return Ok(Written { object, warnings }),
@@ -201,8 +202,10 @@ impl Objects {
         if let Some(recent) = self.store.recent(key)
             && let Ok(recent) = self.unsealed(recent)
         {
-            let at = recent.revision;
-            if let Ok(Next::Store(next, warnings)) = next(resource, key, part, recent, options, &wanted) {
+            let (at, before) = (recent.revision, asks(resource, part, &recent));
+            if let Ok(Next::Store(next, warnings)) = next(resource, key, part, recent, options, &wanted)
+                && self.refuse_impossible(resource, &next, before.as_ref()).await.is_ok()
+            {
                 match self.store_next(resource, key, at, next).await {
                     Err(Error::Conflict { .. } | Error::NotFound { .. }) => {}
                     stored => return stored.map(|object| Written { object, warnings }),
@@ -211,16 +214,25 @@ impl Objects {
         }
         for _ in 0..TRIES {
             let current = self.current(key).await?;
-            let at = current.revision;
+            let (at, before) = (current.revision, asks(resource, part, &current));
             match next(resource, key, part, current, options, &wanted)? {
                 Next::Same(written) => return Ok(written),
-                Next::Store(next, warnings) => match self.store_next(resource, key, at, next).await {
-                    Err(Error::Conflict { .. }) => {}
-                    stored => return stored.map(|object| Written { object, warnings }),
-                },
+                Next::Store(next, warnings) => {
+                    self.refuse_impossible(resource, &next, before.as_ref()).await?;
+                    match self.store_next(resource, key, at, next).await {
+                        Err(Error::Conflict { .. }) => {}
+                        stored => return stored.map(|object| Written { object, warnings }),
+                    }
+                }
             }
         }
         Err(conflict(key, MODIFIED))
+    }
+
+    /// Errors: `Invalid` when a change of `before` asks for what a Hub cannot do.
+    async fn refuse_impossible(&self, resource: &Resource, next: &Value, before: Option<&Value>) -> Result<(), Error> {
+        let Some(before) = before else { return Ok(()) };
+        refuse(resource, metadata::text(before, "name"), Box::pin(self.impossible(resource, next, Some(before))).await?)
     }
 
     /// Stores it, or removes it when its deletion waited for nothing but this write.
@@ -331,6 +343,11 @@ enum Next {
     Same(Written),
     /// This document, with warnings.
     Store(Value, Vec<String>),
+}
+
+/// What an object was, where a change of it may ask for something that a Hub cannot do.
+fn asks(resource: &Resource, part: Part, current: &Object) -> Option<Value> {
+    (resource.group == crate::api::GROUP && !matches!(part, Part::Status)).then(|| current.document.clone())
 }
 
 /// What becomes of `current` by what is wanted of it.

@@ -196,6 +196,36 @@ impl Client {
         self.http.change(Method::PUT, &vm_path(node, vmid, "/config"), &parameters).await.map(drop)
     }
 
+    /// Starts a linked clone of a template; of its description nothing is taken over. Its tags, and all else, are the template's.
+    pub async fn clone_linked(&self, node: &Node, from: Vmid, to: Vmid, name: &str, description: &str) -> Result<Upid, Error> {
+        let parameters =
+            vec![("newid", to.to_string()), ("full", "0".into()), ("name", name.to_owned()), ("description", description.to_owned())];
+        self.task_of(Method::POST, &vm_path(node, from, "/clone"), &parameters).await
+    }
+
+    /// Makes a template of a stopped VM without snapshots; or, of one that is a template already, of one disk that is not part of it.
+    pub async fn make_template(&self, node: &Node, vmid: Vmid, disk: Option<&str>) -> Result<Upid, Error> {
+        let parameters = disk.map(|disk| ("disk", disk.to_owned())).into_iter().collect();
+        self.task_of(Method::POST, &vm_path(node, vmid, "/template"), &parameters).await
+    }
+
+    /// Whether all disks of a VM can have this: `snapshot`, `clone` (linked) or `copy` (full).
+    pub async fn has_feature(&self, node: &Node, vmid: Vmid, feature: &str) -> Result<bool, Error> {
+        let data = self.http.get(&vm_path(node, vmid, "/feature"), &vec![("feature", feature.into())]).await?;
+        Ok(value::flag_of(&data, "hasFeature"))
+    }
+
+    /// The disks on a storage, as far as the caller may see them: names and whose VMs' they are.
+    pub async fn images(&self, node: &Node, storage: &str, vmid: Option<Vmid>) -> Result<Vec<(String, Vmid)>, Error> {
+        let path = format!("/nodes/{}/storage/{}/content", segment(&node.0), segment(storage));
+        let mut query = vec![("content", "images".to_owned())];
+        query.extend(vmid.map(|vmid| ("vmid", vmid.to_string())));
+        let rows = rows(self.http.get(&path, &query).await?, "the storage's content")?;
+        let read = |row: &Value| value::text_of(row, "volid").zip(vmid_of(row));
+        let unreadable = |row: &Value| Error::Unknown(format!("a row of the storage's content cannot be read: {row}"));
+        rows.iter().map(|row| read(row).ok_or_else(|| unreadable(row))).collect()
+    }
+
     /// Deletes config and disks. Callers prove ownership first.
     pub async fn delete(&self, node: &Node, vmid: Vmid) -> Result<Upid, Error> {
         self.task_of(Method::DELETE, &vm_path(node, vmid, ""), &vec![]).await

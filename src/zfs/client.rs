@@ -34,6 +34,10 @@ fn argv<'a>(words: impl IntoIterator<Item = &'a str>) -> Vec<String> {
 impl Zfs {
     /// Probes what this ZFS can do.
     pub async fn open(runner: Runner) -> Result<Self, Error> {
+        if matches!(runner, Runner::Nowhere) {
+            let capabilities = Capabilities { volumes: false, atomic_snapshots: false, resumable: false, list_parsable: false };
+            return Ok(Self { runner, tenure: Tenure::unlimited(), capabilities });
+        }
         // zfs-fuse 0.7 has no `-p` here, and what it lacks besides goes with it: volumes and several snapshots at once.
         let probe = run(&runner, &Tenure::unlimited(), argv(["list", "-Hp", "-d", "0", "-o", "name"])).await?;
         let modern = match probe.status {

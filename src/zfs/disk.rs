@@ -78,6 +78,7 @@ impl Zfs {
         let root = match &self.runner {
             Runner::Local | Runner::Service(_) => PathBuf::from("/dev/zvol"),
             Runner::Ssh(_) => return Err(Error::Other("the devices of another machine are the helper's".into())),
+            Runner::Nowhere => return Err(super::run::nowhere()),
             Runner::Socket(socket) => socket.parent().unwrap_or(Path::new("/")).join("zvol"),
         };
         let (device, mut waited) = (root.join(dataset), Duration::ZERO);

@@ -58,6 +58,8 @@ pub enum Runner {
     Service(Service),
     /// On another machine, by the helper there.
     Ssh(Ssh),
+    /// Nowhere: each command is refused, and none is ever started.
+    Nowhere,
 }
 
 /// Answers the arguments of one `zfs` command; `None` is an end that nobody saw.

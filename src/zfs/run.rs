@@ -68,7 +68,13 @@ pub(super) async fn to_its_end(runner: &Runner, tenure: &Tenure, argv: &[String]
         Runner::Socket(path) => over_socket(path, tenure, argv).await,
         Runner::Service(service) => service.call(argv.to_vec()).await.ok_or_else(|| Error::Unknown("its end was not seen".into())),
         Runner::Ssh(ssh) => ssh.run(tenure, argv).await,
+        Runner::Nowhere => Err(nowhere()),
     }
+}
+
+/// What is said where there is no ZFS.
+pub(super) fn nowhere() -> Error {
+    Error::Unavailable("there is none".into())
 }
 
 /// Starts `zfs`, wherever it is.

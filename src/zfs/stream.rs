@@ -101,6 +101,7 @@ impl Zfs {
             Runner::Ssh(ssh) => ssh.drain(&argv, to).await?,
             Runner::Socket(path) => run::drain_socket(path, &argv, to).await?,
             Runner::Service(_) => return Err(no_streams()),
+            Runner::Nowhere => return Err(run::nowhere()),
         };
         super::client::checked(subject, output).map(drop)
     }
@@ -131,6 +132,7 @@ impl Zfs {
             Runner::Ssh(ssh) => ssh.feed(&argv, from).await?,
             Runner::Socket(path) => run::feed_socket(path, &argv, from).await?,
             Runner::Service(_) => return Err(no_streams()),
+            Runner::Nowhere => return Err(run::nowhere()),
         };
         super::client::checked(text, output).map(drop)
     }

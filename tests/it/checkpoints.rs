@@ -56,7 +56,7 @@ fn hub() -> Hub {
         infrastructure: Infrastructure { lab: Some(Default::default()), ..Default::default() },
         gateway: None,
         providers: Vec::new(),
-        images: vec![Image { name: "micro".into(), file: None, dataset: Some("tank/images/micro@base".into()) }],
+        images: vec![Image { name: "micro".into(), dataset: Some("tank/images/micro@base".into()), ..Image::default() }],
         defaults: Default::default(),
     };
     Hub::new("", "default", spec)

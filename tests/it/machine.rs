@@ -20,3 +20,4 @@ mod put_back;
 mod restored;
 mod rotated;
 pub(crate) mod stage;
+mod templates;

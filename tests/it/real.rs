@@ -355,6 +355,7 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
         memory_mebibytes: 256,
         first_disk: 0,
         disks: 1,
+        template: None,
     };
     driver.create_vm(&spec, &clock).await.unwrap();
     driver.start_vm(vmid).await.unwrap();

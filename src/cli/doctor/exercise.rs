@@ -60,6 +60,8 @@ pub(super) struct Exercise<'a> {
     hub: &'a str,
     namespace: String,
     image: String,
+    /// Whether a checkpoint can be taken of a Machine that goes on; else the first one ends in that which is forked.
+    in_life: bool,
     /// Longest time of one step.
     patience: Duration,
     clock: Clock,
@@ -79,13 +81,15 @@ pub(super) struct Outcome {
 }
 
 impl<'a> Exercise<'a> {
-    pub(super) fn new(client: &Client, hub: &'a str, image: String, patience: Duration, aloud: bool) -> Self {
+    pub(super) fn new(client: &Client, hub: (&'a str, bool), image: String, patience: Duration, aloud: bool) -> Self {
+        let (hub, in_life) = hub;
         let namespace = format!("autovibe-exercise-{}", &crate::random::uuid().simple().to_string()[..8]);
         Self {
             client: client.within(&namespace),
             hub,
             namespace,
             image,
+            in_life,
             patience,
             clock: Clock::system(),
             stop: CancellationToken::new(),
@@ -191,17 +195,26 @@ impl<'a> Exercise<'a> {
         Ok(format!("VM {} runs on node {} with {}; its guest answers and its agent was launched", vm.vmid, vm.node, vm.disks.join(", ")))
     }
 
+    /// Name of the checkpoint that is forked.
+    fn base(&self) -> &'static str {
+        if self.in_life { "one-exercise" } else { "one-final" }
+    }
+
     async fn checkpoint(&self) -> anyhow::Result<String> {
+        if !self.in_life {
+            self.delete(&resource::machine(&self.namespace, "one")).await?;
+            return self.until_checkpoint(self.base()).await;
+        }
         let document = json!({
-            "apiVersion": API_VERSION, "kind": "Checkpoint", "metadata": { "name": "one-exercise" }, "spec": { "machine": "one" },
+            "apiVersion": API_VERSION, "kind": "Checkpoint", "metadata": { "name": self.base() }, "spec": { "machine": "one" },
         });
         self.client.create(&resource::our::<Checkpoint>(Some(&self.namespace), None), &document).await?;
-        self.until_checkpoint("one-exercise").await
+        self.until_checkpoint(self.base()).await
     }
 
     async fn fork(&self) -> anyhow::Result<String> {
         let agent = "test \"$(cat exercise)\" = autovibe";
-        self.machine("two", json!({ "checkpoint": "one-exercise" }), ENDS, agent).await?;
+        self.machine("two", json!({ "checkpoint": self.base() }), ENDS, agent).await?;
         let status = self.until_machine("two", "finished", |status| status.phase.is_finished()).await?;
         if status.phase != Phase::Succeeded {
             let reason = status.termination_reason.map(|reason| format!("{reason:?}")).unwrap_or_default();
@@ -288,7 +301,10 @@ impl<'a> Exercise<'a> {
                     let snapshots: Vec<String> = status
                         .volumes
                         .iter()
-                        .map(|volume| format!("{}@{} (guid {})", volume.dataset, volume.snapshot, volume.guid))
+                        .map(|volume| match volume.template {
+                            Some(vmid) => format!("{} of template {vmid}", volume.dataset),
+                            None => format!("{}@{} (guid {})", volume.dataset, volume.snapshot, volume.guid),
+                        })
                         .collect();
                     let took = status.took.map(|took| format!(" in {}", print::short_span(took.0))).unwrap_or_default();
                     return Ok(format!("{}{took}", snapshots.join(", ")));

@@ -1,5 +1,6 @@
 //! The sentences of `explain`: pure. What a controller said in a status is repeated, never said again in other words.
 
+use crate::api::capability::impossible;
 use crate::api::machine::{Limits, Phase};
 use crate::api::{Budget, Checkpoint, Hub, Kind, Machine};
 use crate::cli::print;
@@ -168,7 +169,10 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint, now: Timestamp) -> Vec<String>
     }
     for volume in &status.volumes {
         let size = volume.referenced.map(|bytes| format!(", {}", print::bytes(bytes))).unwrap_or_default();
-        sentences.push(format!("Disk: {}@{} on {}{size}.", volume.dataset, volume.snapshot, volume.node));
+        sentences.push(match volume.template {
+            Some(vmid) => format!("Disk: {} of template {vmid} on {}{size}.", volume.dataset, volume.node),
+            None => format!("Disk: {}@{} on {}{size}.", volume.dataset, volume.snapshot, volume.node),
+        });
     }
     sentences.extend(status.message.filter(|message| !message.is_empty()));
     sentences.extend(troubles(&status.conditions));
@@ -207,6 +211,8 @@ pub(super) fn hub(hub: &Hub) -> Vec<String> {
     };
     let mut sentences = vec![format!("{state}. It drives {place}{version}.")];
     sentences.extend(status.message.filter(|message| !message.is_empty()));
+    let cannot = status.capabilities.iter().filter_map(|capability| impossible(&status.capabilities, capability.name));
+    sentences.extend(cannot.map(|why| format!("Its storage {why}.")));
     for provider in &hub.spec.providers {
         let what = match (&provider.replay, &provider.endpoint) {
             (Some(replay), _) => format!("answers from the written conversation {}: no key, no real cost", replay.file),

@@ -3,14 +3,16 @@
 use super::observe::Observed;
 use super::plan::{Capture, Step};
 use crate::agent;
+use crate::api::capability::CapabilityName;
 use crate::api::checkpoint::{FINALIZER, Volume};
 use crate::api::quantity::GoDuration;
 use crate::api::{Checkpoint, Kind};
+use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
 use crate::driver::Driver;
 use crate::lineage::Lineage;
 use crate::objects;
-use crate::proxmox::Node;
+use crate::proxmox::{Node, Vmid};
 use crate::wire::annotation;
 use crate::zfs::Dataset;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -78,7 +80,7 @@ pub(super) async fn act(
         }
         Step::Capture(capture) => outcome.captured = Some(self::capture(capture, checkpoint, observed, context).await?),
         Step::Collect => {
-            collect(checkpoint, observed).await?;
+            collect(checkpoint, observed, context).await?;
         }
         Step::PassParentOn => pass_parent_on(checkpoint, context).await?,
         Step::DropFinalizer => {
@@ -157,8 +159,8 @@ async fn flush(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed, 
     }
 }
 
-/// Destroys its snapshots where they were taken, and their copies.
-async fn collect(checkpoint: &Checkpoint, observed: &Observed) -> Result<(), Failure> {
+/// Destroys its snapshots where they were taken, and their copies; or its template, whose VMID is free then.
+async fn collect(checkpoint: &Checkpoint, observed: &Observed, context: &Context) -> Result<(), Failure> {
     let recorded = checkpoint.status.as_ref().and_then(|status| status.machine_uid.clone());
     let machine_uid = recorded.or_else(|| observed.machine.as_ref().map(|machine| machine.uid().to_owned())).unwrap_or_default();
     for volume in &observed.volumes {
@@ -173,6 +175,10 @@ async fn collect(checkpoint: &Checkpoint, observed: &Observed) -> Result<(), Fai
             // The image is the Hub's: only the reference goes.
             continue;
         }
+        if let Some(template) = volume.template {
+            collect_template(Vmid(template), &volume.node, &machine_uid, checkpoint, observed, context).await?;
+            continue;
+        }
         for driver in on(&volume.node, observed).await? {
             let collected = driver.collect(volume, checkpoint.uid(), &machine_uid).await?;
             if let Some(snapshot) = collected.snapshot {
@@ -183,6 +189,30 @@ async fn collect(checkpoint: &Checkpoint, observed: &Observed) -> Result<(), Fai
             }
         }
     }
+    Ok(())
+}
+
+async fn collect_template(
+    template: Vmid,
+    node: &str,
+    machine_uid: &str,
+    checkpoint: &Checkpoint,
+    observed: &Observed,
+    context: &Context,
+) -> Result<(), Failure> {
+    let holds = |handle: &&std::sync::Arc<HubHandle>| {
+        let connection = handle.driver.connection();
+        handle.driver.node().0 == node && (connection.vmids.from..=connection.vmids.to).contains(&template.0)
+    };
+    let Some(handle) = observed.handles.iter().filter(holds).find(|handle| !handle.driver.capabilities().has(CapabilityName::DetachDisks))
+    else {
+        let text = format!("it is template {template} on node {node}, which no hub has any more; see spec.infrastructure of hubs");
+        return Err(Error::Waiting(text).into());
+    };
+    let clock = context.objects.clock();
+    handle.driver.destroy_template(template, machine_uid, checkpoint.uid(), checkpoint.namespace(), clock).await?;
+    context.objects.end_vmid_lease_of(&handle.name, checkpoint, machine_uid).await?;
+    tracing::info!(vm.id = %template, "destroyed template {template}");
     Ok(())
 }
 

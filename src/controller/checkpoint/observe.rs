@@ -1,5 +1,6 @@
 //! Reads what a Checkpoint depends on; changes nothing.
 
+use crate::api::capability::{CapabilityName, impossible};
 use crate::api::checkpoint::{CheckpointPhase, Volume};
 use crate::api::{Checkpoint, DEFAULT_HUB, Kind, Machine};
 use crate::controller::client::Client;
@@ -37,8 +38,14 @@ pub(super) struct Observed {
 /// The Hub as far as a plan needs it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum HubSeen {
-    Open { images: BTreeMap<String, Image> },
-    Waiting { why: String },
+    Open {
+        images: BTreeMap<String, Image>,
+        /// Why no checkpoint is taken there of a Machine that goes on, if so.
+        impossible: Option<String>,
+    },
+    Waiting {
+        why: String,
+    },
 }
 
 impl Default for HubSeen {
@@ -77,7 +84,8 @@ async fn before_capture(checkpoint: &Checkpoint, context: &Context, observed: &m
     if let Some(hub) = of_import.or(of_machine) {
         match context.hubs.get(hub.as_deref().unwrap_or(DEFAULT_HUB)).await {
             Ok(handle) => {
-                observed.hub = HubSeen::Open { images: handle.images.clone() };
+                let impossible = impossible(&handle.driver.capabilities().told(), CapabilityName::CheckpointInLife);
+                observed.hub = HubSeen::Open { images: handle.images.clone(), impossible };
                 observed.handles.push(handle);
             }
             Err(waiting) => observed.hub = HubSeen::Waiting { why: waiting.to_string() },

@@ -99,20 +99,13 @@ pub(super) fn plan(checkpoint: &Checkpoint, observed: &Observed, now: Timestamp)
 fn import(checkpoint: &Checkpoint, observed: &Observed) -> Plan {
     let Some(import) = &checkpoint.spec.import else { return Plan::stand(Stand::Settled) };
     let images = match &observed.hub {
-        HubSeen::Open { images } => images,
+        HubSeen::Open { images, .. } => images,
         HubSeen::Waiting { why } => return Plan::wait("HubNotReady", why),
     };
     let Some(image) = images.get(&import.image) else {
         return Plan::wait("ImageNotReady", format!("image {} is not ready on the hub; see `kubectl describe hub`", import.image));
     };
-    let volume = Volume {
-        node: image.nodes.first().map(|node| node.0.clone()).unwrap_or_default(),
-        dataset: image.snapshot.dataset.0.clone(),
-        snapshot: image.snapshot.name.clone(),
-        guid: image.guid.clone(),
-        ..Volume::default()
-    };
-    Plan::stand(Stand::Imported(vec![volume]))
+    Plan::stand(Stand::Imported(image.volumes()))
 }
 
 fn capture(checkpoint: &Checkpoint, observed: &Observed, now: Timestamp) -> Plan {
@@ -133,8 +126,10 @@ fn capture(checkpoint: &Checkpoint, observed: &Observed, now: Timestamp) -> Plan
         return Plan::fail("Superseded", format!("it was not captured in time, and the state has moved on to checkpoint {later}"));
     }
     let Some(vm) = status.vm.as_ref().filter(|vm| !vm.disks.is_empty()) else { return without_vm(machine, by_hand) };
-    if let HubSeen::Waiting { why } = &observed.hub {
-        return Plan::wait("HubNotReady", why);
+    match &observed.hub {
+        HubSeen::Waiting { why } => return Plan::wait("HubNotReady", why),
+        HubSeen::Open { impossible: Some(why), .. } => return Plan::fail("NotPossible", format!("the hub of machine {name} {why}")),
+        HubSeen::Open { .. } => {}
     }
     match status.phase {
         Phase::Running | Phase::Suspending | Phase::Suspended | Phase::Finishing => {}

@@ -72,8 +72,9 @@ fn open() -> HubSeen {
         snapshot: Snapshot { dataset: Dataset("tank/keep/image-micro".into()), name: "base".into() },
         guid: "42".into(),
         stale: false,
+        template: None,
     };
-    HubSeen::Open { images: [("micro".to_owned(), image)].into() }
+    HubSeen::Open { images: [("micro".to_owned(), image)].into(), impossible: None }
 }
 
 fn seen(machine: Option<Machine>) -> Observed {
@@ -187,7 +188,7 @@ fn an_import_refers_to_the_image() {
     check(&import, &seen(None), "imported 42");
     check(
         &import,
-        &Observed { hub: HubSeen::Open { images: std::collections::BTreeMap::default() }, ..seen(None) },
+        &Observed { hub: HubSeen::Open { images: std::collections::BTreeMap::default(), impossible: None }, ..seen(None) },
         "waiting ImageNotReady",
     );
     check(&import, &Observed::default(), "waiting HubNotReady");

@@ -108,6 +108,23 @@ impl Client {
         }
     }
 
+    /// Ends the lease of the VMID that a Checkpoint's template had, which is its Machine's; fine when there is none.
+    pub async fn end_vmid_lease_of(&self, hub: &str, checkpoint: &Checkpoint, machine_uid: &str) -> Result<(), Error> {
+        match &self.via {
+            Via::Local(objects) => {
+                let (hub, uid) = (hub.to_owned(), machine_uid.to_owned());
+                let work = objects.store().write(move |t| {
+                    Box::pin(async move {
+                        t.end_vmid_lease(&hub, &uid).await?;
+                        t.revoke_tokens(&uid).await
+                    })
+                });
+                Ok(work.await.map_err(|error: store::Error| error)?)
+            }
+            Via::Remote(remote) => remote.end_vmid_lease_of(hub, checkpoint).await,
+        }
+    }
+
     /// Makes the token with this SHA-256 (hex) valid for a Machine; its others are revoked unless they are to be kept.
     pub async fn put_token(&self, machine: &Machine, hash: String, keep_others: bool) -> Result<(), Error> {
         match &self.via {

@@ -268,6 +268,13 @@ impl Remote {
         self.http.json(request).await.map(drop).map_err(error)
     }
 
+    /// Of the Machine that its status names.
+    pub(super) async fn end_vmid_lease_of(&self, hub: &str, checkpoint: &Checkpoint) -> Result<(), Error> {
+        let body = json!({ "uid": checkpoint.uid(), "hub": hub });
+        let request = self.http.request(Method::DELETE, &part(checkpoint, "vmid")).json(&body);
+        self.http.json(request).await.map(drop).map_err(error)
+    }
+
     pub(super) async fn put_token(&self, machine: &Machine, hash: &str, keep_others: bool) -> Result<(), Error> {
         let token = json!({ "uid": machine.uid(), "hash": hash, "keepOthers": keep_others });
         self.http.put(&part(machine, "token"), &token).await.map(drop).map_err(error)

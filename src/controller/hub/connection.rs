@@ -31,7 +31,12 @@ pub(super) async fn resolve(
     let made_by = driver::made_by(&objects.installation(hub.name()).await?, store::line(objects.epoch()));
     match (&infrastructure.proxmox, &infrastructure.zfs) {
         (Some(proxmox), Some(zfs)) => {
-            let found = of_proxmox(hub, proxmox, zfs, objects, data).await?;
+            let found = of_zfs(hub, proxmox, zfs, objects, data).await?;
+            Ok(found.map(|connection| Connection { made_by, ..connection }))
+        }
+        (Some(proxmox), None) => {
+            let storage = infrastructure.templates.as_ref().map(|templates| templates.storage.as_str()).unwrap_or_default();
+            let found = of_proxmox(hub, proxmox, storage, objects).await?;
             Ok(found.map(|connection| Connection { made_by, ..connection }))
         }
         _ => Ok(lab
@@ -40,15 +45,41 @@ pub(super) async fn resolve(
     }
 }
 
-async fn of_proxmox(
+/// One that runs no `zfs`.
+async fn of_proxmox(hub: &Hub, proxmox: &Proxmox, storage: &str, objects: &Client) -> Result<Result<Connection, Waiting>, objects::Error> {
+    let credential = match of_secret(&proxmox.token_secret_ref.name, objects).await? {
+        Ok(credential) => credential,
+        Err(waiting) => return Ok(Err(waiting)),
+    };
+    Ok(Ok(Connection {
+        proxmox: proxmox::Config { endpoint: proxmox.endpoint.clone(), fingerprint: proxmox.fingerprint.clone(), credential },
+        service: None,
+        node: proxmox.node.clone().map(Node),
+        others: Vec::new(),
+        storage: storage.to_owned(),
+        dataset: Dataset(String::new()),
+        keep: Dataset(String::new()),
+        made_by: String::new(),
+        runner: Runner::Nowhere,
+        vmids: proxmox.vmids,
+        bridge: proxmox.bridge.clone(),
+        gateway_url: hub.spec.gateway.as_ref().map(|gateway| gateway.url.clone()).unwrap_or_default(),
+        breaker: Breaker::default(),
+        turns: Turns::new(driver::CONCURRENCY),
+        concurrency: usize::try_from(proxmox.concurrency).unwrap_or(driver::CONCURRENCY),
+        tenure: objects.tenure().clone(),
+    }))
+}
+
+async fn of_zfs(
     hub: &Hub,
     proxmox: &Proxmox,
     zfs: &Zfs,
     objects: &Client,
     data: &Path,
 ) -> Result<Result<Connection, Waiting>, objects::Error> {
-    let credential = match of_secret(&proxmox.token_secret_ref.name, objects).await? {
-        Ok(credential) => credential,
+    let connection = match of_proxmox(hub, proxmox, &zfs.storage, objects).await? {
+        Ok(connection) => connection,
         Err(waiting) => return Ok(Err(waiting)),
     };
     let nodes = &hub.spec.infrastructure.nodes;
@@ -65,22 +96,12 @@ async fn of_proxmox(
         |(node, runner): (&api::Node, Runner)| Elsewhere { node: Node(node.name.clone()), runner, turns: Turns::new(driver::CONCURRENCY) };
     let others = nodes.iter().skip(1).zip(runners).map(elsewhere).collect();
     Ok(Ok(Connection {
-        proxmox: proxmox::Config { endpoint: proxmox.endpoint.clone(), fingerprint: proxmox.fingerprint.clone(), credential },
-        service: None,
-        node: nodes.first().map(|node| &node.name).or(proxmox.node.as_ref()).cloned().map(Node),
+        node: nodes.first().map(|node| Node(node.name.clone())).or(connection.node.clone()),
         others,
-        storage: zfs.storage.clone(),
         dataset: Dataset(zfs.dataset.clone()),
         keep: Dataset(zfs.keep.clone()),
-        made_by: String::new(),
         runner,
-        vmids: proxmox.vmids,
-        bridge: proxmox.bridge.clone(),
-        gateway_url: hub.spec.gateway.as_ref().map(|gateway| gateway.url.clone()).unwrap_or_default(),
-        breaker: Breaker::default(),
-        turns: Turns::new(driver::CONCURRENCY),
-        concurrency: usize::try_from(proxmox.concurrency).unwrap_or(driver::CONCURRENCY),
-        tenure: objects.tenure().clone(),
+        ..connection
     }))
 }
 

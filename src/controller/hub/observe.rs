@@ -6,7 +6,7 @@ use crate::api::hub::{Audit, Lack, NodeStatus, UnownedVm};
 use crate::api::{Hub, Kind};
 use crate::controller::{Context, Error};
 use crate::driver::{self, Driver, storage::Image};
-use crate::proxmox;
+use crate::proxmox::{self, Vmid};
 use crate::runtime::Seen;
 use crate::store::ledger::Gap;
 use crate::world::World;
@@ -121,7 +121,10 @@ async fn images(hub: &Hub, driver: &Driver, world: &World, context: &Context) ->
             let seen = match (&image.file, &image.dataset) {
                 (Some(file), _) => Seen::from_lookup(driver.imported(Path::new(file), &image.name).await),
                 (None, Some(snapshot)) => Seen::from_lookup(driver.find_image(snapshot).await.map(Some)),
-                (None, None) => Seen::Unknown { why: "neither file nor dataset is given".into() },
+                (None, None) => match image.template.map(Vmid) {
+                    Some(template) => Seen::from_lookup(driver.find_template(template).await.map(Some)),
+                    None => Seen::Unknown { why: "neither file, dataset nor template is given".into() },
+                },
             };
             found = match (found, seen) {
                 (Seen::Present(mut first), Seen::Present(also)) => {

@@ -49,7 +49,7 @@ pub(super) fn plan(hub: &Hub, observed: &Observed, resync: Duration) -> Plan {
                 missing.insert(image.name.clone(), format!("{file} is being imported"));
             }
             (Some(Seen::Absent) | None, None) => {
-                missing.insert(image.name.clone(), "its snapshot does not exist".into());
+                missing.insert(image.name.clone(), "its snapshot or template does not exist".into());
             }
         }
     }
@@ -61,7 +61,7 @@ pub(super) fn plan(hub: &Hub, observed: &Observed, resync: Duration) -> Plan {
             (Readiness::waiting(reason, format!("image {name}: {why}")), again)
         }
         (Seen::Present(_) | Seen::Absent, None) => (
-            Readiness::Ready { reason: "Ready", message: "Proxmox and ZFS answer, all images are there".into() },
+            Readiness::Ready { reason: "Ready", message: "Proxmox and its storage answer, all images are there".into() },
             Requeue::After(if lacks { SETTLED.min(resync) } else { resync }),
         ),
     };

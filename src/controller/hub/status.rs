@@ -49,6 +49,9 @@ pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) ->
     if let Some(audit) = &observed.audit {
         status.audit = Some(audit.clone());
     }
+    if let Some(link) = &observed.link {
+        status.capabilities = link.driver.capabilities().told();
+    }
     status.message = (!plan.readiness.is_ready()).then(|| plan.readiness.message().to_owned());
     if let State::Open { version } = &observed.state {
         if let Some(version) = version.present() {
@@ -94,7 +97,7 @@ fn image_status(name: &str, observed: &Observed, plan: &Plan) -> ImageStatus {
     });
     ImageStatus {
         name: name.to_owned(),
-        snapshot: image.map(|image| image.snapshot.to_string()),
+        snapshot: image.map(ToString::to_string),
         guid: image.map(|image| image.guid.clone()),
         message: plan.missing.get(name).cloned().or(stale),
     }

@@ -20,6 +20,7 @@ fn hub() -> Hub {
         name: name.into(),
         file: file.map(Into::into),
         dataset: dataset.map(Into::into),
+        template: None,
     };
     let spec = HubSpec {
         infrastructure: Infrastructure { lab: Some(Lab {}), ..Default::default() },
@@ -35,7 +36,7 @@ fn hub() -> Hub {
 
 fn image(dataset: &str, stale: bool) -> Image {
     let snapshot = Snapshot { dataset: Dataset(dataset.into()), name: "base".into() };
-    Image { nodes: vec![Node("lab".into())], snapshot, guid: "42".into(), stale }
+    Image { nodes: vec![Node("lab".into())], snapshot, guid: "42".into(), stale, template: None }
 }
 
 fn unknown<T>(why: &str) -> Seen<T> {

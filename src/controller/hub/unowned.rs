@@ -35,6 +35,10 @@ pub(super) async fn unowned(hub: &Hub, link: &Link, context: &Context) -> Result
         match link.driver.bearer(node, vmid, &installation).await {
             Ok(Some(bearer)) => {
                 let (machine_uid, namespace, name) = (bearer.machine_uid, bearer.namespace, bearer.name);
+                if leased.contains(&(vmid.0, machine_uid.clone())) {
+                    // A clone that was just made: its tags are its template's.
+                    continue;
+                }
                 found.push(UnownedVm { vmid: vmid.0, machine_uid, namespace, name });
             }
             // Another installation's, or gone since.

@@ -2,14 +2,14 @@
 
 use super::plan::{Ask, Base};
 use super::{ASKED_BY, base_names, is_own};
-use crate::api::checkpoint::{CheckpointPhase, Volume, VolumeCopy};
+use crate::api::capability::{CapabilityName, impossible};
+use crate::api::checkpoint::{CheckpointPhase, VolumeCopy};
 use crate::api::machine::{Capture, From, Machine, MachineStatus, Phase};
 use crate::api::{Checkpoint, Kind};
 use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
 use crate::driver::storage::Image;
 use crate::driver::{self, Driver};
-use crate::proxmox::Node;
 use std::path::Path;
 
 /// What was found of a base.
@@ -47,7 +47,10 @@ pub(super) async fn base(
             };
             let last = source.status.as_ref().and_then(|status| status.last_checkpoint.clone());
             match (from.capture, last) {
-                (Capture::Now, last) => return captured_for(machine, &source, last, context).await,
+                (Capture::Now, last) => {
+                    let why = hub.and_then(|hub| impossible(&hub.driver.capabilities().told(), CapabilityName::ForkNow));
+                    return captured_for(machine, &source, last, why, context).await;
+                }
                 (Capture::Latest, Some(name)) => checkpoint_base(machine, &name, context).await?,
                 (Capture::Latest, None) => Err(format!("for machine {} to have a checkpoint", source.name())),
             }
@@ -67,26 +70,13 @@ pub(super) async fn base(
 /// An image: as it is on the Machine's node, where it is there, else as another node has it.
 async fn image_base(name: &str, image: &Image, hub: &HubHandle, driver: Option<&Driver>) -> Result<Base, String> {
     let base = |image: &Image| {
-        let volume = |node: &Node| Volume {
-            node: node.0.clone(),
-            dataset: image.snapshot.dataset.0.clone(),
-            snapshot: image.snapshot.name.clone(),
-            guid: image.guid.clone(),
-            // Each has one of its own of that name.
-            copies: image
-                .nodes
-                .iter()
-                .skip(1)
-                .map(|node| VolumeCopy { node: node.0.clone(), received: true, ..VolumeCopy::default() })
-                .collect(),
-            ..Volume::default()
-        };
-        Base {
-            checkpoint: None,
-            machine_uid: None,
-            volumes: image.nodes.first().map(volume).into_iter().collect(),
-            image: Some(name.into()),
+        let mut volumes = image.volumes();
+        for volume in &mut volumes {
+            // Each node has one of its own of that name.
+            let others = image.nodes.iter().skip(1);
+            volume.copies = others.map(|node| VolumeCopy { node: node.0.clone(), received: true, ..VolumeCopy::default() }).collect();
         }
+        Base { checkpoint: None, machine_uid: None, volumes, image: Some(name.into()) }
     };
     let Some(driver) = driver.filter(|driver| image.nodes.first() != Some(driver.node())) else { return Ok(base(image)) };
     let spec = hub.spec.images.iter().find(|image| image.name == name);
@@ -107,8 +97,15 @@ async fn image_base(name: &str, image: &Image, hub: &HubHandle, driver: Option<&
     Ok(base(&own.unwrap_or(first)))
 }
 
-/// The state of a Machine as it is now: a checkpoint that is taken for this fork, or, where nothing runs, its newest.
-async fn captured_for(machine: &Machine, source: &Machine, last: Option<String>, context: &Context) -> Result<Looked, Error> {
+/// The state of a Machine as it is now: a checkpoint that is taken for this fork, or, where nothing runs, its newest. `impossible` says
+/// why none can be taken.
+async fn captured_for(
+    machine: &Machine,
+    source: &Machine,
+    last: Option<String>,
+    impossible: Option<String>,
+    context: &Context,
+) -> Result<Looked, Error> {
     let phase = source.status.as_ref().map(|status| status.phase).unwrap_or_default();
     let is_still = phase.is_finished() || phase == Phase::Suspended;
     let mut free = None;
@@ -132,6 +129,9 @@ async fn captured_for(machine: &Machine, source: &Machine, last: Option<String>,
     Ok(match (last, free) {
         (Some(name), _) if is_still => Looked::At(checkpoint_base(machine, &name, context).await?),
         (None, _) if is_still => Looked::At(Err(format!("for machine {} to have a checkpoint; it has ended without one", source.name()))),
+        _ if impossible.is_some() => {
+            Looked::At(Err(format!("for machine {} to end: its hub {}", source.name(), impossible.unwrap_or_default())))
+        }
         (_, Some(checkpoint)) if phase == Phase::Running => {
             let why = format!("for checkpoint {checkpoint} of machine {}", source.name());
             Looked::Asks(Ask { machine: source.name().to_owned(), checkpoint }, why)

@@ -90,6 +90,7 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
     };
     let observed = Observed {
         hub: why_not,
+        can: hub.as_ref().map(|hub| hub.driver.capabilities()).unwrap_or_default(),
         after: if waiting { predecessors(machine, context).await? } else { Vec::new() },
         base,
         placed,
@@ -159,6 +160,7 @@ pub(super) async fn look(uid: &str, vmid: Vmid, driver: &Driver, hub: &HubHandle
     match driver.verify_owned(vmid, uid).await {
         Err(error) => Seen::unknown(error),
         Ok(Owner::Other(why)) => Seen::Present(Vm::Foreign(why)),
+        Ok(Owner::Ours(vm)) if vm.is_template() && vm.lock().is_none() => Seen::Present(Vm::Template),
         Ok(Owner::Ours(vm)) => match (vm.lock(), driver.power(vmid).await) {
             (Some(lock), _) => Seen::unknown(format!("VM {vmid} is locked ({lock})")),
             (None, Ok(Some(Power::Running))) => Seen::Present(Vm::Ours(Power::Running)),

@@ -5,6 +5,7 @@
 
 use super::put_back::{put_back, restore, retried};
 use crate::agent::{LastCall, Verdict, verdict};
+use crate::api::capability::{Capabilities, CapabilityName};
 use crate::api::checkpoint::Volume;
 use crate::api::machine::{
     AfterFailure, AgentStatus, Limits, Machine, MachineStatus, OnTerminate, OperatingMode, Phase, TerminationReason,
@@ -35,6 +36,8 @@ pub(super) const VM_UNKNOWN: &str = "VmUnknown";
 pub(super) struct Observed {
     /// Why its Hub cannot be used, if it cannot.
     pub hub: Result<(), String>,
+    /// What that Hub's storage can do.
+    pub can: Capabilities,
     /// Each of `goal.after`.
     pub after: Vec<(String, Predecessor)>,
     /// What its disks are cloned from; or what is missing.
@@ -89,6 +92,16 @@ impl Base {
         self.volumes.iter().all(|volume| volume.node == node || copied(volume))
     }
 
+    /// How many disks it has.
+    fn disks(&self) -> u32 {
+        u32::try_from(self.volumes.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The template that it is, if so.
+    fn template(&self) -> Option<u32> {
+        self.volumes.first().and_then(|volume| volume.template)
+    }
+
     /// Nodes that have all of it.
     pub(super) fn nodes(&self) -> BTreeSet<Node> {
         let of = |volume: &Volume| {
@@ -110,6 +123,8 @@ pub(super) struct Ask {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Vm {
     Ours(Power),
+    /// Its own, and made a template: it never runs again.
+    Template,
     /// Someone else's; says why.
     Foreign(String),
 }
@@ -124,6 +139,20 @@ pub(super) struct Checkpoints {
     pub last_of_all: Option<String>,
 }
 
+impl Observed {
+    /// Whether nothing can be captured, as the Hub's storage is another than it was.
+    pub(super) fn cannot_put_back(&self) -> bool {
+        !self.can.has(CapabilityName::Restore)
+    }
+    /// Disks that lie apart from their VM are destroyed apart from it.
+    fn destroy_disks(&self) -> Option<Step> {
+        self.can.has(CapabilityName::DetachDisks).then_some(Step::DestroyDisks)
+    }
+}
+
+/// What became of a VM that nobody but Proxmox' user can have changed so.
+pub(super) const TEMPLATE: &str = "its VM was made a template by someone else";
+
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Step {
@@ -136,12 +165,15 @@ pub(super) enum Step {
     Copy(Base),
     Lease,
     Fork(Base),
+    /// With the disks that were forked; or as a clone of a template, with that one's.
     CreateVm {
         disks: u32,
+        template: Option<u32>,
     },
     /// One that was seen to be its own: the record of its creation was lost.
     AdoptVm {
         disks: u32,
+        template: Option<u32>,
     },
     Start,
     AwaitGuest,
@@ -367,8 +399,9 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
         Seen::Unknown { why } => return Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON)),
         // The number was taken by someone after it was leased: give it up and lease another.
         Seen::Present(Vm::Foreign(_)) if next.started_at.is_none() || next.vm.is_none() => {
-            return Plan::of(next).steps([Step::DestroyDisks, Step::EndLease]);
+            return Plan::of(next).steps(observed.destroy_disks()).steps([Step::EndLease]);
         }
+        Seen::Present(Vm::Template) => return lost(next, now, TEMPLATE),
         Seen::Present(Vm::Foreign(_)) => return lost(next, now, "its VM's number is someone else's now"),
         Seen::Absent if next.started_at.is_some() && next.vm.is_some() => return lost(next, now, "its VM was deleted by someone else"),
         // Nothing of it was made, for that needs a lease: it need not wait for a node that went down meanwhile.
@@ -387,16 +420,23 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
             if next.node.as_ref().is_some_and(|node| !base.is_on(node)) {
                 return Plan::of(next).steps([Step::Copy(base)]);
             }
-            let disks = u32::try_from(base.volumes.len()).unwrap_or(u32::MAX);
-            return Plan::of(next).steps([Step::Lease, Step::Fork(base), Step::CreateVm { disks }]);
+            let detaches = observed.can.has(CapabilityName::DetachDisks);
+            if base.template().is_some() == detaches {
+                let (has, keeps) = if detaches { ("a template", "snapshots") } else { ("a snapshot", "templates") };
+                let why = format!("for a hub that can clone {has}; its own keeps {keeps}: name another in spec.hub of a new machine");
+                return Plan::of(next).wait("BaseNotHere", why, Requeue::After(FULL));
+            }
+            let create = Step::CreateVm { disks: base.disks(), template: base.template() };
+            let fork = detaches.then_some(Step::Fork(base));
+            return Plan::of(next).steps([Step::Lease]).steps(fork).steps([create]);
         }
         // Created, by who was ended before that was recorded: nothing is asked for again.
         Seen::Present(Vm::Ours(_)) if next.vm.is_none() => {
-            let disks = match &observed.base {
-                Ok(base) => u32::try_from(base.volumes.len()).unwrap_or(u32::MAX),
+            let base = match &observed.base {
+                Ok(base) => base,
                 Err(why) => return Plan::of(next).wait("BaseNotReady", why.clone(), Requeue::After(SOON)),
             };
-            return Plan::of(next).steps([Step::AdoptVm { disks }]);
+            return Plan::of(next).steps([Step::AdoptVm { disks: base.disks(), template: base.template() }]);
         }
         Seen::Present(Vm::Ours(power)) => *power,
     };
@@ -429,6 +469,7 @@ fn run(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
     }
     match &observed.vm {
         Seen::Absent | Seen::Present(Vm::Foreign(_)) => return lost(next, now, "its VM was deleted by someone else"),
+        Seen::Present(Vm::Template) => return lost(next, now, TEMPLATE),
         Seen::Present(Vm::Ours(Power::Stopped)) => {
             // The guest powered off by itself. Started again it shows whether the agent had ended before.
             leave_running(&mut next, now);
@@ -503,14 +544,24 @@ fn ended(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
     }
 }
 
-fn suspend(observed: &Observed, next: MachineStatus, now: Timestamp) -> Plan {
+fn suspend(observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
+    let captures = observed.can.has(CapabilityName::CheckpointInLife);
     match &observed.vm {
         Seen::Unknown { why } => Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON)),
         Seen::Absent | Seen::Present(Vm::Foreign(_)) => lost(next, now, "its VM was deleted by someone else"),
+        Seen::Present(Vm::Template) => lost(next, now, TEMPLATE),
         Seen::Present(Vm::Ours(Power::Running)) => {
-            Plan::of(next).steps([Step::StopAgent, Step::Flush, Step::ShutDown, Step::Capture(Ending::Suspend)])
+            let capture = captures.then_some(Step::Capture(Ending::Suspend));
+            Plan::of(next).steps([Step::StopAgent, Step::Flush, Step::ShutDown]).steps(capture)
         }
-        Seen::Present(Vm::Ours(Power::Stopped)) => Plan::of(next).steps([Step::Capture(Ending::Suspend)]),
+        Seen::Present(Vm::Ours(Power::Stopped)) if captures => Plan::of(next).steps([Step::Capture(Ending::Suspend)]),
+        // Its state is its VM's, and there is no other.
+        Seen::Present(Vm::Ours(Power::Stopped)) => {
+            next.phase = Phase::Suspended;
+            let mut plan = Plan::of(next);
+            plan.requeue = Requeue::After(Duration::ZERO);
+            plan
+        }
     }
 }
 
@@ -543,6 +594,9 @@ fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
         Seen::Present(Vm::Ours(power)) => Some(*power),
         _ => None,
     };
+    // Its VM is its final checkpoint, or is to be.
+    let is_template = observed.vm == Seen::Present(Vm::Template);
+    let captured = observed.checkpoints.last_of_all.is_some() || (is_template && next.final_checkpoint.is_some());
     if vm == Some(Power::Running) {
         let undecided = next.termination_reason.is_none();
         let guest_is_lost = next.termination_reason == Some(TerminationReason::GuestLost);
@@ -561,7 +615,7 @@ fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
         next.termination_reason = Some(TerminationReason::VerifyFailed);
         next.message = Some("the VM stopped before the verify command could run".into());
     }
-    if observed.lease.is_none() {
+    if observed.lease.is_none() || (is_template && captured && !discard) {
         if machine.is_deleting() {
             return Plan::of(next).steps([Step::RemoveFinalizer]);
         }
@@ -578,14 +632,19 @@ fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
     }
     let mut plan = Plan::of(next);
     if discard {
-        plan.steps.push(Step::DestroyDisks);
+        plan.steps.extend(observed.destroy_disks());
     } else {
-        if observed.checkpoints.last_of_all.is_none() {
+        if !captured {
             plan.steps.push(Step::Capture(Ending::Final));
         }
-        plan.steps.push(Step::KeepDisks);
+        if observed.can.has(CapabilityName::DetachDisks) {
+            plan.steps.push(Step::KeepDisks);
+        } else if vm.is_some() || is_template {
+            // The checkpoint is the VM: it stays, and its number stays leased.
+            return plan;
+        }
     }
-    if vm.is_some() {
+    if vm.is_some() || is_template {
         plan.steps.push(Step::DeleteVm);
     }
     plan.steps(std::iter::once(Step::EndLease))

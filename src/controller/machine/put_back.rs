@@ -1,6 +1,6 @@
 //! Putting a Machine back to an earlier state: because a person asks for it, or to try again after a failure. Pure.
 
-use super::plan::{Ending, Observed, Plan, SOON, Step, VM_UNKNOWN, Vm, api_time, leave_running, lost, relaunch};
+use super::plan::{Ending, Observed, Plan, SOON, Step, TEMPLATE, VM_UNKNOWN, Vm, api_time, leave_running, lost, relaunch};
 use crate::api::Kind;
 use crate::api::machine::{Machine, MachineStatus, Phase, Restored, RetryMode, TerminationReason};
 use crate::driver::storage::disk_index;
@@ -28,8 +28,13 @@ pub(super) fn restore(observed: &Observed, next: MachineStatus, now: Timestamp) 
             let why = observed.hub.as_ref().err().cloned().unwrap_or_default();
             Plan::of(next).wait("HubNotReady", format!("for its hub: {why}"), Requeue::After(SOON))
         }
+        _ if observed.cannot_put_back() => {
+            let why = "for its hub's storage to be what it was: this one puts nothing back";
+            Plan::of(next).wait("RestoreNotPossible", why, Requeue::After(SOON))
+        }
         Seen::Unknown { why } => Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON)),
         Seen::Present(Vm::Foreign(_)) => lost(next, now, "its VM's number is someone else's now"),
+        Seen::Present(Vm::Template) => lost(next, now, TEMPLATE),
         Seen::Present(Vm::Ours(Power::Running)) => {
             Plan::of(next).steps([Step::StopAgent, Step::Flush, Step::ShutDown, capture, Step::PutAway])
         }
@@ -51,10 +56,14 @@ pub(super) fn retried(machine: &Machine, observed: &Observed, status: &MachineSt
     if !failed || ending || foreign || observed.hub.is_err() || observed.lease.is_none() || status.started_at.is_none() {
         return None;
     }
+    let lost = reason == TerminationReason::GuestLost || !matches!(observed.vm, Seen::Present(Vm::Ours(_)));
+    let stays = retry.mode == RetryMode::Warm && !lost;
+    if !stays && observed.cannot_put_back() {
+        return None;
+    }
     let mut next = status.clone();
     next.retries += 1;
     next.termination_reason = None;
-    let lost = reason == TerminationReason::GuestLost || !matches!(observed.vm, Seen::Present(Vm::Ours(_)));
     match retry.mode {
         RetryMode::Warm if !lost => relaunch(&mut next, now),
         RetryMode::Cold => {

@@ -3,6 +3,7 @@
 use super::act::{Fact, Outcome};
 use super::plan::{Ending, Observed, Plan, VM_UNKNOWN, Waiting, api_time, ran, relaunch};
 use crate::api::Kind;
+use crate::api::capability::{CapabilityName, impossible};
 use crate::api::machine::{Machine, MachineStatus, Phase, TerminationReason, VmStatus};
 use crate::api::meta::put_condition;
 use crate::api::quantity::{GoDuration, NanoUsd};
@@ -151,9 +152,16 @@ fn conditions(next: &mut MachineStatus, observed: &Observed, waiting: Option<&Wa
         Ok(()) => ("True", "WithinLimits", String::new()),
     };
     put_condition(all, generation, &now, ("BudgetAvailable", budget.0, budget.1, &budget.2));
-    let current = next.last_checkpoint.clone();
-    let checkpoint = current.map_or(("False", "NoCheckpoint", String::new()), |name| ("True", "Captured", name));
-    put_condition(all, generation, &now, ("CheckpointCurrent", checkpoint.0, checkpoint.1, &checkpoint.2));
+    let checkpoint = match (next.last_checkpoint.clone(), impossible(&observed.can.told(), CapabilityName::CheckpointInLife)) {
+        (Some(name), _) => ("True", "Captured", name),
+        (None, Some(why)) => ("False", "NotPossible", format!("its hub {why}")),
+        (None, None) => ("False", "NoCheckpoint", String::new()),
+    };
+    // While its Hub cannot be asked, why there is none is not known anew.
+    let unknown = checkpoint.0 == "False" && observed.hub.is_err() && all.iter().any(|known| known.type_ == "CheckpointCurrent");
+    if !unknown {
+        put_condition(all, generation, &now, ("CheckpointCurrent", checkpoint.0, checkpoint.1, &checkpoint.2));
+    }
     let readiness = match (next.phase, waiting) {
         (Phase::Succeeded, _) => Readiness::Ready { reason: "Succeeded", message },
         (Phase::Failed, _) => Readiness::stalled("Failed", message),

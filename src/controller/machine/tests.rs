@@ -3,6 +3,7 @@
 use super::plan::{self, Ask, Base, Checkpoints, Ending, Observed, Plan, Predecessor, Step, Vm};
 use super::status::status;
 use crate::agent::LastCall;
+use crate::api::capability::{Capabilities, CapabilityName};
 use crate::api::checkpoint::{Volume, VolumeCopy};
 use crate::api::machine::*;
 use crate::api::quantity::{Currency, GoDuration, Money, NanoUsd};
@@ -53,6 +54,7 @@ fn base() -> Base {
 fn seen() -> Observed {
     Observed {
         hub: Ok(()),
+        can: Capabilities::all_but(&[]),
         after: Vec::new(),
         base: Ok(base()),
         placed: Ok(Node("pve".into())),
@@ -291,6 +293,50 @@ fn an_end_is_the_same_from_wherever_it_was_left() {
     // Someone else's VM is never shut down, captured or deleted.
     let foreign = Observed { vm: Seen::Present(Vm::Foreign("x".into())), ..seen() };
     check(&done, foreign, "Finishing/Completed CaptureFinal,KeepDisks,EndLease");
+}
+
+#[test]
+fn where_a_final_checkpoint_is_its_vm_nothing_else_is_captured_or_destroyed() {
+    use CapabilityName::{CheckpointInLife, DetachDisks, Restore};
+    let can = Capabilities::all_but(&[(CheckpointInLife, "x"), (DetachDisks, "x"), (Restore, "x")]);
+    let seen = || Observed { can: can.clone(), ..seen() };
+    let stopped = || Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() };
+    let template = || Observed { vm: Seen::Present(Vm::Template), ..seen() };
+    let mut spawning = machine(Phase::Spawning);
+    spawning.status.as_mut().unwrap().started_at = None;
+    let mut base = base();
+    base.volumes[0].template = Some(900);
+    check(&spawning, Observed { vm: Seen::Absent, ..seen() }, "Spawning (BaseNotHere)");
+    let plan = check(&spawning, Observed { vm: Seen::Absent, base: Ok(base), ..seen() }, "Spawning Lease,CreateVm");
+    assert_eq!(plan.steps[1], Step::CreateVm { disks: 1, template: Some(900) });
+    check(&spawning, Observed { vm: Seen::Present(Vm::Foreign("x".into())), ..seen() }, "Spawning EndLease");
+
+    let done = finishing(TerminationReason::Completed);
+    check(&done, stopped(), "Finishing/Completed CaptureFinal");
+    // Made a template, and the record of that lost: captured again, which finds it.
+    check(&done, template(), "Finishing/Completed CaptureFinal");
+    let captured = || Checkpoints { last_of_all: Some("b-final".into()), ..Checkpoints::default() };
+    let plan = check(&done, Observed { checkpoints: captured(), ..template() }, "Succeeded/Completed");
+    assert_eq!(plan.next.vm, None, "its number stays leased to what it became");
+    check(&done, Observed { vm: Seen::Absent, ..seen() }, "Finishing/Completed CaptureFinal,EndLease");
+    let mut discarded = done.clone();
+    discarded.spec.on_terminate = OnTerminate::Discard;
+    check(&discarded, stopped(), "Finishing/Completed DeleteVm,EndLease");
+    check(&discarded, template(), "Finishing/Completed DeleteVm,EndLease");
+
+    // One that someone made a template runs no more; what is on its disks is kept.
+    for phase in [Phase::Running, Phase::Spawning, Phase::Suspending] {
+        check(&machine(phase), template(), "Finishing/GuestLost");
+    }
+    check(&machine(Phase::Suspending), seen(), "Suspending StopAgent,Flush,ShutDown");
+    check(&machine(Phase::Suspending), stopped(), "Suspended");
+
+    // It is tried again in the same guest, or not at all.
+    let mut failed = finishing(TerminationReason::AgentFailed);
+    failed.spec.retry = Some(Retry { limit: 1, mode: RetryMode::Fork });
+    check(&failed, stopped(), "Finishing/AgentFailed CaptureFinal");
+    failed.spec.retry = Some(Retry { limit: 1, mode: RetryMode::Warm });
+    check(&failed, stopped(), "Spawning");
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! First bases: raw disk images imported into the checkpoint tree, and snapshots that are in the pool already.
 
 use super::{HOLD, IMAGE, SOURCE, Wanted, is_marked, must_look, parse_snapshot, properties};
+use crate::api::checkpoint::Volume;
 use crate::driver::{Driver, Error};
-use crate::proxmox::Node;
+use crate::proxmox::{Node, Vmid};
 use crate::zfs::{Dataset, Properties, Snapshot};
 use std::path::Path;
 
@@ -19,6 +20,37 @@ pub struct Image {
     pub guid: String,
     /// The file that it was imported from is not what it was then: the pool still has the old one.
     pub stale: bool,
+    /// Where it is a template of Proxmox: its VMID and the names of its disks.
+    pub template: Option<(Vmid, Vec<String>)>,
+}
+
+impl std::fmt::Display for Image {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.template {
+            Some((vmid, _)) => write!(f, "template {vmid}"),
+            None => self.snapshot.fmt(f),
+        }
+    }
+}
+
+impl Image {
+    /// What a Machine's disks are cloned from, one a disk, as its first node has it.
+    pub fn volumes(&self) -> Vec<Volume> {
+        let node = self.nodes.first().map(|node| node.0.clone()).unwrap_or_default();
+        let one = Volume {
+            node,
+            dataset: self.snapshot.dataset.0.clone(),
+            snapshot: self.snapshot.name.clone(),
+            guid: self.guid.clone(),
+            ..Volume::default()
+        };
+        match &self.template {
+            Some((vmid, disks)) => {
+                disks.iter().map(|disk| Volume { dataset: disk.clone(), template: Some(vmid.0), ..one.clone() }).collect()
+            }
+            None => vec![one],
+        }
+    }
 }
 
 impl Driver {
@@ -39,7 +71,7 @@ impl Driver {
             // Without the file, what was imported of it is as good as ever.
             Err(_) => false,
         };
-        Ok(Some(Image { nodes: vec![self.node().clone()], snapshot, guid: info.guid, stale }))
+        Ok(Some(Image { nodes: vec![self.node().clone()], snapshot, guid: info.guid, stale, template: None }))
     }
 
     /// Imports a raw disk image, unless it is there. An import that was cut off is destroyed (by both marks: name and
@@ -99,7 +131,7 @@ impl Driver {
         let snapshot =
             parse_snapshot(text).ok_or_else(|| Error::Settings(format!("`{text}` is not a snapshot; write pool/dataset@snapshot")))?;
         match self.zfs.snapshot_info(&snapshot).await? {
-            Some(info) => Ok(Image { nodes: vec![self.node().clone()], snapshot, guid: info.guid, stale: false }),
+            Some(info) => Ok(Image { nodes: vec![self.node().clone()], snapshot, guid: info.guid, stale: false, template: None }),
             None => Err(Error::Missing(format!("snapshot {snapshot} does not exist"))),
         }
     }

@@ -13,7 +13,7 @@ mod unused;
 pub use copies::{Copies, Wanted};
 pub use disks::Destroyed;
 pub use images::Image;
-pub use snapshots::Collected;
+pub use snapshots::{Collected, Still};
 
 use super::{Driver, Error};
 use crate::proxmox::Vmid;
@@ -73,24 +73,43 @@ impl Driver {
     pub fn kept(&self, machine_uid: &str, index: u32) -> Dataset {
         Dataset(format!("{}/m-{machine_uid}-disk-{index}", self.connection().keep))
     }
-    /// Every VMID that a dataset carries in its name, as they were listed at or after `instant`: one command, shared by all who ask.
+    /// Every VMID that a disk carries in its name, as they were listed at or after `instant`: one command, shared by all who ask.
     /// Errors: the node does not answer, also when it did a moment ago.
     pub async fn numbers_since(&self, instant: Instant) -> Result<Arc<BTreeSet<Vmid>>, Error> {
         let mut known = self.site.numbers.lock().await;
         if let Some((_, numbers)) = known.as_ref().filter(|(at, _)| *at >= instant) {
             let numbers = Arc::clone(numbers);
             drop(known);
-            self.zfs.dataset(&self.connection().dataset).await?;
+            if self.has_zfs() {
+                self.zfs.dataset(&self.connection().dataset).await?;
+            }
             return Ok(numbers);
         }
         let at = Instant::now();
-        let all = self.zfs.datasets(&self.connection().dataset).await?;
-        let numbers: Arc<BTreeSet<Vmid>> = Arc::new(all.iter().filter_map(|dataset| vmid_of(&dataset.name)).collect());
+        let numbers: BTreeSet<Vmid> = if self.has_zfs() {
+            let all = self.zfs.datasets(&self.connection().dataset).await?;
+            all.iter().filter_map(|dataset| vmid_of(&dataset.name)).collect()
+        } else {
+            let all = self.proxmox.images(self.node(), &self.connection().storage, None).await?;
+            all.into_iter().map(|(_, vmid)| vmid).collect()
+        };
+        let numbers = Arc::new(numbers);
         *known = Some((at, Arc::clone(&numbers)));
         Ok(numbers)
     }
 
-    /// Every dataset whose name carries this VMID, ours or not: a lease ends only when there is none. One command.
+    /// What keeps the lease of a VMID from ending: a disk whose name bears it; where the VM of that number is someone else's, `theirs`,
+    /// only one that is marked as the Machine's. One command.
+    pub async fn left_over(&self, vmid: Vmid, machine_uid: &str, theirs: bool) -> Result<Option<String>, Error> {
+        if !self.has_zfs() {
+            return if theirs { Ok(None) } else { self.left_of(vmid).await };
+        }
+        let left = self.datasets_of(vmid).await?;
+        let own = left.into_iter().find(|dataset| !theirs || is_marked(&dataset.properties, MACHINE, machine_uid));
+        Ok(own.map(|dataset| dataset.name.0))
+    }
+
+    /// Every dataset whose name carries this VMID, ours or not. One command.
     pub async fn datasets_of(&self, vmid: Vmid) -> Result<Vec<DatasetInfo>, Error> {
         let all = self.zfs.datasets(&self.connection().dataset).await?;
         Ok(all.into_iter().filter(|dataset| vmid_of(&dataset.name) == Some(vmid)).collect())

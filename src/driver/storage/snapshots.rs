@@ -2,7 +2,9 @@
 
 use super::{CHECKPOINT, HOLD, MACHINE, disk_index, is_marked, must_look, snapshot_name};
 use crate::api::checkpoint::Volume;
+use crate::clock::Clock;
 use crate::driver::{Driver, Error};
+use crate::proxmox::Vmid;
 use crate::zfs::{self, Dataset, Snapshot, SnapshotInfo};
 
 /// What became of a checkpoint's snapshot.
@@ -12,6 +14,18 @@ pub struct Collected {
     pub snapshot: Option<Snapshot>,
     /// The kept disk that had no other snapshot left.
     pub disk: Option<Dataset>,
+}
+
+/// A Machine whose VM stands still, and what it is captured for.
+#[derive(Clone, Copy)]
+pub struct Still<'a> {
+    pub vmid: Vmid,
+    pub disks: &'a [Dataset],
+    pub machine_uid: &'a str,
+    pub checkpoint_uid: &'a str,
+    pub namespace: &'a str,
+    /// Its VM is gone, or someone else's.
+    pub is_gone: bool,
 }
 
 impl Driver {
@@ -40,6 +54,33 @@ impl Driver {
             None => Err(Error::Unknown(format!("{snapshot} was taken, but is not there now"))),
         });
         volumes.collect()
+    }
+
+    /// Captures a Machine whose VM stands still, as the driver's kind of storage does.
+    ///
+    /// Errors: as [`Driver::capture`] and [`Driver::keep_as_template`]; `Missing` also when the VM is gone, or another one's, and no disk
+    /// is the Machine's.
+    pub async fn capture_stopped(&self, still: &Still<'_>, clock: &Clock) -> Result<Vec<Volume>, Error> {
+        let Still { vmid, disks, machine_uid, checkpoint_uid, namespace, is_gone } = *still;
+        if !self.has_zfs() {
+            if is_gone {
+                return Err(Error::Missing(format!("VM {vmid} is gone, and its disks with it")));
+            }
+            return self.keep_as_template(vmid, machine_uid, checkpoint_uid, namespace, clock).await;
+        }
+        for disk in disks {
+            let found = self.zfs.dataset(disk).await?;
+            if found.is_some_and(|found| is_marked(&found.properties, MACHINE, machine_uid)) {
+                continue;
+            }
+            return Err(if is_gone {
+                // A disk of that name may be someone else's too.
+                Error::Missing(format!("{disk} is not a disk of this machine"))
+            } else {
+                Error::Conflict(format!("{disk} is not marked as a disk of this machine"))
+            });
+        }
+        self.capture(disks, checkpoint_uid, machine_uid).await
     }
 
     /// Accepts snapshots that were there before; takes those that a ZFS without atomic snapshots left out.
@@ -72,6 +113,10 @@ impl Driver {
     /// What an earlier call of [`Driver::capture`] took whose answer was lost: looked for by name and mark on these disks, and
     /// where they are kept after their Machine's end.
     pub async fn find_captured(&self, disks: &[Dataset], checkpoint_uid: &str, machine_uid: &str) -> Result<Vec<Volume>, Error> {
+        if !self.has_zfs() {
+            // Until it is recorded, a template is its Machine's, which goes on with it.
+            return Ok(Vec::new());
+        }
         let all = match self.zfs.datasets(&self.connection().keep).await {
             Ok(all) => all,
             // Before the first end of a Machine there is no checkpoint tree.
@@ -101,7 +146,7 @@ impl Driver {
             snapshot: snapshot.name,
             guid: info.guid,
             referenced: info.referenced_bytes,
-            copies: Vec::new(),
+            ..Volume::default()
         }
     }
 

@@ -30,8 +30,7 @@ impl Driver {
             dataset: seen.name.dataset.0.clone(),
             snapshot: seen.name.name.clone(),
             guid: seen.guid.clone(),
-            referenced: None,
-            copies: Vec::new(),
+            ..Volume::default()
         };
         self.destroy_captured(&seen.name, &volume, checkpoint_uid).await
     }

@@ -39,6 +39,7 @@ const ROWS: &[Row] = &[
     row("checkpoints.autovibe.dev", "", READ, ALL, ALL),
     row("checkpoints/status.autovibe.dev", "", READ, READ, READ),
     row("checkpoints/bundle.autovibe.dev", "", READ, READ, READ),
+    row("checkpoints/vmid.autovibe.dev", "", "", "", ""),
     row("budgets.autovibe.dev", "", READ, READ, ALL),
     row("budgets/status.autovibe.dev", "", READ, READ, READ),
     row("budgets/usage.autovibe.dev", "", "", "", ""),

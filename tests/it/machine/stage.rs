@@ -126,6 +126,11 @@ impl Stage {
         stage
     }
 
+    /// A lab that began from this, and no controllers.
+    pub(crate) async fn of_setup(setup: &str) -> Self {
+        Self::lab_alone(setup).await
+    }
+
     async fn lab_alone(setup: &str) -> Self {
         rustls::crypto::ring::default_provider().install_default().ok();
         let directory = tempfile::tempdir().unwrap();
@@ -260,6 +265,11 @@ impl Stage {
     }
 
     pub(crate) async fn create_hub(&self, infrastructure: Value, gateway: Option<&str>) {
+        self.create_hub_with(infrastructure, gateway, json!({ "name": "micro", "dataset": "tank/images/micro@base" })).await;
+    }
+
+    /// The same with another image.
+    pub(crate) async fn create_hub_with(&self, infrastructure: Value, gateway: Option<&str>, image: Value) {
         let file = self.directory.path().join("conversation.yaml");
         let gateway = gateway.map(|url| json!({ "url": url }));
         let hub: Hub = serde_json::from_value(json!({
@@ -267,7 +277,7 @@ impl Stage {
             "spec": {
                 "infrastructure": infrastructure,
                 "gateway": gateway,
-                "images": [{ "name": "micro", "dataset": "tank/images/micro@base" }],
+                "images": [image],
                 "providers": [{ "name": "replay", "type": "Replay", "models": ["claude-*"], "replay": { "file": file } }],
             },
         }))

@@ -58,6 +58,7 @@ fn spec(vmid: u32, namespace: &str) -> VmSpec {
         memory_mebibytes: 128,
         first_disk: 0,
         disks: 0,
+        template: None,
     }
 }
 

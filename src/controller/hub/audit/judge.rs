@@ -111,6 +111,19 @@ fn of_checkpoint(checkpoint: &Checkpoint, known: &Known<'_>) -> Vec<Finding> {
 }
 
 fn of_volume(checkpoint: &Checkpoint, volume: &Volume, marked: bool, known: &Known<'_>) -> Option<(FindingKind, String)> {
+    let (vmid, templates) = match (volume.template, &known.evidence.templates) {
+        (None, None) => (None, None),
+        (Some(vmid), Some(templates)) => (Some(Vmid(vmid)), Some(templates)),
+        // Of a Hub of the other kind.
+        _ => return None,
+    };
+    if let Some((vmid, templates)) = vmid.zip(templates) {
+        let is_there = templates.get(&vmid).is_some_and(|uid| uid == checkpoint.uid());
+        let text = format!(
+            "its template, VM {vmid}, is not in Proxmox with its marks: nothing can be spawned from it; bring it back, or delete the Checkpoint"
+        );
+        return (marked && !is_there).then_some((FindingKind::SnapshotMissing, text));
+    }
     let Some(snapshot) = known.snapshots.get(volume.guid.as_str()) else {
         let text = format!(
             "its snapshot {}@{} (guid {}) is not in the pool: nothing can be spawned from it; bring it back from a copy, or delete the Checkpoint",
@@ -149,6 +162,13 @@ fn of_machine(machine: &Machine, evidence: &Evidence) -> Option<Finding> {
 
 fn of_vm(vmid: Vmid, known: &Known<'_>) -> Option<Finding> {
     let seen = &known.evidence.vms[&vmid];
+    if let Some(uid) = known.evidence.templates.as_ref().and_then(|templates| templates.get(&vmid)) {
+        let text = format!(
+            "it is a template with the marks of a Checkpoint of uid {uid}, which does not exist: it was left over, or is of a newer database than this; look, then delete it in Proxmox"
+        );
+        let needed = known.checkpoints.contains(uid.as_str());
+        return (!needed).then(|| finding(FindingKind::TemplateUnused, format!("VM {vmid}"), text));
+    }
     // A VM of ours without a Machine is the condition UnownedVms.
     if !known.in_range(vmid) || known.leased.contains_key(&vmid.0) || tagged(&seen.tags).is_some() {
         return None;

@@ -3,9 +3,11 @@
 
 use super::super::observe::Link;
 use super::judge::is_settled;
+use crate::api::capability::CapabilityName;
 use crate::api::hub::VmidRange;
 use crate::api::{Checkpoint, Hub, Kind, Machine};
 use crate::controller::{Context, Error};
+use crate::driver::templates;
 use crate::objects;
 use crate::proxmox::{Node, Vmid};
 use crate::store::VmidLease;
@@ -24,6 +26,8 @@ pub(super) struct Evidence {
     pub(super) datasets: Vec<DatasetInfo>,
     pub(super) snapshots: Vec<SnapshotInfo>,
     pub(super) vms: BTreeMap<Vmid, VmSeen>,
+    /// The templates of Checkpoints, each with the uid that its marks name; `None` of a Hub that keeps none.
+    pub(super) templates: Option<BTreeMap<Vmid, String>>,
     pub(super) machines: Vec<Machine>,
     pub(super) checkpoints: Vec<Checkpoint>,
     /// Uids of Checkpoints that were Ready, and of Machines that had a VM, before anything was looked at.
@@ -46,7 +50,8 @@ pub(super) async fn look(hub: &Hub, link: &Link, node: &Node, context: &Context)
     };
     let connection = driver.connection();
     let (mut datasets, mut snapshots) = (Vec::new(), Vec::new());
-    for root in [&connection.dataset, &connection.keep] {
+    let in_pool = driver.capabilities().has(CapabilityName::DetachDisks);
+    for root in [&connection.dataset, &connection.keep].into_iter().filter(|_| in_pool) {
         match driver.zfs.tree(root).await {
             Ok((found, of_them)) => {
                 datasets.extend(found);
@@ -61,6 +66,13 @@ pub(super) async fn look(hub: &Hub, link: &Link, node: &Node, context: &Context)
         Ok(view) => view,
         Err(why) => return Ok(Err(why.to_string())),
     };
+    let (mut templates, installation) = (BTreeMap::new(), context.objects.installation(hub.name()).await?);
+    for (vmid, _) in view.vms.iter().filter(|(_, vm)| !in_pool && vm.node == *driver.node() && templates::tagged(&vm.tags).is_some()) {
+        match driver.template_of(*vmid, &installation).await {
+            Ok(found) => templates.extend(found.map(|uid| (*vmid, uid))),
+            Err(error) => return Ok(Err(format!("VM {vmid} could not be read: {error}"))),
+        }
+    }
     let Some((machines, checkpoints)) = records(context).await? else { return Ok(Err(UNREADABLE.into())) };
     let hubs = match context.objects.list::<Hub>(None).await {
         Ok((hubs, _)) => hubs,
@@ -79,6 +91,7 @@ pub(super) async fn look(hub: &Hub, link: &Link, node: &Node, context: &Context)
         datasets,
         snapshots,
         vms: view.vms.clone(),
+        templates: (!in_pool).then_some(templates),
         machines,
         checkpoints,
         settled,

@@ -37,8 +37,7 @@ fn checkpoint(uid: &str, guid: &str) -> Checkpoint {
         dataset: "tank/data/vm-1000-disk-0".into(),
         snapshot: format!("av-{uid}"),
         guid: guid.into(),
-        referenced: None,
-        copies: Vec::new(),
+        ..Volume::default()
     }];
     checkpoint
 }
@@ -78,6 +77,7 @@ fn sound() -> Evidence {
             dataset("tank/keep/m-m2-disk-0", Some("m2")),
         ],
         snapshots: vec![snapshot("tank/data/vm-1000-disk-0", "c1", "11"), snapshot("tank/keep/m-m2-disk-0", "c2", "12")],
+        templates: None,
         vms: [(Vmid(1000), vm(&["autovibe", "av-m1"])), (Vmid(100), vm(&[]))].into(),
         machines: vec![machine("m1", Some(1000), Phase::Running)],
         checkpoints: vec![checkpoint("c1", "11"), checkpoint("c2", "12")],

@@ -31,7 +31,13 @@ impl Act<'_> {
         let here = self.driver()?;
         for volume in &base.volumes {
             let from = self.hub()?.at(&Node(volume.node.clone())).await?;
-            let image = Image { nodes: vec![from.node().clone()], snapshot: taken(volume), guid: volume.guid.clone(), stale: false };
+            let image = Image {
+                nodes: vec![from.node().clone()],
+                snapshot: taken(volume),
+                guid: volume.guid.clone(),
+                stale: false,
+                template: None,
+            };
             let wanted = here.image_wanted(&from, &image, name).await?;
             if !done(here, &from, wanted).await? {
                 return Ok(Done::Later(AGAIN));

@@ -6,7 +6,6 @@ use super::{Act, Done, Problem};
 use crate::api::Kind;
 use crate::api::machine::VmStatus;
 use crate::controller::machine::observe::hub_name;
-use crate::driver::storage::MACHINE;
 use crate::driver::vm::{Owner, VmSpec, tagged};
 use crate::driver::{self};
 use crate::proxmox::{Power, Vmid};
@@ -56,10 +55,10 @@ impl Act<'_> {
         Ok(Done::Next)
     }
 
-    pub(super) async fn create_vm(&self, disks: u32) -> Result<Done, Problem> {
-        let (driver, vmid) = (self.driver()?, self.vmid().await?);
-        let spec = VmSpec {
-            vmid,
+    /// What its VM is made of.
+    async fn vm_spec(&self, disks: u32, template: Option<u32>) -> Result<VmSpec, Problem> {
+        Ok(VmSpec {
+            vmid: self.vmid().await?,
             machine_uid: self.uid().to_owned(),
             namespace: self.machine.namespace().to_owned(),
             name: self.machine.name().to_owned(),
@@ -68,7 +67,12 @@ impl Act<'_> {
             memory_mebibytes: self.machine.spec.resources.memory.mebibytes(),
             first_disk: self.first_disk(),
             disks,
-        };
+            template: template.map(Vmid),
+        })
+    }
+
+    pub(super) async fn create_vm(&self, disks: u32, template: Option<u32>) -> Result<Done, Problem> {
+        let (driver, spec) = (self.driver()?, self.vm_spec(disks, template).await?);
         match driver.create_vm(&spec, self.clock()).await {
             Ok(()) => {}
             Err(driver::Error::Conflict(why)) => {
@@ -79,18 +83,13 @@ impl Act<'_> {
             Err(error) => return Err(error.into()),
         }
         self.remember_power(Power::Stopped);
-        self.adopt_vm(disks).await
+        self.adopt_vm(disks, template).await
     }
 
-    pub(super) async fn adopt_vm(&self, disks: u32) -> Result<Done, Problem> {
-        let (driver, vmid) = (self.driver()?, self.vmid().await?);
-        let first = self.first_disk();
-        // One that was put back may be seen as it was.
-        if first > 0 && !driver.attaches(vmid, first).await? {
-            return Err(Problem::Unseen(format!("VM {vmid} has other disks than those that were cloned for it")));
-        }
-        let disks = (first..first + disks).map(|index| driver.disk(vmid, index).0).collect();
-        let vm = VmStatus { node: driver.node().0.clone(), vmid: vmid.0, disks };
+    pub(super) async fn adopt_vm(&self, disks: u32, template: Option<u32>) -> Result<Done, Problem> {
+        let (driver, spec) = (self.driver()?, self.vm_spec(disks, template).await?);
+        let disks = driver.adopt_vm(&spec).await?;
+        let vm = VmStatus { node: driver.node().0.clone(), vmid: spec.vmid.0, disks };
         Ok(Done::Reached(super::Fact::Created(vm)))
     }
 
@@ -170,13 +169,11 @@ impl Act<'_> {
         let theirs = match seen {
             Seen::Absent => false,
             Seen::Present(Vm::Foreign(_)) => true,
-            Seen::Present(Vm::Ours(_)) => return again,
+            Seen::Present(Vm::Ours(_) | Vm::Template) => return again,
             Seen::Unknown { why } => return Err(Problem::Unseen(why)),
         };
-        let left = self.driver()?.datasets_of(vmid).await?;
-        let own = left.iter().find(|dataset| !theirs || dataset.properties.get(MACHINE).is_some_and(|uid| uid == self.uid()));
-        if let Some(left) = own {
-            return Err(Problem::Unseen(format!("dataset {} is still there; its VMID stays leased", left.name)));
+        if let Some(left) = self.driver()?.left_over(vmid, self.uid(), theirs).await? {
+            return Err(Problem::Unseen(format!("dataset {left} is still there; its VMID stays leased")));
         }
         self.context.objects.end_vmid_lease(hub_name(self.machine), self.machine).await?;
         self.remember_vm(Seen::Absent);

@@ -8,7 +8,7 @@ use crate::api::machine::TerminationReason;
 use crate::api::quantity::GoDuration;
 use crate::api::{Checkpoint, Kind};
 use crate::controller::kstatus::Readiness;
-use crate::driver::storage::MACHINE;
+use crate::driver::storage::Still;
 use crate::driver::vm::Owner;
 use crate::driver::{self};
 use crate::objects;
@@ -16,7 +16,6 @@ use crate::proxmox::{self, Power};
 use crate::runtime::Seen;
 use crate::store::BundleRow;
 use crate::wire::label;
-use crate::zfs::Dataset;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -152,15 +151,16 @@ impl Act<'_> {
         if checkpoint.status.as_ref().is_some_and(|status| status.phase == CheckpointPhase::Ready) {
             return reached;
         }
-        let disks = self.disks(vmid)?;
-        // Where the VM is gone or someone else's, a disk of that name may be someone else's too.
-        let is_gone = !matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_)));
-        let captured = match self.not_ours(&disks).await? {
-            Some(disk) if is_gone => Err(driver::Error::Missing(format!("{disk} is not a disk of this machine"))),
-            Some(disk) => Err(driver::Error::Conflict(format!("{disk} is not marked as a disk of this machine"))),
-            None => driver.capture(&disks, checkpoint.uid(), self.uid()).await,
+        let is_gone = !matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_) | Vm::Template));
+        let still = Still {
+            vmid,
+            disks: &self.disks(vmid)?,
+            machine_uid: self.uid(),
+            checkpoint_uid: checkpoint.uid(),
+            namespace: self.machine.namespace(),
+            is_gone,
         };
-        let volumes = match captured {
+        let volumes = match driver.capture_stopped(&still, self.clock()).await {
             Ok(volumes) => volumes,
             Err(driver::Error::Missing(why)) if is_gone => {
                 warn!(vm.id = %vmid, "{}: there is nothing left to capture: {why}", self.machine.name());
@@ -169,6 +169,9 @@ impl Act<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        if volumes.iter().any(|volume| volume.template.is_some()) {
+            self.remember_vm(Seen::Present(Vm::Template));
+        }
         let commit = self.context.objects.bundle_commit(&checkpoint).await?;
         let last = self.last_session().await?;
         let took = began.elapsed();
@@ -192,17 +195,6 @@ impl Act<'_> {
         .await?;
         info!("{}: captured {} disks", self.machine.name(), volumes.len());
         reached
-    }
-
-    /// The first disk that is not there, or not marked as the Machine's.
-    async fn not_ours<'a>(&self, disks: &'a [Dataset]) -> Result<Option<&'a Dataset>, Problem> {
-        for disk in disks {
-            let found = self.driver()?.zfs.dataset(disk).await.map_err(driver::Error::from)?;
-            if found.is_none_or(|found| found.properties.get(MACHINE).is_none_or(|uid| uid != self.uid())) {
-                return Ok(Some(disk));
-            }
-        }
-        Ok(None)
     }
 
     fn name(&self, ending: Ending) -> String {
