@@ -33,6 +33,9 @@ fn asks(machine: &Machine) -> Vec<Asked> {
     if spec.from.as_ref().and_then(|from| from.machine.as_ref()).is_some_and(|from| from.capture == Capture::Now) {
         asks.push(("spec.from.machine.capture", CapabilityName::ForkNow, "use Latest, which waits for that machine's final checkpoint"));
     }
+    if spec.checkpoints.interval.is_some() {
+        asks.push(("spec.checkpoints.interval", CapabilityName::CheckpointInLife, "remove it: the machine ends in a final one"));
+    }
     if spec.restore.is_some() {
         asks.push(("spec.restore", CapabilityName::Restore, "remove it, and spawn another machine from the checkpoint that you want"));
     }

@@ -84,6 +84,10 @@ fn wrong_machines_are_refused_with_field_and_remedy() {
         with(json!({ "resources": { "memory": "4 GB" } })),
         &["spec.resources.memory: Invalid value: \"4 GB\": `4 GB` is not an amount of bytes; write for example `4Gi`"],
     );
+    check(
+        with(json!({ "checkpoints": { "interval": "30s" } })),
+        &["spec.checkpoints.interval: Invalid value: \"30s\": must be at least 1m; leave it out for none"],
+    );
     check(with(json!({ "resources": { "memory": "1Mi" } })), &["spec.resources.memory: Invalid value: \"1Mi\": must be at least 64Mi"]);
     check(
         with(json!({ "goal": { "verify": { "command": ["a"], "timeout": "soon" } } })),

@@ -73,6 +73,8 @@ pub enum Trigger {
     BeforeRiskyOperation,
     /// A commit was made, tests passed, or the agent ended its turn.
     Breakpoint,
+    /// There was none for as long as its Machine's `spec.checkpoints.interval`.
+    Interval,
     Suspend,
     /// What its Machine was before it was put back to another state.
     Restore,
@@ -219,6 +221,21 @@ pub struct Session {
     pub turn: u64,
     /// Id of the request in the gateway's log.
     pub request: String,
+}
+
+impl CheckpointSpec {
+    /// Why there is one that no message of the conversation was the reason for.
+    pub fn reason(&self) -> Option<Reason> {
+        let message = match self.trigger {
+            Trigger::Requested => self.description.as_deref().unwrap_or("it was asked for"),
+            Trigger::Interval => "there was none for as long as its machine's interval",
+            Trigger::Suspend => "its machine was suspended",
+            Trigger::Restore => "its machine was put back to another state",
+            Trigger::Final => "its machine ended",
+            _ => return None,
+        };
+        Some(Reason { trigger: self.trigger, message: message.into() })
+    }
 }
 
 impl CheckpointStatus {

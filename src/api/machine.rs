@@ -7,6 +7,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 object!(
     /// An AI agent with a goal, living in a VM of its own. It is spawned from a checkpoint, checkpointed while it works,
@@ -352,10 +353,16 @@ pub struct Checkpoints {
     /// `Enabled`: a checkpoint when a commit was made, tests passed, or the agent ended its turn.
     #[serde(default)]
     pub at_breakpoints: Toggle,
+    /// A checkpoint when there is none younger than this while the agent runs, whatever it does; at least `1m`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub interval: Option<GoDuration>,
     /// How many are kept.
     #[serde(default)]
     pub retention: Retention,
 }
+
+/// The least [`Checkpoints::interval`].
+const LEAST_INTERVAL: Duration = Duration::from_mins(1);
 
 /// On or off, as an enum so that modes can be added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -676,6 +683,9 @@ impl Kind for Machine {
         }
         if spec.resources.memory.0 < 64 * Bytes::MIB {
             errors.push(FieldError::invalid("spec.resources.memory", spec.resources.memory, "must be at least 64Mi"));
+        }
+        if let Some(interval) = spec.checkpoints.interval.filter(|interval| interval.0 < LEAST_INTERVAL) {
+            errors.push(FieldError::invalid("spec.checkpoints.interval", interval, "must be at least 1m; leave it out for none"));
         }
         if spec.resources.cpu.0 == 0 {
             errors.push(FieldError::invalid("spec.resources.cpu", spec.resources.cpu, "must be more than 0"));

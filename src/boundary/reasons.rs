@@ -66,7 +66,7 @@ pub fn wanted(checkpoints: &Checkpoints, trigger: Trigger) -> bool {
         Trigger::AfterFileOperations => checkpoints.after_file_operations,
         Trigger::BeforeRiskyOperation => checkpoints.before_risky_operations,
         Trigger::Breakpoint => checkpoints.at_breakpoints,
-        Trigger::Requested | Trigger::Suspend | Trigger::Restore | Trigger::Final | Trigger::Import => Toggle::Enabled,
+        Trigger::Requested | Trigger::Interval | Trigger::Suspend | Trigger::Restore | Trigger::Final | Trigger::Import => Toggle::Enabled,
     };
     toggle == Toggle::Enabled
 }

@@ -86,6 +86,9 @@ fn record_capture(status: &mut CheckpointStatus, captured: &Captured, stored: &C
     status.session = annotation(annotation::SESSION).and_then(|text| serde_json::from_str(text).ok());
     let asked: Vec<Reason> = annotation(annotation::REASONS).and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
     status.add_reasons(asked);
+    if status.reasons.is_empty() {
+        status.add_reasons(stored.spec.reason());
+    }
 }
 
 fn with(mut status: CheckpointStatus, readiness: &Readiness, stored: &Checkpoint, now: &Time) -> CheckpointStatus {

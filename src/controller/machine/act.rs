@@ -5,10 +5,10 @@ mod disks;
 mod ending;
 mod guest;
 
-use super::ASKED_BY;
 use super::observe::{Seeing, hub_name};
 use super::plan::{Ask, Ending, Plan, Step, Vm};
-use crate::api::checkpoint::CheckpointSpec;
+use super::{ASKED_BY, MACHINE_UID};
+use crate::api::checkpoint::{CheckpointSpec, Trigger};
 use crate::api::machine::{Machine, TerminationReason, VmStatus};
 use crate::api::{Checkpoint, Kind};
 use crate::clock::{Clock, Retry};
@@ -182,6 +182,7 @@ impl Act<'_> {
             Step::RemoveFinalizer => self.remove_finalizer().await,
             Step::DeleteSelf => self.delete_self().await,
             Step::AskForBase(ask) => self.ask_for_base(ask).await,
+            Step::AskForOwn { name } => self.ask_for_own(name).await,
             Step::Copy(base) => self.copy(base).await,
             Step::Lease => self.lease().await,
             Step::Fork(base) => self.fork(base).await,
@@ -265,6 +266,18 @@ impl Act<'_> {
         checkpoint.metadata.annotations = Some([(ASKED_BY.to_owned(), self.uid().to_owned())].into());
         match self.context.objects.create(&checkpoint).await {
             Ok(_) | Err(objects::Error::AlreadyExists { .. }) => Ok(Done::Stop(None)),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Asks for a checkpoint of its own. Its name says when it was due, so a repeat finds it there.
+    async fn ask_for_own(&self, name: &str) -> Result<Done, Problem> {
+        let spec = CheckpointSpec { machine: Some(self.machine.name().into()), trigger: Trigger::Interval, ..CheckpointSpec::default() };
+        let mut checkpoint = Checkpoint::new(self.machine.namespace(), name, spec);
+        checkpoint.metadata.annotations = Some([(MACHINE_UID.to_owned(), self.uid().to_owned())].into());
+        checkpoint.metadata.labels = Some([(crate::wire::label::MACHINE.to_owned(), self.machine.name().to_owned())].into());
+        match self.context.objects.create(&checkpoint).await {
+            Ok(_) | Err(objects::Error::AlreadyExists { .. }) => Ok(Done::Next),
             Err(error) => Err(error.into()),
         }
     }

@@ -295,6 +295,7 @@ async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Contex
     // Checkpoint → what it came of, of those that stand.
     let mut parents = BTreeMap::new();
     for checkpoint in all.iter().filter(|checkpoint| is_own(checkpoint, machine)) {
+        found.asked_at = found.asked_at.max(checkpoint.metadata.creation_timestamp.as_ref().map(|at| at.0));
         let taken = checkpoint.status.clone().unwrap_or_default();
         if taken.phase != CheckpointPhase::Ready {
             continue;

@@ -134,6 +134,8 @@ pub(super) enum Vm {
 pub(super) struct Checkpoints {
     /// Name of the newest Ready one.
     pub last: Option<String>,
+    /// When the last one was asked for, whatever became of it.
+    pub asked_at: Option<Timestamp>,
     pub taken: u64,
     /// Name of the final one, once it is Ready.
     pub last_of_all: Option<String>,
@@ -161,6 +163,10 @@ pub(super) enum Step {
     /// Asks for the Machine's deletion: its time after the end is over.
     DeleteSelf,
     AskForBase(Ask),
+    /// Asks for a checkpoint of itself, of which there was none for as long as it wants.
+    AskForOwn {
+        name: String,
+    },
     /// Brings its base to the node that it was placed on.
     Copy(Base),
     Lease,
@@ -499,12 +505,17 @@ fn run(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
         Some(Duration::ZERO) => finish(next, now, TerminationReason::Timeout),
         left => {
             let due = left.unwrap_or(resync).min(resync);
+            let (ask, due) = match interval_left(machine, observed, &next, now) {
+                Some((Duration::ZERO, name)) => (Some(Step::AskForOwn { name }), due),
+                Some((left, _)) => (None, due.min(left)),
+                None => (None, due),
+            };
             match &observed.vm {
                 Seen::Unknown { why } => {
                     let why = format!("to see its VM, which may go on meanwhile: {why}");
                     Plan::of(next).wait(VM_UNKNOWN, why, Requeue::After(due.min(UNSEEN)))
                 }
-                _ => Plan { requeue: Requeue::After(due), ..Plan::of(next) },
+                _ => Plan { requeue: Requeue::After(due), ..Plan::of(next).steps(ask) },
             }
         }
     }
@@ -696,6 +707,16 @@ fn time_left(observed: &Observed, status: &MachineStatus, now: Timestamp) -> Opt
     observed.limits.time.map(|limit| limit.0.saturating_sub(ran(status, now)))
 }
 
+/// How long until it wants a checkpoint for want of another, and that one's name: of when it is due, so that it is asked for once.
+fn interval_left(machine: &Machine, observed: &Observed, status: &MachineStatus, now: Timestamp) -> Option<(Duration, String)> {
+    let interval = machine.spec.checkpoints.interval.filter(|_| observed.can.has(CapabilityName::CheckpointInLife))?.0;
+    let launched = status.agent.as_ref().and_then(|agent| agent.launched_at.clone()).map(|at| at.0);
+    let last = observed.checkpoints.asked_at.max(launched)?;
+    let due = last.saturating_add(interval).unwrap_or(Timestamp::MAX);
+    let left = Duration::try_from(due.duration_since(now)).unwrap_or_default();
+    Some((left, format!("{}-{}", machine.name(), due.strftime("%Y%m%d-%H%M%S"))))
+}
+
 fn launches(status: &MachineStatus) -> u32 {
     status.agent.as_ref().map_or(0, |agent| agent.launches)
 }
@@ -720,6 +741,7 @@ impl Step {
             Self::RemoveFinalizer => "RemoveFinalizer",
             Self::DeleteSelf => "DeleteSelf",
             Self::AskForBase(_) => "AskForBase",
+            Self::AskForOwn { .. } => "AskForOwn",
             Self::Copy(_) => "Copy",
             Self::Lease => "Lease",
             Self::Fork(_) => "Fork",
@@ -750,6 +772,7 @@ impl Step {
     pub(super) fn doing(&self) -> &'static str {
         match self {
             Self::AddFinalizer | Self::RemoveFinalizer | Self::DeleteSelf => "taking note",
+            Self::AskForOwn { .. } => "asking for a checkpoint",
             Self::AskForBase(_) => "asking for a checkpoint to be spawned from",
             Self::Copy(_) => "copying what it is spawned from to its node",
             Self::Lease | Self::Fork(_) | Self::CreateVm { .. } | Self::AdoptVm { .. } => "cloning disks and creating the VM",

@@ -433,3 +433,20 @@ fn spent_is_said_in_dollars() {
     let ready = status.conditions.iter().find(|c| c.type_ == "Ready").unwrap();
     assert_eq!((ready.status.as_str(), ready.reason.as_str()), ("True", "Running"));
 }
+
+#[test]
+fn a_checkpoint_of_its_own_is_asked_for_when_none_is_young_enough() {
+    let mut running = machine(Phase::Running);
+    running.spec.checkpoints.interval = Some(GoDuration(Duration::from_mins(10)));
+    running.status.as_mut().unwrap().agent.get_or_insert_default().launched_at = Some(api_time(now() - jiff::SignedDuration::from_mins(9)));
+    let plan = check(&running, seen(), "Running");
+    assert_eq!(plan.requeue, Requeue::After(Duration::from_mins(1)), "the rest of ten minutes");
+    running.status.as_mut().unwrap().agent.as_mut().unwrap().launched_at = Some(api_time(now() - jiff::SignedDuration::from_mins(10)));
+    let plan = check(&running, seen(), "Running AskForOwn");
+    assert_eq!(plan.steps, check(&running, seen(), "Running AskForOwn").steps, "under the same name");
+    let asked = |ago: i64| Checkpoints { asked_at: Some(now() - jiff::SignedDuration::from_mins(ago)), ..Checkpoints::default() };
+    check(&running, Observed { checkpoints: asked(1), ..seen() }, "Running");
+    check(&running, Observed { checkpoints: asked(30), ..seen() }, "Running AskForOwn");
+    let none = Capabilities::all_but(&[(CapabilityName::CheckpointInLife, "x")]);
+    check(&running, Observed { can: none, ..seen() }, "Running");
+}

@@ -8,6 +8,7 @@ mod crashes;
 mod deletions;
 mod faults;
 mod gate;
+mod interval;
 mod invariants;
 mod life;
 mod planted;

@@ -176,6 +176,7 @@ impl Act<'_> {
         let last = self.last_session().await?;
         let took = began.elapsed();
         let now = self.clock().api_now();
+        let reason = checkpoint.spec.reason();
         self.write(checkpoint, |status, generation| {
             let machine = self.machine.status.clone().unwrap_or_default();
             status.phase = CheckpointPhase::Ready;
@@ -185,6 +186,7 @@ impl Act<'_> {
             status.goal = Some(self.machine.spec.goal.prompt.clone());
             status.volumes.clone_from(&volumes);
             status.session.clone_from(&last);
+            status.add_reasons(reason.clone());
             status.quiescent = Some(true);
             status.took = Some(GoDuration(took));
             status.captured_at = Some(now.clone());
