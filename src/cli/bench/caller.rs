@@ -49,6 +49,7 @@ pub(super) struct Caller {
     url: String,
     token: String,
     session: String,
+    headers: Vec<(&'static str, String)>,
     small: String,
     large: String,
     count: AtomicU64,
@@ -66,8 +67,14 @@ impl Caller {
             small: rest(Size::Small, &session),
             large: rest(Size::Large, &session),
             session,
+            headers: Vec::new(),
             count: AtomicU64::new(0),
         })
+    }
+
+    /// Sends these too.
+    pub(super) fn with_headers(self, headers: Vec<(&'static str, String)>) -> Self {
+        Self { headers, ..self }
     }
 
     /// Asks once and reads the answer to its end. Errors: it is not 200, or breaks off.
@@ -76,6 +83,7 @@ impl Caller {
         let begun = Instant::now();
         let request = self.http.post(&self.url).header("content-type", "application/json").header("anthropic-version", "2023-06-01");
         let request = request.header("x-api-key", &self.token).header("x-claude-code-session-id", &self.session);
+        let request = self.headers.iter().fold(request, |request, (name, value)| request.header(*name, value));
         let response = request.body(body).send().await.with_context(|| format!("{} was not asked", self.url))?;
         let status = response.status();
         let mut first = None;

@@ -9,6 +9,7 @@ mod checkpoint;
 mod gateway;
 mod idle;
 mod life;
+mod peers;
 mod place;
 mod proc;
 mod real_lab;
@@ -44,7 +45,7 @@ enum Which {
     Scale(scale::Scale),
     /// The API server on both stores against etcd: writes, watches, lists, memory
     Api(api::Api),
-    /// What the gateway adds to a model call, and the memory it takes
+    /// What the gateway adds to a model call beside nginx, LiteLLM and Portkey, and the memory it takes
     Gateway(gateway::Gateway),
 }
 
@@ -61,7 +62,7 @@ impl Bench {
             Which::Idle(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
             Which::Scale(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
             Which::Api(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
-            Which::Gateway(bench) => unless_interrupted(bench.run(context)).await?,
+            Which::Gateway(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
         };
         report.print(context.options.output)?;
         Ok(ExitCode::SUCCESS)

@@ -10,6 +10,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::post,
 };
+use futures::StreamExt;
 use serde_json::{Value, json};
 use std::{
     net::SocketAddr,
@@ -35,6 +36,7 @@ pub(super) struct Upstream {
 /// What it answers, written once.
 struct Answers {
     think_ms: AtomicU64,
+    pace_ms: AtomicU64,
     whole: Bytes,
     /// Each event of the stream.
     events: Vec<Bytes>,
@@ -44,7 +46,7 @@ impl Upstream {
     pub(super) async fn start() -> std::io::Result<Self> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
-        let answers = Arc::new(Answers { think_ms: AtomicU64::new(0), whole: whole(), events: events() });
+        let answers = Arc::new(Answers { think_ms: AtomicU64::new(0), pace_ms: AtomicU64::new(0), whole: whole(), events: events() });
         let router = Router::new()
             .route("/v1/messages", post(answer))
             // As large as the gateway takes.
@@ -58,6 +60,11 @@ impl Upstream {
     /// From now on it thinks so long before each answer.
     pub(super) fn think(&self, time: Duration) {
         self.answers.think_ms.store(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    /// From now on so much time lies between the events of a stream.
+    pub(super) fn pace(&self, time: Duration) {
+        self.answers.pace_ms.store(u64::try_from(time.as_millis()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// The provider, as a Hub has it in its spec.
@@ -74,9 +81,15 @@ async fn answer(State(answers): State<Arc<Answers>>, body: Bytes) -> Response {
     }
     // Requests are ours: the flag is written so, and stands in front.
     if body.windows(13).take(40).any(|words| words == b"\"stream\":true") {
-        let events: Vec<Result<Bytes, std::io::Error>> = answers.events.iter().cloned().map(Ok).collect();
+        let pace = Duration::from_millis(answers.pace_ms.load(Ordering::Relaxed));
+        let events = futures::stream::iter(answers.events.clone()).then(move |event| async move {
+            if !pace.is_zero() {
+                Clock::system().sleep(pace).await;
+            }
+            Ok::<_, std::io::Error>(event)
+        });
         let head = [(header::CONTENT_TYPE, "text/event-stream; charset=utf-8"), (header::CACHE_CONTROL, "no-cache")];
-        (head, Body::from_stream(futures::stream::iter(events))).into_response()
+        (head, Body::from_stream(events)).into_response()
     } else {
         ([(header::CONTENT_TYPE, "application/json")], answers.whole.clone()).into_response()
     }
