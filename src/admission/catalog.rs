@@ -2,7 +2,7 @@
 
 use super::{Resource, cel::Rules, roles::RBAC};
 use crate::api::meta::Scope;
-use crate::api::{Budget, Checkpoint, GROUP, Hub, Kind, Machine, VERSION, schema::structural};
+use crate::api::{Approval, Budget, Checkpoint, GROUP, Hub, Kind, Machine, VERSION, schema::structural};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{ConfigMap, Event, Namespace, Secret, ServiceAccount};
 use k8s_openapi::api::rbac::v1::{ClusterRole, ClusterRoleBinding, Role, RoleBinding};
@@ -14,6 +14,7 @@ pub(super) fn all() -> Vec<Resource> {
         ours::<Machine>(),
         ours::<Checkpoint>(),
         ours::<Budget>(),
+        ours::<Approval>(),
         ours::<Hub>(),
         core::<Namespace>("Namespace", "namespaces", "namespace", &["ns"], Scope::Cluster),
         core::<Secret>("Secret", "secrets", "secret", &[], Scope::Namespaced),

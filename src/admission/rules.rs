@@ -5,7 +5,7 @@ use super::{
     names::{Naming, qualified},
     roles,
 };
-use crate::api::{Budget, Checkpoint, FieldError, GROUP, Hub, Kind, Machine};
+use crate::api::{Approval, Budget, Checkpoint, FieldError, GROUP, Hub, Kind, Machine};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 
@@ -54,6 +54,7 @@ pub(super) fn validate(resource: &Resource, document: &Value, old: Option<&Value
         (GROUP, "Machine") => typed::<Machine>(document),
         (GROUP, "Checkpoint") => typed::<Checkpoint>(document),
         (GROUP, "Budget") => typed::<Budget>(document),
+        (GROUP, "Approval") => typed::<Approval>(document),
         (GROUP, "Hub") => typed::<Hub>(document),
         ("", "Secret") => [data_keys(document, "data"), changed(document, old, &["data"])].concat(),
         ("", "ConfigMap") => [config_map(document), changed(document, old, &["data", "binaryData"])].concat(),

@@ -1,12 +1,12 @@
 //! Every kind as a CustomResourceDefinition: what `crds/*.yaml` hold and what clients of a real cluster would install.
 
-use super::{Budget, Checkpoint, GROUP, Hub, Kind, Machine, Scope, VERSION, schema::structural};
+use super::{Approval, Budget, Checkpoint, GROUP, Hub, Kind, Machine, Scope, VERSION, schema::structural};
 use schemars::JsonSchema;
 use serde_json::{Value, json};
 
 /// The CustomResourceDefinitions of all kinds, in order of preference.
 pub fn all() -> Vec<Value> {
-    vec![crd::<Machine>(), crd::<Checkpoint>(), crd::<Budget>(), crd::<Hub>()]
+    vec![crd::<Machine>(), crd::<Checkpoint>(), crd::<Budget>(), crd::<Approval>(), crd::<Hub>()]
 }
 
 /// File name and text of every CustomResourceDefinition, as they stand in `crds/`.

@@ -39,6 +39,29 @@ pub struct HubSpec {
     /// For Machines that say nothing themselves.
     #[serde(default)]
     pub defaults: Defaults,
+    /// How people learn that a tool call waits for them.
+    #[serde(default)]
+    pub approvals: Approvals,
+}
+
+/// How people learn that a tool call waits for them.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Approvals {
+    /// Gets a POST for each Approval of this Hub's Machines.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub webhook: Option<Webhook>,
+}
+
+/// Where a POST of JSON goes. It is tried again until the Approval is decided or expires, and holds nothing up.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Webhook {
+    /// Its URL.
+    pub url: String,
+    /// Secret in namespace `autovibe-system`; its key `key` signs the body: header `X-Hub-Signature-256: sha256=` and the HMAC-SHA256
+    /// in hex, as GitHub does it.
+    pub secret_ref: SecretRef,
 }
 
 /// The Proxmox and the storage that the Hub drives: `proxmox` with `zfs` or with `templates`, or `lab`.
@@ -576,6 +599,13 @@ impl Kind for Hub {
             if let Some(ssh) = &node.runner.ssh {
                 validate_ssh(ssh, &format!("{path}.runner.ssh"), &mut errors);
             }
+        }
+        if let Some(webhook) = &self.spec.approvals.webhook
+            && !webhook.url.starts_with("https://")
+            && !webhook.url.starts_with("http://")
+        {
+            let remedy = "must be an http or https URL, for example https://chat.example/hooks/autovibe";
+            errors.push(FieldError::invalid("spec.approvals.webhook.url", &webhook.url, remedy));
         }
         names(&mut errors, "spec.providers", self.spec.providers.iter().map(|provider| &provider.name));
         names(&mut errors, "spec.images", self.spec.images.iter().map(|image| &image.name));

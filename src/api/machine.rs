@@ -1,5 +1,6 @@
 //! `Machine`: an agent with a goal in a VM of its own.
 
+use super::approval::OnTimeout;
 use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, object};
 use super::quantity::{Bytes, GoDuration, Millicores, Money, NanoUsd};
 use super::rule;
@@ -65,6 +66,9 @@ pub struct MachineSpec {
     /// When checkpoints are taken and how many are kept.
     #[serde(default)]
     pub checkpoints: Checkpoints,
+    /// Which tool calls of its agent wait for a person. Default: those that leave the VM, 10 minutes long, and then they are denied.
+    #[serde(default)]
+    pub approvals: Approvals,
     /// Puts its disks back to one of its own checkpoints, once for each change of this, while it has not ended. What it was before
     /// becomes a checkpoint too. The conversation goes on from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -404,6 +408,40 @@ impl Default for Retention {
     }
 }
 
+/// Which tool calls wait for a person.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Approvals {
+    /// `Required`: a tool call that reaches beyond the VM, which no checkpoint undoes, waits until someone approves it.
+    /// `NotRequired`: it is made.
+    #[serde(default)]
+    pub leaving_vm: Requirement,
+    /// How long a call waits for a decision.
+    #[serde(default = "default_approval_timeout")]
+    pub timeout: GoDuration,
+    /// What is done when nobody decides in time.
+    #[serde(default)]
+    pub on_timeout: OnTimeout,
+}
+
+fn default_approval_timeout() -> GoDuration {
+    GoDuration(std::time::Duration::from_mins(10))
+}
+impl Default for Approvals {
+    fn default() -> Self {
+        Self { leaving_vm: Requirement::default(), timeout: default_approval_timeout(), on_timeout: OnTimeout::default() }
+    }
+}
+
+/// Whether a person must say yes first.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Requirement {
+    #[default]
+    Required,
+    NotRequired,
+}
+
 /// Files for a first workspace: exactly one of `git` and `directory`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -442,7 +480,8 @@ pub struct MachineStatus {
     /// What it waits for or does now, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// MachineReady, AgentActive, GoalAchieved, BudgetAvailable, CheckpointCurrent; and Ready, Reconciling, Stalled.
+    /// MachineReady, AgentActive, GoalAchieved, BudgetAvailable, CheckpointCurrent; ApprovalPending while its agent waits for a person; and Ready,
+    /// Reconciling, Stalled.
     #[serde(default)]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -680,6 +719,13 @@ impl Kind for Machine {
                     "must be letters, digits and `_`, not starting with a digit",
                 ));
             }
+        }
+        if spec.approvals.timeout.0.is_zero() {
+            errors.push(FieldError::invalid(
+                "spec.approvals.timeout",
+                spec.approvals.timeout.to_string(),
+                "must be more than 0s, for example 10m",
+            ));
         }
         if spec.resources.memory.0 < 64 * Bytes::MIB {
             errors.push(FieldError::invalid("spec.resources.memory", spec.resources.memory, "must be at least 64Mi"));

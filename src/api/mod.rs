@@ -1,9 +1,11 @@
-//! The kinds that users write: `Machine`, `Checkpoint`, `Budget` and `Hub` of group `autovibe.dev/v1alpha1`.
+//! The kinds that users write: `Machine`, `Checkpoint`, `Budget` and `Hub` of group `autovibe.dev/v1alpha1`; and `Approval`, which the
+//! hub writes and users answer.
 //!
 //! One file a kind: spec, status, and the validation that a schema cannot say. Pure: no IO, no clock, and nothing from
 //! the rest of the crate, so that a small guest binary may one day use it alone. A field stands here only when its
 //! behaviour exists; anything else a user writes is refused by name.
 
+pub mod approval;
 pub mod budget;
 pub mod capability;
 pub mod checkpoint;
@@ -17,6 +19,7 @@ pub mod schema;
 #[cfg(test)]
 mod tests;
 
+pub use approval::Approval;
 pub use budget::Budget;
 pub use checkpoint::Checkpoint;
 pub use hub::Hub;

@@ -19,6 +19,19 @@ pub(super) fn immutable(field: &str, remedy: &str) -> Value {
     })
 }
 
+/// The field may not change, appear or vanish once `decided` was set.
+pub(super) fn once(field: &str, decided: &str, remedy: &str) -> Value {
+    let (name, decided) = (escaped(field), escaped(decided));
+    json!({
+        "rule": format!(
+            "!has(oldSelf.{decided}) || (has(self.{name}) == has(oldSelf.{name}) && (!has(self.{name}) || self.{name} == oldSelf.{name}))"
+        ),
+        "message": format!("may be set once; {remedy}"),
+        "reason": "FieldValueForbidden",
+        "fieldPath": format!(".{field}"),
+    })
+}
+
 /// Exactly one of the fields is given.
 pub(super) fn one_of(fields: &[&str]) -> Value {
     let given: Vec<String> = fields.iter().map(|field| format!("has(self.{})", escaped(field))).collect();

@@ -5,15 +5,15 @@
 
 use super::{access::forbidden, route::Target};
 use crate::auth::{self, Action, Policy, RBAC, User};
-use crate::objects::{Approval, Error};
+use crate::objects::{Error, LastWord};
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef};
 use serde_json::Value;
 use std::sync::Arc;
 
 /// What must hold for a write of `user` to `target` beyond its verb.
-pub(super) fn approval(policy: Arc<Policy>, user: &User, target: &Target, verb: &str) -> Approval {
+pub(super) fn last_word(policy: Arc<Policy>, user: &User, target: &Target, verb: &str) -> LastWord {
     let (user, target, verb) = (user.clone(), target.clone(), verb.to_owned());
-    Approval::new(move |before, after| {
+    LastWord::new(move |before, after| {
         let namespace = target.namespace.as_deref().unwrap_or_default();
         let name = after["metadata"]["name"].as_str().unwrap_or_default();
         if before.is_none() && verb != "create" {

@@ -155,8 +155,8 @@ async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, St
         }
         return records::write(&objects, &target, headers, bytes, parts.method == Method::DELETE).await;
     }
-    let approval =
-        if user.is_master() { None } else { Some(escalation::approval(server.access.policy().await?, &user, &target, &action.verb)) };
+    let last_word =
+        if user.is_master() { None } else { Some(escalation::last_word(server.access.policy().await?, &user, &target, &action.verb)) };
     let request = write::Request {
         objects: &objects,
         caches: &server.caches,
@@ -165,7 +165,8 @@ async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, St
         content_type: header(headers, CONTENT_TYPE),
         agent: header(headers, USER_AGENT).unwrap_or_default(),
         body: bytes,
-        approval,
+        last_word,
+        user: &user.name,
     };
     let answer = match (&parts.method, &target.name) {
         (&Method::POST, None) if matches!(target.entry.source, Source::Review(_)) => reviewed(server, &target, &user, &request).await?,

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     admission::{Resource, document::Document, events},
-    objects::{Approval, DeleteOptions, Deleted, FieldValidation, Objects, Part, Patch, VersionRules, WriteOptions, Written},
+    objects::{DeleteOptions, Deleted, FieldValidation, LastWord, Objects, Part, Patch, VersionRules, WriteOptions, Written},
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
@@ -28,7 +28,9 @@ pub(super) struct Request<'a> {
     pub(super) agent: &'a str,
     pub(super) body: Bytes,
     /// Has the last word on what would be written.
-    pub(super) approval: Option<Approval>,
+    pub(super) last_word: Option<LastWord>,
+    /// Name of the user who asks.
+    pub(super) user: &'a str,
 }
 
 /// What a write is answered with.
@@ -73,7 +75,8 @@ impl Request<'_> {
 
     fn options(&self, kind: &str) -> Result<WriteOptions, Status> {
         let rules: Option<VersionRules> = self.entry().is_view().then_some(events::validate_new);
-        Ok(WriteOptions { approval: self.approval.clone(), rules, ..self.query.write_options(self.agent, kind)? })
+        let user = Some(self.user.to_owned());
+        Ok(WriteOptions { last_word: self.last_word.clone(), user, rules, ..self.query.write_options(self.agent, kind)? })
     }
 
     /// Decodes the body as an object of this kind that fits the URL; also what to warn of.

@@ -1,7 +1,7 @@
 //! The ClusterRoles and bindings that every server has. Source: Kubernetes' `bootstrappolicy`, for the kinds served here.
 //!
-//! Of our own kinds: `view` reads them, `edit` also runs Machines and takes Checkpoints, `admin` also sets Budgets, so that
-//! who spends does not decide how much. Hubs have cluster scope, so they are for cluster-admin.
+//! Of our own kinds: `view` reads them, `edit` also runs Machines, decides their Approvals and takes Checkpoints, `admin` also sets
+//! Budgets, so that who spends does not decide how much. Hubs have cluster scope, so they are for cluster-admin.
 
 use super::{AUTHENTICATED, MASTERS, RBAC, UNAUTHENTICATED};
 use crate::api::GROUP;
@@ -29,6 +29,8 @@ fn paths(paths: &[&str]) -> PolicyRule {
 
 fn view() -> Vec<PolicyRule> {
     let ours = &[
+        "approvals",
+        "approvals/status",
         "budgets",
         "budgets/status",
         "checkpoints",
@@ -51,6 +53,8 @@ fn edit() -> Vec<PolicyRule> {
     let mut rules = view();
     rules.extend([
         rule(GROUP, &["checkpoints", "machines"], WRITE),
+        // Made by the hub alone. Who may run a Machine without any may also decide those of one that has them.
+        rule(GROUP, &["approvals"], &["patch", "update"]),
         rule("", &["configmaps", "events", "secrets", "serviceaccounts"], WRITE),
         rule("", &["secrets"], READ),
         rule("", &["serviceaccounts"], &["impersonate"]),
@@ -138,12 +142,12 @@ pub fn cluster_roles() -> Vec<ClusterRole> {
         role(
             "autovibe:controller",
             vec![
-                rule(GROUP, &["budgets", "checkpoints", "hubs", "machines"], READ),
+                rule(GROUP, &["approvals", "budgets", "checkpoints", "hubs", "machines"], READ),
                 rule(GROUP, &["checkpoints"], &["create", "delete", "update"]),
                 rule(GROUP, &["machines"], &["delete", "update"]),
                 // The Hub that drives the lab beside it.
                 rule(GROUP, &["hubs"], CREATE),
-                rule(GROUP, &["budgets/status", "checkpoints/status", "hubs/status", "machines/status"], &["update"]),
+                rule(GROUP, &["approvals/status", "budgets/status", "checkpoints/status", "hubs/status", "machines/status"], &["update"]),
                 rule(GROUP, &["budgets/usage", "hubs/vmids", "machines/calls", "machines/usage"], &["get"]),
                 rule(GROUP, &["checkpoints/bundle"], &["get", "update"]),
                 rule(GROUP, &["machines/token"], &["update"]),

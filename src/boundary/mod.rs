@@ -7,10 +7,12 @@ mod reasons;
 mod risk;
 mod rules;
 mod shell;
+mod told;
 mod work;
 
 pub use reasons::{at_request, in_answer, wanted};
 pub use risk::{Class, Risk, risk};
+pub use told::{can_be_told, told};
 
 use crate::api::machine::AgentType;
 use serde_json::Value;

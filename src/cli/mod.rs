@@ -3,6 +3,7 @@
 //! Exit codes: 0 done, 1 it failed and standard error says what and what to do, 2 the command line was wrong.
 
 mod apply;
+mod approve;
 mod audit;
 mod backup;
 mod bench;
@@ -108,6 +109,9 @@ enum Command {
     Explain(explain::Explain),
     /// Deletes objects and waits until they are gone
     Delete(delete::Delete),
+    Approvals(approve::List),
+    Approve(approve::Approve),
+    Deny(approve::Deny),
     /// Shows the conversation of a Machine's agent
     Logs(logs::Logs),
     /// Takes a checkpoint of a Machine
@@ -211,6 +215,9 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         Command::Explain(command) => command.run(&context).await,
         Command::Audit(command) => command.run(&context).await,
         Command::Delete(command) => command.run(&context).await,
+        Command::Approvals(command) => command.run(&context).await,
+        Command::Approve(command) => command.run(&context).await,
+        Command::Deny(command) => command.run(&context).await,
         Command::Logs(command) => command.run(&context).await,
         Command::Checkpoint(command) => command.run(&context).await,
         Command::Lineage(command) => command.run(&context).await,

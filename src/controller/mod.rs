@@ -3,6 +3,7 @@
 //! What wakes a controller is not an input to it: `wake` turns changes into keys, `runtime` calls the reconcilers, and each
 //! reads the world anew.
 
+pub mod approval;
 pub mod budget;
 pub mod checkpoint;
 pub mod client;
@@ -47,6 +48,7 @@ pub struct Context {
     pub hubs: Hubs,
     pub newest: checkpoint::Newest,
     pub taken: checkpoint::Taken,
+    pub asked: approval::Asked,
     pub config: Config,
     pub machines: machine::Memory,
 }
@@ -90,6 +92,7 @@ pub fn start_with(config: Config, machines: machine::Memory, objects: impl Into<
         hubs: Hubs::default(),
         newest: checkpoint::Newest::default(),
         taken: checkpoint::Taken::default(),
+        asked: approval::Asked::default(),
         config,
         machines,
     });
@@ -99,6 +102,7 @@ pub fn start_with(config: Config, machines: machine::Memory, objects: impl Into<
     spawn(&tasks, "Budget", &context, queues.budgets, &shutdown, budget::reconcile);
     spawn(&tasks, "Machine", &context, queues.machines, &shutdown, machine::reconcile);
     spawn(&tasks, "Checkpoint", &context, queues.checkpoints, &shutdown, checkpoint::reconcile);
+    spawn(&tasks, "Approval", &context, queues.approvals, &shutdown, approval::reconcile);
     spawn(&tasks, "Retention", &context, queues.retention, &shutdown, checkpoint::retain);
     tasks.close();
     Controllers { tasks }

@@ -1,23 +1,30 @@
 //! The checkpoints of a call: of the state that its request was made in. One is asked for when the request comes, if it stands at
 //! a boundary; otherwise when the answer shows that one is due before the agent acts on it, and then that part of the answer waits.
+//! Then, of what leaves the VM, a person's word.
 
 use super::{
+    approvals::{Asked, Ruling, is_needed},
     call::Call,
     hold::{Moment, Outcome},
     live::Due,
 };
 use crate::{
     api::checkpoint::{Reason, Session, Trigger},
-    boundary::{self, Boundary, Part, wanted},
-    llm::meter::Meter,
+    boundary::{self, Boundary, Part, can_be_told, told, wanted},
+    llm::{kept::Inputs, meter::Meter},
 };
-use tokio::sync::watch;
+use serde_json::Value;
+use tokio::{sync::watch, time::Instant};
 
 /// How much of an answer was looked at.
 #[derive(Default)]
 pub(super) struct Judged {
     calls: usize,
     ended: bool,
+    /// Until when its calls may wait for a person, once one had to.
+    until: Option<Instant>,
+    /// Inputs of calls that must not be made: what the agent gets instead.
+    pub(super) told: Inputs,
 }
 
 impl Call {
@@ -39,21 +46,29 @@ impl Call {
     }
 
     /// Looks at what has come of the answer: before the agent gets a tool call that a checkpoint is due before, or the end of its
-    /// turn, there is one, and it says so.
+    /// turn, there is one, and it says so; and before it gets one that leaves the VM, a person said yes. Where someone said no,
+    /// `judged` says what the agent gets instead.
     ///
-    /// Errors: there is none before a risky call, which the agent must not get then; what is to be said.
+    /// Errors: the agent must not get the call, for there is no checkpoint before it or nobody can be asked; what is to be said.
     pub(super) async fn secure(&mut self, meter: &Meter, judged: &mut Judged) -> Result<(), String> {
-        if self.boundary.is_none() {
-            return Ok(());
-        }
         let calls = meter.calls();
         let (new, ends) = (calls.get(judged.calls..).unwrap_or_default(), meter.is_complete() && !judged.ended);
         if new.is_empty() && !ends {
             return Ok(());
         }
-        let reasons = boundary::in_answer(&self.context, new.iter().copied(), meter.stop_reason().filter(|_| ends));
         let is_first = judged.calls == 0;
-        *judged = Judged { calls: calls.len(), ended: judged.ended || ends };
+        (judged.calls, judged.ended) = (calls.len(), judged.ended || ends);
+        if self.boundary.is_some() {
+            let reasons = boundary::in_answer(&self.context, new.iter().copied(), meter.stop_reason().filter(|_| ends));
+            self.checkpointed(is_first, reasons).await?;
+        }
+        for call in new {
+            self.approved(call, judged).await?;
+        }
+        Ok(())
+    }
+
+    async fn checkpointed(&mut self, is_first: bool, reasons: Vec<Reason>) -> Result<(), String> {
         let due = |reason: &Reason| wanted(&self.machine.spec.checkpoints, reason.trigger);
         let risky = reasons.iter().any(|reason| due(reason) && reason.trigger == Trigger::BeforeRiskyOperation);
         let mut waits = risky;
@@ -83,6 +98,35 @@ impl Call {
         let done = if risky { "the answer was ended, for there is no checkpoint" } else { "the agent went on without a checkpoint" };
         let said = self.gateway.checkpoints.missing(&self.machine, &reasons, &why, done).await;
         if risky { Err(said) } else { Ok(()) }
+    }
+
+    /// Waits for a person's word on a call that needs one.
+    async fn approved(&self, call: &Value, judged: &mut Judged) -> Result<(), String> {
+        let (tool, input) = (call["name"].as_str().unwrap_or_default(), &call["input"]);
+        let risk = boundary::risk(tool, input);
+        if !is_needed(&self.machine, &risk) {
+            return Ok(());
+        }
+        let until = *judged.until.get_or_insert_with(|| Instant::now() + self.gateway.patience);
+        let checkpoint = match self.gate.as_ref().and_then(|gate| gate.borrow().clone()) {
+            Some(Outcome::Captured(name) | Outcome::Released(name)) => Some(name),
+            Some(Outcome::Failed(_)) | None => None,
+        };
+        let id = call["id"].as_str().unwrap_or_default();
+        let asked = Asked { tool, input, id, risk: &risk, checkpoint };
+        let (approvals, clock) = (&self.gateway.approvals, self.gateway.clock());
+        let enough = clock.sleep(until.saturating_duration_since(Instant::now()));
+        let ruled = self.gateway.abort.run_until_cancelled(approvals.ask(&self.machine, &asked, enough)).await;
+        match ruled {
+            Some(Ok(Ruling::Allowed)) => Ok(()),
+            Some(Ok(Ruling::Refused(words) | Ruling::Undecided(words))) if can_be_told(tool) => {
+                judged.told.insert(id.to_owned(), told(input, &words));
+                Ok(())
+            }
+            Some(Ok(Ruling::Refused(words) | Ruling::Undecided(words))) => Err(words),
+            Some(Err(error)) => Err(approvals.failed(&self.machine, &risk, &error).await),
+            None => Err("the gateway stops".to_owned()),
+        }
     }
 
     /// Asks for a checkpoint; `outcome` learns what came of it.

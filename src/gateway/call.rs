@@ -13,11 +13,12 @@ use super::{
 };
 use crate::{
     api::{Kind, Machine, checkpoint::Reason, quantity::NanoUsd},
-    boundary::{Boundary, Context, Part},
+    boundary::{self, Boundary, Context, Part},
     budget::{self, Demand},
     ledger::Actual,
     llm::{
         self, Protocol, Reply, anthropic,
+        kept::{self, Events, Kept, Unchangeable},
         meter::{Caching, Meter, Metered},
         openai, prices,
         request::Request,
@@ -34,6 +35,8 @@ use std::{sync::Arc, time::Duration};
 const MAX_ANSWER: usize = 32 << 20;
 /// No error text is.
 const MAX_ERROR: usize = 64 << 10;
+/// Why an answer ends whose call cannot be told that it must not be made.
+const UNCHANGEABLE: &str = "a call of it was not approved";
 /// How long a client may take to read the end of an answer until it counts as lost.
 const READ_OUT: Duration = Duration::from_mins(1);
 
@@ -52,6 +55,8 @@ pub(super) struct Call {
     pub(super) reasons: Vec<Reason>,
     /// The checkpoint of the state that the request was made in, once it was asked for.
     pub(super) gate: Option<Gate>,
+    /// The agent got something else than the provider said.
+    pub(super) changed: bool,
     pub(super) answer: Arc<Answer>,
     /// The agent's `anthropic-version` and `anthropic-beta`.
     pub(super) version: Option<String>,
@@ -171,6 +176,7 @@ impl Call {
         let mut filter = (is_stream && self.request.hides_usage()).then(Filter::default);
         self.answer.begin(Head { status: 200, content_type, headers: self.passed_on(&mut reply) });
         let (mut size, mut tools, mut judged) = (0, 0, Judged::default());
+        let (mut events, mut kept) = (Events::default(), Kept::default());
         loop {
             let Some(next) = self.gateway.abort.run_until_cancelled(reply.body.next()).await else {
                 return Ended::Streamed(Some("the gateway stops".into()));
@@ -180,6 +186,8 @@ impl Call {
                 Some(Err(broken)) => {
                     if !is_stream {
                         meter.whole(&whole);
+                    } else if kept.is_empty() {
+                        self.pass(events.end(), filter.as_mut());
                     }
                     return Ended::Streamed(Some(broken.to_string()));
                 }
@@ -189,8 +197,12 @@ impl Call {
             if size > MAX_ANSWER {
                 return Ended::Streamed(Some(format!("the provider's answer is larger than {MAX_ANSWER} bytes")));
             }
-            if is_stream {
-                meter.stream(&chunk);
+            if !is_stream {
+                whole.extend_from_slice(&chunk);
+                continue;
+            }
+            for event in events.push(&chunk) {
+                meter.stream(&event);
                 let called = meter.tools();
                 if called.len() > tools {
                     tools = called.len();
@@ -200,23 +212,33 @@ impl Call {
                 if let Err(why) = self.secure(meter, &mut judged).await {
                     return Ended::Streamed(Some(why));
                 }
-            } else {
-                whole.extend_from_slice(&chunk);
-            }
-            match &mut filter {
-                Some(filter) => self.answer.push(filter.push(&chunk)),
-                None => self.answer.push(chunk),
+                let calling = meter.is_calling(boundary::can_be_told);
+                match kept.push(event, calling, self.request.protocol, &judged.told) {
+                    Ok(bytes) => self.pass(bytes, filter.as_mut()),
+                    Err(Unchangeable) => return Ended::Streamed(Some(UNCHANGEABLE.into())),
+                }
             }
         }
-        if let Some(mut filter) = filter {
-            self.answer.push(filter.end());
-        }
-        if !is_stream {
+        if is_stream {
+            if kept.is_empty() {
+                self.pass(events.end(), filter.as_mut());
+            }
+            self.answer.push(filter.map(|mut filter| filter.end()).unwrap_or_default());
+        } else {
             meter.whole(&whole);
             if let Err(why) = self.secure(meter, &mut judged).await {
                 return Ended::Streamed(Some(why));
             }
+            if judged.told.is_empty() {
+                self.answer.push(whole.into());
+            } else {
+                match kept::whole(&whole, self.request.protocol, &judged.told) {
+                    Ok(body) => self.answer.push(body),
+                    Err(Unchangeable) => return Ended::Streamed(Some(UNCHANGEABLE.into())),
+                }
+            }
         }
+        self.changed = !judged.told.is_empty();
         let cut = match meter.error() {
             Some(error) => Some(format!("the provider broke its answer off: {error}")),
             None if !meter.is_complete() => Some("the provider's answer ended early".into()),
@@ -224,6 +246,13 @@ impl Call {
         };
         // An error event and an early end were passed on as they came: the client sees what the provider sent.
         Ended::Whole(cut)
+    }
+
+    fn pass(&self, bytes: Bytes, filter: Option<&mut Filter>) {
+        match filter {
+            Some(filter) => self.answer.push(filter.push(&bytes)),
+            None => self.answer.push(bytes),
+        }
     }
 
     async fn send(&self) -> Result<Reply, llm::Error> {
@@ -336,7 +365,8 @@ impl Call {
         };
         self.note_tools(meter.tools());
         if cut.is_none() {
-            self.answer.end(End::Complete(Some(Arc::new(meter.message()))));
+            // What was changed on the way is not told in another form.
+            self.answer.end(End::Complete((!self.changed).then(|| Arc::new(meter.message()))));
         }
         let metered = meter.metered(bounds.input, self.request.max_tokens, bounds.caching);
         let (cost, estimated) = self.cost(&metered, bounds);

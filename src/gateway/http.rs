@@ -115,6 +115,7 @@ async fn answer(
         checkpoint,
         reasons,
         gate: None,
+        changed: false,
         answer,
         version: text("anthropic-version"),
         betas: joined(&headers, "anthropic-beta"),

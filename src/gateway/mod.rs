@@ -6,6 +6,7 @@
 //! and the report that an agent ended; nothing else. A call goes one way whatever its protocol, which is a value on it.
 
 mod answer;
+mod approvals;
 mod before;
 mod call;
 mod directory;
@@ -25,6 +26,7 @@ use crate::{
     wire::{NoAnswer, Service},
 };
 use answer::Answer;
+use approvals::Approvals;
 use axum::serve::ListenerExt;
 use directory::Directory;
 use hold::Checkpoints;
@@ -45,13 +47,20 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How long an answer waits for the checkpoint before it, at most. Agents give up after 300 s.
     pub hold: Duration,
+    /// How long the tool calls of an answer wait for a person, at most: together with the checkpoint before them less than those 300 s.
+    pub patience: Duration,
     /// How long running calls may go on after a shutdown was asked for.
     pub drain: Duration,
 }
 
 impl Default for Config {
     fn default() -> Self {
-        Self { listen: SocketAddr::from(([127, 0, 0, 1], 0)), hold: Duration::from_secs(30), drain: Duration::from_secs(20) }
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 0)),
+            hold: Duration::from_secs(30),
+            patience: Duration::from_secs(220),
+            drain: Duration::from_secs(20),
+        }
     }
 }
 
@@ -150,6 +159,8 @@ async fn open(config: &Config, objects: Objects, shutdown: &CancellationToken) -
     let gateway = Arc::new(Gateway {
         directory: Directory::start(&objects, &followers.tasks, &followers.drained, gone),
         checkpoints: Checkpoints::start(&objects, config.hold, &followers.tasks, &followers.drained),
+        approvals: Approvals::start(&objects, &followers.tasks, &followers.drained),
+        patience: config.patience,
         ledger,
         client: llm::Client::new()?,
         replays: Replays::new(objects.clock().clone()),
@@ -211,6 +222,8 @@ struct Gateway {
     objects: Objects,
     directory: Directory,
     checkpoints: Checkpoints,
+    approvals: Approvals,
+    patience: Duration,
     ledger: Ledger,
     client: llm::Client,
     replays: Replays,

@@ -264,6 +264,12 @@ impl Meter {
         self.blocks.iter().filter(|b| b.value["type"] == "tool_use").map(|b| (text(&b.value["id"]), text(&b.value["name"]))).collect()
     }
 
+    /// Whether a call of a tool that `concerns` is being written.
+    pub fn is_calling(&self, concerns: impl Fn(&str) -> bool) -> bool {
+        let open = |block: &&Block| !block.closed && block.value["type"] == "tool_use";
+        self.blocks.iter().filter(open).any(|block| concerns(block.value["name"].as_str().unwrap_or_default()))
+    }
+
     /// The tool calls that have come whole.
     pub fn calls(&self) -> Vec<&Value> {
         self.blocks.iter().filter(|block| block.closed && block.value["type"] == "tool_use").map(|block| &block.value).collect()

@@ -5,6 +5,7 @@
 
 pub mod anthropic;
 mod client;
+pub mod kept;
 pub mod meter;
 pub mod openai;
 pub mod prices;

@@ -38,7 +38,7 @@ impl Filter {
 }
 
 /// Bytes up to and with the empty line that ends the first event.
-fn event_length(bytes: &[u8]) -> Option<usize> {
+pub(super) fn event_length(bytes: &[u8]) -> Option<usize> {
     let mut ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1);
     ends.find_map(|next| match bytes.get(next..)? {
         [b'\n', ..] => Some(next + 1),

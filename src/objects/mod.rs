@@ -1,10 +1,11 @@
 //! The one path that reads and writes objects: admission, then the store. API server, controllers and gateway all use it.
 
 mod account;
-mod approval;
 mod cipher;
+mod decision;
 mod event;
 mod keys;
+mod last_word;
 pub mod leader;
 mod metadata;
 mod namespace;
@@ -16,10 +17,10 @@ mod typed;
 mod watch;
 mod write;
 
-pub use approval::Approval;
 pub use cipher::Cipher;
 pub use event::{EventDocuments, record};
 pub use keys::Locked;
+pub use last_word::LastWord;
 pub use metadata::graft;
 pub use namespace::DELETE_CHECKPOINTS;
 pub use rotation::{Rotation, Stage};
@@ -128,7 +129,9 @@ pub struct WriteOptions {
     /// What the version that the sender speaks asks for beyond the kind's own rules: of the new document, and what it replaces.
     pub rules: Option<VersionRules>,
     /// Has the last word on what would be written.
-    pub approval: Option<Approval>,
+    pub last_word: Option<LastWord>,
+    /// The user who writes; nobody where the hub itself does.
+    pub user: Option<String>,
 }
 
 pub type VersionRules = fn(&serde_json::Value, Option<&serde_json::Value>) -> Vec<FieldError>;

@@ -2,7 +2,7 @@
 
 use super::{DeleteOptions, Error, Objects, Part, Patch, WriteOptions, metadata, seal::SECRETS};
 use crate::admission;
-use crate::api::{API_VERSION, Budget, Checkpoint, GROUP, Hub, Kind, Machine};
+use crate::api::{API_VERSION, Approval, Budget, Checkpoint, GROUP, Hub, Kind, Machine};
 use crate::store::{self, Key, Revision};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use secrecy::SecretString;
@@ -154,6 +154,7 @@ pub fn degraded(key: &Key, document: &Value) -> Option<Value> {
         "machines." => fault::<Machine>(key, document),
         "checkpoints." => fault::<Checkpoint>(key, document),
         "budgets." => fault::<Budget>(key, document),
+        "approvals." => fault::<Approval>(key, document),
         "hubs." => fault::<Hub>(key, document),
         _ => None,
     }?;

@@ -1,12 +1,13 @@
 //! The same path for documents: what the API server uses. `namespace` is empty for cluster-scoped resources.
 
 use super::{
-    Approval, DeleteOptions, Deleted, Error, FieldValidation, Objects, Part, Patch, WriteOptions, Written, account, leader, metadata,
-    namespace,
+    DeleteOptions, Deleted, Error, FieldValidation, LastWord, Objects, Part, Patch, WriteOptions, Written, account, decision, leader,
+    metadata, namespace,
 };
 use crate::admission::{self, Resource, patch};
 use crate::api::{FieldError, Scope};
 use crate::store::{self, Expect, Key, Object, Revision, Transaction};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
 /// Tries of a write that others keep overtaking.
@@ -58,6 +59,7 @@ impl Objects {
             remove(&mut document, "status");
         }
         namespace::complete(resource, Part::Main, &mut document, None);
+        decision::complete(resource, Part::Main, &mut document, None, options.user.as_deref(), &self.clock.api_now());
         let prefix = metadata::text(&document, "generateName").to_owned();
         let generated = metadata::text(&document, "name").is_empty() && !prefix.is_empty();
         for attempt in 1.. {
@@ -67,7 +69,7 @@ impl Objects {
             let name = metadata::text(&document, "name").to_owned();
             refuse(resource, &name, faults(resource, &document, None, options))?;
             refuse(resource, &name, Box::pin(self.impossible(resource, &document, None)).await?)?;
-            Approval::ask(options.approval.as_ref(), None, &document)?;
+            LastWord::ask(options.last_word.as_ref(), None, &document)?;
             match self.insert(resource, resource.key(namespace, &name), &document, options).await {
                 Ok(object) => return Ok(Written { object, warnings }),
                 Err(Error::AlreadyExists { .. }) if generated && attempt < NAMES => {}
@@ -203,7 +205,7 @@ impl Objects {
             && let Ok(recent) = self.unsealed(recent)
         {
             let (at, before) = (recent.revision, asks(resource, part, &recent));
-            if let Ok(Next::Store(next, warnings)) = next(resource, key, part, recent, options, &wanted)
+            if let Ok(Next::Store(next, warnings)) = next(resource, key, part, recent, options, &self.clock.api_now(), &wanted)
                 && self.refuse_impossible(resource, &next, before.as_ref()).await.is_ok()
             {
                 match self.store_next(resource, key, at, next).await {
@@ -215,7 +217,7 @@ impl Objects {
         for _ in 0..TRIES {
             let current = self.current(key).await?;
             let (at, before) = (current.revision, asks(resource, part, &current));
-            match next(resource, key, part, current, options, &wanted)? {
+            match next(resource, key, part, current, options, &self.clock.api_now(), &wanted)? {
                 Next::Same(written) => return Ok(written),
                 Next::Store(next, warnings) => {
                     self.refuse_impossible(resource, &next, before.as_ref()).await?;
@@ -357,6 +359,7 @@ fn next(
     part: Part,
     mut current: Object,
     options: &WriteOptions,
+    now: &Time,
     wanted: impl Fn(&Value) -> Result<Value, Error>,
 ) -> Result<Next, Error> {
     // A field that an older version knew must not make every later write fail.
@@ -373,8 +376,8 @@ fn next(
         let message = format!("Precondition failed: UID in precondition: {uid}, UID in object meta: {stored}");
         return Err(conflict(key, message));
     }
-    let (next, warnings) = next_document(resource, part, before, wanted, options)?;
-    Approval::ask(options.approval.as_ref(), Some(before), &next)?;
+    let (next, warnings) = next_document(resource, part, before, wanted, options, now)?;
+    LastWord::ask(options.last_word.as_ref(), Some(before), &next)?;
     let same = next == *before || options.dry_run;
     Ok(if same { Next::Same(Written { object: next, warnings }) } else { Next::Store(next, warnings) })
 }
@@ -386,6 +389,7 @@ fn next_document(
     before: &Value,
     wanted: Value,
     options: &WriteOptions,
+    now: &Time,
 ) -> Result<(Value, Vec<String>), Error> {
     let mut next = match part {
         Part::Main => {
@@ -410,6 +414,7 @@ fn next_document(
     warnings.extend(metadata::courtesy(&mut next, Some(before)));
     let mut errors = metadata::carry(before, &mut next);
     namespace::complete(resource, part, &mut next, Some(before));
+    decision::complete(resource, part, &mut next, Some(before), options.user.as_deref(), now);
     metadata::count_generation(before, &mut next);
     errors.extend(faults(resource, &next, Some(before), options));
     refuse(resource, metadata::text(before, "name"), errors)?;

@@ -58,6 +58,7 @@ fn hub() -> Hub {
         providers: Vec::new(),
         images: vec![Image { name: "micro".into(), dataset: Some("tank/images/micro@base".into()), ..Image::default() }],
         defaults: Default::default(),
+        approvals: Default::default(),
     };
     Hub::new("", "default", spec)
 }

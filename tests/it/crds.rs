@@ -47,6 +47,7 @@ fn check(node: &Value, path: &str) {
             "format",
             "minimum",
             "maximum",
+            "maxLength",
             "pattern",
             "example",
             "minItems",

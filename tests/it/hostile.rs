@@ -162,6 +162,11 @@ async fn no_role_sets_a_status_or_what_the_server_alone_says() {
         ),
         ("budgets", "Budget", json!({"limits": {"money": {"amount": "5"}}})),
         ("checkpoints", "Checkpoint", json!({"machine": "m"})),
+        (
+            "approvals",
+            "Approval",
+            json!({"machine": "m", "tool": "Bash", "asks": "git push", "call": "c", "class": 4, "rule": "r", "expiresAt": "2036-01-01T00:00:00Z"}),
+        ),
     ] {
         let body = json!({"apiVersion": format!("{GROUP}/v1alpha1"), "kind": kind, "metadata": {"name": "m"}, "spec": spec});
         assert_eq!(server.post(&format!("{base}/{plural}"), &body).await.0, 201, "{kind}");

@@ -1,7 +1,8 @@
 //! The sentences of `explain`: pure. What a controller said in a status is repeated, never said again in other words.
 
+use crate::api::approval::OnTimeout;
 use crate::api::capability::impossible;
-use crate::api::machine::{Limits, Phase};
+use crate::api::machine::{Limits, Phase, Requirement};
 use crate::api::{Budget, Checkpoint, Hub, Kind, Machine};
 use crate::cli::print;
 use jiff::Timestamp;
@@ -57,6 +58,7 @@ pub(super) fn machine(machine: &Machine, last: Option<&Checkpoint>, budgets: &[B
         }),
     }
     sentences.push(spending(machine, hub));
+    sentences.push(approvals(machine));
     for budget in budgets {
         sentences.push(budget_line(budget));
     }
@@ -101,6 +103,19 @@ fn spending(machine: &Machine, hub: Option<&Hub>) -> String {
     format!("Spent: {money}{reserved}, {time}, {calls}.{origin}")
 }
 
+/// What its agent's calls that leave the VM need.
+fn approvals(machine: &Machine) -> String {
+    let policy = &machine.spec.approvals;
+    if policy.leaving_vm == Requirement::NotRequired {
+        return "Approvals: none; its agent may do what leaves the VM.".into();
+    }
+    let then = match policy.on_timeout {
+        OnTimeout::Deny => "it is denied",
+        OnTimeout::Allow => "it is made",
+    };
+    format!("Approvals: a tool call that leaves the VM waits up to {} for a person, then {then}.", print::span(policy.timeout.0))
+}
+
 fn budget_line(budget: &Budget) -> String {
     let status = budget.status.clone().unwrap_or_default();
     let money = match &budget.spec.limits.money {
@@ -134,7 +149,7 @@ fn captured(checkpoint: &Checkpoint, now: Timestamp) -> String {
 /// Conditions that say that something is not as it should be.
 fn troubles(conditions: &[Condition]) -> impl Iterator<Item = String> {
     let bad = |c: &&Condition| match c.type_.as_str() {
-        "Stalled" => c.status == "True",
+        "Stalled" | "ApprovalPending" => c.status == "True",
         "BudgetAvailable" | "CheckpointCurrent" | "GoalAchieved" => c.status == "False",
         _ => false,
     };

@@ -91,8 +91,14 @@ async fn lead(lab: Option<Beside>, objects: Client, data: PathBuf, source_roots:
 /// A hub with a lab can be used at once: the Hub `default` drives it, when nobody said otherwise.
 async fn make_default_hub(objects: &Client) {
     let infrastructure = hub::Infrastructure { lab: Some(hub::Lab {}), ..hub::Infrastructure::default() };
-    let spec =
-        hub::HubSpec { infrastructure, gateway: None, providers: Vec::new(), images: Vec::new(), defaults: hub::Defaults::default() };
+    let spec = hub::HubSpec {
+        infrastructure,
+        gateway: None,
+        providers: Vec::new(),
+        images: Vec::new(),
+        defaults: hub::Defaults::default(),
+        approvals: hub::Approvals::default(),
+    };
     let made = match objects.list::<Hub>(None).await {
         Ok((hubs, _)) if !hubs.is_empty() => return,
         Ok(_) => objects.create(&Hub::new("", DEFAULT_HUB, spec)).await.map(drop),

@@ -106,6 +106,7 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         last_call: last_call(context.objects.last_main_call(machine).await?, &status),
         usage: if waiting { Usage::default() } else { context.objects.machine_usage(machine).await? },
         checkpoints: if waiting { Checkpoints::default() } else { checkpoints(machine, &status, context).await? },
+        approvals: context.asked.of(machine.namespace(), machine.name()),
     };
     Ok(Seeing { observed, hub, driver })
 }

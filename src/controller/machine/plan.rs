@@ -62,6 +62,8 @@ pub(super) struct Observed {
     pub last_call: LastCall,
     pub usage: crate::ledger::Usage,
     pub checkpoints: Checkpoints,
+    /// Calls of its agent that wait for a person, each in a line.
+    pub approvals: Vec<String>,
 }
 
 /// A Machine in `goal.after`.

@@ -5,7 +5,7 @@ use super::plan::{Ending, Observed, Plan, VM_UNKNOWN, Waiting, api_time, ran, re
 use crate::api::Kind;
 use crate::api::capability::{CapabilityName, impossible};
 use crate::api::machine::{Machine, MachineStatus, Phase, TerminationReason, VmStatus};
-use crate::api::meta::put_condition;
+use crate::api::meta::{clear_condition, put_condition};
 use crate::api::quantity::{GoDuration, NanoUsd};
 use crate::controller::kstatus::Readiness;
 use jiff::Timestamp;
@@ -50,11 +50,17 @@ pub(super) fn status(machine: &Machine, observed: &Observed, plan: &Plan, outcom
     } else if let Some(message) = doing(&next, plan, outcome.is_some_and(|outcome| outcome.later.is_none())) {
         next.message = Some(message);
     } else if !next.phase.is_finished() && !is_ending {
-        next.message = None;
+        next.message = asked(&next, observed);
     }
     let stalled = problem.is_some_and(super::act::Problem::is_stalled);
     conditions(&mut next, observed, waiting.as_ref(), stalled, generation, now);
     next
+}
+
+/// That its agent waits for a person, in words.
+fn asked(next: &MachineStatus, observed: &Observed) -> Option<String> {
+    let waits = next.phase == Phase::Running && !observed.approvals.is_empty();
+    waits.then(|| format!("waits for a person: {}", observed.approvals.join("; ")))
 }
 
 /// Whether a status says what the Machine's says, but for its message and conditions.
@@ -121,6 +127,7 @@ fn conditions(next: &mut MachineStatus, observed: &Observed, waiting: Option<&Wa
     let message = next.message.clone().unwrap_or_default();
     let reason = next.termination_reason.map(|reason| format!("{reason:?}"));
     let running = next.phase == Phase::Running;
+    let asked = asked(next, observed);
     let launches = next.agent.as_ref().map_or(0, |agent| agent.launches);
     let all = &mut next.conditions;
     let truth = |yes: bool| if yes { "True" } else { "False" };
@@ -161,6 +168,10 @@ fn conditions(next: &mut MachineStatus, observed: &Observed, waiting: Option<&Wa
     let unknown = checkpoint.0 == "False" && observed.hub.is_err() && all.iter().any(|known| known.type_ == "CheckpointCurrent");
     if !unknown {
         put_condition(all, generation, &now, ("CheckpointCurrent", checkpoint.0, checkpoint.1, &checkpoint.2));
+    }
+    match asked {
+        Some(message) => put_condition(all, generation, &now, ("ApprovalPending", "True", "PersonNeeded", &message)),
+        None => clear_condition(all, "ApprovalPending"),
     }
     let readiness = match (next.phase, waiting) {
         (Phase::Succeeded, _) => Readiness::Ready { reason: "Succeeded", message },

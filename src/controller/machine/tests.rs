@@ -74,6 +74,7 @@ fn seen() -> Observed {
         last_call: LastCall::None,
         usage: Usage::default(),
         checkpoints: Checkpoints::default(),
+        approvals: Vec::new(),
     }
 }
 
@@ -438,13 +439,13 @@ fn spent_is_said_in_dollars() {
 fn a_checkpoint_of_its_own_is_asked_for_when_none_is_young_enough() {
     let mut running = machine(Phase::Running);
     running.spec.checkpoints.interval = Some(GoDuration(Duration::from_mins(10)));
-    running.status.as_mut().unwrap().agent.get_or_insert_default().launched_at = Some(api_time(now() - jiff::SignedDuration::from_mins(9)));
+    running.status.as_mut().unwrap().agent.get_or_insert_default().launched_at = Some(Time(now() - SignedDuration::from_secs(570)));
     let plan = check(&running, seen(), "Running");
-    assert_eq!(plan.requeue, Requeue::After(Duration::from_mins(1)), "the rest of ten minutes");
-    running.status.as_mut().unwrap().agent.as_mut().unwrap().launched_at = Some(api_time(now() - jiff::SignedDuration::from_mins(10)));
+    assert_eq!(plan.requeue, Requeue::After(Duration::from_secs(30)), "the rest of ten minutes");
+    running.status.as_mut().unwrap().agent.as_mut().unwrap().launched_at = Some(Time(now() - SignedDuration::from_mins(10)));
     let plan = check(&running, seen(), "Running AskForOwn");
     assert_eq!(plan.steps, check(&running, seen(), "Running AskForOwn").steps, "under the same name");
-    let asked = |ago: i64| Checkpoints { asked_at: Some(now() - jiff::SignedDuration::from_mins(ago)), ..Checkpoints::default() };
+    let asked = |ago: i64| Checkpoints { asked_at: Some(now() - SignedDuration::from_mins(ago)), ..Checkpoints::default() };
     check(&running, Observed { checkpoints: asked(1), ..seen() }, "Running");
     check(&running, Observed { checkpoints: asked(30), ..seen() }, "Running AskForOwn");
     let none = Capabilities::all_but(&[(CapabilityName::CheckpointInLife, "x")]);

@@ -9,7 +9,7 @@ mod tests;
 use super::Context;
 use crate::api::checkpoint::CheckpointPhase;
 use crate::api::machine::Retention;
-use crate::api::{Budget, Checkpoint, DEFAULT_HUB, Hub, Kind, Machine};
+use crate::api::{Approval, Budget, Checkpoint, DEFAULT_HUB, Hub, Kind, Machine};
 use crate::objects::Event;
 use crate::runtime::Key;
 use crate::store::Change;
@@ -28,6 +28,7 @@ pub(super) struct Queues {
     pub(super) budgets: Keys,
     pub(super) machines: Keys,
     pub(super) checkpoints: Keys,
+    pub(super) approvals: Keys,
     /// Namespaces (the name is empty) in which there may be more checkpoints than are to be kept.
     pub(super) retention: Keys,
 }
@@ -39,6 +40,7 @@ pub(super) struct Wakes {
     pub(super) budgets: BTreeSet<Key>,
     pub(super) machines: BTreeSet<Key>,
     pub(super) checkpoints: BTreeSet<Key>,
+    pub(super) approvals: BTreeSet<Key>,
     pub(super) retention: BTreeSet<Key>,
 }
 
@@ -48,6 +50,7 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
     let (budgets, budget_keys) = channel();
     let (machines, machine_keys) = channel();
     let (checkpoints, checkpoint_keys) = channel();
+    let (approvals, approval_keys) = channel();
     let (retention, retention_keys) = channel();
     let (objects, context) = (context.objects.clone(), Arc::clone(context));
     let shutdown = shutdown.clone();
@@ -59,6 +62,7 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
             objects.watch::<Budget>().map(|event| Any::Budget(Box::new(event))).boxed(),
             objects.watch::<Machine>().map(|event| Any::Machine(Box::new(event))).boxed(),
             objects.watch::<Checkpoint>().map(|event| Any::Checkpoint(Box::new(event))).boxed(),
+            objects.watch::<Approval>().map(|event| Any::Approval(Box::new(event))).boxed(),
             connected.map(Any::Connected).boxed(),
             room.map(Any::Room).boxed(),
         ]);
@@ -66,12 +70,16 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
             if let Any::Checkpoint(event) = &change {
                 context.taken.note(&event.object, event.change != Change::Deleted);
             }
+            if let Any::Approval(event) = &change {
+                context.asked.note(&event.object, event.change != Change::Deleted);
+            }
             let wakes = index.apply(change);
             for (sender, keys) in [
                 (&hubs, wakes.hubs),
                 (&budgets, wakes.budgets),
                 (&machines, wakes.machines),
                 (&checkpoints, wakes.checkpoints),
+                (&approvals, wakes.approvals),
                 (&retention, wakes.retention),
             ] {
                 for key in keys {
@@ -81,7 +89,14 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
             }
         }
     });
-    Queues { hubs: hub_keys, budgets: budget_keys, machines: machine_keys, checkpoints: checkpoint_keys, retention: retention_keys }
+    Queues {
+        hubs: hub_keys,
+        budgets: budget_keys,
+        machines: machine_keys,
+        checkpoints: checkpoint_keys,
+        approvals: approval_keys,
+        retention: retention_keys,
+    }
 }
 
 fn channel() -> (mpsc::UnboundedSender<Key>, Keys) {
@@ -96,6 +111,7 @@ pub(super) enum Any {
     Budget(Box<Event<Budget>>),
     Machine(Box<Event<Machine>>),
     Checkpoint(Box<Event<Checkpoint>>),
+    Approval(Box<Event<Approval>>),
     /// The Hub of this name can be used from now on.
     Connected(String),
     /// There may be room on a node for this Machine, which waits for some.
@@ -196,6 +212,10 @@ impl Index {
             Any::Budget(event) => self.budget(&event, &mut wakes),
             Any::Machine(event) => self.machine(&event, &mut wakes),
             Any::Checkpoint(event) => self.checkpoint(&event, &mut wakes),
+            Any::Approval(event) => {
+                wakes.approvals.insert(key(&event.object));
+                wakes.machines.insert(Key::new(event.object.namespace(), &event.object.spec.machine));
+            }
             Any::Connected(hub) => self.hub_changed(&hub, &mut wakes),
             Any::Room(machine) => drop(wakes.machines.insert(machine)),
         }

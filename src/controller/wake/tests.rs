@@ -35,6 +35,7 @@ fn hub(images: usize) -> Hub {
         providers: Vec::new(),
         images: Vec::new(),
         defaults: crate::api::hub::Defaults::default(),
+        approvals: crate::api::hub::Approvals::default(),
     };
     let mut hub = Hub::new("", "default", spec);
     hub.status = Some(HubStatus { images: vec![ImageStatus::default(); images], ..Default::default() });

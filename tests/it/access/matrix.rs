@@ -40,6 +40,8 @@ const ROWS: &[Row] = &[
     row("checkpoints/status.autovibe.dev", "", READ, READ, READ),
     row("checkpoints/bundle.autovibe.dev", "", READ, READ, READ),
     row("checkpoints/vmid.autovibe.dev", "", "", "", ""),
+    row("approvals.autovibe.dev", "", READ, "glwup", "glwup"),
+    row("approvals/status.autovibe.dev", "", READ, READ, READ),
     row("budgets.autovibe.dev", "", READ, READ, ALL),
     row("budgets/status.autovibe.dev", "", READ, READ, READ),
     row("budgets/usage.autovibe.dev", "", "", "", ""),

@@ -142,6 +142,13 @@ impl Generator {
                 }, "status": {"phase": "Running", "conditions": [{"type": "Ready", "status": "True", "reason": "R", "message": "", "lastTransitionTime": "2026-01-01T00:00:00Z"}]}}),
             ),
             "Checkpoint" => ("autovibe.dev/v1alpha1", json!({"spec": {"machine": "m", "description": "d", "keep": "Forever"}})),
+            "Approval" => (
+                "autovibe.dev/v1alpha1",
+                json!({"spec": {
+                    "machine": "m", "tool": "Bash", "asks": "git push", "call": "c", "class": 4, "rule": "r", "checkpoint": "m-1",
+                    "expiresAt": "2036-01-01T00:00:00Z", "onTimeout": "Deny", "decision": "Denied", "reason": "no",
+                }}),
+            ),
             "Budget" => (
                 "autovibe.dev/v1alpha1",
                 json!({"spec": {"parentRef": {"name": "up"}, "limits": {"money": {"amount": "5"}, "apiCalls": 3}}}),
@@ -308,6 +315,7 @@ impl Generator {
             ("/apis/autovibe.dev/v1alpha1", "machines", "Machine"),
             ("/apis/autovibe.dev/v1alpha1", "checkpoints", "Checkpoint"),
             ("/apis/autovibe.dev/v1alpha1", "budgets", "Budget"),
+            ("/apis/autovibe.dev/v1alpha1", "approvals", "Approval"),
             ("/apis/autovibe.dev/v1alpha1", "hubs", "Hub"),
             ("/api/v1", "secrets", "Secret"),
             ("/api/v1", "configmaps", "ConfigMap"),

@@ -35,7 +35,7 @@ impl Home {
         workspace
     }
 
-    fn claude(&self, program: &PathBuf, guest: &Guest) -> tokio::process::Command {
+    pub(super) fn claude(&self, program: &PathBuf, guest: &Guest) -> tokio::process::Command {
         let mut command = tokio::process::Command::new(program);
         command
             .args(["--output-format", "stream-json", "--verbose", "--dangerously-skip-permissions", "--model", "claude-opus-4-8"])

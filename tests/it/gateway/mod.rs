@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests fail as tests do")]
 
 mod aider;
+mod approvals;
 mod boundaries;
 mod budget;
 mod checkpoints;
@@ -20,7 +21,7 @@ use autovibe::{
         budget::{BudgetLimits, BudgetSpec},
         checkpoint::CheckpointPhase,
         hub::{HubSpec, Provider, ProviderType, SecretRef},
-        machine::{Agent, AgentType, BudgetUse, From, Goal, Limits, MachineSpec, MachineStatus, Phase, Toggle},
+        machine::{Agent, AgentType, BudgetUse, From, Goal, Limits, MachineSpec, MachineStatus, Phase, Requirement, Toggle},
         quantity::{Currency, Money, NanoUsd},
     },
     clock::Clock,
@@ -50,6 +51,8 @@ struct Home {
     gateway: SocketAddr,
     shutdown: CancellationToken,
     server: Option<gateway::Server>,
+    /// How long an answer waits for a person.
+    patience: Duration,
     client: reqwest::Client,
 }
 
@@ -96,7 +99,14 @@ impl Home {
         };
         let infrastructure = serde_json::from_value(json!({"lab": {}})).unwrap();
         let providers = vec![anthropic, replay, openai];
-        let spec = HubSpec { infrastructure, gateway: None, providers, images: Vec::new(), defaults: Default::default() };
+        let spec = HubSpec {
+            infrastructure,
+            gateway: None,
+            providers,
+            images: Vec::new(),
+            defaults: Default::default(),
+            approvals: Default::default(),
+        };
         objects.create(&Hub::new("", "default", spec)).await.unwrap();
         let mut home = Self {
             dir,
@@ -104,6 +114,7 @@ impl Home {
             gateway: ([127, 0, 0, 1], 0).into(),
             shutdown: CancellationToken::new(),
             server: None,
+            patience: gateway::Config::default().patience,
             client: reqwest::Client::new(),
         };
         home.set_key(KEY).await;
@@ -113,7 +124,7 @@ impl Home {
 
     async fn serve(&mut self, hold: Duration) {
         self.shutdown = CancellationToken::new();
-        let config = gateway::Config { hold, drain: Duration::from_millis(300), ..gateway::Config::default() };
+        let config = gateway::Config { hold, patience: self.patience, drain: Duration::from_millis(300), ..gateway::Config::default() };
         let server = gateway::start(config, self.objects.clone(), self.shutdown.clone()).await.unwrap();
         self.gateway = server.address;
         self.server = Some(server);
@@ -152,6 +163,7 @@ impl Home {
         ] {
             *toggle = Toggle::Disabled;
         }
+        spec.approvals.leaving_vm = Requirement::NotRequired;
         change(&mut spec);
         let mut machine = self.objects.create(&Machine::new("default", name, spec)).await.unwrap();
         machine.status = Some(MachineStatus { phase: Phase::Running, ..MachineStatus::default() });

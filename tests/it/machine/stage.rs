@@ -170,7 +170,12 @@ impl Stage {
         let objects = Objects::new(store.clone(), Clock::system(), cipher);
         objects.ensure_presets().await.unwrap();
         let shutdown = CancellationToken::new();
-        let config = gateway::Config { listen: self.gateway, hold: Duration::from_secs(10), drain: Duration::from_millis(100) };
+        let config = gateway::Config {
+            listen: self.gateway,
+            hold: Duration::from_secs(10),
+            drain: Duration::from_millis(100),
+            ..gateway::Config::default()
+        };
         let gateway = gateway::start(config, objects.clone(), shutdown.clone()).await.unwrap();
         let timing = Timing { boot: Duration::from_millis(500), shutdown: Duration::from_secs(1) };
         let config = controller::Config {

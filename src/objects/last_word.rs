@@ -5,25 +5,25 @@ use serde_json::Value;
 use std::{fmt, sync::Arc};
 
 /// Judges what a write would leave in the store: given the object before it (`None`: it would be created) and after it. It
-/// is asked anew for each try of a write that others overtake, so what it approved is what is written.
+/// is asked anew for each try of a write that others overtake, so what it let pass is what is written.
 #[derive(Clone)]
-pub struct Approval(Arc<Judge>);
+pub struct LastWord(Arc<Judge>);
 
 type Judge = dyn Fn(Option<&Value>, &Value) -> Result<(), Error> + Send + Sync;
 
-impl Approval {
+impl LastWord {
     pub fn new(judge: impl Fn(Option<&Value>, &Value) -> Result<(), Error> + Send + Sync + 'static) -> Self {
         Self(Arc::new(judge))
     }
 
-    /// Without one, everything is approved.
-    pub(super) fn ask(approval: Option<&Self>, before: Option<&Value>, after: &Value) -> Result<(), Error> {
-        approval.map_or(Ok(()), |approval| (approval.0)(before, after))
+    /// Without one, everything passes.
+    pub(super) fn ask(judge: Option<&Self>, before: Option<&Value>, after: &Value) -> Result<(), Error> {
+        judge.map_or(Ok(()), |judge| (judge.0)(before, after))
     }
 }
 
-impl fmt::Debug for Approval {
+impl fmt::Debug for LastWord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Approval")
+        f.write_str("LastWord")
     }
 }
