@@ -2,6 +2,7 @@
 # Builds a self-booting raw disk: an MBR, a FAT partition (syslinux, kernel, initramfs), an ext4 root. Nothing is mounted.
 # Usage: build.sh micro|debian OUTPUT WORK. Packages come through this machine's own apt, npm and pip configuration. AUTOVIBE_AGENTS
 # names the agents of the Debian image: `claude-code=VERSION aider=VERSION`; agents.txt beside this says where they come from.
+# AUTOVIBE_RUNNER is the executable of autovibe that goes with Claude Code.
 # WORK keeps what was downloaded between builds. Needs root, as the files inside belong to root.
 set -eu
 
@@ -191,6 +192,18 @@ AIDER
   chmod 755 "$root/usr/local/bin/aider"
 }
 
+# The executable that runs Claude Code for its hub, as root; without it the agent runs all the same.
+runner() {
+  say "the runner"
+  install -m 755 "$AUTOVIBE_RUNNER" "$root/usr/local/bin/autovibe"
+  strip "$root/usr/local/bin/autovibe" 2>/dev/null || true
+  # Built for a newer system, it would keep the agent from starting.
+  chroot "$root" /usr/local/bin/autovibe version >/dev/null 2>&1 || {
+    say "this autovibe does not run in $suite: the image has no runner"
+    rm -f "$root/usr/local/bin/autovibe"
+  }
+}
+
 debian() {
   . /etc/os-release
   # The machine's own sources, as far as they are its distribution's: a third party's are none of the guest's business.
@@ -227,6 +240,7 @@ debian() {
       *) die "there is no agent $agent" ;;
     esac
   done
+  case " $agents" in *" claude-code="*) [ -z "${AUTOVIBE_RUNNER:-}" ] || runner ;; esac
   root_mib=4072
 }
 

@@ -16,7 +16,8 @@
 //! 3. judgement, pure: `admission`, `auth`, `budget`, `lineage`, `boundary`, `agent`, `placement` which node.
 //! 4. machinery: `objects` the one path to objects, `ledger`, `driver` Proxmox and ZFS composed, `world` what is observed,
 //!    `runtime` the work queue.
-//! 5. roles: `apiserver`, `gateway`, `controller`, `lab` a Proxmox-compatible node.
+//! 5. roles: `apiserver`, `gateway`, `controller`, `guest` the runner inside a VM, `lab` a
+//!    Proxmox-compatible node.
 //! 6. the program: `config`, `telemetry`, `cli`.
 //!
 //! Absences that hold everywhere: planning does no IO; no state outside the database, Proxmox and ZFS; no code reads the
@@ -52,6 +53,7 @@ pub mod world;
 pub mod apiserver;
 pub mod controller;
 pub mod gateway;
+pub mod guest;
 pub mod lab;
 
 pub mod cli;

@@ -32,10 +32,11 @@ pub(super) fn environment(agent: &Agent) -> BTreeMap<String, String> {
     environment
 }
 
-/// The same for every launch: the script in the guest sees whether there is a session to resume.
+/// The same for every launch: the script in the guest, or the runner, sees whether there is a session to resume, and says whether each
+/// tool is asked for.
 pub(super) fn argv(agent: &Agent) -> Vec<String> {
     let mut argv: Vec<String> = ["/bin/sh", "-c", scripts::CLAUDE, "claude"].map(str::to_owned).into();
-    argv.extend(["--output-format", "stream-json", "--verbose", "--permission-mode", "bypassPermissions"].map(str::to_owned));
+    argv.extend(["--output-format", "stream-json", "--verbose"].map(str::to_owned));
     if let Some(model) = &agent.model {
         argv.extend(["--model".to_owned(), model.clone()]);
     }

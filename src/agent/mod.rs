@@ -16,6 +16,8 @@ use std::collections::BTreeMap;
 pub struct Launch {
     /// Counted from 1; above 1 it resumes.
     pub number: u32,
+    /// For the runner alone: the agent must not read it.
+    pub key: String,
     pub environment: BTreeMap<String, String>,
     pub argv: Vec<String>,
 }
@@ -27,7 +29,8 @@ pub struct Start<'a> {
     pub number: u32,
     /// URL of the gateway as the guest reaches it, without a trailing slash.
     pub gateway_url: &'a str,
-    /// The Machine's own token.
+    /// The key of the launch, for a runner; and the agent's token, which is made of it.
+    pub key: &'a str,
     pub token: &'a str,
 }
 
@@ -102,7 +105,7 @@ pub fn launch(machine: &Machine, start: &Start<'_>) -> Launch {
         AgentType::Aider => aider::argv(agent),
         AgentType::Command => command::argv(agent),
     };
-    Launch { number: start.number, environment, argv }
+    Launch { number: start.number, key: start.key.into(), environment, argv }
 }
 
 /// What the end of the agent's process means; `exit_code` is `None` when the process vanished without one.
@@ -153,6 +156,11 @@ pub fn session_files(agent: AgentType) -> &'static str {
 /// The conversation's id: the same for every launch of a Machine, another for every Machine, so that a fork begins anew.
 pub fn session(machine_uid: &str) -> String {
     uuid::Uuid::new_v5(&uuid::Uuid::NAMESPACE_OID, format!("autovibe:session:{machine_uid}").as_bytes()).to_string()
+}
+
+/// What the launch script reads: the key, in a line of its own, and the environment.
+pub fn input(launch: &Launch) -> String {
+    format!("{}\n{}", launch.key, exports(&launch.environment))
 }
 
 /// Lines `export K='v'` that a shell reads back as exactly this environment.

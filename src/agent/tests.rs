@@ -70,14 +70,21 @@ impl Guest {
         self.ok(scripts::STATUS, &[], "")
     }
     fn launch(&self, number: u32, gateway: &str, argv: &[&str]) {
-        let environment =
-            [("AUTOVIBE_GATEWAY", gateway), ("AUTOVIBE_TOKEN", "av_1"), ("AUTOVIBE_WORKSPACE", &self.workspace()), ("HOME", "/")]
-                .into_iter()
-                .map(|(k, v)| (k.to_owned(), v.to_owned()))
-                .collect();
+        let environment = [
+            ("AUTOVIBE_SESSION", "s"),
+            ("AUTOVIBE_PROMPT", "p"),
+            ("AUTOVIBE_CONTINUE", "c"),
+            ("AUTOVIBE_GATEWAY", gateway),
+            ("AUTOVIBE_TOKEN", "av_1"),
+            ("AUTOVIBE_WORKSPACE", &self.workspace()),
+            ("HOME", "/"),
+        ]
+        .into_iter()
+        .map(|(k, v)| (k.to_owned(), v.to_owned()))
+        .collect();
         let number = number.to_string();
         let args: Vec<&str> = std::iter::once(number.as_str()).chain(argv.iter().copied()).collect();
-        self.ok(scripts::LAUNCH, &args, &exports(&environment));
+        self.ok(scripts::LAUNCH, &args, &format!("avr_key\n{}", exports(&environment)));
     }
     fn await_status(&self, wanted: &str) {
         until(|| self.status() == wanted, || format!("status {wanted:?}, is {:?}", self.status()));
@@ -248,9 +255,45 @@ fn commands_run_as_the_agents_user_where_there_is_one() {
             "",
         );
         assert_eq!(output, "nobody\n<-c><it's><a b>");
-        guest.launch(1, "", &["/bin/sh", "-c", "id -un; printf '%s' \"$AUTOVIBE_TOKEN\"; exit 4"]);
+        let key = guest.state().join("runner.key");
+        let script = format!("id -un; printf '%s' \"$AUTOVIBE_TOKEN\"; [ ! -r {} ] || exit 3; exit 4", key.display());
+        guest.launch(1, "", &["/bin/sh", "-c", &script]);
         guest.await_status("state=exited\nlaunch=1\nexit=4\n");
         assert_eq!(std::fs::read_to_string(guest.state().join("agent.log")).unwrap(), "nobody\nav_1");
+        assert_eq!(std::fs::read_to_string(key).unwrap(), "avr_key\n", "for the runner, which is root");
+    }
+}
+
+#[test]
+fn claude_code_is_run_by_the_runner_where_there_is_one_and_the_agent_is_not_root() {
+    let root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
+    for mut guest in guests() {
+        let bin = guest.root.path().join("bin");
+        std::fs::create_dir_all(&bin).unwrap();
+        for name in ["autovibe", "claude"] {
+            let program = bin.join(name);
+            std::fs::write(&program, format!("#!/bin/sh\nprintf '<%s>' {name} \"$@\"; exit 6\n")).unwrap();
+            std::fs::set_permissions(&program, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+        }
+        guest.path = format!("{}:{}", bin.display(), guest.path);
+        let argv = ["/bin/sh", "-c", scripts::CLAUDE, "claude", "--verbose"];
+        let log = |guest: &Guest| std::fs::read_to_string(guest.state().join("agent.log")).unwrap();
+        guest.user = "nobody-of-that-name";
+        guest.launch(1, "", &argv);
+        guest.await_status("state=exited\nlaunch=1\nexit=6\n");
+        assert!(log(&guest).starts_with("<claude><-p>"), "{}", log(&guest));
+        if !root || !Command::new("id").args(["-u", "nobody"]).status().is_ok_and(|s| s.success()) {
+            eprintln!("SKIPPED the runner: not root, or there is no user `nobody`");
+            return;
+        }
+        guest.user = "nobody";
+        std::fs::remove_file(guest.state().join("agent.log")).unwrap();
+        guest.launch(2, "", &argv);
+        guest.await_status("state=exited\nlaunch=2\nexit=6\n");
+        let key = guest.state().join("runner.key");
+        let said = log(&guest);
+        assert!(said.starts_with(&format!("<autovibe><guest><--gateway=><--key={}><--home=/>", key.display())), "{said}");
+        assert!(said.ends_with(&format!("<--script={}><--><--verbose>", guest.state().join("agent.sh").display())), "{said}");
     }
 }
 
@@ -341,7 +384,7 @@ fn called(guest: &Guest, name: &str, script: &str, change: impl FnOnce(&mut Agen
     machine.metadata.uid = Some("u".into());
     machine.spec.goal.prompt = "--help; $(reboot)\n".into();
     change(&mut machine.spec.agent);
-    let launch = launch(&machine, &Start { number: 1, gateway_url: "http://10.0.2.2:1/", token: "av_x" });
+    let launch = launch(&machine, &Start { number: 1, gateway_url: "http://10.0.2.2:1/", key: "", token: "av_x" });
     let (run, path) = (launch.clone(), format!("{}:{}", bin.display(), guest.path));
     let run = move || {
         let output = Command::new(&run.argv[0])
@@ -374,11 +417,12 @@ fn claude_code_resumes_exactly_when_its_session_was_begun_on_this_disk() {
             agent.max_turns = Some(3);
         });
         assert_eq!(launch.environment["ANTHROPIC_BASE_URL"], "http://10.0.2.2:1");
-        let flags = "<--output-format><stream-json><--verbose><--permission-mode><bypassPermissions><--model><claude-sonnet-4-5><--max-turns><3><--disallowedTools><WebSearch><WebFetch>";
-        let id = session("u");
-        assert_eq!(run(), format!("<-p><--session-id><{id}>{flags}--help; $(reboot)\n"));
+        let flags =
+            "<--output-format><stream-json><--verbose><--model><claude-sonnet-4-5><--max-turns><3><--disallowedTools><WebSearch><WebFetch>";
+        let (id, unasked) = (session("u"), "<--permission-mode><bypassPermissions>");
+        assert_eq!(run(), format!("<-p><--session-id><{id}>{unasked}{flags}--help; $(reboot)\n"));
         write_session(&guest, &format!(".claude/projects/x/{id}.jsonl"), "{\"type\":\"user\"}\n");
-        assert_eq!(run(), format!("<-p><{INTERRUPTED} {GO_ON}><--resume><{id}>{flags}"));
+        assert_eq!(run(), format!("<-p><{INTERRUPTED} {GO_ON}><--resume><{id}>{unasked}{flags}"));
     }
 }
 
@@ -440,7 +484,7 @@ fn the_user_cannot_change_how_the_agent_reaches_its_hub() {
         .into_iter()
         .map(|(k, v)| (k.to_owned(), v.to_owned()))
         .collect();
-    let environment = launch(&machine, &Start { number: 2, gateway_url: "http://gw", token: "av_x" }).environment;
+    let environment = launch(&machine, &Start { number: 2, gateway_url: "http://gw", key: "", token: "av_x" }).environment;
     let value = |name: &str| environment[name].as_str();
     assert_eq!(
         (value("ANTHROPIC_BASE_URL"), value("CLAUDE_CODE_MAX_OUTPUT_TOKENS"), value("NODE_ENV"), value("AUTOVIBE_LAUNCH")),

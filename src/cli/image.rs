@@ -1,5 +1,6 @@
 //! `autovibe image`: builds the disk images that guests start from. The building itself is shell, in `images/`.
 
+use crate::wire::runner::PROTOCOL;
 use anyhow::{Context as _, bail};
 use clap::{Args, Subcommand, ValueEnum};
 use sha2::{Digest as _, Sha256};
@@ -72,7 +73,7 @@ pub fn run(args: ImageArgs, data: &Path) -> anyhow::Result<()> {
                 fs::remove_file(recipe_file(&output))
                     .or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
             }
-            build(kind, &output, &agents)?;
+            build(kind, &output, &agents, this().as_deref())?;
             println!("{}", output.display());
             Ok(())
         }
@@ -81,9 +82,9 @@ pub fn run(args: ImageArgs, data: &Path) -> anyhow::Result<()> {
 
 /// Builds the image `kind` into the file `output`, or leaves it when it was made by this very recipe.
 ///
-/// `agents` go into the Debian image, as `NAME` or `NAME=VERSION`. Beside it `work/` keeps what was downloaded. Two callers at once: the second waits and then finds it made.
+/// `agents` go into the Debian image, as `NAME` or `NAME=VERSION`; `runner`, an executable of autovibe, goes with Claude Code. Beside it `work/` keeps what was downloaded. Two callers at once: the second waits and then finds it made.
 /// Errors: with an agent that is unknown, without root, without a tool (the words name it), without packages.
-pub fn build(kind: ImageKind, output: &Path, agents: &[impl AsRef<str>]) -> anyhow::Result<()> {
+pub fn build(kind: ImageKind, output: &Path, agents: &[impl AsRef<str>], runner: Option<&Path>) -> anyhow::Result<()> {
     let agents = agents.iter().map(|agent| with_version(agent.as_ref())).collect::<anyhow::Result<Vec<String>>>()?.join(" ");
     let output = std::path::absolute(output)?;
     let directory = output.parent().context("the output has no directory")?;
@@ -92,7 +93,7 @@ pub fn build(kind: ImageKind, output: &Path, agents: &[impl AsRef<str>]) -> anyh
     let lock = File::create(work.join("lock"))?;
     lock.lock().context("cannot lock the build directory")?;
 
-    let recipe = recipe(kind, &agents);
+    let recipe = recipe(kind, &agents, runner.is_some());
     let made = recipe_file(&output);
     if output.exists() && fs::read_to_string(&made).is_ok_and(|text| text == recipe) {
         return Ok(());
@@ -110,6 +111,7 @@ pub fn build(kind: ImageKind, output: &Path, agents: &[impl AsRef<str>]) -> anyh
         .arg(&output)
         .arg(&work)
         .env("AUTOVIBE_AGENTS", &agents)
+        .env("AUTOVIBE_RUNNER", runner.unwrap_or(Path::new("")))
         .status()
         .context("cannot run sh")?;
     if !status.success() {
@@ -117,6 +119,11 @@ pub fn build(kind: ImageKind, output: &Path, agents: &[impl AsRef<str>]) -> anyh
     }
     fs::write(made, recipe)?;
     Ok(())
+}
+
+/// This executable, which is the runner too.
+pub fn this() -> Option<PathBuf> {
+    std::env::current_exe().ok()
 }
 
 /// The agents of an image of which nothing else is asked.
@@ -145,13 +152,14 @@ fn recipe_file(output: &Path) -> PathBuf {
     PathBuf::from(name)
 }
 
-/// Digest of all that decides what is in the image, but the packages' own versions.
-fn recipe(kind: ImageKind, agents: &str) -> String {
+/// Digest of all that decides what is in the image, but the packages' own versions, and the runner beyond what it speaks.
+fn recipe(kind: ImageKind, agents: &str, has_runner: bool) -> String {
     let mut digest = Sha256::new();
     digest.update(kind.name());
     if kind == ImageKind::Debian {
         digest.update(agents);
         digest.update(AGENTS);
+        digest.update(if has_runner { PROTOCOL } else { "" });
     }
     digest.update(BUILD);
     for (name, text) in GUEST {

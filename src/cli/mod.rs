@@ -18,6 +18,7 @@ mod doctor;
 mod explain;
 mod fetch;
 mod get;
+mod guest;
 pub mod image;
 mod kubeconfig;
 mod lab;
@@ -145,6 +146,7 @@ enum Command {
     Bench(bench::Bench),
     /// Runs zfs commands on a node for a hub elsewhere, as the forced command of its SSH key
     ZfsHelper(zfs_helper::ZfsHelper),
+    Guest(guest::Guest),
     /// Prints the version
     Version(version::Version),
 }
@@ -239,6 +241,7 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         Command::Demo(command) => command.run(&context).await,
         Command::Bench(command) => Box::pin(command.run(&context)).await,
         Command::ZfsHelper(command) => command.run().await,
+        Command::Guest(command) => command.run().await,
         Command::Version(command) => command.run(&context),
     }
 }

@@ -102,7 +102,7 @@ impl Guest<'_> {
 
     /// Starts the agent, once per launch number. Errors: `Settings` when prompt and environment are too large for a guest.
     pub async fn launch(&self, launch: &agent::Launch) -> Result<(), Error> {
-        let input = agent::exports(&launch.environment);
+        let input = agent::input(launch);
         if input.len() > INPUT_MAX {
             return Err(Error::Settings(format!(
                 "prompt and environment have {} bytes; at most {INPUT_MAX} can be given to a guest",

@@ -9,7 +9,10 @@ use super::{
     live::Due,
 };
 use crate::{
-    api::checkpoint::{Reason, Session, Trigger},
+    api::{
+        Kind,
+        checkpoint::{Reason, Session, Trigger},
+    },
     boundary::{self, Boundary, Part, can_be_told, told, wanted},
     llm::{kept::Inputs, meter::Meter},
 };
@@ -56,6 +59,15 @@ impl Call {
         if new.is_empty() && !ends {
             return Ok(());
         }
+        // Who asks before each tool is answered there, and without haste.
+        let new = if self.live.has_runner() {
+            let risky =
+                new.iter().filter(|call| boundary::risk(call["name"].as_str().unwrap_or_default(), &call["input"]).class.is_risky());
+            risky.for_each(|call| self.live.await_question(&self.context, call["id"].as_str().unwrap_or_default()));
+            &[]
+        } else {
+            new
+        };
         let is_first = judged.calls == 0;
         (judged.calls, judged.ended) = (calls.len(), judged.ended || ends);
         if self.boundary.is_some() {
@@ -116,7 +128,7 @@ impl Call {
         let asked = Asked { tool, input, id, risk: &risk, checkpoint };
         let (approvals, clock) = (&self.gateway.approvals, self.gateway.clock());
         let enough = clock.sleep(until.saturating_duration_since(Instant::now()));
-        let ruled = self.gateway.abort.run_until_cancelled(approvals.ask(&self.machine, &asked, enough)).await;
+        let ruled = self.gateway.shutdown.run_until_cancelled(approvals.ask(&self.machine, &asked, enough)).await;
         match ruled {
             Some(Ok(Ruling::Allowed)) => Ok(()),
             Some(Ok(Ruling::Refused(words) | Ruling::Undecided(words))) if can_be_told(tool) => {
@@ -137,7 +149,8 @@ impl Call {
             _ => Vec::new(),
         };
         let session = Session { id: self.context.session.clone(), turn: self.turn, request: self.answer.id.clone() };
-        let moment = Moment { session, quiescent, results, reasons };
+        let name = format!("{}-{:04}", self.machine.name(), self.turn);
+        let moment = Moment { name, session, quiescent, results, reasons };
         let (gateway, machine) = (self.gateway.clone(), self.machine.clone());
         self.gateway.tasks.spawn(async move {
             let decided = match gateway.abort.run_until_cancelled(gateway.checkpoints.capture(&machine, &moment)).await {

@@ -339,8 +339,7 @@ impl Call {
     }
 
     fn note_tools(&self, tools: Vec<(String, String)>) {
-        let names = tools.into_iter().map(|(_, name)| name).collect();
-        self.live.state().contexts.answered(&self.context, names);
+        self.live.answered(&self.context, tools);
     }
 
     async fn settle(&self, meter: &Meter, end: Ended, bounds: Bounds, told: tokio::task::JoinHandle<()>) {

@@ -37,6 +37,8 @@ pub(super) struct Checkpoints {
 /// What is captured.
 #[derive(Clone, Debug)]
 pub(super) struct Moment {
+    /// Name of its checkpoint.
+    pub(super) name: String,
     pub(super) session: Session,
     pub(super) quiescent: bool,
     /// Tool results that must be in the agent's transcript on disk first.
@@ -88,10 +90,9 @@ impl Checkpoints {
     pub(super) async fn capture(&self, machine: &Machine, moment: &Moment) -> Outcome {
         let deadline = self.clock().sleep(self.hold);
         tokio::pin!(deadline);
-        let turn = format!("{}-{:04}", machine.name(), moment.session.turn);
         // A namesake that was deleted may have left checkpoints of the same turn.
-        let own = format!("{turn}-{}", machine.uid().split('-').next().unwrap_or_default());
-        for name in [turn, own] {
+        let own = format!("{}-{}", moment.name, machine.uid().split('-').next().unwrap_or_default());
+        for name in [moment.name.clone(), own] {
             let key = (machine.namespace().to_owned(), name.clone());
             let mut seen = self.waiters().entry(key.clone()).or_insert_with(|| watch::channel(None).0).subscribe();
             let ask = async {

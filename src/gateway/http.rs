@@ -7,13 +7,17 @@ use super::{
     live::{Arrival, Turn},
     refusal::{Again, Refusal},
     resolve::{self, Route, Unresolved, Upstream, token_hash},
+    runner,
 };
 use crate::{
     api::{Kind, Machine},
     boundary::{self, AGENT_HEADER, SESSION_HEADER, Seen},
     llm::{Protocol, anthropic, openai, replay, request::Request},
-    objects,
-    wire::{EXIT_PATH, ExitReport, annotation},
+    objects::{self, EventType},
+    wire::{
+        EXIT_PATH, ExitReport, annotation,
+        runner::{RUNNER_PATH, TOOL_PATH},
+    },
 };
 use axum::{
     Router,
@@ -47,6 +51,8 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route("/v1/messages/count_tokens", post(count_tokens))
         .route("/v1/models", get(models))
         .route(EXIT_PATH, post(exit))
+        .route(RUNNER_PATH, post(runner::present))
+        .route(TOOL_PATH, post(runner::tool))
         .fallback(|| async {
             let served: Vec<&str> = Protocol::ALL.map(Protocol::path).into();
             failed(404, "not_found_error", &format!("there is nothing here; the gateway serves POST {}", served.join(", ")))
@@ -100,7 +106,15 @@ async fn answer(
             tracing::info!(call.id = earlier.id, "a repeat of a request is given the answer to the first");
             return Ok(read(earlier.reader(), protocol, stream).await);
         }
-        Turn::New { turn, checkpoint } => (turn, checkpoint),
+        Turn::New { turn, checkpoint, unasked } => {
+            if unasked {
+                let message =
+                    "its agent went on from a risky tool that its runner did not ask for; the gateway withholds such calls itself now";
+                tracing::warn!(object.kind = "Machine", object.name = machine.name(), "{message}");
+                gateway.objects.record(&*machine, EventType::Warning, "RunnerNotAsked", message).await;
+            }
+            (turn, checkpoint)
+        }
     };
     let reader = answer.reader();
     let call = Call {
@@ -151,8 +165,13 @@ async fn admit(
 
 /// The Machine whose token a request carries. Absent and wrong tokens look alike.
 async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Arc<Machine>, Refusal> {
+    authenticate_by(gateway, token_hash(headers)).await
+}
+
+/// The Machine whose token has this hash.
+pub(super) async fn authenticate_by(gateway: &Gateway, hash: Option<String>) -> Result<Arc<Machine>, Refusal> {
     let unknown = || Refusal::new(401, "authentication_error", "this is not a token of a Machine", Again::Maybe);
-    let hash = token_hash(headers).ok_or_else(unknown)?;
+    let hash = hash.ok_or_else(unknown)?;
     let owner = gateway.store().find_token(&hash).await?.ok_or_else(unknown)?;
     let machine = gateway.directory.machine(&owner.machine_uid, &owner.namespace, &owner.name).await?;
     machine.ok_or_else(unknown)
@@ -238,7 +257,7 @@ async fn report(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Re
             Err(error) => return Err(error.into()),
         }
     }
-    Ok((StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], "{}").into_response())
+    Ok(respond_json(&json!({})))
 }
 
 /// The answer as its client gets it: as it came, or as one message when the first asked for a stream and this one does not.
@@ -258,7 +277,12 @@ async fn read(reader: Reader, protocol: Protocol, stream: bool) -> Response {
     }
 }
 
-fn said((head, body): (Head, Bytes)) -> Response {
+pub(super) fn respond_json(value: &impl serde::Serialize) -> Response {
+    let body = serde_json::to_string(value).unwrap_or_default();
+    (StatusCode::OK, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+pub(super) fn said((head, body): (Head, Bytes)) -> Response {
     respond(head, Body::from(body))
 }
 

@@ -12,8 +12,12 @@ use crate::{
 use std::{
     collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
+
+/// How long after it was last heard a runner counts as there: it says so every 10 s.
+const THERE: Duration = Duration::from_secs(30);
 
 /// A Machine's live state.
 pub(super) struct Live {
@@ -26,6 +30,10 @@ pub(super) struct State {
     pub(super) contexts: Contexts,
     turn: u64,
     conversations: HashMap<Context, Conversation>,
+    /// By what it is known, and when it was last heard.
+    runner: Option<(String, Instant)>,
+    /// A runner whose agent ran a risky tool that it did not ask for.
+    distrusted: Option<String>,
     /// The newest checkpoint that was asked for.
     gate: Option<Gate>,
     /// Keys of messages that are stored.
@@ -36,6 +44,9 @@ pub(super) struct State {
 struct Conversation {
     answer: Option<Arc<Answer>>,
     gate: Option<Gate>,
+    /// Ids of the tools that its newest answer calls; and those that this runner must ask for before the next request.
+    calls: Vec<String>,
+    awaited: Vec<(String, String)>,
     turn: u64,
     /// Body size and total input of the last settled call.
     measured: Option<(u64, u64)>,
@@ -45,8 +56,9 @@ struct Conversation {
 pub(super) enum Turn {
     /// The answer to the same request, that is or was under way.
     Again(Arc<Answer>),
-    /// A call of its own.
-    New { turn: u64, checkpoint: Due },
+    /// A call of its own. `unasked`: it goes on from a risky tool that the runner should have asked for, and did not; that runner is
+    /// not believed any more.
+    New { turn: u64, checkpoint: Due, unasked: bool },
 }
 
 /// Whether a checkpoint is due before the answer.
@@ -72,6 +84,24 @@ pub(super) struct Arrival<'a> {
     pub(super) answer: &'a Arc<Answer>,
 }
 
+impl State {
+    /// The runner that answers for the agent's tool calls.
+    fn trusted(&self) -> Option<&str> {
+        let (known, heard) = self.runner.as_ref()?;
+        (heard.elapsed() < THERE && self.distrusted.as_ref() != Some(known)).then_some(known)
+    }
+}
+
+/// Where a tool call stands.
+pub(super) struct Place {
+    pub(super) context: Option<Context>,
+    pub(super) turn: u64,
+    /// The checkpoint of its answer's request, if there is one.
+    pub(super) gate: Option<Gate>,
+    /// It is the first of its answer.
+    pub(super) is_first: bool,
+}
+
 impl Live {
     pub(super) fn new(last: LastTurn) -> Self {
         let mut contexts = Contexts::default();
@@ -81,7 +111,7 @@ impl Live {
             contexts.resume(context.clone(), hash);
             conversations.insert(context, Conversation { turn: last.turn, ..Conversation::default() });
         }
-        let state = State { contexts, turn: last.turn, conversations, gate: None, stored: HashSet::new() };
+        let state = State { contexts, turn: last.turn, conversations, runner: None, distrusted: None, gate: None, stored: HashSet::new() };
         Self { state: Mutex::new(state), open: watch::channel(0).0 }
     }
 
@@ -95,9 +125,10 @@ impl Live {
         let state = &mut *state;
         let Arrival { context, hash, stream, boundary, answer } = *arrival;
         if context.part == Part::Side {
-            return Turn::New { turn: 0, checkpoint: Due::No };
+            return Turn::New { turn: 0, checkpoint: Due::No, unasked: false };
         }
         let repeat = state.contexts.request(context, hash);
+        let trusted = state.trusted().map(str::to_owned);
         let conversation = state.conversations.entry(context.clone()).or_default();
         if repeat
             && let Some(last) = &conversation.answer
@@ -113,9 +144,15 @@ impl Live {
             conversation.turn = state.turn;
             conversation.gate = None;
         }
+        // A repeat gets its calls anew.
+        let awaited = std::mem::take(&mut conversation.awaited).into_iter().next().filter(|_| !repeat);
+        let unasked = awaited.as_ref().is_some_and(|(runner, _)| trusted.as_ref() == Some(runner));
+        if unasked {
+            state.distrusted = trusted;
+        }
         let turn = conversation.turn;
         if !boundary {
-            return Turn::New { turn, checkpoint: Due::No };
+            return Turn::New { turn, checkpoint: Due::No, unasked };
         }
         let is_pending = |gate: &Gate| gate.borrow().is_none() && gate.has_changed().is_ok();
         let own = conversation.gate.clone().filter(|gate| gate.borrow().is_some() || is_pending(gate));
@@ -130,7 +167,53 @@ impl Live {
             state.gate = Some(gate);
             Due::Ask { outcome, quiescent: state.contexts.quiescent() }
         };
-        Turn::New { turn, checkpoint }
+        Turn::New { turn, checkpoint, unasked }
+    }
+
+    /// Notes that a runner was heard; `known` is what it is known by.
+    pub(super) fn runner_is_there(&self, known: String) {
+        self.state().runner = Some((known, Instant::now()));
+    }
+
+    /// Whether a runner answers for the agent's tool calls.
+    pub(super) fn has_runner(&self) -> bool {
+        self.state().trusted().is_some()
+    }
+
+    /// Notes that the runner must ask for this call before its conversation goes on.
+    pub(super) fn await_question(&self, context: &Context, call: &str) {
+        let mut state = self.state();
+        let Some(runner) = state.trusted().map(str::to_owned) else { return };
+        if let Some(conversation) = state.conversations.get_mut(context) {
+            conversation.awaited.push((runner, call.to_owned()));
+        }
+    }
+
+    /// Notes that it did.
+    pub(super) fn questioned(&self, call: &str) {
+        self.state().conversations.values_mut().for_each(|conversation| conversation.awaited.retain(|(_, id)| id != call));
+    }
+
+    /// Notes the tools that a conversation's newest answer calls: id and name.
+    pub(super) fn answered(&self, context: &Context, tools: Vec<(String, String)>) {
+        let (ids, names) = tools.into_iter().unzip();
+        let mut state = self.state();
+        state.contexts.answered(context, names);
+        if let Some(conversation) = state.conversations.get_mut(context) {
+            conversation.calls = ids;
+        }
+    }
+
+    /// Where a tool call stands, as far as it is known.
+    pub(super) fn place_of(&self, call: &str) -> Place {
+        let state = self.state();
+        let mut all = state.conversations.iter();
+        let found = all.find_map(|(context, conversation)| {
+            let at = conversation.calls.iter().position(|id| id == call)?;
+            let gate = conversation.gate.clone();
+            Some(Place { context: Some(context.clone()), turn: conversation.turn, gate, is_first: at == 0 })
+        });
+        found.unwrap_or(Place { context: None, turn: state.turn, gate: None, is_first: false })
     }
 
     /// A bound of the input tokens that is tighter than `bound`, from the last settled call of the context: what was added

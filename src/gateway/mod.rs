@@ -15,6 +15,7 @@ mod http;
 mod live;
 mod refusal;
 mod resolve;
+mod runner;
 mod transcript;
 
 use crate::{

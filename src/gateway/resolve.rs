@@ -160,7 +160,7 @@ fn price_lists(provider: &Provider) -> Vec<String> {
     }
 }
 
-fn ended(machine: &Machine) -> Option<String> {
+pub(super) fn ended(machine: &Machine) -> Option<String> {
     let name = format!("Machine {}/{}", machine.namespace(), machine.name());
     if machine.is_deleting() {
         return Some(format!("{name} is being deleted"));

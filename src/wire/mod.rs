@@ -1,5 +1,7 @@
 //! What guests, gateway, hub and lab say to each other.
 
+pub mod runner;
+
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;

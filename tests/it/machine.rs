@@ -2,6 +2,7 @@
 //!
 //! The agents that the lab's guests play are directed by a line `#sim …` in the prompt; with `turns=0` they end at once.
 
+mod asked;
 mod audited;
 mod beside;
 mod commands;

@@ -228,7 +228,7 @@ async fn gateway(requests: Arc<AtomicU32>) -> SocketAddr {
 async fn micro_image() -> PathBuf {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/images/micro.raw");
     let built = file.clone();
-    tokio::task::spawn_blocking(move || image::build(ImageKind::Micro, &built, &image::all_agents())).await.unwrap().unwrap();
+    tokio::task::spawn_blocking(move || image::build(ImageKind::Micro, &built, &image::all_agents(), None)).await.unwrap().unwrap();
     file
 }
 
@@ -363,6 +363,7 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
     driver.guest(vmid, &clock).personalise("a", uid).await.unwrap();
     let script = "echo one > file; wget -q -O - \"$AUTOVIBE_GATEWAY/\"; read wait < fifo; echo two >> file";
     let launch = Launch {
+        key: String::new(),
         number: 1,
         environment: [
             ("AUTOVIBE_GATEWAY", driver.connection().gateway_url.as_str()),

@@ -1,4 +1,5 @@
-# Starts the agent detached, once per launch number. Stdin: `export K='v'` lines. Args: launch number, the agent's argv.
+# Starts the agent detached, once per launch number. Stdin: the key of the launch,
+# then `export K='v'` lines. Args: launch number, the agent's argv.
 n=$1
 shift
 before=$(cat "$state/launched" 2>/dev/null)
@@ -8,6 +9,12 @@ if [ -n "$before" ] && [ "$before" != "$n" ] && find_launch "$before"; then
 fi
 if ! mkdir "$state/launch.$n" 2>/dev/null; then rm -f "$state/agent.sh.$$"; exit 0; fi
 echo "$n" >"$state/launched"
+IFS= read -r key
+(
+  umask 077
+  printf '%s\n' "$key" >"$state/runner.key.tmp"
+)
+mv "$state/runner.key.tmp" "$state/runner.key"
 (
   umask 027
   cat >"$state/agent.env.tmp"

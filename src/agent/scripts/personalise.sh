@@ -7,7 +7,7 @@ if [ -z "$root" ]; then
 fi
 [ "$(cat "$state/identity" 2>/dev/null)" = "$id" ] && exit 0
 # The disk is a clone of another Machine's: forget its launches and its token. workspace.git stays, it is the base of diffs.
-rm -rf "$state"/launch.* "$state/launched" "$state/exit" "$state/agent.env" "$state/agent.log" "$state/source.bundle" "$state/verify.log"
+rm -rf "$state"/launch.* "$state/launched" "$state/exit" "$state/agent.env" "$state/runner.key" "$state/agent.log" "$state/source.bundle" "$state/verify.log"
 printf '%s\n' "$name" >"$root/etc/hostname"
 [ -n "$root" ] || hostname "$name" || true
 printf '%s\n' "$id" >"$root/etc/machine-id"

@@ -14,7 +14,19 @@ workspace=$(. "$state/agent.env" && printf %s "$AUTOVIBE_WORKSPACE")
 gateway=$(. "$state/agent.env" && printf %s "$AUTOVIBE_GATEWAY")
 token=$(. "$state/agent.env" && printf %s "$AUTOVIBE_TOKEN")
 if [ ! -d "$workspace" ]; then mkdir -p "$workspace" && own "$workspace"; fi
-setsid sh "$state/agent.sh" agent "$@" </dev/null >>"$state/agent.log" 2>&1 &
+# The runner asks the hub before each tool, and answers for an agent that is not root.
+runner=
+if [ "${4:-}" = claude ] && has_user; then runner=$(command -v autovibe); fi
+if [ -n "$runner" ]; then
+  shift 4
+  (
+    . "$state/agent.env"
+    exec setsid "$runner" guest --gateway="$AUTOVIBE_GATEWAY" --key="$state/runner.key" --home="$HOME" --session="$AUTOVIBE_SESSION" \
+      --prompt="$AUTOVIBE_PROMPT" --go-on="$AUTOVIBE_CONTINUE" --script="$state/agent.sh" -- "$@"
+  ) </dev/null >>"$state/agent.log" 2>&1 &
+else
+  setsid sh "$state/agent.sh" agent "$@" </dev/null >>"$state/agent.log" 2>&1 &
+fi
 child=$!
 echo "$boot $$ $child" >"$state/launch.$n/pid.tmp"
 mv "$state/launch.$n/pid.tmp" "$state/launch.$n/pid"

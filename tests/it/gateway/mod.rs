@@ -12,6 +12,7 @@ mod openai;
 mod passage;
 mod qwen;
 mod replay;
+mod runner;
 mod upstream;
 
 use autovibe::{
@@ -29,6 +30,7 @@ use autovibe::{
     ledger::{Ledger, Usage},
     objects::{Cipher, Objects, WriteOptions},
     store::{CallState, CallSummary, Store, TranscriptEntry},
+    wire,
 };
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -59,6 +61,7 @@ struct Home {
 /// A Machine and its token.
 struct Guest {
     machine: Machine,
+    key: String,
     token: String,
 }
 
@@ -124,7 +127,13 @@ impl Home {
 
     async fn serve(&mut self, hold: Duration) {
         self.shutdown = CancellationToken::new();
-        let config = gateway::Config { hold, patience: self.patience, drain: Duration::from_millis(300), ..gateway::Config::default() };
+        let config = gateway::Config {
+            listen: self.gateway,
+            hold,
+            patience: self.patience,
+            drain: Duration::from_millis(300),
+            ..gateway::Config::default()
+        };
         let server = gateway::start(config, self.objects.clone(), self.shutdown.clone()).await.unwrap();
         self.gateway = server.address;
         self.server = Some(server);
@@ -168,12 +177,13 @@ impl Home {
         let mut machine = self.objects.create(&Machine::new("default", name, spec)).await.unwrap();
         machine.status = Some(MachineStatus { phase: Phase::Running, ..MachineStatus::default() });
         let machine = self.objects.update_status(&machine).await.unwrap();
-        let token = format!("av_{}", hex::encode(Sha256::digest(machine.uid())));
+        let key = wire::runner::key(Sha256::digest(machine.uid()).into());
+        let token = wire::runner::token_of(&key).unwrap();
         let (hash, uid, name) = (hex::encode(Sha256::digest(&token)), machine.uid().to_owned(), name.to_owned());
         let stored: Result<(), autovibe::store::Error> =
             self.objects.store().write(move |t| Box::pin(async move { t.put_token(&hash, &uid, "default", &name).await })).await;
         stored.unwrap();
-        Guest { machine, token }
+        Guest { machine, key, token }
     }
 
     async fn budget(&self, name: &str, money: i64, parent: Option<&str>) -> Budget {
@@ -251,7 +261,8 @@ impl Home {
     /// The command that starts or resumes a Machine's agent in a guest, to be run here: with a home and a workspace of its own.
     fn agent(&self, program: &Path, guest: &Guest, number: u32) -> tokio::process::Command {
         let gateway_url = format!("http://{}", self.gateway);
-        let launch = agent::launch(&guest.machine, &agent::Start { number, gateway_url: &gateway_url, token: &guest.token });
+        let launch =
+            agent::launch(&guest.machine, &agent::Start { number, gateway_url: &gateway_url, key: &guest.key, token: &guest.token });
         let (home, workspace) = (self.dir.path().join("home"), self.dir.path().join("workspace"));
         for directory in [&home, &workspace] {
             std::fs::create_dir_all(directory).unwrap();

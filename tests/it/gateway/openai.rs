@@ -123,7 +123,7 @@ async fn a_refusal_has_the_shape_and_the_status_at_which_its_agents_stop() {
     let home = Home::start(&upstream).await;
     let guest = home.guest("m", |_| ()).await;
     let poor = home.guest("poor", limit(1)).await;
-    let stranger = Guest { machine: guest.machine.clone(), token: format!("av_{}", "0".repeat(64)) };
+    let stranger = Guest { machine: guest.machine.clone(), key: String::new(), token: format!("av_{}", "0".repeat(64)) };
     for (guest, body, expected, words) in [
         (&stranger, body(json!({})), 401, "this is not a token of a Machine"),
         (&poor, body(json!({})), 400, "autovibe: budget exhausted: money of Machine default/poor"),

@@ -10,6 +10,7 @@ use crate::driver::vm::Owner;
 use crate::driver::{self};
 use crate::git;
 use crate::proxmox::Power;
+use crate::wire::runner;
 use rand::RngCore;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
@@ -135,9 +136,10 @@ impl Act<'_> {
         };
         let here = begun < number;
         if here {
-            let token = self.mint(number).await?;
+            let key = self.mint(number).await?;
+            let token = runner::token_of(&key).unwrap_or_default();
             let connection = self.driver()?.connection();
-            let launch = agent::launch(self.machine, &Start { number, gateway_url: &connection.gateway_url, token: &token });
+            let launch = agent::launch(self.machine, &Start { number, gateway_url: &connection.gateway_url, key: &key, token: &token });
             match guest.launch(&launch).await {
                 Err(driver::Error::Settings(message)) => {
                     return Ok(Done::Stop(Some(Fact::Ended { reason: TerminationReason::AgentFailed, message })));
@@ -153,17 +155,18 @@ impl Act<'_> {
         Ok(Done::Reached(Fact::Launched))
     }
 
-    /// A new token for a launch; older launches' are revoked. One that this process minted for the same launch stays good: a
+    /// A new key for a launch, and the token that is made of it; older launches' are revoked. One that this process minted for the same launch stays good: a
     /// launch whose reply was lost may have taken it.
     async fn mint(&self, number: u32) -> Result<String, Problem> {
         let mut bytes = [0_u8; 32];
         crate::random::Source.fill_bytes(&mut bytes);
-        let token = format!("av_{}", hex::encode(bytes));
+        let key = runner::key(bytes);
+        let token = runner::token_of(&key).unwrap_or_default();
         let hash = hex::encode(Sha256::digest(token.as_bytes()));
         let keep = self.context.machines.known(self.uid()).minted == Some(number);
         self.context.objects.put_token(self.machine, hash, keep).await?;
         self.context.machines.update(self.uid(), |known| known.minted = Some(number));
-        Ok(token)
+        Ok(key)
     }
 
     /// A refusal by the guest itself is tried again, then ends the Machine: it would be the same for ever.
