@@ -5,7 +5,7 @@ use super::{
     Gateway,
     approvals::{Asked, Ruling, is_needed},
     hold::{Moment, Outcome},
-    http::{authenticate_by, respond_json},
+    http::{authenticate_by, respond_json, said},
     live::Live,
     refusal::{Again, Refusal},
     resolve::ended,
@@ -41,14 +41,14 @@ pub(super) async fn present(State(gateway): State<Arc<Gateway>>, headers: Header
         gateway.live(machine.uid()).await?.runner_is_there(known);
         Ok::<_, Refusal>(respond_json(&()))
     };
-    noted.await.unwrap_or_else(|refusal| super::http::said(refusal.said(Protocol::Messages)))
+    noted.await.unwrap_or_else(|refusal| said(refusal.said(Protocol::Messages)))
 }
 
 /// `POST` of a question.
 pub(super) async fn tool(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, body: Body) -> Response {
     let stops = || Refusal::later("the gateway stops", 2);
     let answered = gateway.shutdown.run_until_cancelled(answer(&gateway, &headers, body)).await.unwrap_or_else(|| Err(stops()));
-    answered.map(|answer| respond_json(&answer)).unwrap_or_else(|refusal| super::http::said(refusal.said(Protocol::Messages)))
+    answered.map_or_else(|refusal| said(refusal.said(Protocol::Messages)), |answer| respond_json(&answer))
 }
 
 /// The Machine whose runner it is, and what that is known by. Its agent's token alone is not enough.
