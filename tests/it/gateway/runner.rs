@@ -221,3 +221,56 @@ async fn an_agents_token_makes_no_runner() {
     let fourth = json!({"model": MODEL, "max_tokens": 1000, "stream": true, "messages": [{"role": "user", "content": "and on"}]});
     assert!(!home.call(&guest, &fourth).await.1.contains("push origin"), "for good");
 }
+
+/// The whole way of a launch in a guest, in a directory instead of a VM: the launch script as root, its runner, and Claude Code as `nobody`.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_launch_script_starts_the_runner_as_root_and_the_agent_as_its_user() {
+    let Some(program) = installed("claude") else { return };
+    let id = |arguments: &[&str]| std::process::Command::new("id").args(arguments).output().ok().map(|output| output.stdout);
+    let nobody = id(&["-u", "nobody"]).and_then(|text| String::from_utf8(text).ok()?.trim().parse::<u32>().ok());
+    let (Some(nobody), true) = (nobody, id(&["-u"]) == Some(b"0\n".to_vec())) else {
+        eprintln!("SKIPPED the launch of a runner: not root, or there is no user `nobody`");
+        return;
+    };
+    let (home, _) = impatient().await;
+    // It writes the conversation.
+    drop(home.runner(&program, &home.guest("unused", |_| ()).await));
+    let (dir, workspace) = (home.dir.path().to_owned(), home.workspace());
+    let guest = home
+        .guest("launched", |spec| {
+            spec.approvals.leaving_vm = Requirement::Required;
+            spec.agent = Agent { model: Some("claude-opus-4-8".into()), ..Agent::default() };
+            (spec.goal.prompt, spec.goal.workspace) = ("Please publish the work".into(), workspace.display().to_string());
+        })
+        .await;
+    std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).unwrap();
+    for owned in ["home", "workspace"] {
+        std::os::unix::fs::chown(dir.join(owned), Some(nobody), None).unwrap();
+    }
+    let gateway_url = format!("http://{}", home.gateway);
+    let mut launch =
+        agent::launch(&guest.machine, &agent::Start { number: 1, gateway_url: &gateway_url, key: &guest.key, token: &guest.token });
+    launch.environment.insert("HOME".into(), dir.join("home").display().to_string());
+    let input = agent::input(&launch);
+    let binary = Path::new(env!("CARGO_BIN_EXE_autovibe")).parent().unwrap();
+    let mut command = tokio::process::Command::new("sh");
+    command
+        .args(["-c", agent::scripts::LAUNCH.script, agent::scripts::LAUNCH.name, "1"])
+        .args(&launch.argv)
+        .env_clear()
+        .env("PATH", format!("{}:{}:/usr/bin:/bin", program.parent().unwrap().display(), binary.display()))
+        .envs([("AUTOVIBE_ROOT", dir.to_str().unwrap()), ("AUTOVIBE_USER", "nobody")])
+        .stdin(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut child.stdin.take().unwrap(), input.as_bytes()).await.unwrap();
+    assert!(child.wait().await.unwrap().success());
+    let state = dir.join("var/lib/autovibe");
+    let log = || std::fs::read_to_string(state.join("agent.log")).unwrap_or_default();
+    let asked = home.waiting().await;
+    assert!(!home.has("pushed.txt"), "it waits: {}", log());
+    home.say(&asked, json!({ "decision": "Approved" })).await;
+    eventually("the launch has ended", async || std::fs::read_to_string(state.join("exit")).ok().filter(|exit| exit == "1 0\n")).await;
+    assert!(home.has("noted.txt") && log().contains("All done."), "{}", log());
+    let owner = |file: &Path| std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(file).unwrap());
+    assert_eq!((owner(&workspace.join("pushed.txt")), owner(&state.join("runner.key"))), (nobody, 0));
+}
