@@ -201,7 +201,11 @@ impl Call {
                 whole.extend_from_slice(&chunk);
                 continue;
             }
-            for event in events.push(&chunk) {
+            let complete = match events.push(&chunk) {
+                Ok(complete) => complete,
+                Err(too_long) => return Ended::Streamed(Some(too_long.to_string())),
+            };
+            for event in complete {
                 meter.stream(&event);
                 let called = meter.tools();
                 if called.len() > tools {

@@ -3,7 +3,7 @@
 //!
 //! A call is passed on whole or not at all: once its beginning is out, its end can only be cut off, which ends most programs.
 
-use super::{Protocol, sse::encode, usage_chunk::event_length};
+use super::{Protocol, sse::encode, usage_chunk::MAX_EVENT, usage_chunk::event_length};
 use bytes::Bytes;
 use serde_json::{Value, json};
 use std::collections::HashMap;
@@ -13,24 +13,37 @@ pub type Inputs = HashMap<String, Value>;
 
 /// Cuts a stream into its events.
 #[derive(Debug, Default)]
-pub struct Events(Vec<u8>);
+pub struct Events {
+    rest: Vec<u8>,
+    /// So much of the rest has no end of an event in it.
+    searched: usize,
+}
+
+/// An event that is longer than any of a model: what it says could not be judged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("an event of the provider's answer is longer than {MAX_EVENT} bytes")]
+pub struct TooLong;
 
 impl Events {
-    /// The events that `bytes` complete, each with the empty line that ends it.
-    pub fn push(&mut self, bytes: &[u8]) -> Vec<Bytes> {
-        self.0.extend_from_slice(bytes);
+    /// The events that `bytes` complete, each with the empty line that ends it. Looks at each byte once, however they come.
+    pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Bytes>, TooLong> {
+        self.rest.extend_from_slice(bytes);
         let (mut events, mut start) = (Vec::new(), 0);
-        while let Some(length) = event_length(&self.0[start..]) {
-            events.push(Bytes::copy_from_slice(&self.0[start..start + length]));
-            start += length;
+        // The line that ends one may have begun before.
+        let mut from = self.searched.saturating_sub(2);
+        while let Some(length) = event_length(&self.rest[from..]) {
+            events.push(Bytes::copy_from_slice(&self.rest[start..from + length]));
+            start = from + length;
+            from = start;
         }
-        self.0.drain(..start);
-        events
+        self.rest.drain(..start);
+        self.searched = self.rest.len();
+        if self.rest.len() > MAX_EVENT { Err(TooLong) } else { Ok(events) }
     }
 
     /// What is left at the end of the stream.
     pub fn end(&mut self) -> Bytes {
-        std::mem::take(&mut self.0).into()
+        std::mem::take(&mut self.rest).into()
     }
 }
 

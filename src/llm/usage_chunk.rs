@@ -4,8 +4,8 @@
 use bytes::Bytes;
 use serde_json::Value;
 
-/// A longer event is no usage chunk: it passes as it is.
-const MAX_EVENT: usize = 1 << 20;
+/// A longer event is none of a model's: it is no usage chunk, and passes as it is here.
+pub(super) const MAX_EVENT: usize = 1 << 20;
 
 /// Passes a stream on event by event.
 #[derive(Debug, Default)]

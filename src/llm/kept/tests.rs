@@ -26,7 +26,7 @@ fn pass(protocol: Protocol, stream: &str, inputs: &Inputs) -> (Vec<String>, Vec<
     let mut passed = Vec::new();
     // In any cut.
     for bytes in stream.as_bytes().chunks(7) {
-        for event in events.push(bytes) {
+        for event in events.push(bytes).unwrap() {
             meter.stream(&event);
             let out = kept.push(event, meter.is_calling(|_| true), protocol, inputs).unwrap();
             if !out.is_empty() {
@@ -85,4 +85,27 @@ fn an_answer_in_one_piece_is_changed_likewise() {
     let changed = whole(completion.to_string().as_bytes(), Protocol::Chat, &inputs).unwrap();
     assert!(String::from_utf8(changed.to_vec()).unwrap().contains("echo no"));
     assert_eq!(whole(b"{}", Protocol::Responses, &inputs), Err(Unchangeable));
+}
+
+#[test]
+fn a_stream_has_the_same_events_however_it_is_cut() {
+    let stream = b"event: a\ndata: 1\n\ndata: 2\r\n\r\n: a comment\n\n\ndata: 3\n\r\ndata: 4".as_slice();
+    let cut = |size: usize| {
+        let mut events = Events::default();
+        let all: Vec<Bytes> = stream.chunks(size).flat_map(|piece| events.push(piece).unwrap()).collect();
+        (all, events.end())
+    };
+    let whole = cut(stream.len());
+    assert_eq!((whole.0.len(), whole.1.as_ref()), (4, b"data: 4".as_slice()), "{whole:?}");
+    for size in 1..stream.len() {
+        assert_eq!(cut(size), whole, "in pieces of {size}");
+    }
+}
+
+#[test]
+fn an_event_without_an_end_is_not_kept_for_ever() {
+    let mut events = Events::default();
+    let piece = vec![b'x'; 8 << 10];
+    let pushed = (0..=MAX_EVENT / piece.len()).map(|_| events.push(&piece)).find(Result::is_err);
+    assert_eq!(pushed, Some(Err(TooLong)));
 }

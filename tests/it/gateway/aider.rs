@@ -83,7 +83,7 @@ async fn the_real_program_goes_on_where_it_was_killed() {
     let Some(program) = installed("aider") else { return };
     let upstream = Upstream::start(|_| Script::HangUp).await;
     let home = Home::start(&upstream).await;
-    let guest = home.aider_guest("thinkSeconds: 3\n        ", |spec| spec.checkpoints.between_messages = Toggle::Enabled).await;
+    let guest = home.aider_guest("thinkSeconds: 5\n        ", |spec| spec.checkpoints.between_messages = Toggle::Enabled).await;
     let mut first = home.agent(&program, &guest, 1).spawn().unwrap();
     home.capturing(eventually("the second turn was asked for", async || {
         home.objects.get::<Checkpoint>("default", "m-0002").await.unwrap().map(|_| ())

@@ -315,9 +315,9 @@ fn said(output: &std::process::Output) -> String {
     format!("{}\n{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// Asks again until there is an answer.
+/// Asks again until there is an answer, for a minute: programs of agents take long to start on a busy machine.
 async fn eventually<T>(what: &str, mut ask: impl AsyncFnMut() -> Option<T>) -> T {
-    for _ in 0..1000 {
+    for _ in 0..6000 {
         if let Some(found) = ask().await {
             return found;
         }
