@@ -6,7 +6,8 @@ mod ending;
 mod guest;
 
 use super::observe::{Seeing, hub_name};
-use super::plan::{Ask, Ending, Plan, Step, Vm};
+use super::plan::{Plan, Vm};
+use super::step::{Ask, Ending, Step};
 use super::{ASKED_BY, MACHINE_UID};
 use crate::api::checkpoint::{CheckpointSpec, Trigger};
 use crate::api::machine::{Machine, TerminationReason, VmStatus};

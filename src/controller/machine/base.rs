@@ -1,6 +1,6 @@
 //! What a Machine's disks are cloned from: looked up, and asked for where it is yet to be taken.
 
-use super::plan::{Ask, Base};
+use super::step::{Ask, Base};
 use super::{ASKED_BY, base_names, is_own};
 use crate::api::capability::{CapabilityName, impossible};
 use crate::api::checkpoint::{CheckpointPhase, VolumeCopy};

@@ -1,7 +1,8 @@
 //! What this process remembers of Machines: only what spares a question. Losing it costs a look, never a decision.
 
 use super::place::Promises;
-use super::plan::{Step, Vm};
+use super::plan::Vm;
+use super::step::Step;
 use crate::runtime::Seen;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -11,6 +11,7 @@ mod place;
 mod plan;
 mod put_back;
 mod status;
+mod step;
 #[cfg(test)]
 mod tests;
 

@@ -1,7 +1,8 @@
 //! Reads everything that a plan needs and changes nothing. What could not be seen is `Unknown`, never absent.
 
 use super::base::{Looked, base, restore};
-use super::plan::{Base, Checkpoints, Observed, Predecessor, Vm};
+use super::plan::{Checkpoints, Observed, Predecessor, Vm};
+use super::step::Base;
 use super::{Memory, final_names, is_own, place};
 use crate::agent::LastCall;
 use crate::api::checkpoint::{CheckpointPhase, Trigger};
@@ -173,7 +174,7 @@ pub(super) async fn look(uid: &str, vmid: Vmid, driver: &Driver, hub: &HubHandle
     }
 }
 
-/// A VM whose own status says that it is off. Its disks may be captured and put away then: its node's list, asked for now, must
+/// A VM whose own status says that it is off. Its disks may be captured and put away then: its node's list, asked for at this moment, must
 /// not say otherwise.
 async fn stopped(vmid: Vmid, hub: &HubHandle) -> Seen<Vm> {
     match hub.world.fresher_than(Instant::now()).await {
@@ -185,7 +186,7 @@ async fn stopped(vmid: Vmid, hub: &HubHandle) -> Seen<Vm> {
     }
 }
 
-/// What the cluster's list, asked for now, says of a VM whose config is gone.
+/// What the cluster's list, asked for at this moment, says of a VM whose config is gone.
 pub(super) async fn without_config(vmid: Vmid, driver: &Driver, hub: &HubHandle) -> Seen<Vm> {
     match hub.world.listed_since(Instant::now()).await {
         Ok(listed) => match listed.get(&vmid) {

@@ -4,7 +4,7 @@
 //! many there are. A promise is made before its record is written, so that two that are placed at once see each other.
 
 use super::observe::hub_name;
-use super::plan::Base;
+use super::step::Base;
 use crate::api::machine::{Machine, Phase};
 use crate::api::{Kind, hub};
 use crate::controller::hub::{HubHandle, usable};

@@ -1,7 +1,8 @@
 //! What a Machine's status says: the decision, what was reached, and what was observed. Pure.
 
 use super::act::{Fact, Outcome};
-use super::plan::{Ending, Observed, Plan, VM_UNKNOWN, Waiting, api_time, ran, relaunch};
+use super::plan::{Observed, Plan, VM_UNKNOWN, Waiting, api_time, ran, relaunch};
+use super::step::Ending;
 use crate::api::Kind;
 use crate::api::capability::{CapabilityName, impossible};
 use crate::api::machine::{Machine, MachineStatus, Phase, TerminationReason, VmStatus};

@@ -1,7 +1,8 @@
 //! Planner tables: a Machine, what is observed of it, and what must come next.
 
-use super::plan::{self, Ask, Base, Checkpoints, Ending, Observed, Plan, Predecessor, Step, Vm};
+use super::plan::{self, Checkpoints, Observed, Plan, Predecessor, Vm};
 use super::status::status;
+use super::step::{Ask, Base, Ending, Step};
 use crate::agent::LastCall;
 use crate::api::capability::{Capabilities, CapabilityName};
 use crate::api::checkpoint::{Volume, VolumeCopy};

@@ -3,7 +3,7 @@
 //! A Checkpoint's record says first that a copy may be there, and only when it was seen there whole that it is: so who collects the
 //! Checkpoint looks for it from the beginning.
 
-use super::super::plan::Base;
+use super::super::step::Base;
 use super::{Act, Done, Problem};
 use crate::api::checkpoint::{Volume, VolumeCopy};
 use crate::api::{Checkpoint, Kind};

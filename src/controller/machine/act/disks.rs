@@ -1,7 +1,8 @@
 //! VMID, disks and VM: made at the spawn, put away at the end.
 
 use super::super::observe::{look, without_config};
-use super::super::plan::{Base, Vm};
+use super::super::plan::Vm;
+use super::super::step::Base;
 use super::{Act, Done, Problem};
 use crate::api::Kind;
 use crate::api::machine::VmStatus;

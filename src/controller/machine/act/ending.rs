@@ -1,6 +1,7 @@
 //! The end, and a suspension: the guest is put to rest, its state becomes a checkpoint.
 
-use super::super::plan::{Ending, Vm};
+use super::super::plan::Vm;
+use super::super::step::Ending;
 use super::super::{MACHINE_UID, final_names, is_own, restore_name, suspend_name};
 use super::{Act, Done, Fact, Problem};
 use crate::api::checkpoint::{self, CheckpointPhase, CheckpointSpec, Session, Trigger};

@@ -1,0 +1,162 @@
+//! What there is to do for a Machine, one thing at a time, and what that speaks of.
+
+use crate::api::checkpoint::Volume;
+use crate::proxmox::Node;
+use std::collections::BTreeSet;
+
+/// One thing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Step {
+    AddFinalizer,
+    RemoveFinalizer,
+    /// Asks for the Machine's deletion: its time after the end is over.
+    DeleteSelf,
+    AskForBase(Ask),
+    /// Asks for a checkpoint of itself, of which there was none for as long as it wants.
+    AskForOwn {
+        name: String,
+    },
+    /// Brings its base to the node that it was placed on.
+    Copy(Base),
+    Lease,
+    Fork(Base),
+    /// With the disks that were forked; or as a clone of a template, with that one's.
+    CreateVm {
+        disks: u32,
+        template: Option<u32>,
+    },
+    /// One that was seen to be its own: the record of its creation was lost.
+    AdoptVm {
+        disks: u32,
+        template: Option<u32>,
+    },
+    Start,
+    AwaitGuest,
+    Personalise,
+    PutSource,
+    Launch {
+        number: u32,
+    },
+    StopAgent,
+    Verify,
+    KeepBundle,
+    Flush,
+    ShutDown,
+    Capture(Ending),
+    /// The disks go to the checkpoint tree and the VM is deleted; the Machine gets others.
+    PutAway,
+    KeepDisks,
+    DestroyDisks,
+    DeleteVm,
+    EndLease,
+}
+
+/// Which checkpoint is taken of a Machine that stands still.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ending {
+    Suspend,
+    /// Before it is put back to another state.
+    Restore,
+    Final,
+}
+
+/// What disks are cloned from.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Base {
+    /// Name of the Checkpoint; `None` for an image.
+    pub checkpoint: Option<String>,
+    /// Whose disks they were.
+    pub machine_uid: Option<String>,
+    pub volumes: Vec<Volume>,
+    /// Name of the image, where it is one of the Hub's.
+    pub image: Option<String>,
+}
+
+impl Base {
+    /// Whether all of it was seen on a node.
+    pub(super) fn is_on(&self, node: &str) -> bool {
+        let copied = |volume: &Volume| volume.copies.iter().any(|copy| copy.node == node && copy.received);
+        self.volumes.iter().all(|volume| volume.node == node || copied(volume))
+    }
+
+    /// How many disks it has.
+    pub(super) fn disks(&self) -> u32 {
+        u32::try_from(self.volumes.len()).unwrap_or(u32::MAX)
+    }
+
+    /// The template that it is, if so.
+    pub(super) fn template(&self) -> Option<u32> {
+        self.volumes.first().and_then(|volume| volume.template)
+    }
+
+    /// Nodes that have all of it.
+    pub(super) fn nodes(&self) -> BTreeSet<Node> {
+        let of = |volume: &Volume| {
+            let copies = volume.copies.iter().map(|copy| copy.node.clone());
+            copies.chain([volume.node.clone()]).collect::<Vec<_>>()
+        };
+        self.volumes.iter().flat_map(of).filter(|node| self.is_on(node)).map(Node).collect()
+    }
+}
+
+/// A checkpoint of another Machine that is to be taken for a fork.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Ask {
+    pub machine: String,
+    pub checkpoint: String,
+}
+
+impl Step {
+    /// Its name, for logs and tests.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::AddFinalizer => "AddFinalizer",
+            Self::RemoveFinalizer => "RemoveFinalizer",
+            Self::DeleteSelf => "DeleteSelf",
+            Self::AskForBase(_) => "AskForBase",
+            Self::AskForOwn { .. } => "AskForOwn",
+            Self::Copy(_) => "Copy",
+            Self::Lease => "Lease",
+            Self::Fork(_) => "Fork",
+            Self::CreateVm { .. } => "CreateVm",
+            Self::AdoptVm { .. } => "AdoptVm",
+            Self::Start => "Start",
+            Self::AwaitGuest => "AwaitGuest",
+            Self::Personalise => "Personalise",
+            Self::PutSource => "PutSource",
+            Self::Launch { .. } => "Launch",
+            Self::StopAgent => "StopAgent",
+            Self::Verify => "Verify",
+            Self::KeepBundle => "KeepBundle",
+            Self::Flush => "Flush",
+            Self::ShutDown => "ShutDown",
+            Self::Capture(Ending::Suspend) => "CaptureSuspend",
+            Self::Capture(Ending::Restore) => "CaptureRestore",
+            Self::PutAway => "PutAway",
+            Self::Capture(Ending::Final) => "CaptureFinal",
+            Self::KeepDisks => "KeepDisks",
+            Self::DestroyDisks => "DestroyDisks",
+            Self::DeleteVm => "DeleteVm",
+            Self::EndLease => "EndLease",
+        }
+    }
+
+    /// What is done, in words for people.
+    pub(super) fn doing(&self) -> &'static str {
+        match self {
+            Self::AddFinalizer | Self::RemoveFinalizer | Self::DeleteSelf => "taking note",
+            Self::AskForOwn { .. } => "asking for a checkpoint",
+            Self::AskForBase(_) => "asking for a checkpoint to be spawned from",
+            Self::Copy(_) => "copying what it is spawned from to its node",
+            Self::Lease | Self::Fork(_) | Self::CreateVm { .. } | Self::AdoptVm { .. } => "cloning disks and creating the VM",
+            Self::Start | Self::AwaitGuest => "starting the VM",
+            Self::Personalise | Self::PutSource | Self::Launch { .. } => "launching the agent",
+            Self::StopAgent => "stopping the agent",
+            Self::Verify => "running the verify command",
+            Self::KeepBundle | Self::Flush | Self::ShutDown => "shutting the VM down",
+            Self::Capture(_) => "taking the checkpoint",
+            Self::PutAway | Self::KeepDisks | Self::DestroyDisks => "putting the disks away",
+            Self::DeleteVm | Self::EndLease => "deleting the VM",
+        }
+    }
+}
