@@ -34,7 +34,7 @@ impl Refusal {
         Self { status: 400, kind: "invalid_request_error", text, again: Again::Never }
     }
 
-    /// Something of ours is missing for now.
+    /// Something of ours is missing, and will come.
     pub(super) fn later(text: impl AsRef<str>, seconds: u32) -> Self {
         Self::new(529, "overloaded_error", text, Again::After(seconds))
     }

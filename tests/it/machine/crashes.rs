@@ -1,13 +1,11 @@
 //! Every step of a life with the hub gone after it, and with Proxmox' answer to it lost: the same end.
 
-use super::stage::{Stage, status};
+use super::stage::{AT_ONCE, Death, Stage, die_after_each, status};
 use autovibe::api::Kind;
 use autovibe::api::machine::{Phase, TerminationReason};
 use autovibe::lab::Call;
 use futures::StreamExt;
 use serde_json::json;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 fn spec() -> serde_json::Value {
     json!({
@@ -30,26 +28,13 @@ async fn assert_same_end(stage: &Stage, what: &str) {
     assert_eq!(balance.reserved, 0, "{what}: nothing stays reserved");
 }
 
-/// So many lives go on side by side: most of a life is waiting.
-const AT_ONCE: usize = 6;
-
 /// Whether a life has a step of that number; if so, the hub died after it.
 async fn dies_after(step: u32) -> bool {
-    let left = Arc::new(AtomicU32::new(step));
-    let (counted, died) = (Arc::clone(&left), Arc::new(tokio::sync::Notify::new()));
-    let tell = Arc::clone(&died);
-    // After step number `step` the hub does nothing more.
-    let hook = move |_: &str| {
-        let goes_on = counted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        if !goes_on {
-            tell.notify_one();
-        }
-        goes_on
-    };
-    let mut stage = Stage::with(Some(Arc::new(hook))).await;
+    let death = Death::after(step);
+    let mut stage = Stage::with(Some(death.hook())).await;
     stage.create("a", spec()).await;
     let reached = tokio::select! {
-        () = died.notified() => true,
+        () = death.came() => true,
         _ = stage.until_finished("a") => false,
     };
     if reached {
@@ -63,11 +48,7 @@ async fn dies_after(step: u32) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_dies_after_any_step_comes_to_the_same_end() {
-    let mut steps = futures::stream::iter(0..).map(dies_after).buffered(AT_ONCE);
-    let mut reached = 0;
-    while steps.next().await == Some(true) {
-        reached += 1;
-    }
+    let reached = die_after_each(dies_after).await;
     assert!(reached > 12, "only {reached} steps were counted in a life");
 }
 

@@ -1,6 +1,6 @@
 //! A Machine whose disks are put back: to a checkpoint that a person names, and to where `spec.retry` begins again.
 
-use super::stage::{NAMESPACE, Stage, status};
+use super::stage::{AT_ONCE, Death, NAMESPACE, Stage, die_after_each, status};
 use autovibe::api::checkpoint::{CheckpointPhase, Trigger};
 use autovibe::api::machine::{OperatingMode, Phase, TerminationReason};
 use autovibe::api::{Checkpoint, Kind, Machine};
@@ -8,8 +8,6 @@ use autovibe::lab::Call;
 use autovibe::objects::Part;
 use futures::StreamExt;
 use serde_json::{Value, json};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::Duration;
 
 /// Two answers, and then it stays.
@@ -154,29 +152,16 @@ async fn assert_put_back(stage: &Stage, what: &str) {
     assert_eq!(turns.unwrap_or_default()["turns"], 2, "{what}: nothing that it had is lost");
 }
 
-/// So many lives go on side by side.
-const AT_ONCE: usize = 6;
-
 /// Whether putting it back has a step of that number; if so, the hub died after it.
 async fn dies_after(step: u32) -> bool {
-    let (left, armed) = (Arc::new(AtomicU32::new(step)), Arc::new(AtomicBool::new(false)));
-    let died = Arc::new(tokio::sync::Notify::new());
-    let (counted, is_armed, tell) = (Arc::clone(&left), Arc::clone(&armed), Arc::clone(&died));
-    let hook = move |_: &str| {
-        let goes_on = !is_armed.load(Ordering::SeqCst)
-            || counted.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        if !goes_on {
-            tell.notify_one();
-        }
-        goes_on
-    };
-    let mut stage = Stage::with(Some(Arc::new(hook))).await;
+    let death = Death::unarmed(step);
+    let mut stage = Stage::with(Some(death.hook())).await;
     stage.create("a", stays()).await;
     until_turns(&stage, 2, 1).await;
-    armed.store(true, Ordering::SeqCst);
+    death.arm();
     ask(&stage, "a-0001", "").await;
     let reached = tokio::select! {
-        () = died.notified() => true,
+        () = death.came() => true,
         _ = until_turns(&stage, 2, 2) => false,
     };
     if reached {
@@ -190,11 +175,7 @@ async fn dies_after(step: u32) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_dies_after_any_step_of_it_puts_it_back_all_the_same() {
-    let mut steps = futures::stream::iter(0..).map(dies_after).buffered(AT_ONCE);
-    let mut reached = 0;
-    while steps.next().await == Some(true) {
-        reached += 1;
-    }
+    let reached = die_after_each(dies_after).await;
     assert!(reached > 10, "only {reached} steps were counted");
 }
 

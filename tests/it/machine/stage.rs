@@ -20,9 +20,11 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, SocketAddr},
     path::PathBuf,
-    sync::atomic::{AtomicU16, Ordering},
+    sync::Arc,
+    sync::atomic::{AtomicBool, AtomicU16, AtomicU32, Ordering},
     time::Duration,
 };
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) const NAMESPACE: &str = "default";
@@ -394,4 +396,52 @@ impl Stage {
 
 pub(crate) fn status(machine: &Machine) -> autovibe::api::machine::MachineStatus {
     machine.status.clone().unwrap_or_default()
+}
+
+/// So many lives go on side by side: most of a life is waiting.
+pub(super) const AT_ONCE: usize = 6;
+
+/// After a step of that number, counted from when it is armed, a hub does nothing more.
+pub(super) struct Death {
+    armed: AtomicBool,
+    left: AtomicU32,
+    came: Notify,
+}
+
+impl Death {
+    pub(super) fn unarmed(step: u32) -> Arc<Self> {
+        Arc::new(Self { armed: AtomicBool::new(false), left: AtomicU32::new(step), came: Notify::new() })
+    }
+    pub(super) fn after(step: u32) -> Arc<Self> {
+        let death = Self::unarmed(step);
+        death.arm();
+        death
+    }
+    pub(super) fn arm(&self) {
+        self.armed.store(true, Ordering::SeqCst);
+    }
+    pub(super) async fn came(&self) {
+        self.came.notified().await;
+    }
+    pub(super) fn hook(self: &Arc<Self>) -> AfterStep {
+        let this = Arc::clone(self);
+        Arc::new(move |_: &str| {
+            let goes_on = !this.armed.load(Ordering::SeqCst)
+                || this.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
+            if !goes_on {
+                this.came.notify_one();
+            }
+            goes_on
+        })
+    }
+}
+
+/// Lives that die after each step; how many steps there were: the first that was not reached is the last.
+pub(super) async fn die_after_each<F: Future<Output = bool>>(dies_after: impl FnMut(u32) -> F) -> u32 {
+    let mut steps = futures::stream::iter(0..).map(dies_after).buffered(AT_ONCE);
+    let mut reached = 0;
+    while steps.next().await == Some(true) {
+        reached += 1;
+    }
+    reached
 }

@@ -1,7 +1,7 @@
 //! Machines of a Hub that uses its storage by Proxmox' API alone: clones of templates, which end as templates. The lab refuses what
 //! Proxmox refuses, and no `zfs` is ever asked.
 
-use super::stage::{NAMESPACE, Stage, status};
+use super::stage::{AT_ONCE, Death, NAMESPACE, Stage, die_after_each, status};
 use crate::ssh::lives::tls;
 use autovibe::api::capability::CapabilityName;
 use autovibe::api::checkpoint::{CheckpointPhase, CheckpointStatus};
@@ -16,8 +16,6 @@ use autovibe::store::Store;
 use futures::StreamExt;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 /// The image's template, outside the Hub's range.
@@ -346,7 +344,7 @@ async fn an_audit_knows_templates() {
     stage.stop().await;
 }
 
-/// What an audit finds that is asked for now.
+/// What an audit finds that this asks for.
 async fn audited(stage: &Stage, asked: &str) -> Vec<(FindingKind, String)> {
     let change = json!({ "metadata": { "annotations": { AUDIT: asked } } });
     stage.objects().merge::<Hub>("", "default", Part::Main, change).await.unwrap();
@@ -374,25 +372,13 @@ async fn assert_same_end(stage: &Stage, what: &str) {
     assert!(leases(stage).await.is_empty(), "{what}");
 }
 
-/// So many lives go on side by side: most of a life is waiting.
-const AT_ONCE: usize = 6;
-
 /// Whether a life has a step of that number; if so, the hub died after it.
 async fn dies_after(step: u32) -> bool {
-    let left = AtomicU32::new(step);
-    let died = Arc::new(tokio::sync::Notify::new());
-    let tell = Arc::clone(&died);
-    let hook = move |_: &str| {
-        let goes_on = left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)).is_ok();
-        if !goes_on {
-            tell.notify_one();
-        }
-        goes_on
-    };
-    let mut stage = stage_on(STORAGES[0], "", Some(Arc::new(hook))).await;
+    let death = Death::after(step);
+    let mut stage = stage_on(STORAGES[0], "", Some(death.hook())).await;
     stage.create("a", spec()).await;
     let reached = tokio::select! {
-        () = died.notified() => true,
+        () = death.came() => true,
         _ = stage.until_finished("a") => false,
     };
     if reached {
@@ -406,11 +392,7 @@ async fn dies_after(step: u32) -> bool {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_hub_that_dies_after_any_step_comes_to_the_same_end() {
-    let mut steps = futures::stream::iter(0..).map(dies_after).buffered(AT_ONCE);
-    let mut reached = 0;
-    while steps.next().await == Some(true) {
-        reached += 1;
-    }
+    let reached = die_after_each(dies_after).await;
     assert!(reached > 10, "only {reached} steps were counted in a life");
 }
 
