@@ -10,6 +10,7 @@ mod name;
 mod run;
 mod ssh;
 mod stream;
+mod turn;
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ pub use client::Zfs;
 pub use error::Error;
 pub use run::Output;
 pub use ssh::Ssh;
+pub use turn::in_turn;
 
 use futures::future::BoxFuture;
 use std::{collections::BTreeMap, sync::Arc};

@@ -1,6 +1,6 @@
 //! Runs one command and waits for its end, but never ends it: a killed `zfs` may have been done or not.
 
-use super::{Error, Runner, stream};
+use super::{Error, Runner, stream, turn::in_turn};
 use crate::clock::Tenure;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -93,20 +93,23 @@ fn start(argv: &[String], input: fn() -> Stdio) -> Result<Child, Error> {
 }
 
 async fn local(argv: &[String]) -> Result<Output, Error> {
-    let output = start(argv, Stdio::null)?.wait_with_output().await.map_err(|error| Error::Unknown(error.to_string()))?;
+    let run = async { start(argv, Stdio::null)?.wait_with_output().await.map_err(|error| Error::Unknown(error.to_string())) };
+    let output = in_turn(&argv[0], run).await?;
     ended(argv, output.status, output.stdout, output.stderr)
 }
 
 /// Runs a command here that prints a stream.
 pub(super) async fn drain(argv: &[String], to: &mut (impl AsyncWrite + Unpin + Send)) -> Result<Output, Error> {
-    let done = stream::pipe(start(argv, Stdio::piped)?, b"", None::<&mut tokio::io::Empty>, to).await?;
+    let run = async { stream::pipe(start(argv, Stdio::piped)?, b"", None::<&mut tokio::io::Empty>, to).await };
+    let done = in_turn(&argv[0], run).await?;
     ended(argv, done.status, Vec::new(), done.stderr)
 }
 
 /// Runs a command here that reads a stream.
 pub(super) async fn feed(argv: &[String], from: &mut (impl AsyncRead + Unpin + Send)) -> Result<Output, Error> {
     let mut printed = Vec::new();
-    let done = stream::pipe(start(argv, Stdio::piped)?, b"", Some(from), &mut printed).await?;
+    let run = async { stream::pipe(start(argv, Stdio::piped)?, b"", Some(from), &mut printed).await };
+    let done = in_turn(&argv[0], run).await?;
     ended(argv, done.status, printed, done.stderr)
 }
 

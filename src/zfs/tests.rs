@@ -1,6 +1,6 @@
 //! Names that may reach `zfs`, and its texts read into what a caller acts on.
 
-use super::{Dataset, Error, Properties, Runner, Snapshot, Zfs, disk, listing, name};
+use super::{Dataset, Error, Properties, Runner, Snapshot, Zfs, disk, listing, name, turn};
 use crate::clock::Retry;
 use std::{io::Read, os::unix::net::UnixListener};
 
@@ -143,4 +143,20 @@ async fn a_pool_that_is_not_there_hides_its_datasets_but_does_not_deny_them() {
     let zfs = Zfs::open(runner).await.expect("probed");
     let result = zfs.dataset(&Dataset("tank/a".into())).await;
     assert!(matches!(result, Err(Error::Unavailable(_))), "{result:?}");
+}
+
+/// Turns hold between processes: each opens the file for itself, as here.
+#[tokio::test]
+async fn what_mounts_waits_for_all_others_and_they_for_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let turn = |alone| turn::wait(dir.path().join("lock"), alone);
+    let soon = async |alone| tokio::time::timeout(std::time::Duration::from_millis(100), turn(alone)).await.ok().flatten();
+    let (one, two) = (turn(false).await.unwrap(), turn(false).await.unwrap());
+    assert!(soon(true).await.is_none(), "it runs alone");
+    drop((one, two));
+    // The one that was given up still waits in its thread, and lets go at once when its turn has come.
+    let alone = turn(true).await.unwrap();
+    assert!(soon(false).await.is_none() && soon(true).await.is_none(), "nothing runs beside it");
+    drop(alone);
+    assert!(turn(false).await.is_some());
 }

@@ -34,6 +34,7 @@ mod machine;
 mod malformed;
 mod node;
 mod objects;
+mod own_zfs;
 mod postgres;
 mod power;
 mod process;

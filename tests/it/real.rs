@@ -1,5 +1,6 @@
 //! Real parts: the micro guest under QEMU, on a clone in a real pool. Skips aloud where this machine lacks them.
 
+use crate::own_zfs::{destroy_pool, zfs, zpool};
 use autovibe::agent::Launch;
 use autovibe::api::hub::VmidRange;
 use autovibe::cli::image::{self, ImageKind};
@@ -42,11 +43,6 @@ fn lacking() -> Option<String> {
     }
 }
 
-fn zfs(arguments: &[&str]) {
-    let output = Command::new("zfs").args(arguments).output().unwrap();
-    assert!(output.status.success(), "zfs {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
-}
-
 /// A lab's data directory with a pool; both go when the test ends, passed or not.
 struct Place {
     data: tempfile::TempDir,
@@ -67,18 +63,8 @@ impl Drop for Place {
                 }
             }
         }
-        // zfs-fuse calls a pool busy for a moment after its last use.
-        let started = Instant::now();
-        loop {
-            let gone = Command::new("zpool").args(["destroy", "-f", &self.pool]).output().unwrap();
-            let words = String::from_utf8_lossy(&gone.stderr);
-            if gone.status.success() || words.contains("no such pool") {
-                break;
-            }
-            if started.elapsed() > Duration::from_secs(10) {
-                eprintln!("pool {} was left behind: {words}", self.pool);
-                break;
-            }
+        if let Err(why) = destroy_pool(&self.pool) {
+            eprintln!("{why}");
         }
     }
 }
@@ -433,7 +419,7 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
     let said = String::from_utf8_lossy(&removed.stdout);
     assert!(removed.status.success() && said.contains("and 1 guests with it"), "{said}{}", String::from_utf8_lossy(&removed.stderr));
     assert!(!place.data.path().exists());
-    let pools = Command::new("zpool").args(["list", "-H", "-o", "name"]).output().unwrap();
+    let pools = zpool(&["list", "-H", "-o", "name"]).unwrap();
     assert!(pools.status.success() && !String::from_utf8_lossy(&pools.stdout).lines().any(|name| name == place.pool));
     assert!(remove().status.success(), "what is gone is fine");
 }

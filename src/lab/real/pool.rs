@@ -4,7 +4,7 @@
 //! that has hung the daemon for good.
 
 use super::Error;
-use crate::clock::Clock;
+use crate::{clock::Clock, zfs::in_turn};
 use sha2::{Digest as _, Sha256};
 use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
@@ -314,17 +314,16 @@ async fn zpool(arguments: &[&str]) -> Result<Output, Error> {
 
 /// Runs a command to its end; after [`COMMAND`] it is left to itself, not killed.
 async fn run(program: &str, arguments: &[&str]) -> Result<Output, Error> {
-    let child = tokio::process::Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(Error::io("cannot run", Path::new(program)))?;
+    let mut command = tokio::process::Command::new(program);
+    command.args(arguments).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let verb = arguments.first().copied().unwrap_or_default().to_owned();
     // Its own task: when nobody waits any more it still is read to its end.
-    let waiting = tokio::spawn(child.wait_with_output());
+    let waiting = tokio::spawn(async move {
+        let to_its_end = async { command.spawn()?.wait_with_output().await };
+        in_turn(&verb, to_its_end).await
+    });
     match tokio::time::timeout(COMMAND, waiting).await {
-        Ok(Ok(output)) => output.map_err(Error::io("cannot wait for", Path::new(program))),
+        Ok(Ok(output)) => output.map_err(Error::io("cannot run", Path::new(program))),
         Ok(Err(_)) => Err(Error::Failed(format!("waiting for {program} {} failed", arguments.join(" ")))),
         Err(_) => Err(Error::Failed(format!("{program} {} does not end; the pool may hang", arguments.join(" ")))),
     }

@@ -2,11 +2,9 @@
 //! model is held to what ZFS does.
 
 use super::World;
+use crate::own_zfs::{destroy_pool, zpool};
 use autovibe::zfs::{Dataset, Error, Properties, Runner, Snapshot, Zfs};
-use std::{
-    path::Path,
-    process::{Command, Output},
-};
+use std::path::Path;
 
 fn at(dataset: &Dataset, name: &str) -> Snapshot {
     Snapshot { dataset: dataset.clone(), name: name.into() }
@@ -105,10 +103,6 @@ async fn the_model_pool_does_what_zfs_does() {
     assert!(matches!(busy, Err(Error::Busy(_))), "{busy:?}");
 }
 
-fn zpool(arguments: &[&str]) -> std::io::Result<Output> {
-    Command::new("zpool").args(arguments).env("LC_ALL", "C").output()
-}
-
 #[tokio::test]
 async fn this_machines_zfs_does_it_too() {
     if !zpool(&["list", "-H"]).is_ok_and(|output| output.status.success()) {
@@ -126,7 +120,7 @@ async fn this_machines_zfs_does_it_too() {
         async move { check(&Zfs::open(Runner::Local).await.unwrap(), &name, &image).await }
     })
     .await;
-    let gone = destroy_pool(&name).await;
+    let gone = destroy_pool(&name);
     if gone.is_err() {
         // The pool is still there: ZFS hangs when its file goes.
         let kept = directory.keep();
@@ -134,21 +128,4 @@ async fn this_machines_zfs_does_it_too() {
     }
     tested.unwrap();
     gone.unwrap();
-}
-
-/// zfs-fuse keeps a pool busy for a while after an unmount, or until the next one.
-async fn destroy_pool(name: &str) -> Result<(), String> {
-    let mut said = String::new();
-    for _ in 0..20 {
-        let output = zpool(&["destroy", "-f", name]).unwrap();
-        if output.status.success() {
-            return Ok(());
-        }
-        said = String::from_utf8_lossy(&output.stderr).into_owned();
-        for verb in ["mount", "unmount"] {
-            Command::new("zfs").args([verb, name]).output().unwrap();
-        }
-        autovibe::clock::Clock::system().sleep(std::time::Duration::from_millis(200)).await;
-    }
-    Err(said)
 }

@@ -1,6 +1,7 @@
 //! The same over this machine's own ZFS (skipped aloud where none answers): what a pool and a program do that no model does.
 
 use super::{UID, at, marks, sshd::Sshd};
+use crate::own_zfs::{destroy_pool, unmount_again, zfs, zpool};
 use autovibe::{
     api::checkpoint::{Volume, VolumeCopy},
     clock::Clock,
@@ -24,29 +25,15 @@ struct Pool {
 
 impl Drop for Pool {
     fn drop(&mut self) {
-        let started = Instant::now();
-        loop {
-            let gone = Command::new("zpool").args(["destroy", "-f", &self.name]).output().unwrap();
-            let said = String::from_utf8_lossy(&gone.stderr).into_owned();
-            if gone.status.success() || said.contains("no such pool") {
-                return;
-            }
-            if started.elapsed() > Duration::from_secs(20) {
-                eprintln!("pool {} was left behind: {said}", self.name);
-                return;
-            }
-            // zfs-fuse keeps a pool busy for a while after an unmount, or until the next one.
-            for verb in ["mount", "unmount"] {
-                Command::new("zfs").args([verb, &self.name]).output().unwrap();
-            }
-            std::thread::sleep(Duration::from_millis(200));
+        if let Err(why) = destroy_pool(&self.name) {
+            eprintln!("{why}");
         }
     }
 }
 
 async fn pool(test: &str) -> Option<Pool> {
     let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
-    if !root || Command::new("zpool").arg("list").output().is_err() {
+    if !root || zpool(&["list"]).is_err() {
         eprintln!("SKIPPED {test}: it needs root and zfs");
         return None;
     }
@@ -65,11 +52,6 @@ async fn pool(test: &str) -> Option<Pool> {
         zfs(&["create", "-o", "mountpoint=none", &root]);
     }
     Some(pool)
-}
-
-fn zfs(arguments: &[&str]) {
-    let output = Command::new("zfs").args(arguments).output().unwrap();
-    assert!(output.status.success(), "zfs {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
 }
 
 impl Pool {
@@ -302,18 +284,14 @@ async fn z5_a_pool_that_is_full_or_away_denies_nothing() {
     assert_eq!(remote.dataset(&pool.disk(1001)).await.unwrap(), None, "half an image stayed after: {full:?}");
     zfs(&["set", "quota=none", &pool.data()]);
     // Away: neither disk nor snapshot is "not there".
-    let zpool = |arguments: &[&str]| Command::new("zpool").args(arguments).output().unwrap();
     let started = Instant::now();
     loop {
-        let exported = zpool(&["export", &pool.name]);
+        let exported = zpool(&["export", &pool.name]).unwrap();
         if exported.status.success() {
             break;
         }
         assert!(started.elapsed() < Duration::from_mins(1), "{}", String::from_utf8_lossy(&exported.stderr));
-        for verb in ["mount", "unmount"] {
-            Command::new("zfs").args([verb, &pool.name]).output().unwrap();
-        }
-        tokio::time::sleep(Duration::from_millis(200)).await;
+        unmount_again(&pool.name);
     }
     let results = [
         remote.dataset(&disk).await.map(|found| found.is_some()),
@@ -323,7 +301,7 @@ async fn z5_a_pool_that_is_full_or_away_denies_nothing() {
     for result in results {
         assert!(matches!(result, Err(Error::Unavailable(_))), "{result:?}");
     }
-    let back = zpool(&["import", "-d", pool.dir.path().to_str().unwrap(), &pool.name]);
+    let back = zpool(&["import", "-d", pool.dir.path().to_str().unwrap(), &pool.name]).unwrap();
     assert!(back.status.success(), "{}", String::from_utf8_lossy(&back.stderr));
     assert!(remote.snapshot_info(&snapshot).await.unwrap().is_some());
     assert_eq!(remote.pool_guid(&disk).await.unwrap(), identity);
