@@ -409,18 +409,16 @@ impl Call {
             "call ended as {state:?}"
         );
         let actual = Actual { cost, tokens_in: usage.total_input(), tokens_out: usage.output };
+        let content = if self.context.part == Part::Main { meter.content() } else { Vec::new() };
+        let said = (!content.is_empty()).then(|| transcript::from_answer(id, content));
+        // The answer stands behind what it answers.
+        let _ = told.await;
         if lost {
             let now = CallEnd { detail: Some("the agent hung up before it had the answer".into()), ..end.clone() };
-            log(id, self.gateway.ledger.settle(id, actual, now).await);
+            log(id, self.gateway.ledger.settle(id, actual, now, said).await);
             self.gateway.settle_when_delivered(self.answer.clone(), CallEnd { state: CallState::Settled, ..end });
         } else {
-            log(id, self.gateway.ledger.settle(id, actual, end).await);
-        }
-        let content = meter.content();
-        if self.context.part == Part::Main && !content.is_empty() {
-            // The answer stands behind what it answers.
-            let _ = told.await;
-            self.gateway.store_messages(&self.live, self.machine.uid(), vec![transcript::from_answer(id, content)]).await;
+            log(id, self.gateway.ledger.settle(id, actual, end, said).await);
         }
     }
 

@@ -8,19 +8,27 @@ use crate::{
     budget::{self, Demand, Ending, Grant, LeaseState, Level, Posting, Refusal},
     clock::Clock,
     store::{
-        self, CallEnd, CallState, NewCall, Store, Transaction,
-        ledger::{Balance, Lease},
+        self, CallEnd, CallState, NewCall, NewMessage, Store, Transaction,
+        ledger::{Balance, Lease, OfCall},
     },
 };
 use jiff::{SignedDuration, Timestamp};
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
 
 /// A lease that is not renewed for this long is charged. Longer than any pause of a healthy process.
 pub const LEASE: Duration = Duration::from_mins(2);
 /// How often a lease is renewed while its call runs.
 pub const RENEW: Duration = Duration::from_secs(30);
-/// Stale leases that one reservation closes in passing, so that it stays short.
+/// Stale leases that one reservation closes in passing, so that it stays short;
 const SWEEP: u32 = 16;
+/// after so many milliseconds one does, and one that would be refused.
+const SWEPT: i64 = 1000;
 
 /// What an account has consumed, and what open leases hold of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -56,11 +64,13 @@ pub struct Actual {
 pub struct Ledger {
     store: Store,
     clock: Clock,
+    /// When stale leases were last looked for, in milliseconds since 1970.
+    swept: Arc<AtomicI64>,
 }
 
 impl Ledger {
     pub fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock }
+        Self { store, clock, swept: Arc::default() }
     }
 
     /// What `account` (`machine/<uid>`, `budget/<uid>`) has consumed; zero for one never charged.
@@ -81,15 +91,25 @@ impl Ledger {
     /// The lease has the call's id. A refusal is recorded as a `Refused` call when waiting would not help.
     pub async fn reserve(&self, call: NewCall, chain: Vec<Account>, demand: Demand) -> Result<Result<Grant, Refusal>, store::Error> {
         let (now, epoch) = (self.clock.now(), self.store.process_epoch());
+        let mut sweeps = self.is_due(now);
         self.store
             .write(move |transaction| {
                 Box::pin(async move {
-                    close_stale(transaction, now, epoch, SWEEP).await?;
-                    let mut levels = Vec::with_capacity(chain.len());
-                    for account in &chain {
-                        levels.push((account.level.clone(), used(&transaction.balance(&account.id).await?)));
-                    }
-                    let grant = match budget::reserve(&levels, &demand) {
+                    let accounts: Vec<String> = chain.iter().map(|account| account.id.clone()).collect();
+                    let decided = loop {
+                        if sweeps {
+                            close_stale(transaction, now, epoch, SWEEP).await?;
+                        }
+                        let balances = transaction.balances(&accounts).await?;
+                        let levels: Vec<_> = chain.iter().map(|a| a.level.clone()).zip(balances.iter().map(used)).collect();
+                        let decided = budget::reserve(&levels, &demand);
+                        if decided.is_ok() || sweeps {
+                            break decided;
+                        }
+                        // What the dead hold may be what is lacking.
+                        sweeps = true;
+                    };
+                    let grant = match decided {
                         Ok(grant) => grant,
                         Err(refusal) => {
                             if !refusal.passing {
@@ -105,21 +125,28 @@ impl Ledger {
                         id: call.id.clone(),
                         state: text(LeaseState::Open).into(),
                         epoch,
-                        accounts: chain.into_iter().map(|account| account.id).collect(),
+                        accounts,
                         payee: format!("provider/{}", call.provider),
                         reserved: grant.money.0,
                         charged: 0,
                         expires_at: expiry(now),
                     };
-                    transaction.put_lease(&lease).await?;
-                    transaction
-                        .post(&lease, "reserve", &Balance { reserved: grant.money.0, api_calls: 1, ..Balance::default() }, now)
-                        .await?;
-                    transaction.begin_call(&call, CallState::Open, now).await?;
+                    let change = Balance { reserved: grant.money.0, api_calls: 1, ..Balance::default() };
+                    transaction.post(&lease, "reserve", &change, OfCall::Begins(&call), now).await?;
                     Ok(Ok(grant))
                 })
             })
             .await
+    }
+
+    /// Whether it is time to look for stale leases.
+    fn is_due(&self, now: Timestamp) -> bool {
+        let last = self.swept.load(Ordering::Relaxed);
+        let due = (now.as_millisecond() - last).abs() >= SWEPT;
+        if due {
+            self.swept.store(now.as_millisecond(), Ordering::Relaxed);
+        }
+        due
     }
 
     /// Extends a lease while its call runs.
@@ -128,18 +155,18 @@ impl Ledger {
         self.store.write(move |transaction| Box::pin(async move { transaction.extend_lease(&id, expires_at).await.map(|_| ()) })).await
     }
 
-    /// Charges what the call really cost, also above what was reserved and also after the lease expired. A second settle
-    /// changes nothing.
-    pub async fn settle(&self, id: &str, actual: Actual, end: CallEnd) -> Result<(), store::Error> {
-        self.end(id, Ending::Settle { actual: actual.cost }, actual, end).await
+    /// Charges what the call really cost, also above what was reserved and also after the lease expired, and stores what was
+    /// said in it. A second settle changes nothing.
+    pub async fn settle(&self, id: &str, actual: Actual, end: CallEnd, said: Option<NewMessage>) -> Result<(), store::Error> {
+        self.end(id, Ending::Settle { actual: actual.cost }, actual, end, said).await
     }
 
     /// Gives back what was reserved: nothing was done.
     pub async fn release(&self, id: &str, end: CallEnd) -> Result<(), store::Error> {
-        self.end(id, Ending::Release, Actual::default(), end).await
+        self.end(id, Ending::Release, Actual::default(), end, None).await
     }
 
-    async fn end(&self, id: &str, ending: Ending, actual: Actual, end: CallEnd) -> Result<(), store::Error> {
+    async fn end(&self, id: &str, ending: Ending, actual: Actual, end: CallEnd, said: Option<NewMessage>) -> Result<(), store::Error> {
         let (id, now) = (id.to_owned(), self.clock.now());
         self.store
             .write(move |transaction| {
@@ -147,10 +174,7 @@ impl Ledger {
                     let Some(lease) = transaction.lease(&id).await? else {
                         return Err(store::Error::Corrupt(format!("there is no lease {id}")));
                     };
-                    if close(transaction, lease, ending, actual, now).await? {
-                        transaction.end_call(&id, &end, now).await?;
-                    }
-                    Ok(())
+                    close(transaction, lease, ending, actual, OfCall::Ends(&end, said.as_ref()), now).await
                 })
             })
             .await
@@ -174,22 +198,23 @@ async fn close_stale(transaction: &mut Transaction<'_>, now: Timestamp, epoch: i
     let count = stale.len();
     for lease in stale {
         let (id, cost) = (lease.id.clone(), lease.reserved);
-        close(transaction, lease, Ending::Expire, Actual::default(), now).await?;
+        close(transaction, lease, Ending::Expire, Actual::default(), OfCall::Nothing, now).await?;
         transaction.cut_call(&id, cost, now).await?;
     }
     Ok(count)
 }
 
-/// Ends a lease; `false` when it was ended before.
+/// Ends a lease, unless it was ended before.
 async fn close(
     transaction: &mut Transaction<'_>,
     mut lease: Lease,
     ending: Ending,
     actual: Actual,
+    call: OfCall<'_>,
     now: Timestamp,
-) -> Result<bool, store::Error> {
+) -> Result<(), store::Error> {
     let state = state(&lease.state)?;
-    let Some(Posting { state, money, reserved, api_calls }) = budget::end(state, NanoUsd(lease.reserved), ending) else { return Ok(false) };
+    let Some(Posting { state, money, reserved, api_calls }) = budget::end(state, NanoUsd(lease.reserved), ending) else { return Ok(()) };
     text(state).clone_into(&mut lease.state);
     lease.charged += money.0;
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -205,9 +230,7 @@ async fn close(
         Ending::Release => "release",
         Ending::Expire => "expire",
     };
-    transaction.put_lease(&lease).await?;
-    transaction.post(&lease, posting, &change, now).await?;
-    Ok(true)
+    transaction.post(&lease, posting, &change, call, now).await
 }
 
 fn used(balance: &Balance) -> budget::Used {

@@ -1,7 +1,13 @@
 //! Rows of the ledger: accounts, leases, entries. What a limit is, and what an ending means, is said by the caller.
 
-use super::{Error, Store, Transaction, connection::query};
+use super::{
+    CallEnd, CallState, Error, NewCall, NewMessage, Store, Transaction,
+    calls::{begin, end},
+    connection::query,
+};
 use jiff::Timestamp;
+use serde_json::json;
+use std::collections::HashMap;
 
 /// Sums over an account. Money in nano-USD.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -79,19 +85,126 @@ fn balance((money, reserved, api_calls, tokens_in, tokens_out): Sums) -> Balance
 
 type LeaseRow = (String, String, i64, String, i64, i64, i64);
 
+/// What the call of a lease gets when something is posted to it.
+#[derive(Clone, Copy, Debug)]
+pub enum OfCall<'a> {
+    Nothing,
+    Begins(&'a NewCall),
+    /// With what the assistant said.
+    Ends(&'a CallEnd, Option<&'a NewMessage>),
+}
+
+/// A list of lists (10) as rows of `value`.
+macro_rules! rows {
+    (sqlite) => {
+        "json_each($10)"
+    };
+    (postgres) => {
+        "json_array_elements(CAST($10 AS json)) AS rows(value)"
+    };
+}
+
+/// The lease (1 to 7), or its state and charge.
+macro_rules! lease {
+    () => {
+        "INSERT INTO ledger_leases (id, state, epoch, accounts, reserved, charged, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7) \
+         ON CONFLICT (id) DO UPDATE SET state = excluded.state, charged = excluded.charged, expires_at = excluded.expires_at"
+    };
+}
+
+/// One entry for each account, at a time (8), of a posting (9).
+macro_rules! entries {
+    ($engine:ident) => {
+        concat!(
+            "INSERT INTO ledger_entries (at_ms, lease, posting, account, money, reserved, api_calls, tokens_in, tokens_out) \
+             SELECT $8, $1, $9, value ->> 0, CAST(value ->> 1 AS BIGINT), CAST(value ->> 2 AS BIGINT), CAST(value ->> 3 AS BIGINT), \
+             CAST(value ->> 4 AS BIGINT), CAST(value ->> 5 AS BIGINT) FROM ",
+            rows!($engine)
+        )
+    };
+}
+
+/// The same in the sums.
+macro_rules! sums {
+    ($engine:ident) => {
+        concat!(
+            "INSERT INTO ledger_accounts (account, money, reserved, api_calls, tokens_in, tokens_out) \
+             SELECT value ->> 0, CAST(value ->> 1 AS BIGINT), CAST(value ->> 2 AS BIGINT), CAST(value ->> 3 AS BIGINT), \
+             CAST(value ->> 4 AS BIGINT), CAST(value ->> 5 AS BIGINT) FROM ",
+            rows!($engine),
+            " WHERE TRUE ON CONFLICT (account) DO UPDATE SET money = ledger_accounts.money + excluded.money, \
+             reserved = ledger_accounts.reserved + excluded.reserved, api_calls = ledger_accounts.api_calls + excluded.api_calls, \
+             tokens_in = ledger_accounts.tokens_in + excluded.tokens_in, tokens_out = ledger_accounts.tokens_out + excluded.tokens_out"
+        )
+    };
+}
+
+/// All of a posting at once: each statement is a way to the database and back. SQLite takes several statements, PostgreSQL one.
+macro_rules! post {
+    (sqlite $(, [$name:ident, $more:expr])*) => {
+        concat!(lease!(), "; ", entries!(sqlite), "; ", sums!(sqlite) $(, "; ", $more)*)
+    };
+    (postgres $(, [$name:ident, $more:expr])*) => {
+        concat!(
+            "WITH lease AS (", lease!(), "), entries AS (", entries!(postgres), ")"
+            $(, ", ", stringify!($name), " AS (", $more, ")")*, " ", sums!(postgres)
+        )
+    };
+}
+
+/// The lease's call, begun or ended (from 11).
+macro_rules! begins {
+    () => {
+        begin!("$1", "$8", "$11", "$12", "$13", "$14", "$15", "$16", "$17", "$18", "$19")
+    };
+}
+macro_rules! ends {
+    () => {
+        end!("$1", "$8", "$11", "$12", "$13", "$14", "$15", "$16", "$17")
+    };
+}
+
+/// What was said in it, if anything (18, 19).
+macro_rules! said {
+    () => {
+        "INSERT INTO transcript (machine_uid, key, at_ms, role, content) \
+         SELECT machine_uid, $18, $8, 'assistant', $19 FROM calls WHERE id = $1 AND $18 IS NOT NULL \
+         ON CONFLICT (machine_uid, key) DO NOTHING"
+    };
+}
+
 impl Transaction<'_> {
-    /// What an account has consumed; zero for one never charged.
-    pub async fn balance(&mut self, account: &str) -> Result<Balance, Error> {
-        let row: Option<Sums> = query(BALANCE).bind(account).fetch_optional(self.connection()).await?;
-        Ok(row.map(balance).unwrap_or_default())
+    /// What accounts have consumed, in their order; zero for one never charged.
+    pub async fn balances(&mut self, accounts: &[String]) -> Result<Vec<Balance>, Error> {
+        let sql = self.either(
+            "SELECT account, money, reserved, api_calls, tokens_in, tokens_out FROM ledger_accounts \
+             WHERE account IN (SELECT value FROM json_each($1))",
+            "SELECT account, money, reserved, api_calls, tokens_in, tokens_out FROM ledger_accounts \
+             WHERE account IN (SELECT json_array_elements_text(CAST($1 AS json)))",
+        );
+        type Named = (String, i64, i64, i64, i64, i64);
+        let rows: Vec<Named> = query(sql).bind(json!(accounts).to_string()).fetch_all(self.connection()).await?;
+        let found: HashMap<String, Balance> =
+            rows.into_iter().map(|(account, a, b, c, d, e)| (account, balance((a, b, c, d, e)))).collect();
+        Ok(accounts.iter().map(|account| found.get(account).copied().unwrap_or_default()).collect())
     }
 
-    /// Stores a lease; its state and charge replace what was stored. Posts nothing.
-    pub async fn put_lease(&mut self, lease: &Lease) -> Result<(), Error> {
-        let accounts = serde_json::json!({ "chain": lease.accounts, "payee": lease.payee }).to_string();
-        let sql = "INSERT INTO ledger_leases (id, state, epoch, accounts, reserved, charged, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7) \
-                   ON CONFLICT (id) DO UPDATE SET state = excluded.state, charged = excluded.charged, expires_at = excluded.expires_at";
-        query(sql)
+    /// Stores a lease, whose state and charge replace what was stored, and posts `change` to each of its accounts and the opposite
+    /// to its payee, as entries and in the sums. Its call is begun or ended with it.
+    pub async fn post(&mut self, lease: &Lease, posting: &str, change: &Balance, call: OfCall<'_>, at: Timestamp) -> Result<(), Error> {
+        let accounts = json!({ "chain": lease.accounts, "payee": lease.payee }).to_string();
+        let row = |account: &str, c: &Balance| json!([account, c.money, c.reserved, c.api_calls, c.tokens_in, c.tokens_out]);
+        let counter = Balance { money: -change.money, reserved: -change.reserved, ..Balance::default() };
+        let mut rows: Vec<serde_json::Value> = lease.accounts.iter().map(|account| row(account, change)).collect();
+        rows.push(row(&lease.payee, &counter));
+        let sql = match call {
+            OfCall::Nothing => self.either(post!(sqlite), post!(postgres)),
+            OfCall::Begins(_) => self.either(post!(sqlite, [begins, begins!()]), post!(postgres, [begins, begins!()])),
+            OfCall::Ends(..) => {
+                self.either(post!(sqlite, [ends, ends!()], [said, said!()]), post!(postgres, [ends, ends!()], [said, said!()]))
+            }
+        };
+        let statement = query(sql)
             .bind(&lease.id)
             .bind(&lease.state)
             .bind(lease.epoch)
@@ -99,9 +212,15 @@ impl Transaction<'_> {
             .bind(lease.reserved)
             .bind(lease.charged)
             .bind(lease.expires_at.as_millisecond())
-            .execute(self.connection())
-            .await?;
-        Ok(())
+            .bind(at.as_millisecond())
+            .bind(posting)
+            .bind(serde_json::Value::from(rows).to_string());
+        let statement = match call {
+            OfCall::Nothing => statement,
+            OfCall::Begins(call) => call.bind(statement, CallState::Open),
+            OfCall::Ends(end, said) => end.bind(statement).bind(said.map(|said| &said.key)).bind(said.map(|said| said.content.to_string())),
+        };
+        statement.execute(self.connection()).await.map(drop)
     }
 
     pub async fn lease(&mut self, id: &str) -> Result<Option<Lease>, Error> {
@@ -124,46 +243,6 @@ impl Transaction<'_> {
         let sql = "UPDATE ledger_leases SET expires_at = $2 WHERE id = $1 AND state = 'Open'";
         let done = query(sql).bind(id).bind(expires_at.as_millisecond()).execute(self.connection()).await?;
         Ok(done == 1)
-    }
-
-    /// Posts `change` to every account of a lease and its opposite to the payee, as entries and in the sums.
-    pub async fn post(&mut self, lease: &Lease, posting: &str, change: &Balance, at: Timestamp) -> Result<(), Error> {
-        for account in &lease.accounts {
-            self.post_one(&lease.id, posting, account, change, at).await?;
-        }
-        let counter = Balance { money: -change.money, reserved: -change.reserved, ..Balance::default() };
-        self.post_one(&lease.id, posting, &lease.payee, &counter, at).await
-    }
-
-    async fn post_one(&mut self, lease: &str, posting: &str, account: &str, change: &Balance, at: Timestamp) -> Result<(), Error> {
-        let sql = "INSERT INTO ledger_entries (at_ms, lease, posting, account, money, reserved, api_calls, tokens_in, tokens_out) \
-                   VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-        query(sql)
-            .bind(at.as_millisecond())
-            .bind(lease)
-            .bind(posting)
-            .bind(account)
-            .bind(change.money)
-            .bind(change.reserved)
-            .bind(change.api_calls)
-            .bind(change.tokens_in)
-            .bind(change.tokens_out)
-            .execute(self.connection())
-            .await?;
-        let sql = "INSERT INTO ledger_accounts (account, money, reserved, api_calls, tokens_in, tokens_out) VALUES ($1, $2, $3, $4, $5, $6) \
-                   ON CONFLICT (account) DO UPDATE SET money = ledger_accounts.money + excluded.money, \
-                   reserved = ledger_accounts.reserved + excluded.reserved, api_calls = ledger_accounts.api_calls + excluded.api_calls, \
-                   tokens_in = ledger_accounts.tokens_in + excluded.tokens_in, tokens_out = ledger_accounts.tokens_out + excluded.tokens_out";
-        query(sql)
-            .bind(account)
-            .bind(change.money)
-            .bind(change.reserved)
-            .bind(change.api_calls)
-            .bind(change.tokens_in)
-            .bind(change.tokens_out)
-            .execute(self.connection())
-            .await?;
-        Ok(())
     }
 }
 

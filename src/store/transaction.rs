@@ -88,6 +88,14 @@ impl<'c> Transaction<'c> {
         self.connection.link()
     }
 
+    /// The statement of the engine that it runs on.
+    pub(super) fn either(&self, on_sqlite: &'static str, on_postgres: &'static str) -> &'static str {
+        match &self.connection {
+            Connection::Sqlite(_) => on_sqlite,
+            Connection::Postgres(_) => on_postgres,
+        }
+    }
+
     pub async fn get(&mut self, key: &Key) -> Result<Option<Object>, Error> {
         if self.pending.iter().any(|pending| pending.key == *key) {
             self.settle().await?;
@@ -194,11 +202,11 @@ impl<'c> Transaction<'c> {
     /// The engine's statement for a change of a key's object, with what all of them need: the key (1 to 3), the time (4), and
     /// the revision (5), which is null where the database counts.
     fn statement<'q>(&self, on_sqlite: &'static str, on_postgres: &'static str, key: &'q Key) -> Statement<'q> {
-        let (sql, next) = match (&self.connection, self.batch.newest) {
-            (Connection::Sqlite(_), _) => (on_sqlite, None),
-            (Connection::Postgres(_), newest) => (on_postgres, newest.map(|newest| newest + 1)),
+        let next = match &self.connection {
+            Connection::Sqlite(_) => None,
+            Connection::Postgres(_) => self.batch.newest.map(|newest| newest + 1),
         };
-        query(sql).bind(&key.resource).bind(&key.namespace).bind(&key.name).bind(self.now).bind(next)
+        query(self.either(on_sqlite, on_postgres)).bind(&key.resource).bind(&key.namespace).bind(&key.name).bind(self.now).bind(next)
     }
 
     /// Notes a change that failed half done.

@@ -83,11 +83,11 @@ async fn concurrent_reservations_pass_exactly_as_far_as_the_tightest_account_all
         let usage = ledger.usage(account).await.unwrap();
         assert_eq!((usage.money.0, usage.reserved.0, usage.api_calls), (0, 3 * DOLLAR, 3), "{account}");
     }
-    ledger.settle(passed[0], actual(DOLLAR / 5), CallEnd::of(CallState::Settled)).await.unwrap();
+    ledger.settle(passed[0], actual(DOLLAR / 5), CallEnd::of(CallState::Settled), None).await.unwrap();
     ledger.release(passed[1], CallEnd::of(CallState::Failed)).await.unwrap();
     // Repeated endings change nothing.
     ledger.release(passed[0], CallEnd::of(CallState::Failed)).await.unwrap();
-    ledger.settle(passed[1], actual(DOLLAR), CallEnd::of(CallState::Settled)).await.unwrap();
+    ledger.settle(passed[1], actual(DOLLAR), CallEnd::of(CallState::Settled), None).await.unwrap();
     let usage = ledger.usage("budget/b").await.unwrap();
     assert_eq!(usage, Usage { money: NanoUsd(DOLLAR / 5), reserved: NanoUsd(DOLLAR), api_calls: 2, tokens_in: 10, tokens_out: 5 });
     assert_books_balance(&store).await;
@@ -97,7 +97,7 @@ async fn a_settle_above_the_worst_case_is_charged_in_full(home: Home) {
     let (store, clock) = open(&home).await;
     let ledger = Ledger::new(store.clone(), clock);
     ledger.reserve(call("a"), chain(3, 1), dollars(1)).await.unwrap().unwrap();
-    ledger.settle("a", actual(2 * DOLLAR), CallEnd::of(CallState::Settled)).await.unwrap();
+    ledger.settle("a", actual(2 * DOLLAR), CallEnd::of(CallState::Settled), None).await.unwrap();
     assert_eq!(ledger.usage("machine/m").await.unwrap().money.0, 2 * DOLLAR);
     let refusal = ledger.reserve(call("b"), chain(3, 1), dollars(1)).await.unwrap().unwrap_err();
     assert!(!refusal.passing);
@@ -125,7 +125,7 @@ async fn what_a_dead_process_left_open_is_charged_and_a_late_settle_corrects_it(
     let usage = ledger.usage("budget/b").await.unwrap();
     assert_eq!((usage.money.0, usage.reserved.0), (2 * DOLLAR, 0));
     assert_eq!(store.last_main_call("m").await.unwrap().unwrap().state, CallState::Cut);
-    ledger.settle("a", actual(DOLLAR / 2), CallEnd::of(CallState::Settled)).await.unwrap();
+    ledger.settle("a", actual(DOLLAR / 2), CallEnd::of(CallState::Settled), None).await.unwrap();
     assert_eq!(ledger.usage("budget/b").await.unwrap().money.0, DOLLAR / 2);
     assert_books_balance(&store).await;
 }
