@@ -30,6 +30,13 @@ pub(super) struct Judged {
     pub(super) told: Inputs,
 }
 
+impl Judged {
+    /// Whether there is something of the answer that was not looked at.
+    pub(super) fn is_behind(&self, meter: &Meter) -> bool {
+        meter.calls().len() > self.calls || (meter.is_complete() && !self.ended)
+    }
+}
+
 impl Call {
     /// Asks for the checkpoint that is due at the request, beside the call itself.
     pub(super) fn ask_for_checkpoint(&mut self) {
@@ -54,11 +61,11 @@ impl Call {
     ///
     /// Errors: the agent must not get the call, for there is no checkpoint before it or nobody can be asked; what is to be said.
     pub(super) async fn secure(&mut self, meter: &Meter, judged: &mut Judged) -> Result<(), String> {
-        let calls = meter.calls();
-        let (new, ends) = (calls.get(judged.calls..).unwrap_or_default(), meter.is_complete() && !judged.ended);
-        if new.is_empty() && !ends {
+        if !judged.is_behind(meter) {
             return Ok(());
         }
+        let calls = meter.calls();
+        let (new, ends) = (calls.get(judged.calls..).unwrap_or_default(), meter.is_complete() && !judged.ended);
         // Who asks before each tool is answered there, and without haste.
         let new = if self.live.has_runner() {
             let risky =

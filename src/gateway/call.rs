@@ -205,23 +205,31 @@ impl Call {
                 Ok(complete) => complete,
                 Err(too_long) => return Ended::Streamed(Some(too_long.to_string())),
             };
+            // What came together leaves together, but for what waits.
+            let mut passed = Vec::new();
             for event in complete {
                 meter.stream(&event);
-                let called = meter.tools();
-                if called.len() > tools {
-                    tools = called.len();
-                    self.note_tools(called);
+                if meter.tools_begun() > tools {
+                    tools = meter.tools_begun();
+                    self.note_tools(meter.tools());
                 }
-                // The agent does nothing that it has not read to its end.
-                if let Err(why) = self.secure(meter, &mut judged).await {
-                    return Ended::Streamed(Some(why));
+                if judged.is_behind(meter) {
+                    self.pass(std::mem::take(&mut passed).into(), filter.as_mut());
+                    // The agent does nothing that it has not read to its end.
+                    if let Err(why) = self.secure(meter, &mut judged).await {
+                        return Ended::Streamed(Some(why));
+                    }
                 }
                 let calling = meter.is_calling(boundary::can_be_told);
                 match kept.push(event, calling, self.request.protocol, &judged.told) {
-                    Ok(bytes) => self.pass(bytes, filter.as_mut()),
-                    Err(Unchangeable) => return Ended::Streamed(Some(UNCHANGEABLE.into())),
+                    Ok(bytes) => passed.extend_from_slice(&bytes),
+                    Err(Unchangeable) => {
+                        self.pass(passed.into(), filter.as_mut());
+                        return Ended::Streamed(Some(UNCHANGEABLE.into()));
+                    }
                 }
             }
+            self.pass(passed.into(), filter.as_mut());
         }
         if is_stream {
             if kept.is_empty() {

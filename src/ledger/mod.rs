@@ -3,32 +3,25 @@
 //! Charges are never below what was billed: a lease that nobody renews, or whose process died, is charged at its worst
 //! case; a settle that comes later posts the correction. What a limit allows is decided in `budget`.
 
+mod batch;
+
 use crate::{
     api::quantity::NanoUsd,
-    budget::{self, Demand, Ending, Grant, LeaseState, Level, Posting, Refusal},
+    budget::{self, Demand, Ending, Grant, LeaseState, Level, Refusal},
     clock::Clock,
     store::{
-        self, CallEnd, CallState, NewCall, NewMessage, Store, Transaction,
-        ledger::{Balance, Lease, OfCall},
+        self, CallEnd, NewCall, NewMessage, Store, Transaction,
+        ledger::{Balance, Lease, OfCall, Posting},
     },
 };
+use batch::{Batches, End, Request, Reserve};
 use jiff::{SignedDuration, Timestamp};
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicI64, Ordering},
-    },
-    time::Duration,
-};
+use std::time::Duration;
 
 /// A lease that is not renewed for this long is charged. Longer than any pause of a healthy process.
 pub const LEASE: Duration = Duration::from_mins(2);
 /// How often a lease is renewed while its call runs.
 pub const RENEW: Duration = Duration::from_secs(30);
-/// Stale leases that one reservation closes in passing, so that it stays short;
-const SWEEP: u32 = 16;
-/// after so many milliseconds one does, and one that would be refused.
-const SWEPT: i64 = 1000;
 
 /// What an account has consumed, and what open leases hold of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -64,13 +57,13 @@ pub struct Actual {
 pub struct Ledger {
     store: Store,
     clock: Clock,
-    /// When stale leases were last looked for, in milliseconds since 1970.
-    swept: Arc<AtomicI64>,
+    batches: Batches,
 }
 
 impl Ledger {
     pub fn new(store: Store, clock: Clock) -> Self {
-        Self { store, clock, swept: Arc::default() }
+        let batches = Batches::new(store.clone(), clock.clone());
+        Self { store, clock, batches }
     }
 
     /// What `account` (`machine/<uid>`, `budget/<uid>`) has consumed; zero for one never charged.
@@ -90,63 +83,7 @@ impl Ledger {
     ///
     /// The lease has the call's id. A refusal is recorded as a `Refused` call when waiting would not help.
     pub async fn reserve(&self, call: NewCall, chain: Vec<Account>, demand: Demand) -> Result<Result<Grant, Refusal>, store::Error> {
-        let (now, epoch) = (self.clock.now(), self.store.process_epoch());
-        let mut sweeps = self.is_due(now);
-        self.store
-            .write(move |transaction| {
-                Box::pin(async move {
-                    let accounts: Vec<String> = chain.iter().map(|account| account.id.clone()).collect();
-                    let decided = loop {
-                        if sweeps {
-                            close_stale(transaction, now, epoch, SWEEP).await?;
-                        }
-                        let balances = transaction.balances(&accounts).await?;
-                        let levels: Vec<_> = chain.iter().map(|a| a.level.clone()).zip(balances.iter().map(used)).collect();
-                        let decided = budget::reserve(&levels, &demand);
-                        if decided.is_ok() || sweeps {
-                            break decided;
-                        }
-                        // What the dead hold may be what is lacking.
-                        sweeps = true;
-                    };
-                    let grant = match decided {
-                        Ok(grant) => grant,
-                        Err(refusal) => {
-                            if !refusal.passing {
-                                transaction.begin_call(&call, CallState::Refused, now).await?;
-                                let end =
-                                    CallEnd { status: Some(400), detail: Some(refusal.to_string()), ..CallEnd::of(CallState::Refused) };
-                                transaction.end_call(&call.id, &end, now).await?;
-                            }
-                            return Ok(Err(refusal));
-                        }
-                    };
-                    let lease = Lease {
-                        id: call.id.clone(),
-                        state: text(LeaseState::Open).into(),
-                        epoch,
-                        accounts,
-                        payee: format!("provider/{}", call.provider),
-                        reserved: grant.money.0,
-                        charged: 0,
-                        expires_at: expiry(now),
-                    };
-                    let change = Balance { reserved: grant.money.0, api_calls: 1, ..Balance::default() };
-                    transaction.post(&lease, "reserve", &change, OfCall::Begins(&call), now).await?;
-                    Ok(Ok(grant))
-                })
-            })
-            .await
-    }
-
-    /// Whether it is time to look for stale leases.
-    fn is_due(&self, now: Timestamp) -> bool {
-        let last = self.swept.load(Ordering::Relaxed);
-        let due = (now.as_millisecond() - last).abs() >= SWEPT;
-        if due {
-            self.swept.store(now.as_millisecond(), Ordering::Relaxed);
-        }
-        due
+        self.batches.ask(|reply| Request::Reserve { reserve: Reserve { call, chain, demand }, reply }).await
     }
 
     /// Extends a lease while its call runs.
@@ -167,17 +104,8 @@ impl Ledger {
     }
 
     async fn end(&self, id: &str, ending: Ending, actual: Actual, end: CallEnd, said: Option<NewMessage>) -> Result<(), store::Error> {
-        let (id, now) = (id.to_owned(), self.clock.now());
-        self.store
-            .write(move |transaction| {
-                Box::pin(async move {
-                    let Some(lease) = transaction.lease(&id).await? else {
-                        return Err(store::Error::Corrupt(format!("there is no lease {id}")));
-                    };
-                    close(transaction, lease, ending, actual, OfCall::Ends(&end, said.as_ref()), now).await
-                })
-            })
-            .await
+        let id = id.to_owned();
+        self.batches.ask(|reply| Request::End { end: End { id, ending, actual, end, said }, reply }).await
     }
 
     /// Whether leases may be open of other processes that live: then only the time tells which are dead.
@@ -193,28 +121,25 @@ impl Ledger {
     }
 }
 
+/// Charges stale leases, at most `limit` of them; how many there were.
 async fn close_stale(transaction: &mut Transaction<'_>, now: Timestamp, epoch: i64, limit: u32) -> Result<usize, store::Error> {
     let stale = transaction.stale_leases(now, epoch, limit).await?;
-    let count = stale.len();
+    let (count, mut postings) = (stale.len(), Vec::new());
     for lease in stale {
-        let (id, cost) = (lease.id.clone(), lease.reserved);
-        close(transaction, lease, Ending::Expire, Actual::default(), OfCall::Nothing, now).await?;
-        transaction.cut_call(&id, cost, now).await?;
+        transaction.cut_call(&lease.id, lease.reserved, now).await?;
+        postings.extend(close(lease, Ending::Expire, Actual::default(), OfCall::Nothing)?);
+    }
+    if !postings.is_empty() {
+        transaction.post(&postings, now).await?;
     }
     Ok(count)
 }
 
-/// Ends a lease, unless it was ended before.
-async fn close(
-    transaction: &mut Transaction<'_>,
-    mut lease: Lease,
-    ending: Ending,
-    actual: Actual,
-    call: OfCall<'_>,
-    now: Timestamp,
-) -> Result<(), store::Error> {
+/// What ends a lease; nothing, if it was ended before.
+fn close(mut lease: Lease, ending: Ending, actual: Actual, call: OfCall<'_>) -> Result<Option<Posting<'_>>, store::Error> {
     let state = state(&lease.state)?;
-    let Some(Posting { state, money, reserved, api_calls }) = budget::end(state, NanoUsd(lease.reserved), ending) else { return Ok(()) };
+    let ended = budget::end(state, NanoUsd(lease.reserved), ending);
+    let Some(budget::Posting { state, money, reserved, api_calls }) = ended else { return Ok(None) };
     text(state).clone_into(&mut lease.state);
     lease.charged += money.0;
     let count = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -225,12 +150,12 @@ async fn close(
         tokens_in: count(actual.tokens_in),
         tokens_out: count(actual.tokens_out),
     };
-    let posting = match ending {
+    let name = match ending {
         Ending::Settle { .. } => "settle",
         Ending::Release => "release",
         Ending::Expire => "expire",
     };
-    transaction.post(&lease, posting, &change, call, now).await
+    Ok(Some(Posting { lease, name, change, call }))
 }
 
 fn used(balance: &Balance) -> budget::Used {

@@ -264,6 +264,11 @@ impl Meter {
         self.blocks.iter().filter(|b| b.value["type"] == "tool_use").map(|b| (text(&b.value["id"]), text(&b.value["name"]))).collect()
     }
 
+    /// How many tools it calls.
+    pub fn tools_begun(&self) -> usize {
+        self.blocks.iter().filter(|block| block.value["type"] == "tool_use").count()
+    }
+
     /// Whether a call of a tool that `concerns` is being written.
     pub fn is_calling(&self, concerns: impl Fn(&str) -> bool) -> bool {
         let open = |block: &&Block| !block.closed && block.value["type"] == "tool_use";

@@ -1,10 +1,8 @@
 //! The gateway's log of model calls: what was asked, how it ended, what it cost. Never what was said.
 
-use super::{
-    Error, Store, Transaction,
-    connection::{Statement, query},
-};
+use super::{Error, Store, Transaction, connection::query};
 use jiff::Timestamp;
+use serde_json::{Value, json};
 
 /// How far a call came.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -117,73 +115,67 @@ impl Store {
     }
 }
 
-/// Records a call, its parameters at these places: id, start, and those of [`NewCall::bind`].
-macro_rules! begin {
-    ($id:literal, $($rest:literal),*) => {
-        concat!(
-            "INSERT INTO calls (id, started_at_ms, machine_uid, kind, session, turn, body_hash, provider, model, price_source, state) VALUES (",
-            $id, $(", ", $rest,)* ")"
-        )
-    };
+/// A text without what PostgreSQL has in none; what providers and agents say may have a NUL.
+pub(super) fn plain(text: &str) -> String {
+    text.replace('\0', "\u{FFFD}")
 }
-pub(super) use begin;
-
-/// Records how a call ended, its parameters at these places: id, end, and those of [`CallEnd::bind`].
-macro_rules! end {
-    ($id:literal, $at:literal, $state:literal, $status:literal, $stop:literal, $estimated:literal, $usage:literal, $cost:literal, $detail:literal) => {
-        concat!(
-            "UPDATE calls SET ended_at_ms = ",
-            $at,
-            ", state = ",
-            $state,
-            ", status = ",
-            $status,
-            ", stop_reason = ",
-            $stop,
-            ", estimated = ",
-            $estimated,
-            ", usage = ",
-            $usage,
-            ", cost = ",
-            $cost,
-            ", detail = ",
-            $detail,
-            " WHERE id = ",
-            $id
-        )
-    };
-}
-pub(super) use end;
 
 impl NewCall {
-    /// Binds all but its id, then its state.
-    pub(super) fn bind<'q>(&'q self, statement: Statement<'q>, state: CallState) -> Statement<'q> {
-        let statement = statement.bind(&self.machine_uid).bind(self.kind.text()).bind(&self.session).bind(self.turn.cast_signed());
-        statement.bind(&self.body_hash).bind(&self.provider).bind(&self.model).bind(&self.price_source).bind(state.text())
+    /// As the ledger's statement takes it.
+    pub(super) fn row(&self) -> Value {
+        let Self { id, machine_uid, kind, session, turn, body_hash, provider, model, price_source } = self;
+        json!([id, machine_uid, kind.text(), plain(session), body_hash, provider, plain(model), price_source, turn])
     }
 }
 
 impl CallEnd {
-    /// Binds all of it.
-    pub(super) fn bind<'q>(&'q self, statement: Statement<'q>) -> Statement<'q> {
-        let statement = statement.bind(self.state.text()).bind(self.status).bind(&self.stop_reason).bind(self.estimated);
-        statement.bind(&self.usage).bind(self.cost).bind(&self.detail)
+    /// The end of this call, as the ledger's statement takes it.
+    pub(super) fn row(&self, id: &str) -> Value {
+        let Self { state, status, stop_reason, estimated, usage, cost, detail } = self;
+        let (stop_reason, detail) = (stop_reason.as_deref().map(plain), detail.as_deref().map(plain));
+        json!([id, state.text(), stop_reason, usage, detail, status, i64::from(*estimated), cost])
     }
 }
 
 impl Transaction<'_> {
-    /// Records a call as `state`, begun at `at`.
-    pub async fn begin_call(&mut self, call: &NewCall, state: CallState, at: Timestamp) -> Result<(), Error> {
-        let sql = begin!("$1", "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9", "$10", "$11");
-        let statement = query(sql).bind(&call.id).bind(at.as_millisecond());
-        call.bind(statement, state).execute(self.connection()).await.map(drop)
+    /// Records a call that was refused at `at`, and why.
+    pub async fn refuse_call(&mut self, call: &NewCall, why: &str, at: Timestamp) -> Result<(), Error> {
+        let sql = "INSERT INTO calls (id, machine_uid, kind, session, turn, body_hash, provider, model, price_source, started_at_ms, \
+                   ended_at_ms, state, status, detail) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $10, 'Refused', 400, $11)";
+        query(sql)
+            .bind(&call.id)
+            .bind(&call.machine_uid)
+            .bind(call.kind.text())
+            .bind(&call.session)
+            .bind(call.turn.cast_signed())
+            .bind(&call.body_hash)
+            .bind(&call.provider)
+            .bind(&call.model)
+            .bind(&call.price_source)
+            .bind(at.as_millisecond())
+            .bind(why)
+            .execute(self.connection())
+            .await?;
+        Ok(())
     }
 
     /// Records how a call ended; a later end replaces it.
     pub async fn end_call(&mut self, id: &str, end: &CallEnd, at: Timestamp) -> Result<(), Error> {
-        let sql = end!("$1", "$2", "$3", "$4", "$5", "$6", "$7", "$8", "$9");
-        let statement = query(sql).bind(id).bind(at.as_millisecond());
-        end.bind(statement).execute(self.connection()).await.map(drop)
+        let sql = "UPDATE calls SET state = $2, status = $3, stop_reason = $4, estimated = $5, usage = $6, cost = $7, detail = $8, ended_at_ms = $9 \
+                   WHERE id = $1";
+        query(sql)
+            .bind(id)
+            .bind(end.state.text())
+            .bind(end.status)
+            .bind(&end.stop_reason)
+            .bind(end.estimated)
+            .bind(&end.usage)
+            .bind(end.cost)
+            .bind(&end.detail)
+            .bind(at.as_millisecond())
+            .execute(self.connection())
+            .await?;
+        Ok(())
     }
 
     /// Marks a call whose process died under it as `Cut`, charged at `cost` nano-USD.

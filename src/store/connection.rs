@@ -200,7 +200,6 @@ values! {
     Option<i64> => |value| Self::Integer(value);
     Option<u16> => |value| Self::Integer(value.map(Into::into));
     String => |value| Self::Text(Some(value.into()));
-    Option<String> => |value| Self::Text(value.map(Into::into));
     &'q str => |value| Self::Text(Some(value.into()));
     &'q String => |value| Self::Text(Some(value.into()));
     Option<&'q str> => |value| Self::Text(value.map(Into::into));

@@ -1,13 +1,9 @@
 //! Rows of the ledger: accounts, leases, entries. What a limit is, and what an ending means, is said by the caller.
 
-use super::{
-    CallEnd, CallState, Error, NewCall, NewMessage, Store, Transaction,
-    calls::{begin, end},
-    connection::query,
-};
+use super::{CallEnd, Error, NewCall, NewMessage, Store, Transaction, calls::plain, connection::query};
 use jiff::Timestamp;
-use serde_json::json;
-use std::collections::HashMap;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap};
 
 /// Sums over an account. Money in nano-USD.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -19,6 +15,16 @@ pub struct Balance {
     pub api_calls: i64,
     pub tokens_in: i64,
     pub tokens_out: i64,
+}
+
+impl std::ops::AddAssign for Balance {
+    fn add_assign(&mut self, other: Self) {
+        self.money += other.money;
+        self.reserved += other.reserved;
+        self.api_calls += other.api_calls;
+        self.tokens_in += other.tokens_in;
+        self.tokens_out += other.tokens_out;
+    }
 }
 
 /// A reservation.
@@ -85,148 +91,191 @@ fn balance((money, reserved, api_calls, tokens_in, tokens_out): Sums) -> Balance
 
 type LeaseRow = (String, String, i64, String, i64, i64, i64);
 
-/// What the call of a lease gets when something is posted to it.
-#[derive(Clone, Copy, Debug)]
+/// A change of a lease, which is posted to each of its accounts and, as its opposite, to its payee.
+pub struct Posting<'a> {
+    /// Its state and charge replace what was stored.
+    pub lease: Lease,
+    /// `reserve`, `settle`, `release` or `expire`.
+    pub name: &'static str,
+    pub change: Balance,
+    pub call: OfCall<'a>,
+}
+
+/// What becomes of the lease's call with it.
 pub enum OfCall<'a> {
     Nothing,
+    /// It is open from now on.
     Begins(&'a NewCall),
     /// With what the assistant said.
     Ends(&'a CallEnd, Option<&'a NewMessage>),
 }
 
-/// A list of lists (10) as rows of `value`.
+/// A parameter's list of lists as `given.value`.
 macro_rules! rows {
-    (sqlite) => {
-        "json_each($10)"
+    (sqlite, $place:literal) => {
+        concat!(" FROM json_each(", $place, ") AS given ")
     };
-    (postgres) => {
-        "json_array_elements(CAST($10 AS json)) AS rows(value)"
+    (postgres, $place:literal) => {
+        concat!(" FROM json_array_elements(CAST(", $place, " AS json)) AS given(value) ")
     };
 }
-
-/// The lease (1 to 7), or its state and charge.
-macro_rules! lease {
+macro_rules! text {
+    ($at:literal) => {
+        concat!("given.value ->> ", $at)
+    };
+}
+macro_rules! integer {
+    ($at:literal) => {
+        concat!("CAST(given.value ->> ", $at, " AS BIGINT)")
+    };
+}
+macro_rules! sums {
     () => {
-        "INSERT INTO ledger_leases (id, state, epoch, accounts, reserved, charged, expires_at) VALUES ($1, $2, $3, $4, $5, $6, $7) \
-         ON CONFLICT (id) DO UPDATE SET state = excluded.state, charged = excluded.charged, expires_at = excluded.expires_at"
+        concat!(integer!(3), ", ", integer!(4), ", ", integer!(5), ", ", integer!(6), ", ", integer!(7))
     };
 }
 
-/// One entry for each account, at a time (8), of a posting (9).
-macro_rules! entries {
+/// Leases (2), or their states and charges.
+macro_rules! leases {
     ($engine:ident) => {
         concat!(
-            "INSERT INTO ledger_entries (at_ms, lease, posting, account, money, reserved, api_calls, tokens_in, tokens_out) \
-             SELECT $8, $1, $9, value ->> 0, CAST(value ->> 1 AS BIGINT), CAST(value ->> 2 AS BIGINT), CAST(value ->> 3 AS BIGINT), \
-             CAST(value ->> 4 AS BIGINT), CAST(value ->> 5 AS BIGINT) FROM ",
-            rows!($engine)
+            "INSERT INTO ledger_leases (id, state, accounts, epoch, reserved, charged, expires_at) SELECT ",
+            concat!(text!(0), ", ", text!(1), ", ", text!(2), ", ", integer!(3), ", ", integer!(4), ", ", integer!(5), ", ", integer!(6)),
+            rows!($engine, "$2"),
+            "WHERE TRUE ON CONFLICT (id) DO UPDATE SET state = excluded.state, charged = excluded.charged, expires_at = excluded.expires_at"
         )
     };
 }
 
-/// The same in the sums.
-macro_rules! sums {
+/// Entries (3) at a time (1).
+macro_rules! entries {
     ($engine:ident) => {
         concat!(
-            "INSERT INTO ledger_accounts (account, money, reserved, api_calls, tokens_in, tokens_out) \
-             SELECT value ->> 0, CAST(value ->> 1 AS BIGINT), CAST(value ->> 2 AS BIGINT), CAST(value ->> 3 AS BIGINT), \
-             CAST(value ->> 4 AS BIGINT), CAST(value ->> 5 AS BIGINT) FROM ",
-            rows!($engine),
-            " WHERE TRUE ON CONFLICT (account) DO UPDATE SET money = ledger_accounts.money + excluded.money, \
+            "INSERT INTO ledger_entries (at_ms, lease, posting, account, money, reserved, api_calls, tokens_in, tokens_out) SELECT $1, ",
+            concat!(text!(0), ", ", text!(1), ", ", text!(2), ", ", sums!()),
+            rows!($engine, "$3")
+        )
+    };
+}
+
+/// What they come to for each account (4).
+macro_rules! accounts {
+    ($engine:ident) => {
+        concat!(
+            "INSERT INTO ledger_accounts (account, money, reserved, api_calls, tokens_in, tokens_out) SELECT ",
+            concat!(text!(2), ", ", sums!()),
+            rows!($engine, "$4"),
+            "WHERE TRUE ON CONFLICT (account) DO UPDATE SET money = ledger_accounts.money + excluded.money, \
              reserved = ledger_accounts.reserved + excluded.reserved, api_calls = ledger_accounts.api_calls + excluded.api_calls, \
              tokens_in = ledger_accounts.tokens_in + excluded.tokens_in, tokens_out = ledger_accounts.tokens_out + excluded.tokens_out"
         )
     };
 }
 
-/// All of a posting at once: each statement is a way to the database and back. SQLite takes several statements, PostgreSQL one.
-macro_rules! post {
-    (sqlite $(, [$name:ident, $more:expr])*) => {
-        concat!(lease!(), "; ", entries!(sqlite), "; ", sums!(sqlite) $(, "; ", $more)*)
-    };
-    (postgres $(, [$name:ident, $more:expr])*) => {
+/// Calls (5) that begin.
+macro_rules! begun {
+    ($engine:ident) => {
         concat!(
-            "WITH lease AS (", lease!(), "), entries AS (", entries!(postgres), ")"
-            $(, ", ", stringify!($name), " AS (", $more, ")")*, " ", sums!(postgres)
+            "INSERT INTO calls (started_at_ms, state, id, machine_uid, kind, session, body_hash, provider, model, price_source, turn) SELECT $1, 'Open', ",
+            concat!(text!(0), ", ", text!(1), ", ", text!(2), ", ", text!(3), ", ", text!(4), ", ", text!(5), ", ", text!(6), ", "),
+            concat!(text!(7), ", ", integer!(8)),
+            rows!($engine, "$5")
         )
     };
 }
 
-/// The lease's call, begun or ended (from 11).
-macro_rules! begins {
-    () => {
-        begin!("$1", "$8", "$11", "$12", "$13", "$14", "$15", "$16", "$17", "$18", "$19")
-    };
-}
-macro_rules! ends {
-    () => {
-        end!("$1", "$8", "$11", "$12", "$13", "$14", "$15", "$16", "$17")
+/// Calls (6) that end.
+macro_rules! ended {
+    ($engine:ident) => {
+        concat!(
+            "UPDATE calls SET ended_at_ms = $1, ",
+            concat!("state = ", text!(1), ", stop_reason = ", text!(2), ", usage = ", text!(3), ", detail = ", text!(4)),
+            concat!(", status = ", integer!(5), ", estimated = ", integer!(6), ", cost = ", integer!(7)),
+            rows!($engine, "$6"),
+            "WHERE calls.id = given.value ->> 0"
+        )
     };
 }
 
-/// What was said in it, if anything (18, 19).
+/// What was said in calls (7).
 macro_rules! said {
-    () => {
-        "INSERT INTO transcript (machine_uid, key, at_ms, role, content) \
-         SELECT machine_uid, $18, $8, 'assistant', $19 FROM calls WHERE id = $1 AND $18 IS NOT NULL \
-         ON CONFLICT (machine_uid, key) DO NOTHING"
+    ($engine:ident) => {
+        concat!(
+            "INSERT INTO transcript (machine_uid, at_ms, role, key, content) SELECT calls.machine_uid, $1, 'assistant', ",
+            concat!(text!(1), ", ", text!(2)),
+            rows!($engine, "$7"),
+            "CROSS JOIN calls WHERE calls.id = given.value ->> 0 ON CONFLICT (machine_uid, key) DO NOTHING"
+        )
     };
+}
+
+/// All of it at once, for each statement is a way to the database and back. SQLite takes several in one text,
+const ON_SQLITE: &str = concat!(
+    concat!(leases!(sqlite), "; ", entries!(sqlite), "; ", begun!(sqlite), "; "),
+    concat!(ended!(sqlite), "; ", said!(sqlite), "; ", accounts!(sqlite))
+);
+/// PostgreSQL one, with parts.
+const ON_POSTGRES: &str = concat!(
+    concat!("WITH leases AS (", leases!(postgres), "), entries AS (", entries!(postgres), "), begun AS (", begun!(postgres), "), "),
+    concat!("ended AS (", ended!(postgres), "), said AS (", said!(postgres), ") ", accounts!(postgres))
+);
+
+fn row(lease: &str, posting: &str, account: &str, change: &Balance) -> Value {
+    json!([lease, posting, account, change.money, change.reserved, change.api_calls, change.tokens_in, change.tokens_out])
 }
 
 impl Transaction<'_> {
-    /// What accounts have consumed, in their order; zero for one never charged.
-    pub async fn balances(&mut self, accounts: &[String]) -> Result<Vec<Balance>, Error> {
+    /// What accounts have consumed; none of those that were never charged.
+    pub async fn balances(&mut self, accounts: &[String]) -> Result<HashMap<String, Balance>, Error> {
+        type Named = (String, i64, i64, i64, i64, i64);
         let sql = self.either(
             "SELECT account, money, reserved, api_calls, tokens_in, tokens_out FROM ledger_accounts \
              WHERE account IN (SELECT value FROM json_each($1))",
             "SELECT account, money, reserved, api_calls, tokens_in, tokens_out FROM ledger_accounts \
              WHERE account IN (SELECT json_array_elements_text(CAST($1 AS json)))",
         );
-        type Named = (String, i64, i64, i64, i64, i64);
         let rows: Vec<Named> = query(sql).bind(json!(accounts).to_string()).fetch_all(self.connection()).await?;
-        let found: HashMap<String, Balance> =
-            rows.into_iter().map(|(account, a, b, c, d, e)| (account, balance((a, b, c, d, e)))).collect();
-        Ok(accounts.iter().map(|account| found.get(account).copied().unwrap_or_default()).collect())
+        Ok(rows.into_iter().map(|(account, a, b, c, d, e)| (account, balance((a, b, c, d, e)))).collect())
     }
 
-    /// Stores a lease, whose state and charge replace what was stored, and posts `change` to each of its accounts and the opposite
-    /// to its payee, as entries and in the sums. Its call is begun or ended with it.
-    pub async fn post(&mut self, lease: &Lease, posting: &str, change: &Balance, call: OfCall<'_>, at: Timestamp) -> Result<(), Error> {
-        let accounts = json!({ "chain": lease.accounts, "payee": lease.payee }).to_string();
-        let row = |account: &str, c: &Balance| json!([account, c.money, c.reserved, c.api_calls, c.tokens_in, c.tokens_out]);
-        let counter = Balance { money: -change.money, reserved: -change.reserved, ..Balance::default() };
-        let mut rows: Vec<serde_json::Value> = lease.accounts.iter().map(|account| row(account, change)).collect();
-        rows.push(row(&lease.payee, &counter));
-        let sql = match call {
-            OfCall::Nothing => self.either(post!(sqlite), post!(postgres)),
-            OfCall::Begins(_) => self.either(post!(sqlite, [begins, begins!()]), post!(postgres, [begins, begins!()])),
-            OfCall::Ends(..) => {
-                self.either(post!(sqlite, [ends, ends!()], [said, said!()]), post!(postgres, [ends, ends!()], [said, said!()]))
+    /// The leases of these ids, as far as they are there.
+    pub async fn leases(&mut self, ids: &[String]) -> Result<HashMap<String, Lease>, Error> {
+        let sql = self.either(
+            "SELECT id, state, epoch, accounts, reserved, charged, expires_at FROM ledger_leases \
+             WHERE id IN (SELECT value FROM json_each($1))",
+            "SELECT id, state, epoch, accounts, reserved, charged, expires_at FROM ledger_leases \
+             WHERE id IN (SELECT json_array_elements_text(CAST($1 AS json)))",
+        );
+        let rows: Vec<LeaseRow> = query(sql).bind(json!(ids).to_string()).fetch_all(self.connection()).await?;
+        rows.into_iter().map(|row| lease(row).map(|lease| (lease.id.clone(), lease))).collect()
+    }
+
+    /// Stores leases and posts their changes, as entries and in the sums, with what becomes of their calls. Each lease is there once.
+    pub async fn post(&mut self, postings: &[Posting<'_>], at: Timestamp) -> Result<(), Error> {
+        let (mut leases, mut entries, mut sums) = (Vec::new(), Vec::new(), BTreeMap::<&str, Balance>::new());
+        let (mut begun, mut ended, mut messages) = (Vec::new(), Vec::new(), Vec::new());
+        for Posting { lease, name, change, call } in postings {
+            let accounts = json!({ "chain": lease.accounts, "payee": lease.payee }).to_string();
+            let expires_at = lease.expires_at.as_millisecond();
+            leases.push(json!([lease.id, lease.state, accounts, lease.epoch, lease.reserved, lease.charged, expires_at]));
+            let counter = Balance { money: -change.money, reserved: -change.reserved, ..Balance::default() };
+            for (account, change) in lease.accounts.iter().map(|account| (account, change)).chain([(&lease.payee, &counter)]) {
+                entries.push(row(&lease.id, name, account, change));
+                *sums.entry(account).or_default() += *change;
             }
-        };
-        let statement = query(sql)
-            .bind(&lease.id)
-            .bind(&lease.state)
-            .bind(lease.epoch)
-            .bind(accounts)
-            .bind(lease.reserved)
-            .bind(lease.charged)
-            .bind(lease.expires_at.as_millisecond())
-            .bind(at.as_millisecond())
-            .bind(posting)
-            .bind(serde_json::Value::from(rows).to_string());
-        let statement = match call {
-            OfCall::Nothing => statement,
-            OfCall::Begins(call) => call.bind(statement, CallState::Open),
-            OfCall::Ends(end, said) => end.bind(statement).bind(said.map(|said| &said.key)).bind(said.map(|said| said.content.to_string())),
-        };
-        statement.execute(self.connection()).await.map(drop)
-    }
-
-    pub async fn lease(&mut self, id: &str) -> Result<Option<Lease>, Error> {
-        let sql = "SELECT id, state, epoch, accounts, reserved, charged, expires_at FROM ledger_leases WHERE id = $1";
-        let row: Option<LeaseRow> = query(sql).bind(id).fetch_optional(self.connection()).await?;
-        row.map(lease).transpose()
+            match call {
+                OfCall::Nothing => {}
+                OfCall::Begins(call) => begun.push(call.row()),
+                OfCall::Ends(end, said) => {
+                    ended.push(end.row(&lease.id));
+                    messages.extend(said.map(|said| json!([lease.id, plain(&said.key), said.content.to_string()])));
+                }
+            }
+        }
+        let sums = sums.into_iter().map(|(account, change)| row("", "", account, &change)).collect();
+        let statement = query(self.either(ON_SQLITE, ON_POSTGRES)).bind(at.as_millisecond());
+        let lists = [leases, entries, sums, begun, ended, messages].into_iter().map(|rows| Value::Array(rows).to_string());
+        lists.fold(statement, |statement, rows| statement.bind(rows)).execute(self.connection()).await.map(drop)
     }
 
     /// Open leases that ran out before `now` or belong to an epoch before `epoch`, at most `limit`.

@@ -345,8 +345,8 @@ impl Savepoint {
 }
 
 impl Error {
-    /// The same for another caller of the batch.
-    fn repeat(&self) -> Self {
+    /// The same for another caller of a batch that failed.
+    pub fn repeat(&self) -> Self {
         match self {
             Self::Fenced { ours, theirs } => Self::Fenced { ours: *ours, theirs: *theirs },
             Self::Unavailable(why) => Self::Unavailable(why.clone()),

@@ -6,7 +6,7 @@ use autovibe::{
     budget::{Demand, Level},
     clock::Clock,
     ledger::{Account, Actual, LEASE, Ledger, Usage},
-    store::{CallEnd, CallKind, CallState, NewCall, Store},
+    store::{CallEnd, CallKind, CallState, NewCall, NewMessage, Store},
 };
 
 use std::time::Duration;
@@ -64,9 +64,45 @@ async fn assert_books_balance(store: &Store) {
 
 on_both! {
     concurrent_reservations_pass_exactly_as_far_as_the_tightest_account_allows,
+    what_ends_together_is_posted_once_each,
     a_settle_above_the_worst_case_is_charged_in_full,
     what_a_dead_process_left_open_is_charged_and_a_late_settle_corrects_it,
     a_token_is_found_by_its_hash_until_it_is_revoked,
+}
+
+/// What comes at once is written at once: each ending counts once, with what was said in its call.
+async fn what_ends_together_is_posted_once_each(home: Home) {
+    let (store, clock) = open(&home).await;
+    let ledger = Ledger::new(store.clone(), clock);
+    let names: Vec<String> = (0..20).map(|i| format!("call-{i}")).collect();
+    for reserved in futures::future::join_all(names.iter().map(|id| ledger.reserve(call(id), chain(50, 50), dollars(1)))).await {
+        reserved.unwrap().unwrap();
+    }
+    let message = |id: &str| NewMessage {
+        key: format!("call/{id}"),
+        role: "assistant".into(),
+        content: serde_json::json!([{ "type": "text", "text": format!("a \"quote\", \u{0}, \\u0000 and 'more' of {id}") }]),
+    };
+    let end =
+        CallEnd { status: Some(200), stop_reason: Some("end\u{0}turn".into()), cost: Some(DOLLAR / 10), ..CallEnd::of(CallState::Settled) };
+    let twice = names.iter().chain(&names);
+    let settled = twice.map(|id| ledger.settle(id, actual(DOLLAR / 10), end.clone(), Some(message(id))));
+    let released = names.iter().map(|id| ledger.release(id, CallEnd::of(CallState::Failed)));
+    let (settled, released) = tokio::join!(futures::future::join_all(settled), futures::future::join_all(released));
+    settled.into_iter().chain(released).for_each(Result::unwrap);
+    assert!(ledger.release("none", CallEnd::of(CallState::Failed)).await.is_err(), "there is no such lease");
+    let usage = ledger.usage("machine/m").await.unwrap();
+    assert_eq!((usage.money.0, usage.reserved.0, usage.api_calls, usage.tokens_in), (2 * DOLLAR, 0, 20, 200));
+    assert_books_balance(&store).await;
+    let said = store.transcript("m", 0, 100).await.unwrap();
+    let contents: Vec<_> = said.into_iter().map(|entry| (entry.role, entry.content)).collect();
+    assert_eq!(contents, names.iter().map(|id| ("assistant".to_owned(), message(id).content)).collect::<Vec<_>>());
+    let last = store.last_main_call("m").await.unwrap().unwrap();
+    let stop_reason = last.stop_reason.as_deref();
+    assert_eq!(
+        (last.id.as_str(), last.state, last.status, stop_reason),
+        ("call-19", CallState::Settled, Some(200), Some("end\u{FFFD}turn"))
+    );
 }
 
 async fn concurrent_reservations_pass_exactly_as_far_as_the_tightest_account_allows(home: Home) {
