@@ -27,6 +27,14 @@ use tokio::net::TcpListener;
 /// Longer than any guest here needs on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
+/// A Machine's token as it looks.
+const TOKEN: &str = "av_0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+/// Who a guest is: what no other may be.
+const IDENTITY: &str = "cat /etc/machine-id /sys/class/net/e*/address /etc/hostname; head -c 16 /dev/urandom | od -An -tx1 | tr -d ' '";
+/// Which files have the token.
+const KEEPS_TOKEN: &str =
+    "for top in /[a-z]*; do case $top in /proc|/sys) ;; *) grep -rl av_0123456789abcdef $top 2>/dev/null;; esac; done";
+
 /// What this machine lacks for real guests, if anything.
 fn lacking() -> Option<String> {
     let found =
@@ -189,6 +197,27 @@ impl Guest<'_> {
     }
 }
 
+/// A script that tries to get out of a guest, to its gateway among others, and prints what it reached.
+fn tries(port: u16) -> String {
+    let host = ["22", "53", "80", "443", "8006", &port.to_string()].map(|port| format!("10.0.2.2 {port}"));
+    let beside = ["22", "80", "443", "8006", "8080", "8081", "8082"].map(|port| format!("10.0.2.100 {port}"));
+    let others = [
+        // The network's own servers, neighbours, metadata of clouds, names, the internet; IPv6.
+        "10.0.2.1 80", "10.0.2.3 53", "10.0.2.3 80", "10.0.2.3 443", "10.0.2.3 8006", "10.0.2.4 445", "10.0.2.16 22", "10.0.2.16 8081",
+        "169.254.169.254 80", "169.254.169.254 443", "100.100.100.200 80", "10.0.0.1 80", "172.17.0.1 80", "192.168.0.1 80",
+        "192.168.0.1 8006", "1.1.1.1 53", "1.1.1.1 443", "8.8.8.8 53", "8.8.8.8 443", "fec0::2 80", "fec0::3 53", "2001:4860:4860::8888 443",
+    ];
+    let tcp = host.iter().chain(&beside).map(String::as_str).chain(others);
+    let tcp = tcp.map(|target| format!("nc -w 3 {target} -e /bin/sh -c 'echo tcp {target} >>/tmp/reached' </dev/null >/dev/null 2>&1 &"));
+    let ping = ["1.1.1.1", "8.8.8.8", "169.254.169.254", "192.168.0.1"]
+        .map(|target| format!("ping -c 1 -W 3 {target} >/dev/null 2>&1 && echo ping {target} >>/tmp/reached &"));
+    let names = ["10.0.2.3", "1.1.1.1", "8.8.8.8"]
+        .map(|server| format!("timeout 5 nslookup example.org {server} >/dev/null 2>&1 && echo name {server} >>/tmp/reached &"));
+    let all: Vec<String> = tcp.chain(ping).chain(names).collect();
+    assert!(all.len() >= 40);
+    format!("cat /dev/null >/tmp/reached\n{}\nwait\ncat /tmp/reached", all.join("\n"))
+}
+
 /// Answers every HTTP request with the same few bytes; counts connections.
 async fn gateway(requests: Arc<AtomicU32>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -268,7 +297,10 @@ async fn a_guest_on_a_clone_is_forked_while_it_runs() {
     eprintln!("micro guest up after {:.1} s", guest.up().await.as_secs_f64());
 
     assert_eq!(guest.sh("echo out; exit 3").await, (3, "out\n".into()));
-    // It reaches the gateway, and nothing else of this machine: not even the same listener under the name of the host.
+    // It reaches the gateway, and nothing else of this machine or beyond: not even the same listener under the name of the host.
+    let reached = guest.sh(&tries(gateway.port())).await;
+    assert_eq!(reached, (0, "tcp 10.0.2.100 8081\n".into()));
+    requests.store(0, Ordering::SeqCst);
     let (code, said) = guest.sh(&format!("wget -q -O - {}/x", qemu.gateway_url())).await;
     assert_eq!((code, said.as_str()), (0, "gateway\n"));
     assert_eq!(requests.load(Ordering::SeqCst), 1);
@@ -354,7 +386,7 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
         environment: [
             ("AUTOVIBE_GATEWAY", driver.connection().gateway_url.as_str()),
             ("AUTOVIBE_WORKSPACE", "/home/agent/work"),
-            ("AUTOVIBE_TOKEN", "t"),
+            ("AUTOVIBE_TOKEN", TOKEN),
         ]
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .into(),
@@ -363,6 +395,9 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
     driver.guest(vmid, &clock).launch(&launch).await.unwrap();
     assert_eq!(driver.guest(vmid, &clock).status().await.unwrap(), AgentState::Running { launch: 1 });
     let verify = |command: &str| ["sh", "-c", command].map(str::to_owned).to_vec();
+    let kept = driver.guest(vmid, &clock).verify(&verify(KEEPS_TOKEN), "/", PATIENCE).await.unwrap().output;
+    assert!(kept.contains("agent.env"), "the search finds no token where there is one: {kept}");
+    let identity = driver.guest(vmid, &clock).verify(&verify(IDENTITY), "/", PATIENCE).await.unwrap().output;
     let started = Instant::now();
     while requests.load(Ordering::SeqCst) == 0 {
         assert!(started.elapsed() < PATIENCE, "the agent does not call the gateway");
@@ -383,7 +418,9 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
     // The lab dies; its guest does not notice, and the next lab has it.
     drop(driver);
     place.kill_lab();
-    let driver = connect(place.start_lab(gateway).await).await;
+    let endpoint = place.start_lab(gateway).await;
+    let secret = endpoint.secret.clone();
+    let driver = connect(endpoint).await;
     assert_eq!(driver.power(vmid).await.unwrap(), Some(Power::Running));
     assert_eq!(driver.guest(vmid, &clock).status().await.unwrap(), AgentState::Running { launch: 1 });
     assert!(driver.guest(vmid, &clock).verify(&verify("echo go > fifo"), "/home/agent/work", PATIENCE).await.unwrap().passed);
@@ -412,6 +449,18 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
     driver.guest(next, &clock).personalise("b", next_uid).await.unwrap();
     let content = driver.guest(next, &clock).verify(&verify("cat file; hostname"), "/home/agent/work", PATIENCE).await.unwrap();
     assert_eq!(content.output, "one\ntwo\nb\n");
+    // It is another one, whatever its disk came from, and nowhere in its files is its parent's token; the hub's own never was.
+    let other = driver.guest(next, &clock).verify(&verify(IDENTITY), "/", PATIENCE).await.unwrap().output;
+    for (own, parents) in other.lines().zip(identity.lines()) {
+        assert!(!own.is_empty() && own != parents, "{other}{identity}");
+    }
+    assert_eq!((other.lines().count(), other.lines().next()), (4, Some(next_uid.replace('-', "").as_str())));
+    let files = format!("{KEEPS_TOKEN}; date +%s");
+    let seen = driver.guest(next, &clock).verify(&verify(&files), "/", PATIENCE).await.unwrap().output;
+    let now = clock.now().as_second();
+    assert!(seen.trim().parse::<i64>().is_ok_and(|time| (now - time).abs() < 10), "{seen}");
+    let disk = std::fs::read(place.data.path().join(format!("mnt/data/vm-{}-disk-0/disk.raw", next.0))).unwrap();
+    assert!(!disk.windows(secret.len()).any(|bytes| bytes == secret.as_bytes()), "the credential of Proxmox is on a guest's disk");
     assert_eq!(driver.guest(next, &clock).status().await.unwrap(), AgentState::None);
     // All of it goes with one command, while that guest still runs.
     let remove = || Command::new(env!("CARGO_BIN_EXE_autovibe")).args(["lab", "remove", "--data"]).arg(place.data.path()).output().unwrap();
