@@ -8,6 +8,7 @@ pub mod scripts;
 #[cfg(test)]
 mod tests;
 
+use crate::api::checkpoint::Content;
 use crate::api::machine::{AgentType, Machine};
 use std::collections::BTreeMap;
 
@@ -151,6 +152,13 @@ pub fn session_files(agent: AgentType) -> &'static str {
         AgentType::QwenCode => qwen_code::SESSION_FILES,
         AgentType::Aider | AgentType::Command => "",
     }
+}
+
+/// What a Machine's agent leaves in its guest, and where.
+pub fn contents(machine: &Machine) -> Vec<(Content, String)> {
+    let conversation = Some(session_files(machine.spec.agent.r#type)).filter(|directory| !directory.is_empty());
+    let conversation = conversation.map(|directory| (Content::Conversation, directory.to_owned()));
+    conversation.into_iter().chain([(Content::Workspace, machine.spec.goal.workspace.clone())]).collect()
 }
 
 /// The conversation's id: the same for every launch of a Machine, another for every Machine, so that a fork begins anew.

@@ -36,13 +36,15 @@ pub const STATUS: Verb = Verb { name: "autovibe-status", script: script!("script
 pub const VERIFY: Verb = Verb { name: "autovibe-verify", script: script!("scripts/verify.sh") };
 /// Args: directory of session files (may be empty), tool_use ids with commas, longest wait in ms. Prints `flushed=true|false`.
 pub const FLUSH: Verb = Verb { name: "autovibe-flush", script: script!("scripts/flush.sh") };
+/// Args: longest time for each in seconds, directories. Prints `SHA256 PATH` of each that is there.
+pub const DIGEST: Verb = Verb { name: "autovibe-digest", script: script!("scripts/digest.sh") };
 /// No args. Ends the agent's processes.
 pub const STOP: Verb = Verb { name: "autovibe-stop", script: script!("scripts/stop.sh") };
 /// Args: workspace, name, base name (may be empty). Prints a base64 git bundle, or `none`.
 pub const BUNDLE: Verb = Verb { name: "autovibe-bundle", script: script!("scripts/bundle.sh") };
 
 /// Every verb, for tests and for guests that answer by name.
-pub const VERBS: [Verb; 8] = [PERSONALISE, SOURCE, LAUNCH, STATUS, VERIFY, FLUSH, STOP, BUNDLE];
+pub const VERBS: [Verb; 9] = [PERSONALISE, SOURCE, LAUNCH, STATUS, VERIFY, FLUSH, DIGEST, STOP, BUNDLE];
 
 /// Where the hub writes the source bundle in the guest.
 pub const SOURCE_BUNDLE: &str = "/var/lib/autovibe/source.bundle";

@@ -298,6 +298,33 @@ fn claude_code_is_run_by_the_runner_where_there_is_one_and_the_agent_is_not_root
 }
 
 #[test]
+fn a_digest_is_of_names_and_contents_whatever_the_shell() {
+    let mut first = Vec::new();
+    for guest in guests() {
+        let dir = guest.root.path().join("work/it's one");
+        std::fs::create_dir_all(dir.join("sub")).unwrap();
+        std::fs::write(dir.join("a b"), "one").unwrap();
+        std::fs::write(dir.join("sub/c"), "two").unwrap();
+        let digest = || guest.ok(scripts::DIGEST, &["5", "/work/it's one", "/nowhere"], "");
+        let was = digest();
+        assert!(was.len() == 64 + " /work/it's one\n".len() && was.ends_with(" /work/it's one\n"), "{was}");
+        let mut seen = vec![was.clone()];
+        std::fs::write(dir.join("sub/c"), "TWO").unwrap();
+        seen.push(digest());
+        std::fs::write(dir.join("sub/c"), "two").unwrap();
+        assert_eq!(digest(), was);
+        std::fs::rename(dir.join("sub/c"), dir.join("sub/d")).unwrap();
+        seen.push(digest());
+        std::fs::rename(dir.join("sub/d"), dir.join("sub/c")).unwrap();
+        std::os::unix::fs::symlink("a b", dir.join("link")).unwrap();
+        seen.push(digest());
+        assert_eq!(seen.iter().collect::<std::collections::BTreeSet<_>>().len(), 4, "{seen:?}");
+        first.push(was);
+    }
+    assert!(first.iter().all(|one| *one == first[0]), "{first:?}");
+}
+
+#[test]
 fn flush_waits_for_the_results_of_tools_and_not_for_their_calls() {
     for guest in guests() {
         let dir = guest.root.path().join("sessions/project");

@@ -1,5 +1,9 @@
 //! `Checkpoint`: an immutable state of a Machine, made of one ZFS snapshot per disk, with its parent.
 
+mod verification;
+
+pub use verification::{Check, Checked, Content, Digest, Examined, Outcome, VERIFY, Verified};
+
 use super::meta::{Column, Kind, Scope, conditions_schema, object};
 use super::quantity::GoDuration;
 use super::rule;
@@ -111,7 +115,7 @@ pub struct CheckpointStatus {
     /// What it waits for, or why it failed, in words.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Ready; and Reconciling, Stalled.
+    /// Ready; and Reconciling, Stalled; Verified, once a verification was asked for.
     #[serde(default)]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -152,6 +156,13 @@ pub struct CheckpointStatus {
     /// Commit of the workspace in the hub's git bundle of this checkpoint, for `autovibe diff`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
+    /// What the guest held when nothing of its agent ran any more, right before the disks were captured. Of one that was taken while
+    /// its Machine went on there is none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub digests: Vec<Digest>,
+    /// The last verification: a VM on a clone of it was started, without a network, and looked at.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verified: Option<Verified>,
 }
 
 /// Why a state is worth keeping.
@@ -282,6 +293,13 @@ impl Kind for Checkpoint {
             json_path: ".status.quiescent",
             priority: 1,
             description: "Whether nothing could write meanwhile",
+        },
+        Column {
+            name: "Verified",
+            r#type: "string",
+            json_path: ".status.verified.outcome",
+            priority: 1,
+            description: "What its last verification led to",
         },
         Column { name: "Took", r#type: "string", json_path: ".status.took", priority: 1, description: "Duration of the capture" },
         Column {

@@ -1,6 +1,7 @@
 //! `Machine`: an agent with a goal in a VM of its own.
 
 use super::approval::OnTimeout;
+use super::checkpoint::Examined;
 use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, object};
 use super::quantity::{Bytes, GoDuration, Millicores, Money, NanoUsd};
 use super::rule;
@@ -37,6 +38,7 @@ const ANEW: &str = "create a new Machine instead";
     rule::immutable("source", ANEW),
     rule::immutable("hub", ANEW),
     rule::immutable("placement", ANEW),
+    rule::immutable("purpose", ANEW),
 ]))]
 pub struct MachineSpec {
     /// The Hub that runs this Machine. Default: the Hub named `default`.
@@ -46,6 +48,9 @@ pub struct MachineSpec {
     /// checkpoint of the last one listed. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub from: Option<From>,
+    /// What it is there for. Default: `Work`. Immutable.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<Purpose>,
     /// What to do. Immutable.
     pub goal: Goal,
     /// Who does it. Immutable.
@@ -85,6 +90,19 @@ pub struct MachineSpec {
     /// Deletes the Machine this long after it finished; its checkpoints stay. Default: never.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "ttlAfterFinished")]
     pub ttl_after_finished: Option<GoDuration>,
+}
+
+/// What a Machine is there for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Purpose {
+    /// An agent pursues its goal.
+    #[default]
+    Work,
+    /// To see whether the checkpoint that it is spawned from can be gone on from. It has no network, and no agent is launched: what is on
+    /// its disks is looked at, `goal.verify` is run, and it ends. The hub makes such a one for a Checkpoint with the annotation
+    /// `autovibe.dev/verify`.
+    Verify,
 }
 
 /// Where a Machine's disks come from: exactly one of the fields.
@@ -518,6 +536,9 @@ pub struct MachineStatus {
     /// What it may spend, as `$0.22 of $5.00`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spent: Option<String>,
+    /// What was found on its disks, of one with `purpose: Verify`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub examined: Option<Examined>,
     /// Why it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub termination_reason: Option<TerminationReason>,
@@ -654,6 +675,13 @@ pub enum TerminationReason {
     /// A Machine in `goal.after` failed and `afterFailure` is `Fail`.
     PredecessorFailed,
     Deleted,
+}
+
+impl MachineSpec {
+    /// Whether it is there to look at a checkpoint.
+    pub fn verifies(&self) -> bool {
+        self.purpose == Some(Purpose::Verify)
+    }
 }
 
 impl Kind for Machine {

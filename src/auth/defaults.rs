@@ -144,7 +144,7 @@ pub fn cluster_roles() -> Vec<ClusterRole> {
             vec![
                 rule(GROUP, &["approvals", "budgets", "checkpoints", "hubs", "machines"], READ),
                 rule(GROUP, &["checkpoints"], &["create", "delete", "update"]),
-                rule(GROUP, &["machines"], &["delete", "update"]),
+                rule(GROUP, &["machines"], &["create", "delete", "update"]),
                 // The Hub that drives the lab beside it.
                 rule(GROUP, &["hubs"], CREATE),
                 rule(GROUP, &["approvals/status", "budgets/status", "checkpoints/status", "hubs/status", "machines/status"], &["update"]),

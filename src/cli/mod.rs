@@ -30,6 +30,7 @@ mod restore;
 mod retention;
 mod secrets;
 mod up;
+mod verify;
 mod version;
 mod watch;
 mod workspace;
@@ -117,6 +118,7 @@ enum Command {
     Logs(logs::Logs),
     /// Takes a checkpoint of a Machine
     Checkpoint(checkpoint::Take),
+    Verify(verify::Verify),
     /// Shows which checkpoint led to which, and by what goal
     Lineage(lineage::Show),
     Retention(retention::Show),
@@ -222,6 +224,7 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         Command::Deny(command) => command.run(&context).await,
         Command::Logs(command) => command.run(&context).await,
         Command::Checkpoint(command) => command.run(&context).await,
+        Command::Verify(command) => command.run(&context).await,
         Command::Lineage(command) => command.run(&context).await,
         Command::Retention(command) => command.run(&context).await,
         Command::Diff(command) => command.run(&context).await,

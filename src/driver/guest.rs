@@ -6,6 +6,7 @@
 use super::vm::Wait;
 use super::{Driver, Error};
 use crate::agent::{self, scripts};
+use crate::api::checkpoint::{Content, Digest};
 use crate::clock::Clock;
 use crate::proxmox::{self, ExecStatus, Vmid};
 use base64::Engine as _;
@@ -133,6 +134,21 @@ impl Guest<'_> {
         let (ids, limit_ms) = (tool_use_ids.join(","), limit.as_millis().to_string());
         let out = self.done(scripts::FLUSH, &[dir, &ids, &limit_ms], None, limit + SHORT).await?;
         Ok(out.trim() == "flushed=true")
+    }
+
+    /// What these directories hold, of those that are there and are read within `limit` each.
+    pub async fn digests(&self, wanted: &[(Content, String)], limit: Duration) -> Result<Vec<Digest>, Error> {
+        if wanted.is_empty() {
+            return Ok(Vec::new());
+        }
+        let seconds = limit.as_secs().max(1).to_string();
+        let args: Vec<&str> = std::iter::once(seconds.as_str()).chain(wanted.iter().map(|(_, path)| path.as_str())).collect();
+        let deadline = wanted.iter().fold(SHORT, |all, _| all + limit);
+        let out = self.done(scripts::DIGEST, &args, None, deadline).await?;
+        let of =
+            |path: &str| out.lines().filter_map(|line| line.split_once(' ')).find(|(_, of)| *of == path).map(|(sha256, _)| sha256.into());
+        let digest = |(content, path): &(Content, String)| Some(Digest { content: *content, path: path.clone(), sha256: of(path)? });
+        Ok(wanted.iter().filter_map(digest).collect())
     }
 
     /// Ends the agent's processes.

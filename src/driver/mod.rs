@@ -170,6 +170,8 @@ pub struct Driver {
     site: Arc<Site>,
     sites: Arc<BTreeMap<Node, Arc<Site>>>,
     copies: Copies,
+    /// Whether VMs that are made get no network card.
+    isolated: bool,
 }
 
 impl Driver {
@@ -201,7 +203,7 @@ impl Driver {
             match site.zfs(&proxmox).await {
                 Ok(zfs) => {
                     let (sites, copies) = (Arc::new(known), Copies::default());
-                    return Ok(Self { proxmox, zfs, site: Arc::clone(site), sites, copies });
+                    return Ok(Self { proxmox, zfs, site: Arc::clone(site), sites, copies, isolated: false });
                 }
                 Err(error) => why = error,
             }
@@ -225,6 +227,15 @@ impl Driver {
         };
         let zfs = site.zfs(&self.proxmox).await?;
         Ok(Self { zfs, site: Arc::clone(site), ..self.clone() })
+    }
+
+    /// The same verbs; a VM that they make has no network card.
+    pub fn isolated(&self) -> Self {
+        Self { isolated: true, ..self.clone() }
+    }
+    /// The bridge of the VMs that are made; `None` when they are to have no network.
+    fn bridge(&self) -> Option<&str> {
+        (!self.isolated).then_some(self.site.connection.bridge.as_str())
     }
 
     pub fn connection(&self) -> &Connection {

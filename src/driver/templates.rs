@@ -80,8 +80,12 @@ impl Driver {
         match owner(spec.vmid, &spec.machine_uid, &config)? {
             Owner::Ours(found) if found.is_whole() => {}
             Owner::Ours(found) => {
-                let values = own_values(spec, &self.connection().bridge);
-                self.proxmox.configure(self.node(), spec.vmid, &values, &[], Some(found.digest())).await?;
+                let values = own_values(spec, self.bridge());
+                // A clone has the cards of its template.
+                let is_card = |key: &&str| key.strip_prefix("net").is_some_and(|n| n.parse::<u8>().is_ok());
+                let cards: Vec<&str> =
+                    config.values.keys().map(String::as_str).filter(|_| self.bridge().is_none()).filter(is_card).collect();
+                self.proxmox.configure(self.node(), spec.vmid, &values, &cards, Some(found.digest())).await?;
             }
             Owner::Other(why) => return Err(Error::Conflict(why)),
             Owner::Nobody => return Err(Error::Unknown(format!("VM {} vanished while it was looked at", spec.vmid))),

@@ -3,7 +3,7 @@
 //! A VM is ours only if its tag *and* its smbios uuid name the Machine: [`OwnedVm`] can be made by that check alone, and
 //! nothing is stopped or deleted without one.
 
-use super::{Connection, Driver, Error, Turns};
+use super::{Driver, Error, Turns};
 use crate::clock::Clock;
 use crate::proxmox::{self, Node, Power, TaskStatus, Upid, VmConfig, Vmid};
 use std::collections::BTreeMap;
@@ -162,14 +162,14 @@ impl Driver {
     }
 
     async fn make(&self, spec: &VmSpec) -> Result<Upid, proxmox::Error> {
-        let Connection { storage, bridge, .. } = self.connection();
+        let storage = &self.connection().storage;
         match spec.template {
             Some(template) => {
                 self.proxmox
                     .clone_linked(self.node(), template, spec.vmid, &spec.name, &about(spec, &[("clone", &spec.vmid.to_string())]))
                     .await
             }
-            None => self.proxmox.create(self.node(), spec.vmid, &config_values(spec, storage, bridge)).await,
+            None => self.proxmox.create(self.node(), spec.vmid, &config_values(spec, storage, self.bridge())).await,
         }
     }
 
@@ -410,8 +410,8 @@ pub(super) fn described(config: &VmConfig) -> serde_json::Value {
     serde_json::from_str::<serde_json::Value>(text).map(|mut whole| whole["autovibe"].take()).unwrap_or_default()
 }
 
-/// Marks and size of a Machine, whatever its VM was made of; keys as Proxmox names them.
-pub(super) fn own_values(spec: &VmSpec, bridge: &str) -> BTreeMap<String, String> {
+/// Marks and size of a Machine, whatever its VM was made of, and its network card, if it is to have one; keys as Proxmox names them.
+pub(super) fn own_values(spec: &VmSpec, bridge: Option<&str>) -> BTreeMap<String, String> {
     [
         ("tags", format!("autovibe;{}", tag(&spec.machine_uid))),
         ("smbios1", format!("uuid={}", spec.machine_uid)),
@@ -420,15 +420,15 @@ pub(super) fn own_values(spec: &VmSpec, bridge: &str) -> BTreeMap<String, String
         ("agent", "enabled=1".into()),
         ("cores", spec.cores.to_string()),
         ("memory", spec.memory_mebibytes.to_string()),
-        ("net0", format!("virtio,bridge={bridge}")),
     ]
     .into_iter()
+    .chain(bridge.map(|bridge| ("net0", format!("virtio,bridge={bridge}"))))
     .map(|(key, value)| (key.to_owned(), value))
     .collect()
 }
 
 /// The config of a new VM.
-fn config_values(spec: &VmSpec, storage: &str, bridge: &str) -> BTreeMap<String, String> {
+fn config_values(spec: &VmSpec, storage: &str, bridge: Option<&str>) -> BTreeMap<String, String> {
     let more =
         [("name", spec.name.as_str()), ("scsihw", "virtio-scsi-single"), ("boot", "order=scsi0"), ("serial0", "socket"), ("ostype", "l26")];
     let mut values = own_values(spec, bridge);
@@ -510,7 +510,7 @@ mod tests {
     }
 
     fn check(change: impl Fn(&mut BTreeMap<String, String>), ours: bool) {
-        let mut values = config_values(&spec(), "local-zfs", "vmbr0");
+        let mut values = config_values(&spec(), "local-zfs", Some("vmbr0"));
         change(&mut values);
         let owner = owner(Vmid(20001), UID, &VmConfig { digest: "d".into(), values }).unwrap();
         assert_eq!(matches!(owner, Owner::Ours(_)), ours, "{owner:?}");
@@ -545,7 +545,7 @@ mod tests {
     #[test]
     fn a_vm_names_its_machine_to_its_own_installation_alone() {
         let config = |change: &dyn Fn(&mut BTreeMap<String, String>)| {
-            let mut values = config_values(&spec(), "local-zfs", "vmbr0");
+            let mut values = config_values(&spec(), "local-zfs", Some("vmbr0"));
             change(&mut values);
             VmConfig { digest: "d".into(), values }
         };
@@ -561,9 +561,10 @@ mod tests {
 
     #[test]
     fn disks_carry_the_vmid_in_their_names() {
-        let values = config_values(&spec(), "local-zfs", "vmbr7");
+        let values = config_values(&spec(), "local-zfs", Some("vmbr7"));
         assert_eq!(values["scsi1"], "local-zfs:vm-20001-disk-1");
         assert_eq!(values["net0"], "virtio,bridge=vmbr7");
+        assert!(!config_values(&spec(), "local-zfs", None).keys().any(|key| key.starts_with("net")));
         let about: serde_json::Value = serde_json::from_str(&values["description"]).unwrap();
         assert_eq!(about["autovibe"]["machine"], UID);
     }

@@ -184,6 +184,8 @@ fn the_lab_outlives_a_killed_hub_and_is_found_again() {
     assert!(agrees.starts_with("hub/default: all agrees; ") && agrees.trim_end().ends_with("0 VMs were looked at"), "{agrees}");
     let error = refused(data.path(), &["audit", "nowhere"]);
     assert!(error.contains("there is no hub nowhere") && error.contains("autovibe get hubs"), "{error}");
+    let error = refused(data.path(), &["verify", "checkpoint/nowhere"]);
+    assert!(error.contains("there is no checkpoint nowhere in namespace default"), "{error}");
     let first = pid();
     hub.kill();
     assert!(Path::new(&format!("/proc/{first}")).exists(), "the lab went with the hub");

@@ -22,3 +22,4 @@ mod restored;
 mod rotated;
 pub(crate) mod stage;
 mod templates;
+mod verified;

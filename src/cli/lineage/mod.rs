@@ -34,7 +34,7 @@ impl Show {
     pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
         let client = context.client()?;
         let namespace = (!self.all_namespaces).then_some(client.namespace.as_str());
-        let (mut machines, mut checkpoints) = read(&client, namespace).await?;
+        let (mut machines, mut checkpoints) = lives(&client, namespace).await?;
         let mut graph = Graph::new(&machines, &checkpoints);
         if let Some(word) = &self.of {
             if self.all_namespaces {
@@ -83,8 +83,15 @@ pub(super) async fn read(client: &Client, namespace: Option<&str>) -> anyhow::Re
     Ok((machines, checkpoints))
 }
 
+/// Without the Machines by which checkpoints are verified: nothing comes of them.
+async fn lives(client: &Client, namespace: Option<&str>) -> anyhow::Result<(Vec<Machine>, Vec<Checkpoint>)> {
+    let (mut machines, checkpoints) = read(client, namespace).await?;
+    machines.retain(|machine| !machine.spec.verifies());
+    Ok((machines, checkpoints))
+}
+
 /// The lineage of one namespace, as `autovibe lineage` prints it.
 pub(super) async fn of(client: &Client, namespace: &str) -> anyhow::Result<String> {
-    let (machines, checkpoints) = read(client, Some(namespace)).await?;
+    let (machines, checkpoints) = lives(client, Some(namespace)).await?;
     Ok(tree::render(&tree::forest(&machines, &checkpoints, print::now())))
 }

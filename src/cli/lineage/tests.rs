@@ -52,12 +52,12 @@ fn shop() -> (Vec<Machine>, Vec<Checkpoint>) {
         checkpoint(
             "add-authentication-final",
             json!({ "machine": "add-authentication", "trigger": "Final" }),
-            json!({ "parent": "add-authentication-0003" }),
+            json!({ "parent": "add-authentication-0003", "verified": { "outcome": "Passed", "message": "" } }),
         ),
         checkpoint(
             "gone-final",
             json!({ "machine": "gone", "trigger": "Final" }),
-            json!({ "parent": "add-authentication-final", "goal": "An old idea." }),
+            json!({ "parent": "add-authentication-final", "goal": "An old idea.", "verified": { "outcome": "Failed", "message": "" } }),
         ),
     ];
     (machines, checkpoints)
@@ -71,14 +71,14 @@ fn the_picture() {
 shop-a                    import                                    image debian, 12.4 GiB
 └─ add-authentication     Succeeded  38m  $1.37  23 checkpoints  verify ✔ npm test
    │  “Add authentication:…”
-   │  ⇒ checkpoint add-authentication-final
+   │  ⇒ checkpoint add-authentication-final  ✔ verified
    ├─ add-tests           Running     3m  $0.22   4 checkpoints  the agent works
    │  │  “Add end-to-end tests.”
    │  └─ later            Waiting         $0.00   0 checkpoints  waits for machine add-tests
    │        “Deploy.”
    ├─ gone                deleted                1 checkpoint
    │     “An old idea.”
-   │     ⇒ checkpoint gone-final
+   │     ⇒ checkpoint gone-final  ✘ its verification failed
    └─ try                 Failed          $0.00   0 checkpoints  Timeout
          “Try it.”
          spawned from checkpoint add-authentication-0003

@@ -1,5 +1,6 @@
 //! The forest of checkpoints and the Machines between them, and its picture: pure.
 
+use crate::api::checkpoint::Outcome;
 use crate::api::machine::{Phase, TerminationReason};
 use crate::api::{Checkpoint, Kind, Machine};
 use crate::cli::print;
@@ -29,6 +30,9 @@ pub(super) struct Node {
     pub(super) goal: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) final_checkpoint: Option<String>,
+    /// What the last verification of that one led to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) verified: Option<Outcome>,
     /// The checkpoint it was spawned from, where that is not the end of the node above.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) spawned_from: Option<String>,
@@ -96,6 +100,10 @@ pub(super) fn forest(machines: &[Machine], checkpoints: &[Checkpoint], now: Time
         };
         nodes.insert((namespace.into(), format!("machine/{}", machine.name())), (machine_node(machine, now), parent));
     }
+    for (node, _) in nodes.values_mut() {
+        let last = node.final_checkpoint.as_deref().and_then(|last| by_name.get(&(node.namespace.as_str(), last)));
+        node.verified = last.and_then(|last| Some(last.status.as_ref()?.verified.as_ref()?.outcome));
+    }
     // A parent that is not there any more still stands for where its children came from.
     let missing: BTreeSet<Id> = nodes.values().filter_map(|(_, parent)| parent.clone()).filter(|id| !nodes.contains_key(id)).collect();
     for (namespace, what) in missing {
@@ -127,6 +135,7 @@ fn machine_node(machine: &Machine, now: Timestamp) -> Node {
         note,
         goal: Some(machine.spec.goal.prompt.trim().to_owned()).filter(|goal| !goal.is_empty()),
         final_checkpoint: status.final_checkpoint,
+        verified: None,
         spawned_from: status.spawned_from,
         children: Vec::new(),
     }
@@ -211,7 +220,12 @@ fn draw(node: &Node, lead: &str, below: &str, lines: &mut Vec<Line>) {
         lines.push(Line::Text(format!("{below}{stem}spawned from checkpoint {from}")));
     }
     if let Some(last) = &node.final_checkpoint {
-        lines.push(Line::Text(format!("{below}{stem}⇒ checkpoint {last}")));
+        let verified = match node.verified {
+            Some(Outcome::Passed) => "  ✔ verified",
+            Some(Outcome::Failed) => "  ✘ its verification failed",
+            None => "",
+        };
+        lines.push(Line::Text(format!("{below}{stem}⇒ checkpoint {last}{verified}")));
     }
     for (index, child) in node.children.iter().enumerate() {
         let last = index + 1 == node.children.len();

@@ -1,19 +1,20 @@
 //! Does what a plan says, step by step; each is safe to repeat.
 
+use super::awaited_results;
 use super::observe::Observed;
 use super::plan::{Capture, Step};
+use super::verify::verifier;
 use crate::agent;
 use crate::api::capability::CapabilityName;
 use crate::api::checkpoint::{FINALIZER, Volume};
 use crate::api::quantity::GoDuration;
-use crate::api::{Checkpoint, Kind};
+use crate::api::{Checkpoint, Kind, Machine};
 use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
 use crate::driver::Driver;
 use crate::lineage::Lineage;
 use crate::objects;
 use crate::proxmox::{Node, Vmid};
-use crate::wire::annotation;
 use crate::zfs::Dataset;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
@@ -91,6 +92,17 @@ pub(super) async fn act(
                 Err(error) => return Err(error.into()),
             }
         }
+        Step::Verify { hub, asked } => match context.objects.create(&verifier(checkpoint, observed.machine.as_ref(), hub, asked)).await {
+            // One that came in between is looked at in the next pass.
+            Ok(_) | Err(objects::Error::AlreadyExists { .. }) => {}
+            Err(error) => return Err(error.into()),
+        },
+        Step::EndVerification { machine, uid } => {
+            match context.objects.delete::<Machine>(checkpoint.namespace(), machine, Some(uid)).await {
+                Ok(()) | Err(objects::Error::NotFound { .. } | objects::Error::Conflict { .. }) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
     }
     Ok(())
 }
@@ -138,13 +150,7 @@ enum Flushed {
 /// One command in the guest: wait for the transcript, then sync.
 async fn flush(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed, context: &Context, driver: &Driver) -> Flushed {
     let (Some(vmid), Some(machine)) = (capture.guest, &observed.machine) else { return Flushed::Yes };
-    let results: Vec<String> = checkpoint
-        .metadata
-        .annotations
-        .as_ref()
-        .and_then(|annotations| annotations.get(annotation::AWAIT_RESULTS))
-        .map(|ids| ids.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect())
-        .unwrap_or_default();
+    let results = awaited_results(checkpoint);
     let clock = context.objects.clock();
     let guest = driver.guest(vmid, clock);
     let flushing = guest.flush(agent::session_files(machine.spec.agent.r#type), &results, FLUSH);

@@ -10,6 +10,7 @@ mod retain;
 mod status;
 #[cfg(test)]
 mod tests;
+mod verify;
 
 pub use retain::retain;
 
@@ -17,6 +18,7 @@ use super::{Context, Error, kstatus};
 use crate::api::{Checkpoint, Kind};
 use crate::objects::{self, EventType};
 use crate::runtime::{Key, Requeue};
+use crate::wire::annotation;
 use act::{Failure, Outcome};
 use plan::Plan;
 use std::collections::{BTreeMap, BTreeSet};
@@ -72,6 +74,10 @@ async fn record(checkpoint: &Checkpoint, plan: &Plan, outcome: &Outcome, context
         match context.objects.update_status(&changed).await {
             Ok(_) => {
                 kstatus::record_change(&context.objects, checkpoint, &before.conditions, &after.conditions).await;
+                if let Some(found) = after.verified.as_ref().filter(|found| before.verified.as_ref() != Some(found)) {
+                    let (kind, reason) = status::verdict(found);
+                    context.objects.record(checkpoint, kind, reason, &found.message).await;
+                }
                 if let Some(warning) = outcome.captured.as_ref().and_then(|captured| captured.warning.as_ref()) {
                     context.objects.record(checkpoint, EventType::Warning, "NotFlushed", warning).await;
                 }
@@ -94,6 +100,12 @@ async fn record(checkpoint: &Checkpoint, plan: &Plan, outcome: &Outcome, context
 fn captured_by_machine(checkpoint: &Checkpoint) -> bool {
     use crate::api::checkpoint::Trigger;
     matches!(checkpoint.spec.trigger, Trigger::Final | Trigger::Suspend | Trigger::Restore)
+}
+
+/// Ids of the tool results that the agent's transcript has in a Checkpoint's state.
+pub(in crate::controller) fn awaited_results(checkpoint: &Checkpoint) -> Vec<String> {
+    let ids = checkpoint.annotation(annotation::AWAIT_RESULTS).unwrap_or_default();
+    ids.split(',').filter(|id| !id.is_empty()).map(str::to_owned).collect()
 }
 
 /// Which Checkpoints name which Machine, as far as their changes came here: so that a look at one Machine costs nothing for the

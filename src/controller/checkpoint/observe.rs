@@ -1,7 +1,8 @@
 //! Reads what a Checkpoint depends on; changes nothing.
 
+use super::verify;
 use crate::api::capability::{CapabilityName, impossible};
-use crate::api::checkpoint::{CheckpointPhase, Volume};
+use crate::api::checkpoint::{CheckpointPhase, VERIFY, Volume};
 use crate::api::{Checkpoint, DEFAULT_HUB, Kind, Machine};
 use crate::controller::client::Client;
 use crate::controller::hub::HubHandle;
@@ -31,8 +32,22 @@ pub(super) struct Observed {
     pub(super) volumes: Vec<Volume>,
     /// Names of Hubs that may hold some of it and cannot be asked now.
     pub(super) hidden_in: Vec<String>,
+    /// The Machine that it is verified by; looked up where that was asked for.
+    pub(super) verifier: Verifier,
+    /// Name of the Hub that has its snapshots; looked up before it is verified.
+    pub(super) home: Option<String>,
     /// Hubs that may hold some of it, or that it is to be captured on.
     pub(super) handles: Vec<Arc<HubHandle>>,
+}
+
+/// What has the name of the Machine that a checkpoint is verified by.
+#[derive(Default)]
+pub(super) enum Verifier {
+    #[default]
+    None,
+    Own(Box<Machine>),
+    /// One that was not made for it.
+    Foreign(String),
 }
 
 /// The Hub as far as a plan needs it.
@@ -65,7 +80,21 @@ pub(super) async fn observe(checkpoint: &Checkpoint, context: &Context) -> Resul
     } else if phase(checkpoint) == CheckpointPhase::Pending {
         before_capture(checkpoint, context, &mut observed).await?;
     }
+    if checkpoint.annotation(VERIFY).is_some() || checkpoint.is_deleting() {
+        observed.verifier = verifier(checkpoint, context).await?;
+        let (hubs, _) = context.hubs.all().await;
+        observed.home = verify::home(checkpoint, observed.machine.as_ref(), &hubs);
+    }
     Ok(observed)
+}
+
+async fn verifier(checkpoint: &Checkpoint, context: &Context) -> Result<Verifier, Error> {
+    let name = verify::verifier_name(checkpoint);
+    Ok(match context.objects.get::<Machine>(checkpoint.namespace(), &name).await? {
+        None => Verifier::None,
+        Some(machine) if verify::is_verifier(&machine, checkpoint) => Verifier::Own(Box::new(machine)),
+        Some(_) => Verifier::Foreign(name),
+    })
 }
 
 pub(super) fn phase(checkpoint: &Checkpoint) -> CheckpointPhase {

@@ -1,8 +1,9 @@
 //! Decides what a Checkpoint needs: pure.
 
 use super::captured_by_machine;
-use super::observe::{HubSeen, Observed, TIMELY, age, phase};
-use crate::api::checkpoint::{CheckpointPhase, FINALIZER, Trigger, Volume};
+use super::observe::{HubSeen, Observed, TIMELY, Verifier, age, phase};
+use super::verify;
+use crate::api::checkpoint::{CheckpointPhase, FINALIZER, Trigger, Verified, Volume};
 use crate::api::machine::{Phase, VmStatus};
 use crate::api::{Checkpoint, Kind, Machine};
 use crate::proxmox::{Node, Vmid};
@@ -13,7 +14,7 @@ use jiff::Timestamp;
 use std::time::Duration;
 
 /// How soon it is looked at again while it waits; what it waits for wakes it before.
-const WAITING: Duration = Duration::from_mins(1);
+pub(super) const WAITING: Duration = Duration::from_mins(1);
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +28,16 @@ pub(super) enum Step {
     /// Give its children its parent, so that lineage has no gap.
     PassParentOn,
     DropFinalizer,
+    /// Make the Machine that it is verified by.
+    Verify {
+        hub: String,
+        asked: String,
+    },
+    /// Delete that one.
+    EndVerification {
+        machine: String,
+        uid: String,
+    },
 }
 
 /// A capture to make.
@@ -57,6 +68,10 @@ pub(super) enum Stand {
     Imported(Vec<Volume>),
     /// Ready, when the capture succeeds.
     Captured,
+    /// Ready as it was, and being verified.
+    Verifying { reason: &'static str, message: String },
+    /// Ready as it was, and verified.
+    Verified(Verified),
     /// Being deleted; for what it waits, if for anything.
     Deleting(Option<String>),
 }
@@ -70,7 +85,7 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    fn stand(stand: Stand) -> Self {
+    pub(super) fn stand(stand: Stand) -> Self {
         Self { steps: Vec::new(), stand, requeue: Requeue::Never }
     }
     fn wait(reason: &'static str, message: impl Into<String>) -> Self {
@@ -86,7 +101,8 @@ pub(super) fn plan(checkpoint: &Checkpoint, observed: &Observed, now: Timestamp)
         return deletion(checkpoint, observed);
     }
     let mut plan = match phase(checkpoint) {
-        CheckpointPhase::Ready | CheckpointPhase::Failed | CheckpointPhase::Deleting => Plan::stand(Stand::Settled),
+        CheckpointPhase::Ready => verify::plan(checkpoint, observed, now),
+        CheckpointPhase::Failed | CheckpointPhase::Deleting => Plan::stand(Stand::Settled),
         CheckpointPhase::Pending if checkpoint.spec.import.is_some() => import(checkpoint, observed),
         CheckpointPhase::Pending => capture(checkpoint, observed, now),
     };
@@ -173,6 +189,12 @@ fn deletion(checkpoint: &Checkpoint, observed: &Observed) -> Plan {
         return Plan::stand(Stand::Untouched);
     }
     let wait = |message: String| Plan { requeue: Requeue::After(WAITING), ..Plan::stand(Stand::Deleting(Some(message))) };
+    if let Verifier::Own(machine) = &observed.verifier {
+        return Plan {
+            steps: verify::end(machine),
+            ..wait(format!("it stays until machine {}, which verifies it, is gone", machine.name()))
+        };
+    }
     if !observed.uses.is_empty() {
         let uses: Vec<String> = observed.uses.iter().take(3).map(ToString::to_string).collect();
         let more = observed.uses.len().saturating_sub(uses.len());

@@ -2,18 +2,25 @@
 
 use super::act::{Captured, Outcome};
 use super::plan::{Plan, Stand};
-use crate::api::checkpoint::{CheckpointPhase, CheckpointStatus, Reason};
+use crate::api::checkpoint::{self, CheckpointPhase, CheckpointStatus, Reason, Verified};
+use crate::api::meta::{put_condition, set_condition};
 use crate::api::{Checkpoint, Kind};
 use crate::controller::kstatus::Readiness;
+use crate::objects::EventType;
 use crate::wire::annotation;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+/// Whether its last verification passed.
+const VERIFIED: &str = "Verified";
 
 /// The status after a pass; `None` when it is not ours to write. `stored` is what is stored now, and may be newer than what was
 /// planned from.
 pub(super) fn status(stored: &Checkpoint, plan: &Plan, outcome: &Outcome, now: &Time) -> Option<CheckpointStatus> {
     let mut status = stored.status.clone().unwrap_or_default();
     status.observed_generation = Some(stored.generation());
-    if let (Some(failure), false) = (&outcome.failed, matches!(plan.stand, Stand::Untouched | Stand::Settled)) {
+    if let (Some(failure), false) =
+        (&outcome.failed, matches!(plan.stand, Stand::Untouched | Stand::Settled | Stand::Verifying { .. } | Stand::Verified(_)))
+    {
         let message = failure.error.to_string();
         let deleting = matches!(plan.stand, Stand::Deleting(_));
         let readiness = match (deleting, failure.permanent) {
@@ -61,6 +68,17 @@ pub(super) fn status(stored: &Checkpoint, plan: &Plan, outcome: &Outcome, now: &
             record_capture(&mut status, captured, stored);
             ready("Captured")
         }
+        Stand::Verifying { reason, message } => {
+            put_condition(&mut status.conditions, stored.generation(), now, (VERIFIED, "Unknown", reason, message));
+            ready("Captured")
+        }
+        Stand::Verified(found) => {
+            let (_, reason) = verdict(found);
+            let passed = found.outcome == checkpoint::Outcome::Passed;
+            set_condition(&mut status.conditions, stored.generation(), now, (VERIFIED, passed, reason, &found.message));
+            status.verified = Some(found.clone());
+            ready("Captured")
+        }
         Stand::Deleting(waiting) => {
             status.phase = CheckpointPhase::Deleting;
             match waiting {
@@ -70,6 +88,14 @@ pub(super) fn status(stored: &Checkpoint, plan: &Plan, outcome: &Outcome, now: &
         }
     };
     Some(with(status, &readiness, stored, now))
+}
+
+/// How a verification is told.
+pub(super) fn verdict(found: &Verified) -> (EventType, &'static str) {
+    match found.outcome {
+        checkpoint::Outcome::Passed => (EventType::Normal, "Verified"),
+        checkpoint::Outcome::Failed => (EventType::Warning, "VerificationFailed"),
+    }
 }
 
 fn record_capture(status: &mut CheckpointStatus, captured: &Captured, stored: &Checkpoint) {

@@ -1,13 +1,16 @@
 //! Tables of what a Checkpoint needs, and of what its status says then.
 
 use super::act::{Captured, Failure, Outcome};
-use super::observe::{HubSeen, Observed};
+use super::observe::{HubSeen, Observed, Verifier};
 use super::plan::{Plan, Stand, Step, plan};
 use super::status::status;
-use crate::api::checkpoint::{CheckpointPhase, CheckpointSpec, CheckpointStatus, FINALIZER, Import, Reason, Trigger, Volume};
-use crate::api::machine::{MachineSpec, MachineStatus, Phase, VmStatus};
+use super::verify::{is_verifier, verifier};
+use crate::api::checkpoint::{
+    CheckpointPhase, CheckpointSpec, CheckpointStatus, Content, Digest, Examined, FINALIZER, Import, Reason, Trigger, VERIFY, Volume,
+};
+use crate::api::machine::{MachineSpec, MachineStatus, Phase, TerminationReason, Verify, VmStatus};
 use crate::api::quantity::GoDuration;
-use crate::api::{Checkpoint, Machine};
+use crate::api::{Checkpoint, Kind, Machine};
 use crate::driver::{self, storage::Image};
 use crate::lineage::Use;
 use crate::proxmox::{Node, Vmid};
@@ -311,4 +314,104 @@ fn a_plan_that_is_not_ours_writes_nothing() {
     let checkpoint = checkpoint(Trigger::Final);
     let plan = plan(&checkpoint, &seen(Some(machine(Phase::Finishing))), now());
     assert!(status(&checkpoint, &plan, &Outcome::default(), &Time(now())).is_none());
+}
+
+/// A final one that somebody asks to have verified, and the Machine that it was taken of.
+fn to_verify() -> (Checkpoint, Machine) {
+    let mut asked = in_phase(checkpoint(Trigger::Final), CheckpointPhase::Ready);
+    asked.metadata.annotations = Some([(VERIFY.to_owned(), "1".to_owned())].into());
+    let taken = asked.status.as_mut().unwrap();
+    (taken.machine_uid, taken.volumes) = (Some("uid-a".into()), vec![volume()]);
+    taken.digests = vec![Digest { content: Content::Workspace, path: "/work".into(), sha256: "ab".into() }];
+    let mut source = machine(Phase::Succeeded);
+    source.spec.goal.workspace = "/work".into();
+    source.spec.goal.verify = Some(Verify { command: vec!["true".into()], ..Verify::default() });
+    (asked, source)
+}
+
+fn verified_by(source: &Machine, verifier: Verifier) -> Observed {
+    Observed { verifier, home: Some("default".into()), ..seen(Some(source.clone())) }
+}
+
+fn own(machine: &Machine) -> Verifier {
+    Verifier::Own(Box::new(machine.clone()))
+}
+
+#[test]
+fn one_is_verified_once_for_each_time_that_it_is_asked_for() {
+    let (mut asked, source) = to_verify();
+    let none = || verified_by(&source, Verifier::None);
+    let asks = "Verify { hub: \"default\", asked: \"1\" } → verifying";
+    assert!(sum(&plan(&asked, &none(), now())).starts_with(asks));
+    assert!(sum(&plan(&asked, &Observed { home: None, ..none() }, now())).starts_with("verifying { reason: \"hubmissing\""));
+    let foreign = verified_by(&source, Verifier::Foreign("a-0001-verify".into()));
+    assert!(sum(&plan(&asked, &foreign, now())).starts_with("verifying { reason: \"nametaken\""));
+    let mut made = verifier(&asked, Some(&source), "default", "1");
+    made.metadata.uid = Some("uid-v".into());
+    assert!(is_verifier(&made, &asked) && made.name() == "a-0001-verify");
+    assert!(sum(&plan(&asked, &verified_by(&source, own(&made)), now())).starts_with("verifying { reason: \"inprogress\""));
+    made.status = Some(MachineStatus { phase: Phase::Failed, ..MachineStatus::default() });
+    let done = plan(&asked, &verified_by(&source, own(&made)), now());
+    let status = status(&asked, &done, &Outcome::default(), &Time(now())).unwrap();
+    assert_eq!(conditions(&status), [("Verified", "False", "VerificationFailed"), ("Ready", "True", "Captured")]);
+    asked.status = Some(status);
+    // Written down, it is let go, once; another text asks again.
+    let end = "EndVerification { machine: \"a-0001-verify\", uid: \"uid-v\" }";
+    check(&asked, &verified_by(&source, own(&made)), &format!("{end} → settled"));
+    check(&asked, &none(), "settled");
+    check(
+        &deleting(asked.clone()),
+        &verified_by(&source, own(&made)),
+        &format!("{end} → deleting: it stays until machine a-0001-verify, which verifies it, is gone"),
+    );
+    made.metadata.deletion_timestamp = Some(Time(now()));
+    check(&asked, &verified_by(&source, own(&made)), "settled");
+    asked.metadata.annotations.as_mut().unwrap().insert(VERIFY.into(), "2".into());
+    assert!(sum(&plan(&asked, &none(), now())).starts_with("Verify { hub: \"default\", asked: \"2\" }"));
+}
+
+#[test]
+fn what_was_found_is_compared_with_what_was_taken() {
+    let (asked, source) = to_verify();
+    let told = |source: &Machine, examined: Option<Examined>, reason| {
+        let mut made = verifier(&asked, Some(source), "default", "1");
+        let status = MachineStatus { phase: Phase::Failed, examined, termination_reason: Some(reason), ..MachineStatus::default() };
+        made.status = Some(MachineStatus { message: Some("said".into()), ..status });
+        match plan(&asked, &verified_by(source, own(&made)), now()).stand {
+            Stand::Verified(found) => {
+                let checks: Vec<String> = found.checks.iter().map(|check| format!("{:?} {}", check.what, check.passed)).collect();
+                format!("{:?} {}: {}", found.outcome, checks.join(", "), found.message)
+            }
+            other => panic!("{other:?}"),
+        }
+    };
+    let held = |sha256: &str| {
+        Some(Examined {
+            digests: vec![Digest { sha256: sha256.into(), ..to_verify().0.status.unwrap().digests[0].clone() }],
+            tool_results: None,
+        })
+    };
+    let (passed, failed) = (TerminationReason::Completed, TerminationReason::VerifyFailed);
+    assert_eq!(
+        told(&source, held("ab"), passed),
+        "Passed Boot true, Workspace true, Command true: a clone of it came up; its workspace /work is what it was; said"
+    );
+    assert_eq!(told(&source, held("ab"), failed), "Failed Boot true, Workspace true, Command false: said");
+    assert_eq!(
+        told(&source, held("cd"), passed),
+        "Failed Boot true, Workspace false, Command true: its workspace /work is not what it was"
+    );
+    let nothing = Some(Examined { tool_results: Some(false), ..Examined::default() });
+    assert_eq!(
+        told(&source, nothing, passed),
+        "Failed Boot true, Workspace false, ToolResults false, Command true: its workspace /work is not there, or cannot be read; \
+         its conversation lacks the tool results that it was taken with"
+    );
+    assert_eq!(told(&source, None, failed), "Failed Boot false: no clone of it came up: said");
+    // A command that did not pass then says nothing now.
+    let unachieved = Machine { status: machine(Phase::Failed).status, ..source.clone() };
+    assert_eq!(
+        told(&unachieved, held("ab"), passed),
+        "Passed Boot true, Workspace true: a clone of it came up; its workspace /work is what it was"
+    );
 }

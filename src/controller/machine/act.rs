@@ -9,7 +9,7 @@ use super::observe::{Seeing, hub_name};
 use super::plan::{Plan, Vm};
 use super::step::{Ask, Ending, Step};
 use super::{ASKED_BY, MACHINE_UID};
-use crate::api::checkpoint::{CheckpointSpec, Trigger};
+use crate::api::checkpoint::{CheckpointSpec, Examined, Trigger};
 use crate::api::machine::{Machine, TerminationReason, VmStatus};
 use crate::api::{Checkpoint, Kind};
 use crate::clock::{Clock, Retry};
@@ -41,6 +41,7 @@ pub(super) struct Outcome {
 pub(super) enum Fact {
     Created(VmStatus),
     Launched,
+    Examined(Examined),
     Verified {
         passed: bool,
         message: String,
@@ -185,6 +186,7 @@ impl Act<'_> {
             Step::AskForBase(ask) => self.ask_for_base(ask).await,
             Step::AskForOwn { name } => self.ask_for_own(name).await,
             Step::Copy(base) => self.copy(base).await,
+            Step::LookForBase(base) => self.look_for_base(base).await,
             Step::Lease => self.lease().await,
             Step::Fork(base) => self.fork(base).await,
             Step::CreateVm { disks, template } => self.create_vm(*disks, *template).await,
@@ -194,10 +196,11 @@ impl Act<'_> {
             Step::Personalise => self.personalise().await,
             Step::PutSource => self.put_source().await,
             Step::Launch { number } => self.launch(*number).await,
+            Step::Examine => self.examine().await,
             Step::StopAgent => self.stop_agent().await,
             Step::Verify => self.verify().await,
             Step::KeepBundle => self.keep_bundle().await,
-            Step::Flush => self.flush().await,
+            Step::Flush(before) => self.flush(*before).await,
             Step::ShutDown => self.shut_down().await,
             Step::Capture(ending) => self.capture(*ending).await,
             Step::PutAway => self.put_away().await,

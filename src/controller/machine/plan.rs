@@ -280,11 +280,13 @@ fn wait(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Ti
     next.phase = Phase::Spawning;
     next.spawned_from.clone_from(&base.checkpoint);
     let elsewhere = next.node.as_deref() != observed.node.as_ref().map(|node| node.0.as_str());
-    let mut agent = next.agent.take().unwrap_or_default();
-    agent.session = Some(crate::agent::session(machine.uid()));
-    agent.launches = 1;
-    agent.decided_at = Some(api_time(now));
-    next.agent = Some(agent);
+    if !machine.spec.verifies() {
+        let mut agent = next.agent.take().unwrap_or_default();
+        agent.session = Some(crate::agent::session(machine.uid()));
+        agent.launches = 1;
+        agent.decided_at = Some(api_time(now));
+        next.agent = Some(agent);
+    }
     if elsewhere {
         // There nobody has looked yet.
         let mut plan = Plan::of(next);
@@ -332,8 +334,9 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
                 return Plan::of(next).wait("BaseNotHere", why, Requeue::After(FULL));
             }
             let create = Step::CreateVm { disks: base.disks(), template: base.template() };
+            let look = (detaches && machine.spec.verifies()).then(|| Step::LookForBase(base.clone()));
             let fork = detaches.then_some(Step::Fork(base));
-            return Plan::of(next).steps([Step::Lease]).steps(fork).steps([create]);
+            return Plan::of(next).steps(look).steps([Step::Lease]).steps(fork).steps([create]);
         }
         // Created, by who was ended before that was recorded: nothing is asked for again.
         Seen::Present(Vm::Ours(_)) if next.vm.is_none() => {
@@ -356,6 +359,9 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
     let mut plan = Plan::of(next);
     if power == Power::Stopped {
         plan.steps.push(Step::Start);
+    }
+    if machine.spec.verifies() {
+        return plan.steps([Step::AwaitGuest, Step::Examine]);
     }
     plan.steps.extend([Step::AwaitGuest, Step::Personalise]);
     if machine.spec.source.is_some() {
@@ -462,7 +468,8 @@ fn suspend(observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan
         Seen::Present(Vm::Template) => lost(next, now, TEMPLATE),
         Seen::Present(Vm::Ours(Power::Running)) => {
             let capture = captures.then_some(Step::Capture(Ending::Suspend));
-            Plan::of(next).steps([Step::StopAgent, Step::Flush, Step::ShutDown]).steps(capture)
+            let flush = Step::Flush(captures.then_some(Ending::Suspend));
+            Plan::of(next).steps([Step::StopAgent, flush, Step::ShutDown]).steps(capture)
         }
         Seen::Present(Vm::Ours(Power::Stopped)) if captures => Plan::of(next).steps([Step::Capture(Ending::Suspend)]),
         // Its state is its VM's, and there is no other.
@@ -518,7 +525,7 @@ fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
         } else if discard {
             plan.steps([Step::StopAgent, Step::ShutDown])
         } else {
-            plan.steps([Step::StopAgent, Step::KeepBundle, Step::Flush, Step::ShutDown])
+            plan.steps([Step::StopAgent, Step::KeepBundle, Step::Flush(Some(Ending::Final)), Step::ShutDown])
         };
     }
     if next.termination_reason.is_none() {

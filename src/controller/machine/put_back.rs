@@ -37,7 +37,7 @@ pub(super) fn restore(observed: &Observed, next: MachineStatus, now: Timestamp) 
         Seen::Present(Vm::Foreign(_)) => lost(next, now, "its VM's number is someone else's now"),
         Seen::Present(Vm::Template) => lost(next, now, TEMPLATE),
         Seen::Present(Vm::Ours(Power::Running)) => {
-            Plan::of(next).steps([Step::StopAgent, Step::Flush, Step::ShutDown, capture, Step::PutAway])
+            Plan::of(next).steps([Step::StopAgent, Step::Flush(Some(Ending::Restore)), Step::ShutDown, capture, Step::PutAway])
         }
         // A VM that someone deleted may have left its disks: what is on them is kept too.
         Seen::Present(Vm::Ours(Power::Stopped)) | Seen::Absent => Plan::of(next).steps([capture, Step::PutAway]),

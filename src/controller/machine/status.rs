@@ -83,6 +83,10 @@ fn reach(next: &mut MachineStatus, fact: &Fact, now: Timestamp) {
                 agent.launched_at = Some(api_time(now));
             }
         }
+        Fact::Examined(found) => {
+            next.phase = Phase::Finishing;
+            next.examined = Some(found.clone());
+        }
         Fact::Verified { passed, message } => {
             next.termination_reason = Some(if *passed { TerminationReason::Completed } else { TerminationReason::VerifyFailed });
             next.message = Some(message.clone());

@@ -19,6 +19,8 @@ pub(super) enum Step {
     /// Brings its base to the node that it was placed on.
     Copy(Base),
     Lease,
+    /// Ends a Machine whose base is not there any more: that is what it is there to find out.
+    LookForBase(Base),
     Fork(Base),
     /// With the disks that were forked; or as a clone of a template, with that one's.
     CreateVm {
@@ -37,10 +39,13 @@ pub(super) enum Step {
     Launch {
         number: u32,
     },
+    /// Looks at what is on its disks.
+    Examine,
     StopAgent,
     Verify,
     KeepBundle,
-    Flush,
+    /// With it goes what the guest holds, for the checkpoint that is taken next.
+    Flush(Option<Ending>),
     ShutDown,
     Capture(Ending),
     /// The disks go to the checkpoint tree and the VM is deleted; the Machine gets others.
@@ -117,6 +122,7 @@ impl Step {
             Self::AskForOwn { .. } => "AskForOwn",
             Self::Copy(_) => "Copy",
             Self::Lease => "Lease",
+            Self::LookForBase(_) => "LookForBase",
             Self::Fork(_) => "Fork",
             Self::CreateVm { .. } => "CreateVm",
             Self::AdoptVm { .. } => "AdoptVm",
@@ -125,10 +131,11 @@ impl Step {
             Self::Personalise => "Personalise",
             Self::PutSource => "PutSource",
             Self::Launch { .. } => "Launch",
+            Self::Examine => "Examine",
             Self::StopAgent => "StopAgent",
             Self::Verify => "Verify",
             Self::KeepBundle => "KeepBundle",
-            Self::Flush => "Flush",
+            Self::Flush(_) => "Flush",
             Self::ShutDown => "ShutDown",
             Self::Capture(Ending::Suspend) => "CaptureSuspend",
             Self::Capture(Ending::Restore) => "CaptureRestore",
@@ -148,12 +155,15 @@ impl Step {
             Self::AskForOwn { .. } => "asking for a checkpoint",
             Self::AskForBase(_) => "asking for a checkpoint to be spawned from",
             Self::Copy(_) => "copying what it is spawned from to its node",
-            Self::Lease | Self::Fork(_) | Self::CreateVm { .. } | Self::AdoptVm { .. } => "cloning disks and creating the VM",
+            Self::LookForBase(_) | Self::Lease | Self::Fork(_) | Self::CreateVm { .. } | Self::AdoptVm { .. } => {
+                "cloning disks and creating the VM"
+            }
             Self::Start | Self::AwaitGuest => "starting the VM",
             Self::Personalise | Self::PutSource | Self::Launch { .. } => "launching the agent",
+            Self::Examine => "looking at what is on its disks",
             Self::StopAgent => "stopping the agent",
             Self::Verify => "running the verify command",
-            Self::KeepBundle | Self::Flush | Self::ShutDown => "shutting the VM down",
+            Self::KeepBundle | Self::Flush(_) | Self::ShutDown => "shutting the VM down",
             Self::Capture(_) => "taking the checkpoint",
             Self::PutAway | Self::KeepDisks | Self::DestroyDisks => "putting the disks away",
             Self::DeleteVm | Self::EndLease => "deleting the VM",

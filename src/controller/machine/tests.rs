@@ -210,6 +210,29 @@ fn spawning_goes_on_from_what_is_there() {
 }
 
 #[test]
+fn one_that_verifies_a_checkpoint_has_no_agent_and_leaves_nothing() {
+    let mut verifier = machine(Phase::Waiting);
+    verifier.spec.purpose = Some(Purpose::Verify);
+    verifier.spec.on_terminate = OnTerminate::Discard;
+    let plan = check(&verifier, Observed { lease: None, vm: Seen::Absent, ..seen() }, "Spawning LookForBase,Lease,Fork,CreateVm");
+    assert!(plan.next.agent.is_none());
+    let mut base = base();
+    base.volumes[0].template = Some(900);
+    let can = Capabilities::all_but(&[(CapabilityName::DetachDisks, "x")]);
+    let on_templates = Observed { lease: None, vm: Seen::Absent, base: Ok(base), can, ..seen() };
+    check(&verifier, on_templates, "Spawning Lease,CreateVm");
+    verifier.status = machine(Phase::Spawning).status;
+    check(&verifier, seen(), "Spawning AwaitGuest,Examine");
+    check(&verifier, Observed { vm: Seen::Absent, ..seen() }, "Finishing/GuestLost");
+    verifier.status.as_mut().unwrap().phase = Phase::Finishing;
+    check(&verifier, seen(), "Finishing StopAgent,Verify");
+    verifier.status.as_mut().unwrap().termination_reason = Some(TerminationReason::VerifyFailed);
+    check(&verifier, seen(), "Finishing/VerifyFailed StopAgent,ShutDown");
+    let off = Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() };
+    check(&verifier, off, "Finishing/VerifyFailed DestroyDisks,DeleteVm,EndLease");
+}
+
+#[test]
 fn running_is_quiet_until_something_is_seen() {
     let running = machine(Phase::Running);
     let plan = check(&running, seen(), "Running");

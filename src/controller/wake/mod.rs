@@ -126,6 +126,8 @@ struct MachineEntry {
     /// Machines that it waits for, and checkpoints that it is to be spawned from.
     after: BTreeSet<String>,
     from_checkpoint: Option<String>,
+    /// Whether it is there to look at that one.
+    verifies: bool,
     spawned_from: Option<String>,
     last_checkpoint: Option<String>,
     final_checkpoint: Option<String>,
@@ -298,6 +300,9 @@ impl Index {
                     || self.checkpoints.get(*waiting).is_some_and(|entry| entry.machine.as_ref() == Some(&key.name)))
         });
         wakes.checkpoints.extend(concerned.cloned());
+        if entry.verifies {
+            wakes.checkpoints.extend(entry.from_checkpoint.iter().map(|name| Key::new(&key.namespace, name)));
+        }
         let changed = before.is_some_and(|before| (entry.finished && !before.finished) || entry.retention != before.retention);
         if changed || event.change == Change::Deleted {
             wakes.retention.insert(Key::new(&key.namespace, ""));
@@ -362,6 +367,7 @@ fn entry(machine: &Machine) -> MachineEntry {
         budget: spec.budget.as_ref().and_then(|budget| budget.name.clone()),
         after: spec.goal.after.iter().cloned().chain(source).collect(),
         from_checkpoint: from.and_then(|from| from.checkpoint.clone()),
+        verifies: spec.verifies(),
         spawned_from: status.spawned_from,
         last_checkpoint: status.last_checkpoint,
         final_checkpoint: status.final_checkpoint,

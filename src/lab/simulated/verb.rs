@@ -8,6 +8,7 @@ use super::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use std::collections::BTreeMap;
 use tokio_util::sync::CancellationToken;
 
@@ -77,6 +78,7 @@ impl Guests {
             "autovibe-launch" => self.launch(vmid, &arg(0), input),
             "autovibe-status" => Ended::printed(self.status(vmid)),
             "autovibe-verify" => self.verify(vmid, args.get(2..).unwrap_or_default()),
+            "autovibe-digest" => Ended::printed(self.digests(vmid, args.get(1..).unwrap_or_default())),
             "autovibe-flush" => Ended::printed("flushed=true\n".into()),
             "autovibe-stop" => {
                 self.stop_agent(vmid);
@@ -131,6 +133,20 @@ impl Guests {
                 None => format!("state=exited\nlaunch={launch}\n"),
             }
         })
+    }
+
+    /// Of the conversation where the name of a directory says that it is an agent's, else of the workspace.
+    fn digests(&self, vmid: u32, directories: &[&str]) -> String {
+        let held = self.on_disk(vmid, |disk| {
+            let conversation = json!([disk.session, disk.messages]).to_string();
+            (conversation, json!([disk.source, disk.workspace]).to_string())
+        });
+        let Some((conversation, workspace)) = held else { return String::new() };
+        let of = |directory: &&str| {
+            let held = if directory.contains("/.") { &conversation } else { &workspace };
+            format!("{} {directory}\n", hex::encode(Sha256::digest(held.as_bytes())))
+        };
+        directories.iter().map(of).collect()
     }
 
     /// `true`, `false`, `exit N` in a shell text, and `sim-turns N`: whether agents took at least N turns on this disk.

@@ -47,7 +47,7 @@ async fn stage_on(storage: (&str, &str), faults: &str, after_step: Option<AfterS
     stage
 }
 
-async fn stage() -> Stage {
+pub(super) async fn stage() -> Stage {
     stage_on(STORAGES[0], "", None).await
 }
 

@@ -5,10 +5,10 @@ use super::super::plan::Vm;
 use super::super::step::Base;
 use super::{Act, Done, Problem};
 use crate::api::Kind;
-use crate::api::machine::VmStatus;
+use crate::api::machine::{TerminationReason, VmStatus};
 use crate::controller::machine::observe::hub_name;
 use crate::driver::vm::{Owner, VmSpec, tagged};
-use crate::driver::{self};
+use crate::driver::{self, Driver};
 use crate::proxmox::{Power, Vmid};
 use crate::runtime::Seen;
 use crate::world::View;
@@ -45,6 +45,18 @@ impl Act<'_> {
         leased.map(|_| Done::Next).ok_or_else(|| Problem::NoVmid(hub.name.clone()))
     }
 
+    /// Ends the Machine where a snapshot of its base is gone for sure.
+    pub(super) async fn look_for_base(&self, base: &Base) -> Result<Done, Problem> {
+        let driver = self.driver()?;
+        for volume in &base.volumes {
+            if driver.locate(volume, base.machine_uid.as_deref()).await?.is_none() {
+                let message = format!("the snapshot {}@{} is gone", volume.dataset, volume.snapshot);
+                return Ok(Done::Stop(Some(super::Fact::Ended { reason: TerminationReason::VerifyFailed, message })));
+            }
+        }
+        Ok(Done::Next)
+    }
+
     pub(super) async fn fork(&self, base: &Base) -> Result<Done, Problem> {
         let (driver, vmid) = (self.driver()?, self.vmid().await?);
         for (index, volume) in (self.first_disk()..).zip(&base.volumes) {
@@ -54,6 +66,12 @@ impl Act<'_> {
             driver.fork(&snapshot, &volume.guid, self.uid(), vmid, index).await?;
         }
         Ok(Done::Next)
+    }
+
+    /// The verbs by which its VM is made: one that looks at a checkpoint has no network.
+    fn maker(&self) -> Result<Driver, Problem> {
+        let driver = self.driver()?;
+        Ok(if self.machine.spec.verifies() { driver.isolated() } else { driver.clone() })
     }
 
     /// What its VM is made of.
@@ -73,7 +91,7 @@ impl Act<'_> {
     }
 
     pub(super) async fn create_vm(&self, disks: u32, template: Option<u32>) -> Result<Done, Problem> {
-        let (driver, spec) = (self.driver()?, self.vm_spec(disks, template).await?);
+        let (driver, spec) = (self.maker()?, self.vm_spec(disks, template).await?);
         match driver.create_vm(&spec, self.clock()).await {
             Ok(()) => {}
             Err(driver::Error::Conflict(why)) => {
@@ -88,7 +106,7 @@ impl Act<'_> {
     }
 
     pub(super) async fn adopt_vm(&self, disks: u32, template: Option<u32>) -> Result<Done, Problem> {
-        let (driver, spec) = (self.driver()?, self.vm_spec(disks, template).await?);
+        let (driver, spec) = (self.maker()?, self.vm_spec(disks, template).await?);
         let disks = driver.adopt_vm(&spec).await?;
         let vm = VmStatus { node: driver.node().0.clone(), vmid: spec.vmid.0, disks };
         Ok(Done::Reached(super::Fact::Created(vm)))

@@ -4,6 +4,7 @@ use super::super::plan::Vm;
 use super::super::step::Ending;
 use super::super::{MACHINE_UID, final_names, is_own, restore_name, suspend_name};
 use super::{Act, Done, Fact, Problem};
+use crate::agent;
 use crate::api::checkpoint::{self, CheckpointPhase, CheckpointSpec, Session, Trigger};
 use crate::api::machine::TerminationReason;
 use crate::api::quantity::GoDuration;
@@ -24,6 +25,8 @@ use tracing::{info, warn};
 
 /// Failures of a step in the guest after which the end goes on without it: it must come to an end.
 const PATIENCE: u32 = 3;
+/// Longest time to read a directory of a guest before it is shut down.
+const DIGEST: Duration = Duration::from_secs(30);
 /// Longest chain of checkpoints that is searched for one whose workspace was recorded.
 const ANCESTORS: usize = 200;
 
@@ -113,12 +116,36 @@ impl Act<'_> {
         Ok(None)
     }
 
-    pub(super) async fn flush(&self) -> Result<Done, Problem> {
+    pub(super) async fn flush(&self, before: Option<Ending>) -> Result<Done, Problem> {
         let vmid = self.vmid().await?;
+        if let Some(ending) = before {
+            self.keep_digests(ending).await?;
+        }
         match self.driver()?.guest(vmid, self.clock()).flush("", &[], Duration::ZERO).await {
             Ok(_) => Ok(Done::Next),
             Err(error) => self.best_effort("the flush", error.into()),
         }
+    }
+
+    /// Writes down what the guest holds, now that nothing of the agent changes it, so that the checkpoint can be verified. Tried once: without
+    /// it there is less to compare, and no more.
+    async fn keep_digests(&self, ending: Ending) -> Result<(), Problem> {
+        let vmid = self.vmid().await?;
+        let contents = agent::contents(self.machine);
+        let digests = match self.driver()?.guest(vmid, self.clock()).digests(&contents, DIGEST).await {
+            Ok(digests) => digests,
+            Err(error) => {
+                warn!("{}: its checkpoint has no digests: {error}", self.machine.name());
+                return Ok(());
+            }
+        };
+        let checkpoint = self.checkpoint(ending).await?;
+        self.write(checkpoint, |status, _| {
+            if status.phase == CheckpointPhase::Pending {
+                status.digests.clone_from(&digests);
+            }
+        })
+        .await
     }
 
     pub(super) async fn shut_down(&self) -> Result<Done, Problem> {

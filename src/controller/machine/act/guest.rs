@@ -3,8 +3,10 @@
 use super::super::memory::Boot;
 use super::{Act, Done, Fact, Problem};
 use crate::agent::{self, Start};
-use crate::api::Kind;
+use crate::api::checkpoint::Examined;
 use crate::api::machine::TerminationReason;
+use crate::api::{Checkpoint, Kind};
+use crate::controller::checkpoint::awaited_results;
 use crate::driver::guest::{AgentState, Guest};
 use crate::driver::vm::Owner;
 use crate::driver::{self};
@@ -21,6 +23,8 @@ use tracing::warn;
 const SLICE: Duration = Duration::from_secs(10);
 /// The first look at a guest comes after this part of what a boot took lately.
 const FIRST_LOOK: f64 = 0.75;
+/// Longest time to read a directory of a guest that is looked at: it has nothing else to do.
+const DIGEST: Duration = Duration::from_mins(10);
 /// Refusals by a guest after which a Machine ends.
 const REFUSALS: u32 = 3;
 
@@ -125,6 +129,27 @@ impl Act<'_> {
             git::bundle(&git::Source { origin, reference: source.r#ref.clone(), roots: self.context.config.source_roots.clone() }).await?;
         let done = guest.put_source(&bundle.bytes, &self.machine.spec.goal.workspace, &bundle.branch).await;
         self.unless_refused(done)
+    }
+
+    /// Looks for what the checkpoint that it is spawned from says of its guest.
+    pub(super) async fn examine(&self) -> Result<Done, Problem> {
+        let name = self.machine.status.as_ref().and_then(|status| status.spawned_from.as_deref()).unwrap_or_default();
+        let checkpoint = self.context.objects.get::<Checkpoint>(self.machine.namespace(), name).await?;
+        let guest = self.guest().await?;
+        let taken = checkpoint.as_ref().and_then(|checkpoint| checkpoint.status.clone()).unwrap_or_default();
+        let wanted: Vec<_> = taken.digests.iter().map(|digest| (digest.content, digest.path.clone())).collect();
+        let results = checkpoint.as_ref().map(awaited_results).unwrap_or_default();
+        let sessions = agent::session_files(self.machine.spec.agent.r#type);
+        let found = async {
+            let digests = guest.digests(&wanted, DIGEST).await?;
+            let told = taken.quiescent == Some(true) && !results.is_empty() && !sessions.is_empty();
+            let tool_results = if told { Some(guest.flush(sessions, &results, Duration::ZERO).await?) } else { None };
+            Ok(Examined { digests, tool_results })
+        };
+        match found.await {
+            Ok(found) => Ok(Done::Stop(Some(Fact::Examined(found)))),
+            Err(error) => self.unless_refused(Err(error)),
+        }
     }
 
     /// Launches the agent, unless this launch was begun already.

@@ -1,0 +1,177 @@
+//! Checkpoints that are proven: by a Machine on a clone of them, without a network, which is gone afterwards.
+
+use super::stage::{Death, NAMESPACE, Stage, die_after_each, status};
+use super::templates;
+use autovibe::api::checkpoint::{Checked, CheckpointPhase, Content, Outcome, VERIFY, Verified};
+use autovibe::api::machine::Phase;
+use autovibe::api::{Checkpoint, Kind};
+use autovibe::objects::Part;
+use autovibe::zfs::{Dataset, Runner, Snapshot, Zfs};
+use futures::StreamExt;
+use serde_json::{Value, json};
+use std::time::Duration;
+
+/// Two answers, after which its command passes.
+fn spec() -> Value {
+    json!({
+        "goal": { "prompt": "work", "verify": { "command": ["sim-turns", "2"] } },
+        "agent": { "type": "ClaudeCode", "model": "claude-sonnet-4-5" },
+    })
+}
+
+async fn ask(stage: &Stage, name: &str, text: &str) {
+    let change = json!({ "metadata": { "annotations": { VERIFY: text } } });
+    stage.objects().merge::<Checkpoint>(NAMESPACE, name, Part::Main, change).await.unwrap();
+}
+
+/// Waits until this request was answered, and the Machine that did it is gone.
+async fn until_verified(stage: &Stage, name: &str, text: &str) -> Verified {
+    let mut changes = stage.objects().watch::<Checkpoint>();
+    let answered = async {
+        loop {
+            let found = changes.next().await.expect("the store is open").object;
+            let verified = found.status.clone().unwrap_or_default().verified;
+            if let Some(verified) = verified.filter(|verified| found.name() == name && verified.asked.as_deref() == Some(text)) {
+                return verified;
+            }
+        }
+    };
+    let verified = tokio::time::timeout(Duration::from_mins(1), answered).await;
+    let verified = verified.unwrap_or_else(|_| panic!("{name} is not verified in time"));
+    stage.until_gone(&format!("{name}-verify")).await;
+    assert!(stage.vms().is_empty(), "a VM is left: {:?}", stage.vms());
+    verified
+}
+
+fn checks(verified: &Verified) -> Vec<(Checked, bool)> {
+    verified.checks.iter().map(|check| (check.what, check.passed)).collect()
+}
+
+/// What the condition says.
+async fn told(stage: &Stage, name: &str) -> (CheckpointPhase, String, String) {
+    let found = stage.checkpoint(name).await.unwrap().status.unwrap();
+    let condition = found.conditions.iter().find(|condition| condition.type_ == "Verified").unwrap().clone();
+    (found.phase, condition.status, condition.reason)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_is_proven_by_a_clone_without_a_network_and_nothing_is_left_of_it() {
+    let mut stage = Stage::new().await;
+    stage.create("a", spec()).await;
+    assert_eq!(status(&stage.until_finished("a").await).phase, Phase::Succeeded);
+    let taken = stage.checkpoint("a-final").await.unwrap().status.unwrap();
+    assert_eq!(taken.digests.iter().map(|digest| digest.content).collect::<Vec<_>>(), [Content::Conversation, Content::Workspace]);
+    let before = stage.datasets();
+
+    ask(&stage, "a-final", "1").await;
+    let verifier = stage.until("a-final-verify", "with a VM", |machine| status(machine).vm.is_some()).await;
+    let config = stage.config(status(&verifier).vm.unwrap().vmid).await.values;
+    assert!(config.contains_key("scsi0") && !config.keys().any(|key| key.starts_with("net")), "{config:?}");
+    let verified = until_verified(&stage, "a-final", "1").await;
+    let all = [Checked::Boot, Checked::Conversation, Checked::Workspace, Checked::Command].map(|what| (what, true));
+    assert_eq!((verified.outcome, checks(&verified)), (Outcome::Passed, all.to_vec()), "{verified:?}");
+    assert_eq!(told(&stage, "a-final").await, (CheckpointPhase::Ready, "True".into(), "Verified".into()));
+    assert_eq!(stage.datasets(), before);
+    assert!(stage.store().vmid_leases("default").await.unwrap().is_empty());
+    // No agent ran there, and so nothing was asked of a model.
+    assert!(status(&verifier).agent.is_none());
+
+    // Of one that was taken while its Machine went on, the conversation is asked for what it was taken with.
+    ask(&stage, "a-0002", "1").await;
+    let verified = until_verified(&stage, "a-0002", "1").await;
+    assert_eq!(checks(&verified), [(Checked::Boot, true), (Checked::ToolResults, true)], "{verified:?}");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_not_as_it_was_is_told_and_nothing_is_deleted() {
+    let mut stage = Stage::new().await;
+    stage.create("a", spec()).await;
+    stage.until_finished("a").await;
+    let mut taken = stage.checkpoint("a-final").await.unwrap();
+    let right = taken.clone();
+    taken.status.as_mut().unwrap().digests[1].sha256 = "0".repeat(64);
+    stage.objects().update_status(&taken).await.unwrap();
+    let before = stage.datasets();
+
+    ask(&stage, "a-final", "1").await;
+    let verified = until_verified(&stage, "a-final", "1").await;
+    let expect = [(Checked::Boot, true), (Checked::Conversation, true), (Checked::Workspace, false), (Checked::Command, true)];
+    assert_eq!((verified.outcome, checks(&verified)), (Outcome::Failed, expect.to_vec()));
+    assert_eq!(verified.message, "its workspace /home/agent/workspace is not what it was");
+    assert_eq!(told(&stage, "a-final").await, (CheckpointPhase::Ready, "False".into(), "VerificationFailed".into()));
+    assert_eq!(stage.datasets(), before);
+
+    // With another text it is looked at again.
+    let mut again = stage.checkpoint("a-final").await.unwrap();
+    again.status.as_mut().unwrap().digests = right.status.clone().unwrap().digests;
+    stage.objects().update_status(&again).await.unwrap();
+    ask(&stage, "a-final", "2").await;
+    assert_eq!(until_verified(&stage, "a-final", "2").await.outcome, Outcome::Passed);
+
+    // One whose snapshot somebody destroyed.
+    let zfs = Zfs::open(Runner::Socket(stage.lab.endpoint().zfs_socket.clone().unwrap())).await.unwrap();
+    let volume = right.status.unwrap().volumes[0].clone();
+    let kept = format!("tank/autovibe/m-{}-disk-0", stage.get("a").await.uid());
+    let snapshot = Snapshot { dataset: Dataset(kept), name: volume.snapshot };
+    zfs.release(autovibe::driver::storage::HOLD, &[snapshot.clone()]).await.unwrap();
+    zfs.destroy_snapshot(&snapshot).await.unwrap();
+    ask(&stage, "a-final", "3").await;
+    let verified = until_verified(&stage, "a-final", "3").await;
+    assert_eq!((verified.outcome, checks(&verified)), (Outcome::Failed, vec![(Checked::Boot, false)]));
+    assert!(verified.message.contains("is gone"), "{verified:?}");
+    assert!(stage.checkpoint("a-final").await.is_some_and(|found| !found.is_deleting()));
+    stage.stop().await;
+}
+
+/// Whether a verification has a step of that number; if so, the hub died after it.
+async fn dies_after(step: u32) -> bool {
+    let death = Death::unarmed(step);
+    let mut stage = Stage::with(Some(death.hook())).await;
+    stage.create("a", spec()).await;
+    stage.until_finished("a").await;
+    let before = stage.datasets();
+    death.arm();
+    ask(&stage, "a-final", "1").await;
+    let reached = tokio::select! {
+        () = death.came() => true,
+        _ = until_verified(&stage, "a-final", "1") => false,
+    };
+    if reached {
+        stage.stop().await;
+        stage.start(None).await;
+        assert_eq!(until_verified(&stage, "a-final", "1").await.outcome, Outcome::Passed, "died after step {step}");
+    }
+    assert_eq!(stage.datasets(), before, "died after step {step}");
+    assert!(stage.store().vmid_leases("default").await.unwrap().is_empty(), "died after step {step}");
+    stage.stop().await;
+    reached
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hub_that_dies_in_the_middle_of_one_leaves_nothing_behind() {
+    let reached = die_after_each(dies_after).await;
+    assert!(reached >= 12, "only {reached} steps were counted in a verification");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_template_is_proven_by_a_clone_without_its_network_card() {
+    let mut stage = templates::stage().await;
+    stage.create("a", spec()).await;
+    stage.until_finished("a").await;
+    let kept = stage.vms();
+    ask(&stage, "a-final", "1").await;
+    let verifier = stage.until("a-final-verify", "with a VM", |machine| status(machine).vm.is_some()).await;
+    let config = stage.config(status(&verifier).vm.unwrap().vmid).await.values;
+    assert!(config.contains_key("scsi0") && !config.keys().any(|key| key.starts_with("net")), "{config:?}");
+    let answered = async {
+        while stage.checkpoint("a-final").await.unwrap().status.unwrap().verified.is_none() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), answered).await.expect("it is verified");
+    assert_eq!(stage.checkpoint("a-final").await.unwrap().status.unwrap().verified.unwrap().outcome, Outcome::Passed);
+    stage.until_gone("a-final-verify").await;
+    assert_eq!(stage.vms(), kept);
+    stage.stop().await;
+}
