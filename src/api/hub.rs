@@ -46,7 +46,31 @@ pub struct HubSpec {
     /// How people learn that a tool call waits for them.
     #[serde(default)]
     pub approvals: Approvals,
+    /// What is done with the checkpoints of its Machines.
+    #[serde(default)]
+    pub checkpoints: Checkpoints,
 }
+
+/// What is done with checkpoints.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Checkpoints {
+    /// When the hub verifies them by itself. Default: only where somebody asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verify: Option<VerifySchedule>,
+}
+
+/// When the hub verifies checkpoints by itself: the newest final one that never was, one at a time, and none while a Machine waits
+/// for room on a node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct VerifySchedule {
+    /// How long after it asked for one it asks for the next; at least `1m`.
+    pub interval: GoDuration,
+}
+
+/// The least [`VerifySchedule::interval`].
+const LEAST_INTERVAL: std::time::Duration = std::time::Duration::from_mins(1);
 
 /// How people learn that a tool call waits for them.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -219,9 +243,24 @@ pub struct HubStatus {
     /// What the token may not do in Proxmox, and must; see `autovibe doctor --hub NAME`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub lacking: Vec<Lack>,
+    /// The last time that `spec.checkpoints.verify` was due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Verification>,
     /// The last audit: what is in the pool and in Proxmox against what the objects say.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub audit: Option<Audit>,
+}
+
+/// What was done when a checkpoint was due to be verified.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Verification {
+    /// When.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub at: Option<Time>,
+    /// The Checkpoint whose verification was asked for, as NAMESPACE/NAME; `None` when there was none that never was verified.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint: Option<String>,
 }
 
 /// How a node stands.
@@ -405,6 +444,10 @@ impl Kind for Hub {
         {
             let remedy = "must be an http or https URL, for example https://chat.example/hooks/autovibe";
             errors.push(FieldError::invalid("spec.approvals.webhook.url", &webhook.url, remedy));
+        }
+        if let Some(verify) = self.spec.checkpoints.verify.as_ref().filter(|verify| verify.interval.0 < LEAST_INTERVAL) {
+            let remedy = "must be at least 1m; leave spec.checkpoints.verify out for none";
+            errors.push(FieldError::invalid("spec.checkpoints.verify.interval", verify.interval, remedy));
         }
         names(&mut errors, "spec.providers", self.spec.providers.iter().map(|provider| &provider.name));
         names(&mut errors, "spec.images", self.spec.images.iter().map(|image| &image.name));

@@ -59,6 +59,7 @@ fn hub() -> Hub {
         images: vec![Image { name: "micro".into(), dataset: Some("tank/images/micro@base".into()), ..Image::default() }],
         defaults: Default::default(),
         approvals: Default::default(),
+        checkpoints: Default::default(),
     };
     Hub::new("", "default", spec)
 }

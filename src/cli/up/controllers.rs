@@ -98,6 +98,7 @@ async fn make_default_hub(objects: &Client) {
         images: Vec::new(),
         defaults: hub::Defaults::default(),
         approvals: hub::Approvals::default(),
+        checkpoints: hub::Checkpoints::default(),
     };
     let made = match objects.list::<Hub>(None).await {
         Ok((hubs, _)) if !hubs.is_empty() => return,

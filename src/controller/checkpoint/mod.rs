@@ -13,6 +13,7 @@ mod tests;
 mod verify;
 
 pub use retain::retain;
+pub(in crate::controller) use verify::{asked, home};
 
 use super::{Context, Error, kstatus};
 use crate::api::{Checkpoint, Kind};

@@ -11,6 +11,7 @@ mod status;
 #[cfg(test)]
 mod tests;
 mod unowned;
+mod verify;
 
 pub use connection::Waiting;
 pub use nodes::usable;
@@ -41,6 +42,10 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
     }
     if let Some(link) = observed.link.as_ref().filter(|_| audit::is_due(&hub, context.objects.clock().now())) {
         observed.audit = Some(audit::audit(&hub, link, &context).await?);
+    }
+    if let Some(link) = observed.link.as_ref().filter(|_| plan.readiness.is_ready() && verify::is_due(&hub, context.objects.clock().now()))
+    {
+        observed.verification = verify::ask(&hub, link, &context).await?;
     }
     let hub = context.objects.get::<Hub>("", &key.name).await?.filter(|now| now.uid() == hub.uid());
     if let Some(hub) = hub {

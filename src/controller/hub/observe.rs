@@ -2,7 +2,7 @@
 
 use super::connection::{self, Waiting};
 use super::{nodes, unowned};
-use crate::api::hub::{Audit, Lack, NodeStatus, UnownedVm};
+use crate::api::hub::{Audit, Lack, NodeStatus, UnownedVm, Verification};
 use crate::api::{Hub, Kind};
 use crate::controller::{Context, Error};
 use crate::driver::{self, Driver, storage::Image};
@@ -48,6 +48,8 @@ pub(super) struct Observed {
     pub(super) lacking: Option<Vec<Lack>>,
     /// What an audit found, if one was due.
     pub(super) audit: Option<Audit>,
+    /// What was asked for by schedule, if that was due.
+    pub(super) verification: Option<Verification>,
     /// Since when the ledger may lack something.
     pub(super) gap: Option<Gap>,
 }
@@ -55,7 +57,7 @@ pub(super) struct Observed {
 impl Observed {
     /// Of one whose connection does not stand.
     pub(super) fn closed(state: State, gap: Option<Gap>) -> Self {
-        Self { state, link: None, images: BTreeMap::new(), nodes: None, unowned: None, lacking: None, audit: None, gap }
+        Self { state, link: None, images: BTreeMap::new(), nodes: None, unowned: None, lacking: None, audit: None, verification: None, gap }
     }
 }
 
@@ -100,7 +102,7 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
     let link = Link { driver, world, identity };
     let unowned = unowned::unowned(hub, &link, context).await?;
     let state = refused.map_or(State::Open { version }, State::Refused);
-    Ok(Observed { state, link: Some(link), images, nodes, unowned, lacking, audit: None, gap })
+    Ok(Observed { state, link: Some(link), images, nodes, unowned, lacking, audit: None, verification: None, gap })
 }
 
 /// The images, on the first node that has each; of those that do not answer the others are enough.

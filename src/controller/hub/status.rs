@@ -49,6 +49,9 @@ pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) ->
     if let Some(audit) = &observed.audit {
         status.audit = Some(audit.clone());
     }
+    if let Some(verification) = &observed.verification {
+        status.verification = Some(verification.clone());
+    }
     if let Some(link) = &observed.link {
         status.capabilities = link.driver.capabilities().told();
     }

@@ -29,6 +29,7 @@ fn hub() -> Hub {
         images: vec![image("micro", Some("/images/micro.raw"), None), image("debian", None, Some("tank/debian@v1"))],
         defaults: crate::api::hub::Defaults::default(),
         approvals: crate::api::hub::Approvals::default(),
+        checkpoints: crate::api::hub::Checkpoints::default(),
     };
     let mut hub = Hub::new("", "default", spec);
     hub.metadata.generation = Some(2);

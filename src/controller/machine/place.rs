@@ -58,6 +58,11 @@ impl Promises {
         BroadcastStream::new(self.room.subscribe()).filter_map(|key| async { key.ok() }).boxed()
     }
 
+    /// Whether a Machine waits for room on a node of this Hub.
+    pub(in crate::controller) async fn is_waited_for(&self, hub: &str) -> bool {
+        self.state.lock().await.waiting.iter().any(|(of, ..)| of == hub)
+    }
+
     /// Takes in what a Machine's record says now; without one it is gone.
     pub(super) async fn keep_up(&self, name: (&str, &str), machine: Option<&Machine>) {
         let (name, mut state) = ((name.0.to_owned(), name.1.to_owned()), self.state.lock().await);

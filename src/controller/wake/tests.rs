@@ -36,6 +36,7 @@ fn hub(images: usize) -> Hub {
         images: Vec::new(),
         defaults: crate::api::hub::Defaults::default(),
         approvals: crate::api::hub::Approvals::default(),
+        checkpoints: crate::api::hub::Checkpoints::default(),
     };
     let mut hub = Hub::new("", "default", spec);
     hub.status = Some(HubStatus { images: vec![ImageStatus::default(); images], ..Default::default() });

@@ -109,6 +109,7 @@ impl Home {
             images: Vec::new(),
             defaults: Default::default(),
             approvals: Default::default(),
+            checkpoints: Default::default(),
         };
         objects.create(&Hub::new("", "default", spec)).await.unwrap();
         let mut home = Self {

@@ -16,7 +16,7 @@ const NODES: [&str; 3] = ["lab", "pve2", "pve3"];
 const GIB: u64 = 1 << 30;
 
 /// A Hub with three nodes, each as `limits` says of it.
-async fn stage(limits: &[(&str, Value)]) -> Stage {
+pub(super) async fn stage(limits: &[(&str, Value)]) -> Stage {
     let stage = Stage::cluster_without_hub().await;
     let (address, fingerprint) = tls(&stage.lab).await;
     let at = stage.lab.endpoint().clone();

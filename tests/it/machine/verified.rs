@@ -1,10 +1,10 @@
 //! Checkpoints that are proven: by a Machine on a clone of them, without a network, which is gone afterwards.
 
 use super::stage::{Death, NAMESPACE, Stage, die_after_each, status};
-use super::templates;
+use super::{places, templates};
 use autovibe::api::checkpoint::{Checked, CheckpointPhase, Content, Outcome, VERIFY, Verified};
 use autovibe::api::machine::Phase;
-use autovibe::api::{Checkpoint, Kind};
+use autovibe::api::{Checkpoint, Hub, Kind};
 use autovibe::objects::Part;
 use autovibe::zfs::{Dataset, Runner, Snapshot, Zfs};
 use futures::StreamExt;
@@ -173,5 +173,96 @@ async fn a_template_is_proven_by_a_clone_without_its_network_card() {
     assert_eq!(stage.checkpoint("a-final").await.unwrap().status.unwrap().verified.unwrap().outcome, Outcome::Passed);
     stage.until_gone("a-final-verify").await;
     assert_eq!(stage.vms(), kept);
+    stage.stop().await;
+}
+
+async fn hub(stage: &Stage) -> Hub {
+    stage.objects().get::<Hub>("", "default").await.unwrap().unwrap()
+}
+
+/// What was last asked for by schedule.
+async fn scheduled(stage: &Stage) -> Option<Option<String>> {
+    hub(stage).await.status.and_then(|status| status.verification).map(|verification| verification.checkpoint)
+}
+
+async fn until_scheduled(stage: &Stage, wanted: Option<&str>) {
+    let looks = async {
+        while scheduled(stage).await != Some(wanted.map(str::to_owned)) {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    let in_time = tokio::time::timeout(Duration::from_mins(1), looks).await;
+    assert!(in_time.is_ok(), "{wanted:?} is not asked for: {:?}", scheduled(stage).await);
+}
+
+async fn every_minute(stage: &Stage) {
+    let change = json!({ "spec": { "checkpoints": { "verify": { "interval": "1m" } } } });
+    stage.objects().merge::<Hub>("", "default", Part::Main, change).await.unwrap();
+}
+
+/// As if the last time was long ago.
+async fn let_time_pass(stage: &Stage) {
+    let change = json!({ "status": { "verification": { "at": "2026-01-01T00:00:00Z" } } });
+    stage.objects().merge::<Hub>("", "default", Part::Status, change).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn by_schedule_the_newest_final_one_comes_first_and_each_once() {
+    let mut stage = Stage::new().await;
+    for name in ["old", "new"] {
+        stage.create(name, json!({})).await;
+        stage.until_finished(name).await;
+        // Times are whole seconds.
+        tokio::time::sleep(Duration::from_millis(1100)).await;
+    }
+    every_minute(&stage).await;
+    let verified = async |name: &str| stage.checkpoint(name).await.unwrap().status.unwrap().verified;
+    let until = async |name: &str| {
+        let looks = async {
+            while verified(name).await.is_none() {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), looks).await.unwrap_or_else(|_| panic!("{name} is not verified"));
+    };
+    until("new-final").await;
+    until_scheduled(&stage, Some("default/new-final")).await;
+    // Over several looks of the hub: it is not time yet.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert!(verified("old-final").await.is_none());
+    let_time_pass(&stage).await;
+    until("old-final").await;
+    let_time_pass(&stage).await;
+    until_scheduled(&stage, None).await;
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn none_is_asked_for_while_a_machine_waits_for_room_and_one_that_goes_ends_its_own() {
+    let one = || json!({ "maxMachines": 1 });
+    let mut stage = places::stage(&[("lab", one()), ("pve2", one()), ("pve3", one())]).await;
+    stage.create("a", json!({ "placement": { "nodes": ["lab"] } })).await;
+    stage.until_finished("a").await;
+    let hangs = json!({ "goal": { "prompt": "#sim turns=0 hang=true" }, "placement": { "nodes": ["lab"] } });
+    stage.create("b", hangs.clone()).await;
+    stage.until_phase("b", Phase::Running).await;
+    stage.create("c", hangs).await;
+    stage.until("c", "without room", |machine| status(machine).message.is_some_and(|message| message.contains("node that it fits"))).await;
+    every_minute(&stage).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(scheduled(&stage).await, None);
+
+    // Nobody waits any more: it is asked for, and waits itself for the room on the node that has its snapshot.
+    stage.objects().delete::<autovibe::api::Machine>(NAMESPACE, "c", None).await.unwrap();
+    until_scheduled(&stage, Some("default/a-final")).await;
+    stage.until("a-final-verify", "waiting", |machine| status(machine).phase == Phase::Waiting).await;
+    stage.objects().delete::<Checkpoint>(NAMESPACE, "a-final", None).await.unwrap();
+    stage.until_gone("a-final-verify").await;
+    let collected = async {
+        while stage.checkpoint("a-final").await.is_some() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_mins(1), collected).await.expect("it is collected");
     stage.stop().await;
 }

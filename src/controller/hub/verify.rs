@@ -1,0 +1,119 @@
+//! Verification by schedule: asks for one checkpoint at a time, as a person would; the Checkpoint's own controller does it.
+
+use super::observe::Link;
+use crate::api::checkpoint::{CheckpointPhase, Trigger, VERIFY};
+use crate::api::hub::Verification;
+use crate::api::{Checkpoint, DEFAULT_HUB, Hub, Kind, Machine};
+use crate::controller::checkpoint::{asked, home};
+use crate::controller::{Context, Error};
+use crate::objects;
+use jiff::{SignedDuration, Timestamp};
+use std::collections::BTreeMap;
+
+/// Whether it is time for the next.
+pub(super) fn is_due(hub: &Hub, now: Timestamp) -> bool {
+    let Some(schedule) = &hub.spec.checkpoints.verify else { return false };
+    let last = hub.status.as_ref().and_then(|status| status.verification.as_ref()?.at.clone());
+    let interval = SignedDuration::try_from(schedule.interval.0).unwrap_or(SignedDuration::MAX);
+    last.is_none_or(|last| now.duration_since(last.0) >= interval)
+}
+
+/// Asks for the newest final checkpoint of this Hub that never was verified. `None` when it is put off: one is under way, or a
+/// Machine waits for the room that it would take.
+pub(super) async fn ask(hub: &Hub, link: &Link, context: &Context) -> Result<Option<Verification>, Error> {
+    if context.machines.promises.is_waited_for(hub.name()).await {
+        return Ok(None);
+    }
+    let (checkpoints, _) = context.objects.list::<Checkpoint>(None).await?;
+    let (machines, _) = context.objects.list::<Machine>(None).await?;
+    let (handles, _) = context.hubs.all().await;
+    let by_name: BTreeMap<(&str, &str), &Machine> =
+        machines.iter().map(|machine| ((machine.namespace(), machine.name()), machine)).collect();
+    let of = |checkpoint: &Checkpoint| by_name.get(&(checkpoint.namespace(), checkpoint.spec.machine.as_deref()?)).copied();
+    let is_here = |checkpoint: &&Checkpoint| home(checkpoint, of(checkpoint), &handles).as_deref() == Some(hub.name());
+    let at = Some(context.objects.clock().api_now());
+    match next(hub.name(), &checkpoints, &machines, is_here) {
+        Next::Busy => Ok(None),
+        Next::None => Ok(Some(Verification { at, checkpoint: None })),
+        Next::One(checkpoint) => {
+            let name = format!("{}/{}", checkpoint.namespace(), checkpoint.name());
+            let mut wanted = checkpoint.clone();
+            let asked = format!("scheduled {}", context.objects.clock().now());
+            wanted.metadata.annotations.get_or_insert_default().insert(VERIFY.into(), asked);
+            match context.objects.update(&wanted).await {
+                Ok(_) => {}
+                Err(objects::Error::Conflict { .. } | objects::Error::NotFound { .. }) => return Ok(None),
+                Err(error) => return Err(error.into()),
+            }
+            tracing::info!(vm.node = %link.driver.node(), "checkpoint {name} is to be verified");
+            Ok(Some(Verification { at, checkpoint: Some(name) }))
+        }
+    }
+}
+
+/// What is next.
+enum Next<'a> {
+    /// One is being verified.
+    Busy,
+    None,
+    One(&'a Checkpoint),
+}
+
+/// Decides what is next: pure.
+fn next<'a>(hub: &str, checkpoints: &'a [Checkpoint], machines: &[Machine], is_here: impl Fn(&&'a Checkpoint) -> bool) -> Next<'a> {
+    let verifies = |machine: &Machine| {
+        let finished = machine.status.as_ref().is_some_and(|status| status.phase.is_finished());
+        machine.spec.verifies() && !finished && machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB) == hub
+    };
+    if machines.iter().any(verifies) || checkpoints.iter().filter(|checkpoint| asked(checkpoint).is_some()).any(|one| is_here(&one)) {
+        return Next::Busy;
+    }
+    let fresh = |checkpoint: &&Checkpoint| {
+        let status = checkpoint.status.as_ref();
+        let ready = status.is_some_and(|status| status.phase == CheckpointPhase::Ready && status.verified.is_none());
+        ready && checkpoint.spec.trigger == Trigger::Final && !checkpoint.is_deleting()
+    };
+    let taken = |checkpoint: &&Checkpoint| checkpoint.status.as_ref().and_then(|status| status.captured_at.clone());
+    let newest = checkpoints.iter().filter(fresh).filter(|checkpoint| is_here(checkpoint)).max_by_key(taken);
+    newest.map_or(Next::None, Next::One)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::checkpoint::{CheckpointSpec, CheckpointStatus, Verified};
+    use crate::api::machine::{MachineSpec, Phase, Purpose};
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+
+    fn taken(name: &str, second: i64, change: impl FnOnce(&mut Checkpoint)) -> Checkpoint {
+        let mut checkpoint = Checkpoint::new("shop", name, CheckpointSpec { trigger: Trigger::Final, ..CheckpointSpec::default() });
+        let captured_at = Some(Time(Timestamp::from_second(second).unwrap()));
+        checkpoint.status = Some(CheckpointStatus { phase: CheckpointPhase::Ready, captured_at, ..CheckpointStatus::default() });
+        change(&mut checkpoint);
+        checkpoint
+    }
+    fn verified(checkpoint: &mut Checkpoint) {
+        checkpoint.status.get_or_insert_default().verified = Some(Verified::default());
+    }
+
+    #[test]
+    fn the_newest_final_one_that_never_was_is_next_and_one_at_a_time() {
+        let name =
+            |checkpoints: &[Checkpoint], machines: &[Machine]| match next("default", checkpoints, machines, |c| c.name() != "elsewhere") {
+                Next::One(checkpoint) => checkpoint.name().to_owned(),
+                Next::Busy => "busy".into(),
+                Next::None => "none".into(),
+            };
+        let suspended = taken("suspended", 9, |c| c.spec.trigger = Trigger::Suspend);
+        let all =
+            vec![taken("old", 1, |_| {}), taken("new", 2, |_| {}), taken("done", 3, verified), taken("elsewhere", 4, |_| {}), suspended];
+        assert_eq!(name(&all, &[]), "new");
+        assert_eq!(name(&all[2..], &[]), "none");
+        let asks = taken("asked", 0, |c| c.metadata.annotations = Some([(VERIFY.to_owned(), "1".to_owned())].into()));
+        assert_eq!(name(&[all.clone(), vec![asks]].concat(), &[]), "busy");
+        let mut verifier = Machine::new("shop", "old-verify", MachineSpec { purpose: Some(Purpose::Verify), ..MachineSpec::default() });
+        assert_eq!(name(&all, &[verifier.clone()]), "busy");
+        verifier.status.get_or_insert_default().phase = Phase::Succeeded;
+        assert_eq!(name(&all, &[verifier]), "new");
+    }
+}
