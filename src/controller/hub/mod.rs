@@ -47,11 +47,12 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
     {
         observed.verification = verify::ask(&hub, link, &context).await?;
     }
+    let requeue = verify::no_later(plan.requeue, &hub, context.objects.clock().now());
     let hub = context.objects.get::<Hub>("", &key.name).await?.filter(|now| now.uid() == hub.uid());
     if let Some(hub) = hub {
         write_status(&hub, &observed, &plan, &context).await?;
     }
-    Ok(plan.requeue)
+    Ok(requeue)
 }
 
 async fn write_status(hub: &Hub, observed: &observe::Observed, plan: &plan::Plan, context: &Context) -> Result<(), Error> {

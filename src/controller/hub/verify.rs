@@ -7,15 +7,33 @@ use crate::api::{Checkpoint, DEFAULT_HUB, Hub, Kind, Machine};
 use crate::controller::checkpoint::{asked, home};
 use crate::controller::{Context, Error};
 use crate::objects;
-use jiff::{SignedDuration, Timestamp};
-use std::collections::BTreeMap;
+use crate::runtime::Requeue;
+use jiff::Timestamp;
+use std::{collections::BTreeMap, time::Duration};
+
+/// How soon one that was put off is looked at again.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// How long until it is time for the next; `None` without a schedule.
+fn left(hub: &Hub, now: Timestamp) -> Option<Duration> {
+    let interval = hub.spec.checkpoints.verify.as_ref()?.interval.0;
+    let last = hub.status.as_ref().and_then(|status| status.verification.as_ref()?.at.clone());
+    // A clock that was set back makes it no later than an interval.
+    let since = last.map(|last| Duration::try_from(now.duration_since(last.0)).unwrap_or_default());
+    Some(since.map_or(Duration::ZERO, |since| interval.saturating_sub(since)))
+}
 
 /// Whether it is time for the next.
 pub(super) fn is_due(hub: &Hub, now: Timestamp) -> bool {
-    let Some(schedule) = &hub.spec.checkpoints.verify else { return false };
-    let last = hub.status.as_ref().and_then(|status| status.verification.as_ref()?.at.clone());
-    let interval = SignedDuration::try_from(schedule.interval.0).unwrap_or(SignedDuration::MAX);
-    last.is_none_or(|last| now.duration_since(last.0) >= interval)
+    left(hub, now) == Some(Duration::ZERO)
+}
+
+/// When the Hub is to be looked at again, if the next comes before what it waits for else.
+pub(super) fn no_later(requeue: Requeue, hub: &Hub, now: Timestamp) -> Requeue {
+    match (requeue, left(hub, now)) {
+        (Requeue::After(wait), Some(left)) => Requeue::After(wait.min(left.max(AGAIN))),
+        (requeue, _) => requeue,
+    }
 }
 
 /// Asks for the newest final checkpoint of this Hub that never was verified. `None` when it is put off: one is under way, or a
@@ -82,7 +100,9 @@ fn next<'a>(hub: &str, checkpoints: &'a [Checkpoint], machines: &[Machine], is_h
 mod tests {
     use super::*;
     use crate::api::checkpoint::{CheckpointSpec, CheckpointStatus, Verified};
+    use crate::api::hub::VerifySchedule;
     use crate::api::machine::{MachineSpec, Phase, Purpose};
+    use crate::api::quantity::GoDuration;
     use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
     fn taken(name: &str, second: i64, change: impl FnOnce(&mut Checkpoint)) -> Checkpoint {
@@ -94,6 +114,28 @@ mod tests {
     }
     fn verified(checkpoint: &mut Checkpoint) {
         checkpoint.status.get_or_insert_default().verified = Some(Verified::default());
+    }
+
+    #[test]
+    fn it_is_due_an_interval_after_the_last_and_looked_at_no_later() {
+        let (now, resync) = (Timestamp::from_second(1000).unwrap(), Duration::from_mins(10));
+        let told = |interval: Option<u64>, last: Option<i64>| {
+            let mut hub: Hub =
+                serde_json::from_value(serde_json::json!({ "metadata": { "name": "default" }, "spec": { "infrastructure": {} } })).unwrap();
+            hub.spec.checkpoints.verify = interval.map(|seconds| VerifySchedule { interval: GoDuration(Duration::from_secs(seconds)) });
+            let at = last.map(|second| Time(Timestamp::from_second(second).unwrap()));
+            hub.status.get_or_insert_default().verification = at.map(|at| Verification { at: Some(at), checkpoint: None });
+            match no_later(Requeue::After(resync), &hub, now) {
+                Requeue::After(wait) => (is_due(&hub, now), wait.as_secs()),
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(told(None, None), (false, 600));
+        assert_eq!(told(Some(120), None), (true, 30));
+        assert_eq!(told(Some(120), Some(940)), (false, 60));
+        assert_eq!(told(Some(120), Some(880)), (true, 30));
+        assert_eq!(told(Some(3600), Some(940)), (false, 600));
+        assert_eq!(told(Some(120), Some(2000)), (false, 120));
     }
 
     #[test]
