@@ -230,6 +230,7 @@ impl Driver {
     }
 
     /// The same verbs; a VM that they make has no network card.
+    #[must_use]
     pub fn isolated(&self) -> Self {
         Self { isolated: true, ..self.clone() }
     }

@@ -54,7 +54,7 @@ fn is_of(checkpoint: &Checkpoint, machine: &Machine) -> bool {
 pub(super) fn plan(checkpoint: &Checkpoint, observed: &Observed, now: Timestamp) -> Plan {
     let done = checkpoint.status.as_ref().and_then(|status| status.verified.as_ref()?.asked.as_deref());
     match (&observed.verifier, asked(checkpoint)) {
-        (Verifier::None, None) => Plan::stand(Stand::Settled),
+        (Verifier::None | Verifier::Foreign(_), None) => Plan::stand(Stand::Settled),
         (Verifier::None, Some(asked)) => match &observed.home {
             Some(hub) => {
                 let step = Step::Verify { hub: hub.clone(), asked: asked.to_owned() };
@@ -62,7 +62,6 @@ pub(super) fn plan(checkpoint: &Checkpoint, observed: &Observed, now: Timestamp)
             }
             None => verifying("HubMissing", "no hub has the node that its snapshots lie on; see spec.infrastructure of hubs".into()),
         },
-        (Verifier::Foreign(_), None) => Plan::stand(Stand::Settled),
         (Verifier::Foreign(name), Some(_)) => {
             verifying("NameTaken", format!("machine {name}, which has the name of the one to verify it by, is another; delete it"))
         }

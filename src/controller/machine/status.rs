@@ -86,6 +86,7 @@ fn reach(next: &mut MachineStatus, fact: &Fact, now: Timestamp) {
         Fact::Examined(found) => {
             next.phase = Phase::Finishing;
             next.examined = Some(found.clone());
+            next.message = Some("its disks were looked at".into());
         }
         Fact::Verified { passed, message } => {
             next.termination_reason = Some(if *passed { TerminationReason::Completed } else { TerminationReason::VerifyFailed });

@@ -3,8 +3,8 @@
 use super::stage::{Death, NAMESPACE, Stage, die_after_each, status};
 use super::{places, templates};
 use autovibe::api::checkpoint::{Checked, CheckpointPhase, Content, Outcome, VERIFY, Verified};
-use autovibe::api::machine::Phase;
-use autovibe::api::{Checkpoint, Hub, Kind};
+use autovibe::api::machine::{OperatingMode, Phase};
+use autovibe::api::{Checkpoint, Hub, Kind, Machine};
 use autovibe::objects::Part;
 use autovibe::zfs::{Dataset, Runner, Snapshot, Zfs};
 use futures::StreamExt;
@@ -76,6 +76,20 @@ async fn a_checkpoint_is_proven_by_a_clone_without_a_network_and_nothing_is_left
     // No agent ran there, and so nothing was asked of a model.
     assert!(status(&verifier).agent.is_none());
 
+    // One that ends while it is suspended is what it was then.
+    let hangs = json!({ "goal": { "prompt": "#sim turns=0 hang=true" } });
+    stage.create("b", hangs).await;
+    stage.until_phase("b", Phase::Running).await;
+    stage.change("b", |machine| machine.spec.operating_mode = OperatingMode::Suspended).await;
+    stage.until_phase("b", Phase::Suspended).await;
+    stage.objects().delete::<Machine>(NAMESPACE, "b", None).await.unwrap();
+    stage.until_gone("b").await;
+    for name in ["b-suspend-1", "b-final"] {
+        ask(&stage, name, "1").await;
+        let verified = until_verified(&stage, name, "1").await;
+        assert_eq!(checks(&verified), [(Checked::Boot, true), (Checked::Workspace, true)], "{name}: {verified:?}");
+    }
+
     // Of one that was taken while its Machine went on, the conversation is asked for what it was taken with.
     ask(&stage, "a-0002", "1").await;
     let verified = until_verified(&stage, "a-0002", "1").await;
@@ -114,7 +128,7 @@ async fn what_is_not_as_it_was_is_told_and_nothing_is_deleted() {
     let volume = right.status.unwrap().volumes[0].clone();
     let kept = format!("tank/autovibe/m-{}-disk-0", stage.get("a").await.uid());
     let snapshot = Snapshot { dataset: Dataset(kept), name: volume.snapshot };
-    zfs.release(autovibe::driver::storage::HOLD, &[snapshot.clone()]).await.unwrap();
+    zfs.release(autovibe::driver::storage::HOLD, std::slice::from_ref(&snapshot)).await.unwrap();
     zfs.destroy_snapshot(&snapshot).await.unwrap();
     ask(&stage, "a-final", "3").await;
     let verified = until_verified(&stage, "a-final", "3").await;
@@ -253,7 +267,7 @@ async fn none_is_asked_for_while_a_machine_waits_for_room_and_one_that_goes_ends
     assert_eq!(scheduled(&stage).await, None);
 
     // Nobody waits any more: it is asked for, and waits itself for the room on the node that has its snapshot.
-    stage.objects().delete::<autovibe::api::Machine>(NAMESPACE, "c", None).await.unwrap();
+    stage.objects().delete::<Machine>(NAMESPACE, "c", None).await.unwrap();
     until_scheduled(&stage, Some("default/a-final")).await;
     stage.until("a-final-verify", "waiting", |machine| status(machine).phase == Phase::Waiting).await;
     stage.objects().delete::<Checkpoint>(NAMESPACE, "a-final", None).await.unwrap();

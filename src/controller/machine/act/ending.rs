@@ -5,7 +5,7 @@ use super::super::step::Ending;
 use super::super::{MACHINE_UID, final_names, is_own, restore_name, suspend_name};
 use super::{Act, Done, Fact, Problem};
 use crate::agent;
-use crate::api::checkpoint::{self, CheckpointPhase, CheckpointSpec, Session, Trigger};
+use crate::api::checkpoint::{self, CheckpointPhase, CheckpointSpec, CheckpointStatus, Trigger};
 use crate::api::machine::TerminationReason;
 use crate::api::quantity::GoDuration;
 use crate::api::{Checkpoint, Kind};
@@ -201,7 +201,9 @@ impl Act<'_> {
             self.remember_vm(Seen::Present(Vm::Template));
         }
         let commit = self.context.objects.bundle_commit(&checkpoint).await?;
-        let last = self.last_session().await?;
+        let last = self.last().await?;
+        let session = last.as_ref().and_then(|last| last.session.clone());
+        let as_suspended = last.filter(|_| self.is_as_suspended()).map(|last| last.digests).unwrap_or_default();
         let took = began.elapsed();
         let now = self.clock().api_now();
         let reason = checkpoint.spec.reason();
@@ -213,7 +215,10 @@ impl Act<'_> {
             status.parent = machine.last_checkpoint.filter(|name| *name != self.name(ending)).or(machine.spawned_from);
             status.goal = Some(self.machine.spec.goal.prompt.clone());
             status.volumes.clone_from(&volumes);
-            status.session.clone_from(&last);
+            status.session.clone_from(&session);
+            if status.digests.is_empty() {
+                status.digests.clone_from(&as_suspended);
+            }
             status.add_reasons(reason.clone());
             status.quiescent = Some(true);
             status.took = Some(GoDuration(took));
@@ -248,7 +253,7 @@ impl Act<'_> {
     }
 
     /// Writes a checkpoint's status over what others may have written.
-    async fn write(&self, mut checkpoint: Checkpoint, change: impl Fn(&mut checkpoint::CheckpointStatus, i64)) -> Result<(), Problem> {
+    async fn write(&self, mut checkpoint: Checkpoint, change: impl Fn(&mut CheckpointStatus, i64)) -> Result<(), Problem> {
         loop {
             let generation = checkpoint.generation();
             let status = checkpoint.status.get_or_insert_default();
@@ -303,11 +308,17 @@ impl Act<'_> {
         Err(Problem::Unseen(format!("the names for the checkpoint of {} are taken; delete {}", self.machine.name(), self.name(ending))))
     }
 
-    /// The conversation as it stands: that of the newest checkpoint between messages.
-    async fn last_session(&self) -> Result<Option<Session>, Problem> {
+    /// Whether nothing ran since the checkpoint of its last suspension was taken.
+    fn is_as_suspended(&self) -> bool {
+        let status = self.machine.status.as_ref();
+        status.is_some_and(|status| status.last_checkpoint.as_deref() == Some(&suspend_name(self.machine.name(), status)))
+    }
+
+    /// What its newest checkpoint is: the conversation as it stands is that one's.
+    async fn last(&self) -> Result<Option<CheckpointStatus>, Problem> {
         let last = self.machine.status.as_ref().and_then(|status| status.last_checkpoint.clone());
         let Some(name) = last else { return Ok(None) };
         let found = self.context.objects.get::<Checkpoint>(self.machine.namespace(), &name).await?;
-        Ok(found.filter(|checkpoint| is_own(checkpoint, self.machine)).and_then(|checkpoint| checkpoint.status?.session))
+        Ok(found.filter(|checkpoint| is_own(checkpoint, self.machine)).and_then(|checkpoint| checkpoint.status))
     }
 }
