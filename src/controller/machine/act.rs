@@ -62,6 +62,8 @@ pub(super) enum Fact {
 /// What a step led to.
 enum Done {
     Next,
+    /// It was refused too often to hold up what comes next.
+    LeftOut,
     Reached(Fact),
     /// Nothing more in this pass.
     Stop(Option<Fact>),
@@ -128,22 +130,25 @@ struct Act<'a> {
     machine: &'a Machine,
     seeing: &'a Seeing,
     context: &'a Context,
+    /// Name of the step at hand.
+    step: &'static str,
 }
 
 pub(super) async fn act(machine: &Machine, plan: &Plan, seeing: &Seeing, context: &Arc<Context>) -> Outcome {
-    let act = Act { machine, seeing, context };
     let mut outcome = Outcome::default();
     for step in &plan.steps {
         if context.machines.is_stopped() {
             break;
         }
         info!("{}: {}", machine.name(), step.name());
+        let act = Act { machine, seeing, context, step: step.name() };
         let done = act.step(step).await;
         context.machines.update(machine.uid(), |known| known.acted_at = Some(Instant::now()));
         match done {
-            Ok(Done::Next) => context.machines.update(machine.uid(), |known| known.refusals = 0),
+            Ok(Done::Next) => context.machines.update(machine.uid(), |known| known.done(step)),
+            Ok(Done::LeftOut) => {}
             Ok(Done::Reached(fact)) => {
-                context.machines.update(machine.uid(), |known| known.refusals = 0);
+                context.machines.update(machine.uid(), |known| known.done(step));
                 outcome.facts.push(fact);
             }
             Ok(Done::Stop(fact)) => {
@@ -162,7 +167,7 @@ pub(super) async fn act(machine: &Machine, plan: &Plan, seeing: &Seeing, context
                 // What was known is in doubt: look again.
                 context.machines.update(machine.uid(), |known| {
                     known.vm = None;
-                    known.refusals += 1;
+                    *known.refusals.entry(step.name()).or_default() += 1;
                 });
                 outcome.problem = Some(problem);
                 break;
@@ -217,6 +222,10 @@ impl Act<'_> {
     /// On the Machine's node.
     fn driver(&self) -> Result<&Driver, Problem> {
         self.seeing.driver.as_ref().map_err(|why| Problem::Unseen(why.clone()))
+    }
+    /// How often the step at hand was refused, if it is again.
+    fn refusals(&self) -> u32 {
+        self.context.machines.known(self.uid()).refusals.get(self.step).copied().unwrap_or_default() + 1
     }
     fn clock(&self) -> &Clock {
         self.context.objects.clock()

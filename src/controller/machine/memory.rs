@@ -51,10 +51,17 @@ pub(super) struct Known {
     pub boot: Option<Boot>,
     /// The launch for which a token was minted.
     pub minted: Option<u32>,
-    /// Refusals of the step at hand, in a row.
-    pub refusals: u32,
+    /// How often each step, by its name, was refused in a row. One that was left out for it stays here.
+    pub refusals: BTreeMap<&'static str, u32>,
     /// Whether the last pass ended before the end of its plan: refused, or to go on later.
     pub unfinished: bool,
+}
+
+impl Known {
+    /// A step was done: it is not refused any more.
+    pub(super) fn done(&mut self, step: &Step) {
+        self.refusals.remove(step.name());
+    }
 }
 
 /// A boot under way.

@@ -174,3 +174,18 @@ async fn a_vm_that_lost_a_mark_is_not_touched() {
     assert_eq!(before, (0, 0));
     stage.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_guest_in_which_nothing_can_be_run_any_more_holds_no_end_up() {
+    let mut stage = Stage::new().await;
+    let machine = stage.create("a", json!({ "goal": { "prompt": "#sim idle=true" } })).await;
+    stage.until_phase("a", Phase::Running).await;
+    for _ in 0..100 {
+        stage.lab.fail_next(Call::AgentExec, 500);
+    }
+    stage.objects().delete::<Machine>(NAMESPACE, "a", None).await.unwrap();
+    stage.until_gone("a").await;
+    assert!(stage.checkpoint("a-final").await.is_some_and(|last| last.status.is_some_and(|status| !status.volumes.is_empty())));
+    assert!(stage.vms().is_empty(), "a VM of {} is left: {:?}", machine.name(), stage.vms());
+    stage.stop().await;
+}

@@ -17,6 +17,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 use tracing::warn;
 
+/// Steps that are refused where a VMID is someone else's.
+const MAKING: [&str; 3] = ["Lease", "Fork", "CreateVm"];
 /// How old the list of taken VMIDs may be: Proxmox itself refuses one that is taken.
 const TAKEN: Duration = Duration::from_hours(1);
 /// How old the list of datasets may be: only others make any whose number is not leased, and a clone finds what is there.
@@ -27,7 +29,8 @@ impl Act<'_> {
         let hub = self.hub()?;
         let world = &hub.world;
         // One that was refused is in no list yet that is older.
-        let refused = self.context.machines.known(self.uid()).refusals > 0;
+        let known = self.context.machines.known(self.uid());
+        let refused = MAKING.iter().any(|step| known.refusals.contains_key(step));
         let view = if refused { world.fresher_than(Instant::now()).await } else { world.at_most(TAKEN).await };
         let mut view = view.map_err(|unknown| Problem::Unseen(unknown.to_string()))?;
         // A restored database may have forgotten the lease of a VM that is there: it gets it back, and no second VM.

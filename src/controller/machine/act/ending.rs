@@ -35,9 +35,9 @@ impl Act<'_> {
     fn best_effort(&self, what: &str, error: Problem) -> Result<Done, Problem> {
         let silent =
             matches!(&error, Problem::Driver(driver::Error::Proxmox(proxmox::Error::AgentNotRunning(_) | proxmox::Error::NotRunning(_))));
-        if silent || self.context.machines.known(self.uid()).refusals + 1 >= PATIENCE {
+        if silent || self.refusals() >= PATIENCE {
             warn!("{}: {what} was left out: {error}", self.machine.name());
-            return Ok(Done::Next);
+            return Ok(Done::LeftOut);
         }
         Err(error)
     }
@@ -66,7 +66,7 @@ impl Act<'_> {
                 said(false, format!("`{}` ended with {code}: {tail}", verify.command.join(" ")))
             }
             Err(error) => match self.best_effort("verify", error.into())? {
-                Done::Next => said(false, "the verify command could not be run in the guest".into()),
+                Done::LeftOut => said(false, "the verify command could not be run in the guest".into()),
                 other => Ok(other),
             },
         }

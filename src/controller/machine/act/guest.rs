@@ -198,7 +198,7 @@ impl Act<'_> {
     fn unless_refused(&self, done: Result<(), driver::Error>) -> Result<Done, Problem> {
         match done {
             Ok(()) => Ok(Done::Next),
-            Err(driver::Error::Guest(message)) if self.context.machines.known(self.uid()).refusals + 1 >= REFUSALS => {
+            Err(driver::Error::Guest(message)) if self.refusals() >= REFUSALS => {
                 Ok(Done::Stop(Some(Fact::Ended { reason: TerminationReason::AgentFailed, message })))
             }
             Err(error) => Err(error.into()),
