@@ -1,7 +1,7 @@
 //! Agent type `ClaudeCode`. What it does with environment, flags and failures was measured with version 2.1.197.
 
 use super::scripts;
-use crate::api::machine::Agent;
+use crate::api::machine::{Agent, Machine};
 use std::collections::BTreeMap;
 
 /// Its name in sentences.
@@ -34,7 +34,12 @@ pub(super) fn environment(agent: &Agent) -> BTreeMap<String, String> {
 
 /// The same for every launch: the script in the guest, or the runner, sees whether there is a session to resume, and says whether each
 /// tool is asked for.
-pub(super) fn argv(agent: &Agent) -> Vec<String> {
+/// Where it finds what it may ask of the hub. The program itself reads the variables, so that the token is in no list of processes.
+const TOOLS: &str =
+    r#"{"mcpServers":{"autovibe":{"type":"http","url":"${AUTOVIBE_MCP}","headers":{"Authorization":"Bearer ${AUTOVIBE_TOKEN}"}}}}"#;
+
+pub(super) fn argv(machine: &Machine) -> Vec<String> {
+    let agent = &machine.spec.agent;
     let mut argv: Vec<String> = ["/bin/sh", "-c", scripts::CLAUDE, "claude"].map(str::to_owned).into();
     argv.extend(["--output-format", "stream-json", "--verbose"].map(str::to_owned));
     if let Some(model) = &agent.model {
@@ -44,6 +49,9 @@ pub(super) fn argv(agent: &Agent) -> Vec<String> {
         argv.extend(["--max-turns".to_owned(), turns.to_string()]);
     }
     argv.extend(agent.args.iter().cloned());
+    if !machine.spec.permissions.is_empty() {
+        argv.extend(["--mcp-config", TOOLS].map(str::to_owned));
+    }
     // Last, for it takes every word that follows: the provider's own web tools would leave the VM's isolation.
     argv.extend(["--disallowedTools", "WebSearch", "WebFetch"].map(str::to_owned));
     argv

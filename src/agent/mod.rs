@@ -10,6 +10,7 @@ mod tests;
 
 use crate::api::checkpoint::Content;
 use crate::api::machine::{AgentType, Machine};
+use crate::wire::asks::MCP_PATH;
 use std::collections::BTreeMap;
 
 /// What a guest needs to start the agent.
@@ -96,12 +97,15 @@ pub fn launch(machine: &Machine, start: &Start<'_>) -> Launch {
     ] {
         environment.insert(name.into(), value.into());
     }
+    if !machine.spec.permissions.is_empty() {
+        environment.insert("AUTOVIBE_MCP".into(), format!("{gateway}{MCP_PATH}"));
+    }
     if agent.r#type == AgentType::Aider {
         // The only name by which it takes one; Claude Code would ask a person about it.
         environment.insert("ANTHROPIC_API_KEY".into(), start.token.into());
     }
     let argv = match agent.r#type {
-        AgentType::ClaudeCode => claude_code::argv(agent),
+        AgentType::ClaudeCode => claude_code::argv(machine),
         AgentType::QwenCode => qwen_code::argv(agent),
         AgentType::Aider => aider::argv(agent),
         AgentType::Command => command::argv(agent),

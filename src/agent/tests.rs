@@ -519,6 +519,24 @@ fn the_user_cannot_change_how_the_agent_reaches_its_hub() {
     );
 }
 
+/// The token itself is in the environment alone, where no list of processes shows it.
+#[test]
+fn a_machine_with_permissions_is_told_where_to_ask() {
+    use crate::api::Permission;
+    let mut machine = Machine::new("shop", "a", crate::api::machine::MachineSpec::default());
+    let start = Start { number: 1, gateway_url: "http://gw/", key: "", token: "av_x" };
+    let before = launch(&machine, &start);
+    assert!(!before.environment.contains_key("AUTOVIBE_MCP") && !before.argv.contains(&"--mcp-config".to_owned()));
+    machine.spec.permissions = vec![Permission::ReadBudget];
+    let told = launch(&machine, &start);
+    assert_eq!(told.environment["AUTOVIBE_MCP"], "http://gw/mcp");
+    let at = told.argv.iter().position(|word| word == "--mcp-config").unwrap();
+    let config: serde_json::Value = serde_json::from_str(&told.argv[at + 1]).unwrap();
+    assert_eq!(config["mcpServers"]["autovibe"]["url"], "${AUTOVIBE_MCP}");
+    assert!(told.argv[at + 2].starts_with("--"), "it takes every word that follows");
+    assert!(!told.argv.join(" ").contains("av_x"));
+}
+
 #[test]
 fn sessions_are_stable_and_differ_between_machines() {
     assert_eq!(session("u"), session("u"));

@@ -3,6 +3,7 @@
 use super::approval::OnTimeout;
 use super::checkpoint::Examined;
 use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, object};
+use super::permission::Permission;
 use super::quantity::{Bytes, GoDuration, Millicores, Money, NanoUsd};
 use super::rule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
@@ -74,6 +75,10 @@ pub struct MachineSpec {
     /// Which tool calls of its agent wait for a person. Default: those that leave the VM, 10 minutes long, and then they are denied.
     #[serde(default)]
     pub approvals: Approvals,
+    /// What its agent may ask of the hub with its own token, by HTTP or as tools of MCP. Default: nothing.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(extend("x-kubernetes-list-type" = "set"))]
+    pub permissions: Vec<Permission>,
     /// Puts its disks back to one of its own checkpoints, once for each change of this, while it has not ended. What it was before
     /// becomes a checkpoint too. The conversation goes on from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -179,8 +184,13 @@ pub struct Verify {
     pub timeout: GoDuration,
 }
 
+impl Verify {
+    /// The default of `timeout`.
+    pub const TIMEOUT: GoDuration = GoDuration(Duration::from_mins(10));
+}
+
 fn default_verify_timeout() -> GoDuration {
-    GoDuration(std::time::Duration::from_mins(10))
+    Verify::TIMEOUT
 }
 
 /// What to do when a Machine in `goal.after` failed.
@@ -681,6 +691,15 @@ impl MachineSpec {
     /// Whether it is there to look at a checkpoint.
     pub fn verifies(&self) -> bool {
         self.purpose == Some(Purpose::Verify)
+    }
+}
+
+impl Machine {
+    /// Name and uid of the Machine whose agent spawned it: that one's limits pay for it too.
+    pub fn spawned_by(&self) -> Option<(&str, &str)> {
+        let owners = self.metadata.owner_references.iter().flatten();
+        let mut spawners = owners.filter(|owner| owner.kind == Self::KIND && owner.controller == Some(true));
+        spawners.next().map(|owner| (owner.name.as_str(), owner.uid.as_str()))
     }
 }
 

@@ -13,6 +13,7 @@ pub mod crd;
 pub mod hub;
 pub mod machine;
 pub mod meta;
+pub mod permission;
 pub mod quantity;
 pub mod rule;
 pub mod schema;
@@ -25,6 +26,7 @@ pub use checkpoint::Checkpoint;
 pub use hub::Hub;
 pub use machine::Machine;
 pub use meta::{FieldError, Kind, Problem, Scope};
+pub use permission::Permission;
 
 /// API group of every kind here.
 pub const GROUP: &str = "autovibe.dev";

@@ -1,9 +1,11 @@
-//! Nobody grants what they do not have: the last word on writes of roles and bindings, and on writes that turn out to create.
+//! Nobody grants what they do not have: the last word on writes of roles and bindings, on what a Machine's agent may ask for, and on
+//! writes that turn out to create.
 //!
 //! Source: Kubernetes `pkg/registry/rbac/*/policybased`. The verb `escalate` on a role, or `bind` on the role that a binding
 //! names, lifts the rule.
 
 use super::{access::forbidden, route::Target};
+use crate::api::{GROUP, Kind, Machine, Permission};
 use crate::auth::{self, Action, Policy, RBAC, User};
 use crate::objects::{Error, LastWord};
 use k8s_openapi::api::rbac::v1::{PolicyRule, RoleRef};
@@ -23,10 +25,13 @@ pub(super) fn last_word(policy: Arc<Policy>, user: &User, target: &Target, verb:
                 return Err(Error::Forbidden(forbidden(&user, &create, &decision.reason()).message));
             }
         }
+        let write = Write { policy: &policy, user: &user, group: target.entry.group, plural: target.entry.plural, namespace, name };
+        if (target.entry.group, target.entry.plural) == (GROUP, Machine::PLURAL) {
+            return write.has(&given(before, after));
+        }
         if target.entry.group != RBAC || before.is_some_and(|before| same_but_for_collection(before, after)) {
             return Ok(());
         }
-        let write = Write { policy: &policy, user: &user, plural: target.entry.plural, namespace, name };
         if after.get("roleRef").is_some() { write.binding(after) } else { write.role(after) }
     })
 }
@@ -34,6 +39,7 @@ pub(super) fn last_word(policy: Arc<Policy>, user: &User, target: &Target, verb:
 struct Write<'w> {
     policy: &'w Policy,
     user: &'w User,
+    group: &'w str,
     plural: &'w str,
     namespace: &'w str,
     name: &'w str,
@@ -45,7 +51,7 @@ impl Write<'_> {
     }
 
     fn forbidden(&self, why: &str) -> Error {
-        Error::Forbidden(format!("{}.{RBAC} \"{}\" is forbidden: {why}", self.plural, self.name))
+        Error::Forbidden(format!("{}.{} \"{}\" is forbidden: {why}", self.plural, self.group, self.name))
     }
 
     fn role(&self, role: &Value) -> Result<(), Error> {
@@ -94,6 +100,16 @@ impl Write<'_> {
         }
         Err(self.forbidden(&why))
     }
+}
+
+/// What a Machine's agent is newly permitted, as rules.
+fn given(before: Option<&Value>, after: &Value) -> Vec<PolicyRule> {
+    let read = |machine: &Value| -> Vec<Permission> {
+        let listed = machine["spec"]["permissions"].as_array().into_iter().flatten();
+        listed.filter_map(|name| serde_json::from_value(name.clone()).ok()).collect()
+    };
+    let had = before.map(read).unwrap_or_default();
+    read(after).into_iter().filter(|permission| !had.contains(permission)).map(auth::rule_of).collect()
 }
 
 fn rules(value: &Value) -> Result<Vec<PolicyRule>, Error> {

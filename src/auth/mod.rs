@@ -2,6 +2,7 @@
 //! roles are kept, and which request wants what, is the caller's affair.
 
 mod defaults;
+mod machine;
 mod policy;
 mod rules;
 mod tokens;
@@ -11,6 +12,7 @@ mod user;
 mod tests;
 
 pub use defaults::{cluster_role_bindings, cluster_roles};
+pub use machine::{policy_of, rule_of};
 pub use policy::{Decision, Documents, Policy, UnknownRole};
 pub use rules::{Action, What, missing, summary};
 pub use tokens::{AccountToken, TokenHash, bearer};

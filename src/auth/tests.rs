@@ -223,3 +223,30 @@ fn an_admin_of_a_namespace_can_grant_what_it_has_and_no_more() {
         assert_eq!(missing(&owned, wanted).expect("few").is_empty(), granted, "{role}");
     }
 }
+
+#[test]
+fn a_machines_agent_may_do_what_its_permissions_say_in_its_own_namespace_and_nothing_else() {
+    use crate::api::{Kind, Machine, Permission, machine::MachineSpec};
+    let all = ["create checkpoints", "get budgets", "get checkpoints", "create machines", "list machines"];
+    let never =
+        ["delete checkpoints", "update machines", "get machines", "update budgets", "create budgets", "update approvals", "get secrets"];
+    for (permissions, may) in [
+        (vec![], vec![]),
+        (vec![Permission::Checkpoint], vec!["create checkpoints"]),
+        (vec![Permission::ReadBudget], vec!["get budgets"]),
+        (vec![Permission::ReadLineage], vec!["get checkpoints"]),
+        (vec![Permission::SpawnMachines], vec!["create machines", "list machines"]),
+        (Permission::ALL.to_vec(), all.to_vec()),
+    ] {
+        let machine = Machine::new("shop", "m", MachineSpec { permissions, ..MachineSpec::default() });
+        let (policy, user) = (policy_of(&machine), User::machine(&machine));
+        assert_eq!((user.name.as_str(), user.is_master(), machine.name()), ("system:machine:shop:m", false, "m"));
+        for text in all.iter().chain(&never) {
+            let (verb, resource) = text.split_once(' ').unwrap();
+            let at = |namespace| policy.decide(&user, &Action::on(verb, crate::api::GROUP, resource, namespace, "x")).is_allowed();
+            assert_eq!((at("shop"), at("other"), at("")), (may.contains(text), false, false), "{text}");
+        }
+        let other = User::machine(&Machine::new("shop", "n", MachineSpec::default()));
+        assert!(!policy.decide(&other, &Action::on("create", crate::api::GROUP, "checkpoints", "shop", "x")).is_allowed());
+    }
+}

@@ -208,7 +208,7 @@ impl Checkpoints {
     }
 
     /// Waits for the capture of a checkpoint whose answer was let go.
-    async fn late(&self, machine: &Machine, name: &str) -> Result<(), String> {
+    pub(super) async fn late(&self, machine: &Machine, name: &str) -> Result<(), String> {
         let key = (machine.namespace().to_owned(), name.to_owned());
         let mut seen = self.waiters().entry(key.clone()).or_insert_with(|| watch::channel(None).0).subscribe();
         let captured = async {

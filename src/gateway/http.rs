@@ -3,6 +3,7 @@
 use super::{
     Gateway,
     answer::{Answer, End, Head, Reader},
+    asks,
     call::Call,
     live::{Arrival, Turn},
     refusal::{Again, Refusal},
@@ -53,6 +54,7 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route(EXIT_PATH, post(exit))
         .route(RUNNER_PATH, post(runner::present))
         .route(TOOL_PATH, post(runner::tool))
+        .merge(asks::routes())
         .fallback(|| async {
             let served: Vec<&str> = Protocol::ALL.map(Protocol::path).into();
             failed(404, "not_found_error", &format!("there is nothing here; the gateway serves POST {}", served.join(", ")))
@@ -164,17 +166,27 @@ async fn admit(
 }
 
 /// The Machine whose token a request carries. Absent and wrong tokens look alike.
-async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Arc<Machine>, Refusal> {
+pub(super) async fn authenticate(gateway: &Gateway, headers: &HeaderMap) -> Result<Arc<Machine>, Refusal> {
     authenticate_by(gateway, token_hash(headers)).await
 }
 
 /// The Machine whose token has this hash.
 pub(super) async fn authenticate_by(gateway: &Gateway, hash: Option<String>) -> Result<Arc<Machine>, Refusal> {
-    let unknown = || Refusal::new(401, "authentication_error", "this is not a token of a Machine", Again::Maybe);
     let hash = hash.ok_or_else(unknown)?;
-    let owner = gateway.store().find_token(&hash).await?.ok_or_else(unknown)?;
+    // Of the token itself the log gets what its holder can recognise it by, and nobody can use.
+    let refused = |why: &str| {
+        tracing::warn!(token.sha256 = hash.get(..8), "a token was refused: {why}");
+        unknown()
+    };
+    let nobodys = || refused("it is no Machine's, or no longer: of an earlier launch, or of one that is gone");
+    let owner = gateway.store().find_token(&hash).await?.ok_or_else(nobodys)?;
     let machine = gateway.directory.machine(&owner.machine_uid, &owner.namespace, &owner.name).await?;
-    machine.ok_or_else(unknown)
+    machine.ok_or_else(|| refused(&format!("its Machine {}/{} is gone; a namesake is another", owner.namespace, owner.name)))
+}
+
+/// What a wrong token is told, and none at all.
+pub(super) fn unknown() -> Refusal {
+    Refusal::new(401, "authentication_error", "this is not a token of a Machine", Again::Maybe)
 }
 
 /// The models that a Machine may name, as OpenAI lists them.

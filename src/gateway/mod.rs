@@ -3,10 +3,12 @@
 //!
 //! Agents in VMs hold no provider key: they have a token of their own, worth their Machine's budget here and nothing
 //! elsewhere. Served are the Messages API with its count_tokens, OpenAI-compatible chat completions, Responses and list of models,
-//! and the report that an agent ended; nothing else. A call goes one way whatever its protocol, which is a value on it.
+//! the report that an agent ended, and what its Machine's permissions let it ask for; nothing else. A call goes one way whatever its
+//! protocol, which is a value on it.
 
 mod answer;
 mod approvals;
+mod asks;
 mod before;
 mod call;
 mod directory;
@@ -162,6 +164,7 @@ async fn open(config: &Config, objects: Objects, shutdown: &CancellationToken) -
         checkpoints: Checkpoints::start(&objects, config.hold, &followers.tasks, &followers.drained),
         approvals: Approvals::start(&objects, &followers.tasks, &followers.drained),
         patience: config.patience,
+        spawning: tokio::sync::Mutex::default(),
         ledger,
         client: llm::Client::new()?,
         replays: Replays::new(objects.clock().clone()),
@@ -225,6 +228,8 @@ struct Gateway {
     checkpoints: Checkpoints,
     approvals: Approvals,
     patience: Duration,
+    /// One agent spawns at a time, so that each sees the Machines of the one before.
+    spawning: tokio::sync::Mutex<()>,
     ledger: Ledger,
     client: llm::Client,
     replays: Replays,

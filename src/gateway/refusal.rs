@@ -47,6 +47,11 @@ impl Refusal {
         Self::new(400, "invalid_request_error", format!("budget exhausted: {refused}"), Again::Never)
     }
 
+    /// In words.
+    pub(super) fn text(&self) -> &str {
+        &self.text
+    }
+
     /// As an agent of `protocol` gets it.
     pub(super) fn said(&self, protocol: Protocol) -> (Head, Bytes) {
         let headers = match self.again {

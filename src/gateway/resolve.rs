@@ -6,7 +6,7 @@ use crate::{
         DEFAULT_HUB, Hub, Kind, Machine,
         capability::{CapabilityName, impossible},
         hub::{Provider, ProviderType},
-        machine::Phase,
+        machine::{Limits, Phase},
     },
     budget::Level,
     ledger::Account,
@@ -210,21 +210,55 @@ async fn key(directory: &Directory, provider: &Provider, secret: &str) -> Result
     directory.key(secret).await?.ok_or_else(missing)
 }
 
-/// The chain of accounts: the Machine's Budget with all above it, root first, then the Machine itself.
+/// All that pay for a Machine, with their limits, root first.
+pub(super) async fn payers(directory: &Directory, machine: &Machine) -> Result<Vec<Account>, Unresolved> {
+    let hub = hub_of(directory, machine).await?;
+    accounts(directory, machine, &hub).await
+}
+
+/// What a Machine itself may spend at most: its own limits, and the Hub's where it has none.
+pub(super) async fn limits(directory: &Directory, machine: &Machine) -> Result<Limits, Unresolved> {
+    Ok(own_limits(machine, &*hub_of(directory, machine).await?))
+}
+
+fn own_limits(machine: &Machine, hub: &Hub) -> Limits {
+    let own = machine.spec.budget.as_ref().map(|budget| budget.limits.clone()).unwrap_or_default();
+    let defaults = &hub.spec.defaults.limits;
+    Limits { money: own.money.or(defaults.money), time: own.time.or(defaults.time), api_calls: own.api_calls.or(defaults.api_calls) }
+}
+
+fn account_of(machine: &Machine, hub: &Hub) -> Account {
+    let (namespace, name, limits) = (machine.namespace(), machine.name(), own_limits(machine, hub));
+    let level = Level {
+        name: format!("Machine {namespace}/{name}"),
+        remedy: format!("spec.budget.limits of Machine {namespace}/{name}"),
+        money: limits.money.map(|money| money.amount),
+        api_calls: limits.api_calls,
+    };
+    Account { id: format!("machine/{}", machine.uid()), level }
+}
+
+/// The chain of accounts: the Machine's Budget with all above it, root first, then who spawned the Machine, then the Machine itself.
 async fn accounts(directory: &Directory, machine: &Machine, hub: &Hub) -> Result<Vec<Account>, Unresolved> {
     let namespace = machine.namespace();
-    let own = machine.spec.budget.as_ref().map(|budget| &budget.limits);
-    let defaults = &hub.spec.defaults.limits;
-    let level = Level {
-        name: format!("Machine {namespace}/{}", machine.name()),
-        remedy: format!("spec.budget.limits of Machine {namespace}/{}", machine.name()),
-        money: own.and_then(|limits| limits.money).or(defaults.money).map(|money| money.amount),
-        api_calls: own.and_then(|limits| limits.api_calls).or(defaults.api_calls),
-    };
-    let mut chain = vec![Account { id: format!("machine/{}", machine.uid()), level }];
+    let mut chain = vec![account_of(machine, hub)];
+    let spawner = |machine: &Machine| machine.spawned_by().map(|(name, uid)| (name.to_owned(), uid.to_owned()));
+    let mut next = spawner(machine);
+    while let Some((name, uid)) = next {
+        let gone = || Unresolved::Unavailable(format!("Machine {namespace}/{name} is gone, whose limits pay for what it spawned"));
+        let payer = directory.machine(&uid, namespace, &name).await?.ok_or_else(gone)?;
+        let account = account_of(&payer, hub);
+        // Whoever writes owners may write a circle; nobody pays twice.
+        if chain.len() > DEPTH || chain.iter().any(|known| known.id == account.id) {
+            break;
+        }
+        chain.push(account);
+        next = spawner(&payer);
+    }
+    let machines = chain.len();
     let mut next = machine.spec.budget.as_ref().and_then(|budget| budget.name.clone());
     while let Some(name) = next {
-        if chain.len() > DEPTH {
+        if chain.len() > machines + DEPTH {
             return Err(Unresolved::Unavailable(format!(
                 "the Budgets above Machine {namespace}/{} go in a circle at {name}",
                 machine.name()

@@ -1,5 +1,6 @@
 //! What guests, gateway, hub and lab say to each other.
 
+pub mod asks;
 pub mod runner;
 
 use futures::future::BoxFuture;
@@ -59,10 +60,12 @@ pub mod annotation {
     pub const REASONS: &str = "autovibe.dev/reasons";
 }
 
-/// Labels on Checkpoints, for `kubectl get -l`.
+/// Labels, for `kubectl get -l`.
 pub mod label {
-    /// Name of the Machine.
+    /// On a Checkpoint and an Approval: name of the Machine.
     pub const MACHINE: &str = "autovibe.dev/machine";
+    /// On a Machine: name of the one whose agent spawned it.
+    pub const SPAWNED_BY: &str = "autovibe.dev/spawned-by";
 }
 
 /// Where a running lab is found; the file `endpoint.json` (mode 0600) in its data directory.

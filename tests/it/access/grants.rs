@@ -283,3 +283,51 @@ async fn the_default_roles_are_repaired_at_start_and_additions_stay() {
     let third = Served::start_in_same(second.stop().await).await;
     assert_eq!(third.get(&view).await.1["metadata"]["resourceVersion"], version);
 }
+
+/// Who lets a Machine's agent do something could do it themselves: else a Machine would be a way to more rights.
+#[tokio::test]
+async fn nobody_permits_an_agent_what_they_may_not_do() {
+    let admin = Served::shared();
+    admin.namespace("permits").await;
+    let rules = json!([{"verbs": ["create", "get", "patch", "update"], "apiGroups": ["autovibe.dev"], "resources": ["machines"]}]);
+    assert_eq!(admin.post(&format!("{RBAC}/namespaces/permits/roles"), &role("runner", rules)).await.0, 201);
+    let runner = admin.with_token(&account(&admin, "permits", "runner").await);
+    let bound = binding("runner", "Role", "runner", to_account("permits", "runner"));
+    assert_eq!(admin.post(&format!("{RBAC}/namespaces/permits/rolebindings"), &bound).await.0, 201);
+    let editor = admin.with_token(&account(&admin, "permits", "editor").await);
+    bind(&admin, "permits", "editor", "edit", to_account("permits", "editor")).await;
+    let machines = "/apis/autovibe.dev/v1alpha1/namespaces/permits/machines";
+    let machine = |name: &str, permissions: Value| {
+        let spec = json!({"from": {"image": "i"}, "goal": {"prompt": "p"}, "permissions": permissions});
+        json!({"apiVersion": "autovibe.dev/v1alpha1", "kind": "Machine", "metadata": {"name": name}, "spec": spec})
+    };
+    for (permission, missing) in [
+        ("Checkpoint", "Resources:[\"checkpoints\"], Verbs:[\"create\"]"),
+        ("ReadBudget", "Resources:[\"budgets\"], Verbs:[\"get\"]"),
+        ("ReadLineage", "Resources:[\"checkpoints\"], Verbs:[\"get\"]"),
+        ("SpawnMachines", "Resources:[\"machines\"], Verbs:[\"list\"]"),
+    ] {
+        let (code, answer) = runner.post(machines, &machine("m", json!([permission]))).await;
+        let text = message(&answer);
+        assert_eq!(code, 403, "{permission}: {answer}");
+        assert!(text.starts_with("machines.autovibe.dev \"m\" is forbidden: user \"system:serviceaccount:permits:runner\""), "{text}");
+        assert!(text.contains("is attempting to grant RBAC permissions not currently held") && text.contains(missing), "{text}");
+        assert_eq!(editor.post(machines, &machine(&permission.to_lowercase(), json!([permission]))).await.0, 201, "{permission}");
+    }
+    // What another gave may stay, and be taken away; more may not be added.
+    let (code, answer) = runner.post(machines, &machine("m", json!([]))).await;
+    assert_eq!(code, 201, "{answer}");
+    let change = async |client: &Client, permissions: Value| {
+        let body = json!({"spec": {"permissions": permissions}, "metadata": {"annotations": {"n": permissions.to_string()}}});
+        client.patch(&format!("{machines}/m"), "application/merge-patch+json", &body).await.0
+    };
+    assert_eq!(change(&runner, json!(["Checkpoint"])).await, 403);
+    assert_eq!(change(&editor, json!(["Checkpoint", "ReadBudget"])).await, 200);
+    assert_eq!(change(&runner, json!(["Checkpoint", "ReadLineage"])).await, 403);
+    assert_eq!(change(&runner, json!(["Checkpoint"])).await, 200);
+    assert_eq!(change(&runner, json!([])).await, 200);
+    for wrong in [json!(["Root"]), json!(["Checkpoint", "Checkpoint"]), json!("Checkpoint")] {
+        let (code, answer) = admin.post(machines, &machine("wrong", wrong.clone())).await;
+        assert!((code == 422 || code == 400) && answer.to_string().contains("spec.permissions"), "{wrong}: {code} {answer}");
+    }
+}

@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 
 /// The releases that are tried. Source: PyPI, 2026-11.
 const KUBERNETES: &str = "kubernetes==37.0.2";
+/// That of the Model Context Protocol, for the tests of the gateway.
+pub(crate) const MCP: &str = "mcp==2.3.0";
 const PROXMOXER: &str = "proxmoxer==2.3.0";
 const ANSIBLE: &str = "ansible-core==2.19.14";
 /// The package that has the collections.
@@ -39,7 +41,13 @@ fn python(name: &str, client: &str, also: &[&str]) -> Result<PathBuf, String> {
 }
 
 /// What a script says, run by a Python with `client`; `None`, said aloud, where there is none.
-async fn run(name: &'static str, client: &'static str, also: &'static [&str], script: &str, arguments: &[&str]) -> Option<String> {
+pub(crate) async fn run(
+    name: &'static str,
+    client: &'static str,
+    also: &'static [&str],
+    script: &str,
+    arguments: &[&str],
+) -> Option<String> {
     let python = match tokio::task::spawn_blocking(move || python(name, client, also)).await.unwrap() {
         Ok(python) => python,
         Err(why) => {
