@@ -23,3 +23,4 @@ mod rotated;
 pub(crate) mod stage;
 mod templates;
 mod verified;
+mod tokens;

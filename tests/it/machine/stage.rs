@@ -161,6 +161,11 @@ impl Stage {
         self.directory.path()
     }
 
+    /// Where the gateway listens.
+    pub(crate) fn gateway_address(&self) -> SocketAddr {
+        self.gateway
+    }
+
     pub(crate) fn source_root(&self) -> PathBuf {
         self.directory.path().join("sources")
     }
