@@ -14,16 +14,23 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{Semaphore, watch},
+    time::Instant,
+};
 
 /// How long after it was last heard a runner counts as there: it says so every 10 s.
 const THERE: Duration = Duration::from_secs(30);
+/// What one agent may have asked of its hub at a time, so that it takes no more of the hub's time than others do.
+pub(super) const ASKS: usize = 8;
 
 /// A Machine's live state.
 pub(super) struct Live {
     state: Mutex<State>,
     /// Calls that are not settled yet.
     pub(super) open: watch::Sender<usize>,
+    /// One is taken for each thing that its agent asks of the hub.
+    pub(super) asks: Semaphore,
 }
 
 pub(super) struct State {
@@ -112,7 +119,7 @@ impl Live {
             conversations.insert(context, Conversation { turn: last.turn, ..Conversation::default() });
         }
         let state = State { contexts, turn: last.turn, conversations, runner: None, distrusted: None, gate: None, stored: HashSet::new() };
-        Self { state: Mutex::new(state), open: watch::channel(0).0 }
+        Self { state: Mutex::new(state), open: watch::channel(0).0, asks: Semaphore::new(ASKS) }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

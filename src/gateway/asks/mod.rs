@@ -11,6 +11,7 @@ mod spawn;
 use super::{
     Gateway,
     http::{authenticate, respond_json, said, unknown},
+    live::ASKS,
     refusal::{Again, Refusal},
     resolve::{Unresolved, ended},
 };
@@ -115,6 +116,11 @@ async fn by_http(gateway: &Arc<Gateway>, ask: Ask, headers: &HeaderMap, body: Bo
 
 /// Does what is asked, if the Machine's agent may.
 async fn answer(gateway: &Gateway, machine: &Machine, ask: Ask, input: Value) -> Result<Value, Refusal> {
+    let live = gateway.live(machine.uid()).await?;
+    let Ok(_one) = live.asks.try_acquire() else {
+        let why = format!("{ASKS} requests of this agent are answered already; wait for one of them");
+        return Err(Refusal::new(429, "rate_limit_error", why, Again::After(1)));
+    };
     let machine = allowed(gateway, machine, ask).await?;
     match ask {
         Ask::Checkpoint => checkpoint::take(gateway, &machine, read(input)?).await,

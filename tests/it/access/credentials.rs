@@ -221,3 +221,21 @@ async fn a_watch_ends_when_the_right_to_it_does() {
     assert_eq!(bot.get(path).await.0, 403, "at once for a new request");
     assert!(watch.next().await.is_none(), "and soon for an old one");
 }
+
+/// An agent's token is for the gateway alone.
+#[tokio::test]
+async fn a_machines_token_is_nobodys_here() {
+    use sha2::Digest;
+    let server = Served::start(Options::default()).await;
+    let token = format!("av_{}", "5".repeat(64));
+    let hash = sha2::Sha256::digest(&token).iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"));
+    let stored: Result<(), autovibe::store::Error> =
+        server.objects.store().write(move |t| Box::pin(async move { t.put_token(&hash, "uid", "default", "m").await })).await;
+    stored.unwrap();
+    for path in
+        [WHOAMI, "/api", "/version", "/apis/autovibe.dev/v1alpha1/namespaces/default/machines/m", "/api/v1/namespaces/default/secrets"]
+    {
+        assert_eq!(server.with_token(&token).get(path).await.0, 401, "{path}");
+    }
+    server.stop().await;
+}

@@ -6,6 +6,7 @@ use autovibe::{
     api::{Permission, machine::Approvals, quantity::GoDuration},
     wire::asks::{BUDGET_PATH, CHECKPOINTS_PATH, LINEAGE_PATH, MACHINES_PATH, MCP_PATH},
 };
+use futures::StreamExt;
 use reqwest::Method;
 use std::sync::{Arc, Mutex};
 
@@ -249,16 +250,35 @@ async fn what_is_spawned_is_a_fork_that_can_do_no_more_than_its_parent() {
     assert_eq!(home.of_hub(&other, Method::GET, MACHINES_PATH, &Value::Null).await.1, json!({"machines": []}), "others' are not told");
 }
 
-/// Many at once, which all see room for one more, are counted one after the other.
+/// Many at once while the store is busy: eight are taken up, and of those, which all saw room for one more, four are done.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_crowd_of_requests_spawns_no_more_than_one_after_the_other() {
+async fn a_crowd_of_requests_spawns_no_more_than_one_after_the_other_and_waits_at_the_door() {
     let upstream = Upstream::start(|_| Script::words(1)).await;
     let home = Home::start(&upstream).await;
     let guest = parent(&home).await;
+    let (busy, over) = tokio::sync::oneshot::channel::<()>();
+    let (store, (begun, begins)) = (home.objects.store().clone(), tokio::sync::oneshot::channel());
+    let writing = tokio::spawn(async move {
+        let work = store.write(move |_| {
+            Box::pin(async move {
+                begun.send(()).unwrap();
+                over.await.map_err(|_| autovibe::store::Error::Corrupt("the test ended".into()))
+            })
+        });
+        work.await
+    });
+    begins.await.unwrap();
     let body = json!({"prompt": "more", "from": "Now"});
-    let all = futures::future::join_all((0..20).map(|_| home.spawn(&guest, &body))).await;
-    let made = all.iter().filter(|(status, _)| *status == 201).count();
-    assert_eq!((made, all.iter().filter(|(status, _)| *status == 429).count()), (4, 16), "{all:?}");
+    let mut all: futures::stream::FuturesUnordered<_> = (0..20).map(|_| home.spawn(&guest, &body)).collect();
+    for _ in 0..12 {
+        let (status, answer) = all.next().await.unwrap();
+        assert!(status == 429 && words(&answer).contains("8 requests of this agent are answered already"), "{status} {answer}");
+    }
+    busy.send(()).unwrap();
+    writing.await.unwrap().unwrap();
+    let rest: Vec<(u16, Value)> = all.collect().await;
+    let of = |wanted| rest.iter().filter(|(status, _)| *status == wanted).count();
+    assert_eq!((of(201), of(429)), (4, 4), "{rest:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
