@@ -118,7 +118,10 @@ fn schema<T: JsonSchema>() -> Map<String, Value> {
         settings.inline_subschemas = true;
         settings.meta_schema = None;
     });
-    match settings.into_generator().into_root_schema_for::<T>().to_value() {
+    let mut schema = settings.into_generator().into_root_schema_for::<T>();
+    // The name of a type in here.
+    schema.remove("title");
+    match schema.to_value() {
         Value::Object(schema) => schema,
         _ => nothing(),
     }

@@ -3,6 +3,7 @@
 
 use super::{upstream::Script, *};
 use autovibe::{api::Permission, wire::asks::MCP_PATH};
+use std::os::unix::fs::PermissionsExt;
 
 impl Home {
     async fn rpc(&self, guest: &Guest, body: &Value) -> (u16, Value) {
@@ -137,6 +138,38 @@ async fn claude_code_asks_for_all_by_its_tools() {
     let said = said(&home.capturing(command.output()).await.unwrap());
     home.assert_all_was_done(&guest, &said).await;
     assert!(!said.contains(&guest.token), "{said}");
+}
+
+/// Where a person decides what leaves the VM, and the runner asks before each tool: none of these needs anybody's word.
+#[tokio::test(flavor = "multi_thread")]
+async fn claude_code_asks_for_all_under_its_runner_too() {
+    let Some(program) = installed("claude") else { return };
+    let upstream = Upstream::start(|_| Script::HangUp).await;
+    let home = Home::start(&upstream).await;
+    home.converse(&turns(|tool| format!("mcp__autovibe__{tool}")));
+    let mut guest = home.permitted(Agent { model: Some("claude-opus-4-8".into()), ..Agent::default() }).await;
+    guest.machine.spec.approvals.leaving_vm = Requirement::Required;
+    guest.machine = home.objects.update(&guest.machine).await.unwrap();
+    let (dir, url) = (home.dir.path(), format!("http://{}", home.gateway));
+    let launch = agent::launch(&guest.machine, &agent::Start { number: 1, gateway_url: &url, key: &guest.key, token: &guest.token });
+    let (key, script) = (dir.join("runner.key"), dir.join("agent.sh"));
+    std::fs::write(&key, &guest.key).unwrap();
+    std::fs::set_permissions(&key, PermissionsExt::from_mode(0o600)).unwrap();
+    std::fs::write(&script, "shift\ncd \"$HOME/../workspace\" && exec \"$@\"\n").unwrap();
+    for directory in ["home", "workspace"] {
+        std::fs::create_dir_all(dir.join(directory)).unwrap();
+    }
+    let mut command = tokio::process::Command::new(env!("CARGO_BIN_EXE_autovibe"));
+    command.arg("guest").arg(format!("--gateway={url}")).arg(format!("--key={}", key.display()));
+    command.arg(format!("--home={}", dir.join("home").display())).arg(format!("--script={}", script.display()));
+    command.arg(format!("--session={}", launch.environment["AUTOVIBE_SESSION"])).args(["--prompt=Please ask the hub", "--go-on=Go on"]);
+    // As the launch script does: without the shell that starts the program otherwise.
+    command.arg("--").args(&launch.argv[4..]).env_clear().envs(&launch.environment).env("HOME", dir.join("home"));
+    command.env("PATH", format!("{}:/usr/local/bin:/usr/bin:/bin", program.parent().unwrap().display()));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+    let said = said(&home.capturing(command.output()).await.unwrap());
+    home.assert_all_was_done(&guest, &said).await;
+    assert_eq!(home.objects.list::<autovibe::api::Approval>(Some("default")).await.unwrap().0.len(), 0, "{said}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
