@@ -106,6 +106,26 @@ pub struct SecretRef {
 pub struct Gateway {
     /// URL as a guest must use it: `http://10.10.0.1:8081`.
     pub url: String,
+    /// From where a guest's token is taken.
+    #[serde(default, skip_serializing_if = "TokensFrom::is_default")]
+    pub tokens_from: TokensFrom,
+}
+
+/// From where a guest's token is taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum TokensFrom {
+    /// The address that used it first, of IPv6 the network of 64 bits: from elsewhere, as from a fork, it is worth nothing.
+    #[default]
+    FirstAddress,
+    /// Any: for guests whose address changes on the way, by several proxies or by the node that they run on.
+    AnyAddress,
+}
+
+impl TokensFrom {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 /// A model provider.

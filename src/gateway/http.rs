@@ -5,6 +5,7 @@ use super::{
     answer::{Answer, End, Head, Reader},
     asks,
     call::Call,
+    elsewhere,
     live::{Arrival, Turn},
     refusal::{Again, Refusal},
     resolve::{self, Route, Unresolved, Upstream, token_hash},
@@ -60,6 +61,7 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
             failed(404, "not_found_error", &format!("there is nothing here; the gateway serves POST {}", served.join(", ")))
         })
         .method_not_allowed_fallback(|| async { failed(405, "invalid_request_error", "this method is not served here") })
+        .layer(axum::middleware::from_fn(elsewhere::noted))
         .with_state(gateway)
 }
 
@@ -181,7 +183,10 @@ pub(super) async fn authenticate_by(gateway: &Gateway, hash: Option<String>) -> 
     let nobodys = || refused("it is no Machine's, or no longer: of an earlier launch, or of one that is gone");
     let owner = gateway.store().find_token(&hash).await?.ok_or_else(nobodys)?;
     let machine = gateway.directory.machine(&owner.machine_uid, &owner.namespace, &owner.name).await?;
-    machine.ok_or_else(|| refused(&format!("its Machine {}/{} is gone; a namesake is another", owner.namespace, owner.name)))
+    let machine =
+        machine.ok_or_else(|| refused(&format!("its Machine {}/{} is gone; a namesake is another", owner.namespace, owner.name)))?;
+    gateway.refuse_elsewhere(&hash, &owner, &machine).await?;
+    Ok(machine)
 }
 
 /// What a wrong token is told, and none at all.

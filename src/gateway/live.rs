@@ -11,7 +11,7 @@ use crate::{
 };
 use std::{
     collections::{HashMap, HashSet},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 use tokio::{
@@ -31,6 +31,8 @@ pub(super) struct Live {
     pub(super) open: watch::Sender<usize>,
     /// One is taken for each thing that its agent asks of the hub.
     pub(super) asks: Semaphore,
+    /// Whether it was said that its token is used elsewhere.
+    pub(super) elsewhere: AtomicBool,
 }
 
 pub(super) struct State {
@@ -119,7 +121,7 @@ impl Live {
             conversations.insert(context, Conversation { turn: last.turn, ..Conversation::default() });
         }
         let state = State { contexts, turn: last.turn, conversations, runner: None, distrusted: None, gate: None, stored: HashSet::new() };
-        Self { state: Mutex::new(state), open: watch::channel(0).0, asks: Semaphore::new(ASKS) }
+        Self { state: Mutex::new(state), open: watch::channel(0).0, asks: Semaphore::new(ASKS), elsewhere: AtomicBool::new(false) }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {

@@ -12,6 +12,7 @@ mod asks;
 mod before;
 mod call;
 mod directory;
+mod elsewhere;
 mod hold;
 mod http;
 mod live;
@@ -189,7 +190,7 @@ async fn charge_dead(ledger: &Ledger) -> Result<(), store::Error> {
 async fn serve(gateway: Arc<Gateway>, listener: tokio::net::TcpListener, limit: Duration, shutdown: CancellationToken) {
     // Each event of a stream is to leave at once.
     let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
-    let router = http::router(gateway.clone());
+    let router = http::router(gateway.clone()).into_make_service_with_connect_info::<SocketAddr>();
     let stop = shutdown.clone();
     let serving = tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await });
     shutdown.cancelled().await;

@@ -16,6 +16,7 @@ macro_rules! migrations {
             (3, "gateway", include_str!(concat!("../../migrations/", $engine, "/0003_gateway.sql"))),
             (4, "bundles", include_str!(concat!("../../migrations/", $engine, "/0004_bundles.sql"))),
             (5, "account_tokens", include_str!(concat!("../../migrations/", $engine, "/0005_account_tokens.sql"))),
+            (6, "token_addresses", include_str!(concat!("../../migrations/", $engine, "/0006_token_addresses.sql"))),
         ]
     };
 }

@@ -8,14 +8,18 @@ pub struct TokenOwner {
     pub machine_uid: String,
     pub namespace: String,
     pub name: String,
+    /// Where it was used first, by family; see `gateway::elsewhere`.
+    pub ipv4: Option<String>,
+    pub ipv6: Option<String>,
 }
 
 impl Store {
     /// The owner of the token with this SHA-256 (hex); `None` when there is none or it was revoked.
     pub async fn find_token(&self, hash: &str) -> Result<Option<TokenOwner>, Error> {
-        let sql = "SELECT machine_uid, namespace, name FROM tokens WHERE hash = $1";
-        let row: Option<(String, String, String)> = query(sql).bind(hash).fetch_optional(self.reader().await?.connection()).await?;
-        Ok(row.map(|(machine_uid, namespace, name)| TokenOwner { machine_uid, namespace, name }))
+        let sql = "SELECT machine_uid, namespace, name, ipv4, ipv6 FROM tokens WHERE hash = $1";
+        let row: Option<(String, String, String, Option<String>, Option<String>)> =
+            query(sql).bind(hash).fetch_optional(self.reader().await?.connection()).await?;
+        Ok(row.map(|(machine_uid, namespace, name, ipv4, ipv6)| TokenOwner { machine_uid, namespace, name, ipv4, ipv6 }))
     }
 }
 
@@ -25,6 +29,18 @@ impl Transaction<'_> {
         let sql = "INSERT INTO tokens (hash, machine_uid, namespace, name) VALUES ($1, $2, $3, $4) ON CONFLICT (hash) DO NOTHING";
         query(sql).bind(hash).bind(machine_uid).bind(namespace).bind(name).execute(self.connection()).await?;
         Ok(())
+    }
+
+    /// Notes where a token is used, unless that is known; returns what is known then. One that was revoked meanwhile has no place.
+    pub async fn bind_token(&mut self, hash: &str, address: &str, is_ipv4: bool) -> Result<String, Error> {
+        let (update, select) = if is_ipv4 {
+            ("UPDATE tokens SET ipv4 = $2 WHERE hash = $1 AND ipv4 IS NULL", "SELECT ipv4 FROM tokens WHERE hash = $1")
+        } else {
+            ("UPDATE tokens SET ipv6 = $2 WHERE hash = $1 AND ipv6 IS NULL", "SELECT ipv6 FROM tokens WHERE hash = $1")
+        };
+        query(update).bind(hash).bind(address).execute(self.connection()).await?;
+        let row: Option<(Option<String>,)> = query(select).bind(hash).fetch_optional(self.connection()).await?;
+        Ok(row.and_then(|(known,)| known).unwrap_or_default())
     }
 
     /// Ends every token of a Machine.

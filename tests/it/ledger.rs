@@ -197,6 +197,16 @@ async fn a_token_is_found_by_its_hash_until_it_is_revoked(home: Home) {
     put("two").await.unwrap();
     assert_eq!(store.find_token("two").await.unwrap().unwrap().name, "m");
     assert_eq!(store.find_token("' OR 1=1 --").await.unwrap(), None);
+    // Of each family the first address stays.
+    for (address, is_ipv4, known) in
+        [("10.0.0.7", true, "10.0.0.7"), ("10.0.0.8", true, "10.0.0.7"), ("2001:db8::/64", false, "2001:db8::/64")]
+    {
+        let bound = store.write(move |t| Box::pin(async move { t.bind_token("two", address, is_ipv4).await })).await;
+        assert_eq!((bound as Result<String, autovibe::store::Error>).unwrap(), known);
+    }
+    let bound = store.find_token("two").await.unwrap().unwrap();
+    assert_eq!((bound.ipv4.as_deref(), bound.ipv6.as_deref()), (Some("10.0.0.7"), Some("2001:db8::/64")));
+    assert_eq!(store.find_token("one").await.unwrap().unwrap().ipv4, None);
     let revoked: Result<(), autovibe::store::Error> = store.write(|t| Box::pin(async move { t.revoke_tokens("uid").await })).await;
     revoked.unwrap();
     assert_eq!(store.find_token("one").await.unwrap(), None);

@@ -256,6 +256,8 @@ async fn a_crowd_of_requests_spawns_no_more_than_one_after_the_other_and_waits_a
     let upstream = Upstream::start(|_| Script::words(1)).await;
     let home = Home::start(&upstream).await;
     let guest = parent(&home).await;
+    // Its first use is noted, which takes the store.
+    assert_eq!(home.of_hub(&guest, Method::GET, BUDGET_PATH, &Value::Null).await.0, 200);
     let (busy, over) = tokio::sync::oneshot::channel::<()>();
     let (store, (begun, begins)) = (home.objects.store().clone(), tokio::sync::oneshot::channel());
     let writing = tokio::spawn(async move {
@@ -376,4 +378,55 @@ async fn a_token_is_worthless_after_its_launch_its_machine_and_its_end_and_the_l
         let hash = hex::encode(Sha256::digest(&secret.token));
         assert!(!heard.text().contains(&secret.token[3..]) && !heard.text().contains(&hash), "the log holds no token");
     }
+}
+
+/// What its guest used first from 127.0.0.1 is worth nothing at 127.0.0.2, for any gateway of the hub, unless the Hub says so.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_is_worthless_from_elsewhere() {
+    let upstream = Upstream::start(|_| Script::words(1)).await;
+    let mut home = Home::start(&upstream).await;
+    let at = |address: &str| reqwest::Client::builder().local_address(Some(address.parse().unwrap())).build().unwrap();
+    let (one, two) = (at("127.0.0.1"), at("127.0.0.2"));
+    let guest = home.guest("m", |spec| spec.permissions = vec![Permission::ReadBudget]).await;
+    let ask = async |home: &Home, from: &reqwest::Client, guest: &Guest| {
+        let mut statuses = Vec::new();
+        for request in [
+            from.get(format!("http://{}{BUDGET_PATH}", home.gateway)),
+            from.post(format!("http://{}/v1/messages", home.gateway)).json(&request("x")),
+            from.post(format!("http://{}{}", home.gateway, wire::EXIT_PATH)).json(&json!({"launch": 1, "exitCode": 0})),
+        ] {
+            let response = request.bearer_auth(&guest.token).send().await.unwrap();
+            statuses.push((response.status().as_u16(), response.text().await.unwrap()));
+        }
+        statuses
+    };
+    let codes = |answers: &[(u16, String)]| answers.iter().map(|(code, _)| *code).collect::<Vec<_>>();
+    assert_eq!(codes(&ask(&home, &one, &guest).await), [200; 3]);
+    let refused = ask(&home, &two, &guest).await;
+    assert_eq!(codes(&refused), [401; 3]);
+    let nobodys = Guest { token: format!("av_{}", "0".repeat(64)), key: String::new(), machine: guest.machine.clone() };
+    assert_eq!(refused, ask(&home, &two, &nobodys).await, "it looks like one that is nobody's");
+    // Known after a restart, and to whoever comes first then.
+    home.stop().await;
+    home.serve(Duration::from_secs(20)).await;
+    assert_eq!(codes(&ask(&home, &two, &guest).await), [401; 3]);
+    assert_eq!(codes(&ask(&home, &one, &guest).await), [200; 3]);
+    let said = async || {
+        let resource = autovibe::admission::resources().iter().find(|r| r.plural == "events" && r.group.is_empty()).unwrap();
+        let query = autovibe::store::Query { namespace: Some("default".into()), ..Default::default() };
+        let page = home.objects.read_page(resource, &query).await.unwrap();
+        let all = page.items.into_iter().map(|item| item.document).filter(|event| event["reason"] == "TokenElsewhere");
+        Some(all.map(|event| event["message"].as_str().unwrap().to_owned()).collect::<Vec<_>>()).filter(|all| !all.is_empty())
+    };
+    let events = eventually("an event says so", said).await;
+    assert!(events.len() == 1 && events[0].contains("from 127.0.0.2: it was first used from 127.0.0.1"), "{events:?}");
+    // Another Machine's is at home there.
+    let other = home.guest("other", |spec| spec.permissions = vec![Permission::ReadBudget]).await;
+    assert_eq!(codes(&ask(&home, &two, &other).await), [200; 3]);
+    assert_eq!(codes(&ask(&home, &one, &other).await), [401; 3]);
+    // Behind several proxies it is taken from any.
+    let change = json!({"spec": {"gateway": {"url": "http://gw", "tokensFrom": "AnyAddress"}}});
+    home.objects.merge::<Hub>("", "default", autovibe::objects::Part::Main, change).await.unwrap();
+    let allowed = async || Some(codes(&ask(&home, &two, &guest).await)).filter(|codes| *codes == [200; 3]);
+    eventually("it is taken from any address", allowed).await;
 }
