@@ -107,7 +107,7 @@ pub struct Gateway {
     /// URL as a guest must use it: `http://10.10.0.1:8081`.
     pub url: String,
     /// From where a guest's token is taken.
-    #[serde(default, skip_serializing_if = "TokensFrom::is_default")]
+    #[serde(default)]
     pub tokens_from: TokensFrom,
 }
 
@@ -120,12 +120,6 @@ pub enum TokensFrom {
     FirstAddress,
     /// Any: for guests whose address changes on the way, by several proxies or by the node that they run on.
     AnyAddress,
-}
-
-impl TokensFrom {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
 }
 
 /// A model provider.

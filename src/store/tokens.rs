@@ -13,12 +13,13 @@ pub struct TokenOwner {
     pub ipv6: Option<String>,
 }
 
+type Row = (String, String, String, Option<String>, Option<String>);
+
 impl Store {
     /// The owner of the token with this SHA-256 (hex); `None` when there is none or it was revoked.
     pub async fn find_token(&self, hash: &str) -> Result<Option<TokenOwner>, Error> {
         let sql = "SELECT machine_uid, namespace, name, ipv4, ipv6 FROM tokens WHERE hash = $1";
-        let row: Option<(String, String, String, Option<String>, Option<String>)> =
-            query(sql).bind(hash).fetch_optional(self.reader().await?.connection()).await?;
+        let row: Option<Row> = query(sql).bind(hash).fetch_optional(self.reader().await?.connection()).await?;
         Ok(row.map(|(machine_uid, namespace, name, ipv4, ipv6)| TokenOwner { machine_uid, namespace, name, ipv4, ipv6 }))
     }
 }

@@ -22,5 +22,5 @@ mod restored;
 mod rotated;
 pub(crate) mod stage;
 mod templates;
-mod verified;
 mod tokens;
+mod verified;
