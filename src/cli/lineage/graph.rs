@@ -228,7 +228,7 @@ fn checkpoint_node(checkpoint: &Checkpoint) -> Node {
     lines.push(match (&spec.import, checkpoint.annotation(ASKED_BY)) {
         (Some(import), _) => format!("image {}", import.image),
         (None, Some(_)) => "for a fork".into(),
-        (None, None) => why(spec.trigger),
+        (None, None) => boundaries(checkpoint).into_iter().map(why).collect::<Vec<_>>().join(", "),
     });
     if let Some(description) = &spec.description {
         lines.push(format!("“{}”", print::shorten(description, 50)));
@@ -236,7 +236,7 @@ fn checkpoint_node(checkpoint: &Checkpoint) -> Node {
     if spec.keep == Keep::Forever {
         lines.push("kept forever".into());
     }
-    let usual = lines.len() == 2 && status.phase == CheckpointPhase::Ready;
+    let usual = lines.len() == 2 && boundaries(checkpoint).len() == 1 && status.phase == CheckpointPhase::Ready;
     if status.phase != CheckpointPhase::Ready {
         lines.push(format!("{:?}", status.phase));
     }
@@ -246,6 +246,17 @@ fn checkpoint_node(checkpoint: &Checkpoint) -> Node {
         _ => Look::Checkpoint,
     };
     Node { lines, look, plain: usual && spec.trigger == Trigger::BetweenMessages }
+}
+
+/// At which boundaries it stands, each once; the first is what it was taken for.
+pub(super) fn boundaries(checkpoint: &Checkpoint) -> Vec<Trigger> {
+    let mut all = vec![checkpoint.spec.trigger];
+    for reason in checkpoint.status.iter().flat_map(|status| &status.reasons) {
+        if !all.contains(&reason.trigger) {
+            all.push(reason.trigger);
+        }
+    }
+    all
 }
 
 /// A trigger's name as words: `between messages`.

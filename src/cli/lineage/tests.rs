@@ -48,7 +48,14 @@ fn shop() -> (Vec<Machine>, Vec<Checkpoint>) {
             json!({ "import": { "image": "debian" } }),
             json!({ "phase": "Ready", "volumes": [{ "node": "n", "dataset": "d", "snapshot": "s", "guid": "1", "referenced": 13_314_398_618_u64 }] }),
         ),
-        checkpoint("add-authentication-0003", json!({ "machine": "add-authentication" }), json!({ "parent": "shop-a" })),
+        checkpoint(
+            "add-authentication-0003",
+            json!({ "machine": "add-authentication", "trigger": "BetweenMessages" }),
+            json!({ "parent": "shop-a", "reasons": [
+                { "trigger": "BetweenMessages", "message": "" }, { "trigger": "Breakpoint", "message": "tests passed" },
+                { "trigger": "Breakpoint", "message": "a commit was made" },
+            ] }),
+        ),
         checkpoint(
             "add-authentication-final",
             json!({ "machine": "add-authentication", "trigger": "Final" }),
@@ -71,6 +78,7 @@ fn the_picture() {
 shop-a                    import                                    image debian, 12.4 GiB
 └─ add-authentication     Succeeded  38m  $1.37  23 checkpoints  verify ✔ npm test
    │  “Add authentication:…”
+   │  kept: 1 BetweenMessages, 1 Breakpoint, 1 Final
    │  ⇒ checkpoint add-authentication-final  ✔ verified
    ├─ add-tests           Running     3m  $0.22   4 checkpoints  the agent works
    │  │  “Add end-to-end tests.”
@@ -78,6 +86,7 @@ shop-a                    import                                    image debian
    │        “Deploy.”
    ├─ gone                deleted                1 checkpoint
    │     “An old idea.”
+   │     kept: 1 Final
    │     ⇒ checkpoint gone-final  ✘ its verification failed
    └─ try                 Failed          $0.00   0 checkpoints  Timeout
          “Try it.”

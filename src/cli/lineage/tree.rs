@@ -1,5 +1,6 @@
 //! The forest of checkpoints and the Machines between them, and its picture: pure.
 
+use super::graph::boundaries;
 use crate::api::checkpoint::Outcome;
 use crate::api::machine::{Phase, TerminationReason};
 use crate::api::{Checkpoint, Kind, Machine};
@@ -23,6 +24,9 @@ pub(super) struct Node {
     pub(super) spent: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) checkpoints: Option<u64>,
+    /// Why those that are there were taken: how many at each boundary. One may stand at several.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(super) boundaries: BTreeMap<String, usize>,
     /// The size of a first base, the verdict of a Machine's verification, or what it waits for.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub(super) note: String,
@@ -100,6 +104,12 @@ pub(super) fn forest(machines: &[Machine], checkpoints: &[Checkpoint], now: Time
         };
         nodes.insert((namespace.into(), format!("machine/{}", machine.name())), (machine_node(machine, now), parent));
     }
+    for checkpoint in checkpoints {
+        let Some(machine) = &checkpoint.spec.machine else { continue };
+        if let Some((node, _)) = nodes.get_mut(&(checkpoint.namespace().to_owned(), format!("machine/{machine}"))) {
+            boundaries(checkpoint).into_iter().for_each(|at| *node.boundaries.entry(format!("{at:?}")).or_default() += 1);
+        }
+    }
     for (node, _) in nodes.values_mut() {
         let last = node.final_checkpoint.as_deref().and_then(|last| by_name.get(&(node.namespace.as_str(), last)));
         node.verified = last.and_then(|last| Some(last.status.as_ref()?.verified.as_ref()?.outcome));
@@ -135,9 +145,8 @@ fn machine_node(machine: &Machine, now: Timestamp) -> Node {
         note,
         goal: Some(machine.spec.goal.prompt.trim().to_owned()).filter(|goal| !goal.is_empty()),
         final_checkpoint: status.final_checkpoint,
-        verified: None,
         spawned_from: status.spawned_from,
-        children: Vec::new(),
+        ..Node::default()
     }
 }
 
@@ -215,6 +224,10 @@ fn draw(node: &Node, lead: &str, below: &str, lines: &mut Vec<Line>) {
     let stem = if node.children.is_empty() { "   " } else { "│  " };
     if let Some(goal) = &node.goal {
         lines.push(Line::Text(format!("{below}{stem}“{}”", print::shorten(goal, 90))));
+    }
+    if !node.boundaries.is_empty() {
+        let each: Vec<String> = node.boundaries.iter().map(|(boundary, count)| format!("{count} {boundary}")).collect();
+        lines.push(Line::Text(format!("{below}{stem}kept: {}", each.join(", "))));
     }
     if let Some(from) = &node.spawned_from {
         lines.push(Line::Text(format!("{below}{stem}spawned from checkpoint {from}")));
