@@ -193,13 +193,13 @@ struct Decided<'r> {
 }
 
 /// Each after those before it: what one reserves or gives back, the next one sees.
-fn decide<'r>(
-    requests: &'r [Request],
+fn decide(
+    requests: &[Request],
     mut balances: HashMap<String, Balance>,
     mut leases: HashMap<String, Lease>,
     now: Timestamp,
     epoch: i64,
-) -> Decided<'r> {
+) -> Decided<'_> {
     let mut decided = Decided { outcomes: Vec::with_capacity(requests.len()), postings: Vec::new(), refused: Vec::new() };
     for request in requests {
         let outcome = match request {

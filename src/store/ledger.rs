@@ -1,6 +1,10 @@
 //! Rows of the ledger: accounts, leases, entries. What a limit is, and what an ending means, is said by the caller.
 
-use super::{CallEnd, Error, NewCall, NewMessage, Store, Transaction, calls::plain, connection::query};
+use super::{
+    CallEnd, Error, NewCall, NewMessage, Store, Transaction,
+    calls::plain,
+    connection::{Statement, query},
+};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap};
@@ -275,7 +279,7 @@ impl Transaction<'_> {
         let sums = sums.into_iter().map(|(account, change)| row("", "", account, &change)).collect();
         let statement = query(self.either(ON_SQLITE, ON_POSTGRES)).bind(at.as_millisecond());
         let lists = [leases, entries, sums, begun, ended, messages].into_iter().map(|rows| Value::Array(rows).to_string());
-        lists.fold(statement, |statement, rows| statement.bind(rows)).execute(self.connection()).await.map(drop)
+        lists.fold(statement, Statement::bind).execute(self.connection()).await.map(drop)
     }
 
     /// Open leases that ran out before `now` or belong to an epoch before `epoch`, at most `limit`.

@@ -346,6 +346,7 @@ impl Savepoint {
 
 impl Error {
     /// The same for another caller of a batch that failed.
+    #[must_use]
     pub fn repeat(&self) -> Self {
         match self {
             Self::Fenced { ours, theirs } => Self::Fenced { ours: *ours, theirs: *theirs },
