@@ -301,13 +301,13 @@ fn claude_code_is_run_by_the_runner_where_there_is_one_and_the_agent_is_not_root
 fn a_digest_is_of_names_and_contents_whatever_the_shell() {
     let mut first = Vec::new();
     for guest in guests() {
-        let dir = guest.root.path().join("work/it's one");
+        let dir = guest.root.path().join("home/it's one");
         std::fs::create_dir_all(dir.join("sub")).unwrap();
         std::fs::write(dir.join("a b"), "one").unwrap();
         std::fs::write(dir.join("sub/c"), "two").unwrap();
-        let digest = || guest.ok(scripts::DIGEST, &["5", "/work/it's one", "/nowhere"], "");
+        let digest = || guest.ok(scripts::DIGEST, &["5", "/home/it's one", "/nowhere"], "");
         let was = digest();
-        assert!(was.len() == 64 + " /work/it's one\n".len() && was.ends_with(" /work/it's one\n"), "{was}");
+        assert!(was.len() == 64 + " /home/it's one\n".len() && was.ends_with(" /home/it's one\n"), "{was}");
         let mut seen = vec![was.clone()];
         std::fs::write(dir.join("sub/c"), "TWO").unwrap();
         seen.push(digest());
