@@ -425,6 +425,10 @@ pub struct Retention {
     /// The newest of each of the last N weeks that have any.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub keep_weekly: Option<u32>,
+    /// What its checkpoints may take in the pool, beyond what its disks take now. Above it the oldest goes, one after another, whatever
+    /// of the above keeps it. Never the newest of a Machine that goes on, a final one, one with `keep: Forever` or one that something needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<Bytes>,
 }
 
 fn default_keep_last() -> u32 {
@@ -432,7 +436,7 @@ fn default_keep_last() -> u32 {
 }
 impl Default for Retention {
     fn default() -> Self {
-        Self { keep_last: default_keep_last(), keep_within: None, keep_hourly: None, keep_daily: None, keep_weekly: None }
+        Self { keep_last: default_keep_last(), keep_within: None, keep_hourly: None, keep_daily: None, keep_weekly: None, max_bytes: None }
     }
 }
 
@@ -537,6 +541,9 @@ pub struct MachineStatus {
     /// How many Checkpoints were taken of it.
     #[serde(default)]
     pub checkpoints: u64,
+    /// Bytes that would be free if all its checkpoints went, as they were last measured; with `spec.checkpoints.retention.maxBytes` alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub checkpoint_bytes: Option<u64>,
     /// The agent process.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<AgentStatus>,

@@ -25,7 +25,7 @@ impl Show {
             .flat_map(|owner| lineage.judge(owner, now).into_iter().map(move |judged| (owner, judged)))
             .map(|(owner, judged)| {
                 let kept: Vec<String> = judged.kept.iter().map(Kept::to_string).collect();
-                json!({ "checkpoint": judged.checkpoint.name(), "machine": owner, "kept": kept, "goes": kept.is_empty() })
+                json!({ "checkpoint": judged.checkpoint.name(), "machine": owner, "kept": kept, "goes": kept.is_empty(), "over": judged.over })
             })
             .collect();
         match context.options.output {
@@ -41,6 +41,7 @@ fn table(rows: &[Value]) -> String {
     let header = ["CHECKPOINT", "MACHINE", "KEPT AS"].map(str::to_owned);
     let why = |row: &Value| match row["kept"].as_array() {
         Some(kept) if !kept.is_empty() => kept.iter().map(print::cell).collect::<Vec<_>>().join("; "),
+        _ if row["over"] == true => "nothing that maxBytes leaves room for: it goes".into(),
         _ => "nothing: it goes".into(),
     };
     let rows: Vec<Vec<String>> =

@@ -6,7 +6,7 @@ mod retention;
 #[cfg(test)]
 mod tests;
 
-pub use retention::{Judged, Kept, due};
+pub use retention::{Judged, Kept, due, exceeds};
 
 use crate::api::checkpoint::{ASKED_BY, CheckpointPhase};
 use crate::api::machine::Capture;

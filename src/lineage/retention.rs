@@ -4,9 +4,12 @@ use super::{Lineage, Use, age_order, is_finished, machine_uid, phase_of, taken_a
 use crate::api::checkpoint::{CheckpointPhase, Keep, Trigger};
 use crate::api::machine::Retention;
 use crate::api::quantity::GoDuration;
-use crate::api::{Checkpoint, Kind};
+use crate::api::{Checkpoint, Kind, Machine};
 use jiff::Timestamp;
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 /// Why a checkpoint stays.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -35,6 +38,13 @@ pub enum Kept {
     Used(Use),
 }
 
+impl Kept {
+    /// Whether it gives way to `maxBytes`.
+    fn yields(&self) -> bool {
+        matches!(self, Self::Last(_) | Self::Within(_) | Self::Hourly | Self::Daily | Self::Weekly | Self::Undated)
+    }
+}
+
 /// A checkpoint as its Machine's retention sees it.
 #[derive(Clone, Debug)]
 pub struct Judged<'a> {
@@ -43,6 +53,8 @@ pub struct Judged<'a> {
     pub kept: Vec<Kept>,
     /// When it stops being young enough, if it is kept for that.
     pub until: Option<Timestamp>,
+    /// It would be kept, were there room in `maxBytes`.
+    pub over: bool,
 }
 
 /// Numbers the hour, day or week of a time.
@@ -62,8 +74,12 @@ impl<'a> Lineage<'a> {
     /// A Machine that is gone has the default retention. Those that failed are counted by themselves, by their number alone.
     pub fn judge(&self, machine: &str, now: Timestamp) -> Vec<Judged<'a>> {
         let mut lives: BTreeMap<Option<&str>, Vec<&'a Checkpoint>> = BTreeMap::new();
+        let mut going: BTreeSet<Option<&str>> = BTreeSet::new();
         for &checkpoint in self.checkpoints.values() {
-            if checkpoint.spec.machine.as_deref() == Some(machine) && !checkpoint.is_deleting() {
+            if checkpoint.spec.machine.as_deref() != Some(machine) {
+            } else if checkpoint.is_deleting() {
+                going.insert(machine_uid(checkpoint));
+            } else {
                 lives.entry(machine_uid(checkpoint)).or_default().push(checkpoint);
             }
         }
@@ -79,15 +95,37 @@ impl<'a> Lineage<'a> {
             for judged in of_it.iter_mut().filter(|judged| judged.kept.is_empty()) {
                 judged.kept.extend(self.uses(judged.checkpoint.name()).into_iter().map(Kept::Used));
             }
+            // One at a time: what the pool gets back is seen when it is gone, not before.
+            if present.is_some_and(|machine| exceeds(machine)) && !going.contains(&uid) && of_it.iter().all(|judged| !judged.kept.is_empty()) {
+                self.let_one_go(goes_on, &mut of_it);
+            }
             judged.extend(of_it);
         }
         judged
+    }
+
+    /// The oldest that retention alone keeps. `all` is one life's, oldest first.
+    fn let_one_go(&self, goes_on: bool, all: &mut [Judged]) {
+        let is_ready = |judged: &Judged| phase_of(judged.checkpoint) == CheckpointPhase::Ready;
+        let newest = all.iter().rposition(is_ready).filter(|_| goes_on);
+        let yields = |judged: &Judged| is_ready(judged) && judged.kept.iter().all(Kept::yields);
+        let mut losers = all.iter_mut().enumerate().filter(|(n, judged)| Some(*n) != newest && yields(judged));
+        let loser = losers.find(|(_, judged)| self.uses(judged.checkpoint.name()).is_empty());
+        if let Some((_, judged)) = loser {
+            (judged.kept, judged.until, judged.over) = (Vec::new(), None, true);
+        }
     }
 
     /// The checkpoints of a Machine (which may be gone) that nothing keeps, oldest first.
     pub fn collectable(&self, machine: &str, now: Timestamp) -> Vec<&'a Checkpoint> {
         self.judge(machine, now).into_iter().filter(|judged| judged.kept.is_empty()).map(|judged| judged.checkpoint).collect()
     }
+}
+
+/// Whether its checkpoints took more, when they were measured, than they may. What was not measured does not.
+pub fn exceeds(machine: &Machine) -> bool {
+    let taken = machine.status.as_ref().and_then(|status| status.checkpoint_bytes);
+    taken.zip(machine.spec.checkpoints.retention.max_bytes).is_some_and(|(taken, most)| taken > most.0)
 }
 
 /// What keeps it, whatever else there is of its Machine.
@@ -102,7 +140,7 @@ fn alone(checkpoint: &Checkpoint) -> Judged<'_> {
     if !matches!(phase_of(checkpoint), CheckpointPhase::Ready | CheckpointPhase::Failed) {
         kept.push(Kept::Pending);
     }
-    Judged { checkpoint, kept, until: None }
+    Judged { checkpoint, kept, until: None, over: false }
 }
 
 /// Adds what the Machine's retention keeps. `all` is one life's, oldest first. One that stays anyway takes nobody's place.

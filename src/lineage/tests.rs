@@ -4,7 +4,7 @@ use super::*;
 use crate::api::checkpoint::{CheckpointSpec, CheckpointStatus, Import};
 use crate::api::checkpoint::{Keep, Trigger};
 use crate::api::machine::{From, FromMachine, MachineSpec, MachineStatus, Phase, Retention, VmStatus};
-use crate::api::quantity::GoDuration;
+use crate::api::quantity::{Bytes, GoDuration};
 use std::time::Duration;
 
 /// Wednesday, 2026-11-25 12:30 UTC.
@@ -97,6 +97,53 @@ fn a_machine_that_is_gone_has_the_default_retention() {
     assert_eq!(Lineage::new(&checkpoints, &namesake).collectable("a", NOW).len(), 2);
 }
 
+#[test]
+fn above_its_bytes_the_oldest_that_nothing_needs_gives_way_one_at_a_time() {
+    let full = |taken: Option<u64>, most: u64| {
+        move |spec: &mut MachineSpec, status: &mut MachineStatus| {
+            spec.checkpoints.retention = Retention { max_bytes: Some(Bytes(most)), ..Retention::default() };
+            status.checkpoint_bytes = taken;
+        }
+    };
+    let of = |checkpoints: &[Checkpoint], phase, taken, most| {
+        let machines = [machine("a", phase, full(taken, most))];
+        names(&Lineage::new(checkpoints, &machines).collectable("a", NOW))
+    };
+    let chain = chain("a", 3);
+    for (taken, goes) in [(None, vec![]), (Some(10), vec![]), (Some(11), vec!["a-0001"])] {
+        assert_eq!(of(&chain, Phase::Running, taken, 10), goes, "{taken:?}");
+    }
+    // What goes now may be enough: nothing else goes before it is gone.
+    let deleted = |n: usize| {
+        let mut all = chain.clone();
+        all[n].metadata.deletion_timestamp = Some(Time(jiff::Timestamp::UNIX_EPOCH));
+        all
+    };
+    assert_eq!(of(&deleted(0), Phase::Running, Some(11), 10), Vec::<String>::new());
+    // The defined loser: the oldest that is Ready and that only the policy keeps.
+    let spared: [(&str, fn(&mut Checkpoint)); 4] = [
+        ("forever", |c| c.spec.keep = Keep::Forever),
+        ("final", |c| c.spec.trigger = Trigger::Final),
+        ("failed", |c| c.status.as_mut().unwrap().phase = CheckpointPhase::Failed),
+        ("pending", |c| c.status.as_mut().unwrap().phase = CheckpointPhase::Pending),
+    ];
+    for (why, change) in spared {
+        let mut all = chain.clone();
+        change(&mut all[0]);
+        assert_eq!(of(&all, Phase::Running, Some(11), 10), ["a-0002"], "{why}");
+    }
+    let base = machine("b", Phase::Running, |_, status| status.spawned_from = Some("a-0001".into()));
+    let machines = [machine("a", Phase::Running, full(Some(11), 10)), base];
+    assert_eq!(names(&Lineage::new(&chain, &machines).collectable("a", NOW)), ["a-0002"], "b lives on the oldest");
+    // One that goes on keeps its newest, however much it takes.
+    for (phase, goes) in [(Phase::Running, vec![]), (Phase::Succeeded, vec!["a-0001"])] {
+        assert_eq!(of(&chain[..1], phase, Some(11), 10), goes, "{phase:?}");
+    }
+    let machines = [machine("a", Phase::Running, full(Some(11), 10))];
+    let judged = Lineage::new(&chain, &machines).judge("a", NOW);
+    assert_eq!(judged.iter().map(|judged| judged.over).collect::<Vec<_>>(), [true, false, false]);
+}
+
 fn with_uid(mut machine: Machine, uid: &str) -> Machine {
     machine.metadata.uid = Some(uid.into());
     machine
@@ -150,7 +197,7 @@ fn a_grid_keeps_all_for_a_time_then_one_of_each_hour_day_and_week() {
     assert_eq!(stay(&all, Retention { keep_daily: Some(4), ..none() }), [0, 13, 37, 61]);
     // This week, the last, the one before: 228 hours back is a Monday, 229 a Sunday.
     assert_eq!(stay(&all, Retention { keep_weekly: Some(3), ..none() }), [0, 61, 229]);
-    let grid = Retention { keep_last: 1, keep_hourly: Some(2), keep_daily: Some(2), keep_weekly: Some(9), keep_within: None };
+    let grid = Retention { keep_last: 1, keep_hourly: Some(2), keep_daily: Some(2), keep_weekly: Some(9), keep_within: None, max_bytes: None };
     assert_eq!(stay(&all, grid), [0, 1, 13, 61, 229, 400]);
     // Weeks without any are no weeks; and one that is given as 0 wants nothing.
     assert_eq!(stay(&[0, 2000, 4000], Retention { keep_weekly: Some(2), keep_daily: Some(0), ..none() }), [0, 2000]);

@@ -250,7 +250,7 @@ impl Zfs {
         }
         // `all` of zfs-fuse leaves out what is asked for here. Marks are set when a thing is made, so the later listing has
         // those of all that the first one shows; what was made in between is not shown yet.
-        let mut items = get("none", "type,guid,createtxg,origin,userrefs,referenced").await?;
+        let mut items = get("none", "type,guid,createtxg,origin,userrefs,referenced,usedbysnapshots").await?;
         for (name, marks) in get("local", "all").await? {
             if let Some(item) = items.get_mut(&name) {
                 item.add(marks);

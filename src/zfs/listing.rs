@@ -52,7 +52,13 @@ impl Item {
 
     pub(super) fn into_dataset(self, name: &str) -> Result<DatasetInfo, Error> {
         let origin = self.value("origin").filter(|origin| !origin.is_empty()).and_then(split_snapshot);
-        Ok(DatasetInfo { name: Dataset(name.to_owned()), guid: self.guid(name)?, origin, properties: self.properties })
+        Ok(DatasetInfo {
+            name: Dataset(name.to_owned()),
+            guid: self.guid(name)?,
+            origin,
+            snapshots_bytes: self.value("usedbysnapshots").and_then(|text| text.parse().ok()),
+            properties: self.properties,
+        })
     }
 
     pub(super) fn into_snapshot(self, name: &str) -> Result<SnapshotInfo, Error> {

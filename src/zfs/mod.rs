@@ -126,6 +126,8 @@ pub struct DatasetInfo {
     pub guid: String,
     /// The snapshot it is a clone of.
     pub origin: Option<Snapshot>,
+    /// Bytes that would be free if all its snapshots went (`usedbysnapshots`).
+    pub snapshots_bytes: Option<u64>,
     /// User properties set on it itself, not inherited; names beginning `autovibe:` only.
     pub properties: Properties,
 }

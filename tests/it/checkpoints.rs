@@ -3,10 +3,10 @@
 
 use crate::node;
 use autovibe::api::budget::{BudgetLimits, BudgetSpec, ParentRef};
-use autovibe::api::checkpoint::{CheckpointPhase, CheckpointSpec, CheckpointStatus, FINALIZER, Import, Session, Trigger};
+use autovibe::api::checkpoint::{CheckpointPhase, CheckpointSpec, CheckpointStatus, FINALIZER, Import, Keep, Session, Trigger};
 use autovibe::api::hub::{HubSpec, Image, Infrastructure};
 use autovibe::api::machine::{Agent, AgentType, From, MachineSpec, OnTerminate, Phase, Retention};
-use autovibe::api::quantity::{Currency, GoDuration, Money, NanoUsd};
+use autovibe::api::quantity::{Bytes, Currency, GoDuration, Money, NanoUsd};
 use autovibe::api::{Budget, Checkpoint, Hub, Kind, Machine};
 use autovibe::clock::Clock;
 use autovibe::controller::{self, Controllers};
@@ -218,6 +218,53 @@ async fn a_retention_that_is_changed_acts_by_itself_and_so_does_time() {
     }
     let (left, _) = bench.objects.list::<Checkpoint>(Some(NAMESPACE)).await.unwrap();
     assert_eq!(left.iter().map(Kind::name).collect::<Vec<_>>(), ["a-0004"]);
+    bench.stop().await;
+}
+
+/// The model pool says 64 KiB of each snapshot.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn above_max_bytes_the_oldest_go_until_the_pool_says_that_it_is_enough() {
+    let bench = bench().await;
+    bench.objects.create(&hub()).await.unwrap();
+    let mut machine = machine("a", image(), 20);
+    machine.spec.checkpoints.retention.max_bytes = Some(Bytes(2 * 65536));
+    bench.running(machine).await;
+    bench.captured(at_message("a", 1)).await;
+    let mut forever = at_message("a", 2);
+    forever.spec.keep = Keep::Forever;
+    bench.captured(forever).await;
+    bench.captured(at_message("a", 3)).await;
+    bench.gone::<Checkpoint>("a-0001").await;
+    // Measured by ZFS, and told.
+    let measured = |taken: u64| move |m: Option<&Machine>| m.is_some_and(|m| m.status.as_ref().unwrap().checkpoint_bytes == Some(taken));
+    bench.until(NAMESPACE, "a", "measured", measured(2 * 65536)).await;
+    bench.captured(at_message("a", 4)).await;
+    bench.gone::<Checkpoint>("a-0003").await;
+    let (left, _) = bench.objects.list::<Checkpoint>(Some(NAMESPACE)).await.unwrap();
+    assert_eq!(left.iter().map(Kind::name).collect::<Vec<_>>(), ["a-0002", "a-0004"], "the one that is to stay stays, whatever its age");
+    // Nothing that may go is left: a person is told, and nothing goes.
+    let mut forever = at_message("a", 5);
+    forever.spec.keep = Keep::Forever;
+    bench.captured(forever).await;
+    bench.gone::<Checkpoint>("a-0004").await;
+    let mut forever = at_message("a", 6);
+    forever.spec.keep = Keep::Forever;
+    bench.captured(forever).await;
+    bench.until(NAMESPACE, "a", "measured", measured(3 * 65536)).await;
+    tokio::time::timeout(PATIENCE, async {
+        loop {
+            let resource = autovibe::admission::resources().iter().find(|r| r.plural == "events" && r.group.is_empty()).unwrap();
+            let page = bench.objects.read_page(resource, &Default::default()).await.unwrap();
+            if page.items.iter().any(|event| event.document["reason"] == "CheckpointsExceedMaxBytes") {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await
+    .expect("an Event says that nothing may go");
+    let (left, _) = bench.objects.list::<Checkpoint>(Some(NAMESPACE)).await.unwrap();
+    assert_eq!(left.iter().map(Kind::name).collect::<Vec<_>>(), ["a-0002", "a-0005", "a-0006"]);
     bench.stop().await;
 }
 

@@ -109,6 +109,29 @@ impl Driver {
         Ok(own.map(|dataset| dataset.name.0))
     }
 
+    /// Bytes that would be free if all checkpoints of a Machine went, on this node: those of its disks and of those that are kept.
+    ///
+    /// Errors: `Settings` without ZFS; `Unknown` when ZFS does not say it of each.
+    pub async fn checkpoint_bytes(&self, machine_uid: &str) -> Result<u64, Error> {
+        if !self.has_zfs() {
+            return Err(Error::Settings("without ZFS nobody knows what a checkpoint takes".into()));
+        }
+        let (storage, keep) = (&self.connection().dataset, &self.connection().keep);
+        let mut all = self.zfs.datasets(storage).await?;
+        if !all.iter().any(|dataset| dataset.name == *keep) {
+            match self.zfs.datasets(keep).await {
+                Ok(kept) => all.extend(kept),
+                // Before the first end of a Machine there is no checkpoint tree.
+                Err(zfs::Error::NotFound(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let of_it = all.iter().filter(|dataset| is_marked(&dataset.properties, MACHINE, machine_uid));
+        of_it
+            .map(|disk| disk.snapshots_bytes.ok_or_else(|| Error::Unknown(format!("{} was listed without what its snapshots take", disk.name))))
+            .sum()
+    }
+
     /// Every dataset whose name carries this VMID, ours or not. One command.
     pub async fn datasets_of(&self, vmid: Vmid) -> Result<Vec<DatasetInfo>, Error> {
         let all = self.zfs.datasets(&self.connection().dataset).await?;

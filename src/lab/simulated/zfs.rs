@@ -180,6 +180,8 @@ impl Shown<'_> {
                     ("createtxg", dataset.createtxg.to_string()),
                 ];
                 rows.extend([("used", "65536".to_owned()), ("referenced", "65536".to_owned())]);
+                // As if each of them had a block of its own.
+                rows.push(("usedbysnapshots", (dataset.snapshots.len() * 65536).to_string()));
                 rows.extend(dataset.origin.and_then(|guid| pool.snapshot_name(guid)).map(|name| ("origin", name)));
                 rows.extend(dataset.volume.map(|size| ("volsize", size.to_string())));
                 rows.extend(dataset.half.as_ref().map(|half| ("receive_resume_token", half.token())));

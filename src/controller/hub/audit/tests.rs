@@ -55,7 +55,7 @@ fn snapshot(dataset: &str, uid: &str, guid: &str) -> SnapshotInfo {
 
 fn dataset(name: &str, machine: Option<&str>) -> DatasetInfo {
     let properties = machine.map(|uid| (MACHINE.to_owned(), uid.to_owned())).into_iter().collect();
-    DatasetInfo { name: Dataset(name.into()), guid: "7".into(), origin: None, properties }
+    DatasetInfo { name: Dataset(name.into()), guid: "7".into(), origin: None, snapshots_bytes: None, properties }
 }
 
 fn vm(tags: &[&str]) -> VmSeen {
