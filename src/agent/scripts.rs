@@ -38,13 +38,15 @@ pub const VERIFY: Verb = Verb { name: "autovibe-verify", script: script!("script
 pub const FLUSH: Verb = Verb { name: "autovibe-flush", script: script!("scripts/flush.sh") };
 /// Args: longest time for each in seconds, directories. Prints `SHA256 PATH` of each that is there.
 pub const DIGEST: Verb = Verb { name: "autovibe-digest", script: script!("scripts/digest.sh") };
+/// Args: timeout in seconds, `agent` or `root`, workspace, most bytes of a stream, command. Prints its two streams in base64; exits as it did.
+pub const EXEC: Verb = Verb { name: "autovibe-exec", script: script!("scripts/exec.sh") };
 /// No args. Ends the agent's processes.
 pub const STOP: Verb = Verb { name: "autovibe-stop", script: script!("scripts/stop.sh") };
 /// Args: workspace, name, base name (may be empty). Prints a base64 git bundle, or `none`.
 pub const BUNDLE: Verb = Verb { name: "autovibe-bundle", script: script!("scripts/bundle.sh") };
 
 /// Every verb, for tests and for guests that answer by name.
-pub const VERBS: [Verb; 9] = [PERSONALISE, SOURCE, LAUNCH, STATUS, VERIFY, FLUSH, DIGEST, STOP, BUNDLE];
+pub const VERBS: [Verb; 10] = [PERSONALISE, SOURCE, LAUNCH, STATUS, VERIFY, FLUSH, DIGEST, EXEC, STOP, BUNDLE];
 
 /// Where the hub writes the source bundle in the guest.
 pub const SOURCE_BUNDLE: &str = "/var/lib/autovibe/source.bundle";

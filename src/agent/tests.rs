@@ -237,6 +237,35 @@ fn verify_gives_the_commands_code_and_the_end_of_its_output() {
 }
 
 #[test]
+fn exec_gives_both_streams_as_they_are_and_the_commands_code() {
+    for guest in guests() {
+        std::fs::create_dir_all(guest.workspace()).unwrap();
+        std::fs::create_dir_all(guest.state()).unwrap();
+        let workspace = guest.workspace();
+        let exec = |seconds: &str, workspace: &str, most: &str, command: &[&str], input: &str| {
+            let fixed = [seconds, "agent", workspace, most];
+            let output = guest.run(scripts::EXEC, &[&fixed, command].concat(), input);
+            let text = |bytes: &[u8]| decode(std::str::from_utf8(bytes).unwrap());
+            (output.status.code(), text(&output.stdout), text(&output.stderr))
+        };
+        let script = "pwd; printf '<%s>' \"$@\"; printf '\\000\\377\\n' >&2; cat; exit 3";
+        let (code, out, err) = exec("20", &workspace, "1000", &["/bin/sh", "-c", script, "x", "a b", "", "it's"], "put in\n");
+        assert_eq!((code, err.as_slice()), (Some(3), b"\0\xff\n".as_slice()));
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{workspace}\n<a b><><it's>put in\n"));
+        // What is too much is cut, and the command goes on.
+        let (code, out, _) = exec("20", &workspace, "5", &["/bin/sh", "-c", "head -c 1000000 /dev/zero; exit 4"], "");
+        assert_eq!((code, out.len()), (Some(4), 5));
+        let start = Instant::now();
+        assert_eq!(exec("1", &workspace, "5", &["sleep", "30"], "").0, Some(137));
+        assert!(start.elapsed() < Duration::from_secs(15));
+        assert_eq!(exec("20", &workspace, "5", &["/no/such/program"], "").0, Some(127));
+        // Before its source came there is no workspace; people look for why.
+        let (code, out, _) = exec("20", "/no/such/place", "100", &["pwd"], "");
+        assert_eq!((code, out.as_slice()), (Some(0), b"/\n".as_slice()));
+    }
+}
+
+#[test]
 fn commands_run_as_the_agents_user_where_there_is_one() {
     let root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
     if !root || !Command::new("id").args(["-u", "nobody"]).status().is_ok_and(|s| s.success()) {
@@ -255,6 +284,10 @@ fn commands_run_as_the_agents_user_where_there_is_one() {
             "",
         );
         assert_eq!(output, "nobody\n<-c><it's><a b>");
+        for (user, name) in [("agent", "nobody\n"), ("root", "root\n")] {
+            let output = guest.ok(scripts::EXEC, &["20", user, &guest.workspace(), "100", "id", "-un"], "");
+            assert_eq!(decode(&output), name.as_bytes());
+        }
         let key = guest.state().join("runner.key");
         let script = format!("id -un; printf '%s' \"$AUTOVIBE_TOKEN\"; [ ! -r {} ] || exit 3; exit 4", key.display());
         guest.launch(1, "", &["/bin/sh", "-c", &script]);

@@ -10,6 +10,7 @@ pub mod budget;
 pub mod capability;
 pub mod checkpoint;
 pub mod crd;
+pub mod exec;
 pub mod hub;
 pub mod machine;
 pub mod meta;

@@ -188,6 +188,7 @@ fn stored(resource: &'static Resource) -> Entry {
             subresources.extend([Subresource::of_own_kind("finalize", &["update"]), Subresource::of_own_kind("status", PART)]);
         }
         (api::GROUP, "machines") => subresources.extend([
+            Subresource::of_own_kind("exec", CREATE),
             Subresource::of_own_kind("log", GET),
             Subresource::of_own_kind("calls", GET),
             Subresource::of_own_kind("token", UPDATE),

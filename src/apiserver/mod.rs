@@ -16,6 +16,7 @@ mod credentials;
 mod definitions;
 mod discovery;
 mod escalation;
+mod exec;
 mod gzip;
 mod identity;
 mod jsonpath;
@@ -47,6 +48,7 @@ pub use certificate::{LONGEST as LONGEST_CERTIFICATE, client as client_certifica
 pub use credentials::{Credential, kubeconfig};
 
 use crate::auth::TokenHash;
+use crate::driver::Drivers;
 use crate::objects::Objects;
 use axum_server::{
     Handle,
@@ -70,6 +72,8 @@ pub struct Config {
     /// Port 0 takes any free one.
     pub listen: SocketAddr,
     pub data: PathBuf,
+    /// How this process reaches guests, if its controllers lead.
+    pub drivers: Drivers,
 }
 
 /// Why the server did not start.
@@ -108,6 +112,7 @@ struct Shared {
     access: access::Access,
     caches: cache::Caches,
     load: serve::Load,
+    drivers: Drivers,
     admin: TokenHash,
     address: SocketAddr,
     shutdown: CancellationToken,
@@ -130,7 +135,16 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
     let caches = cache::Caches::new(&objects);
     let limits = connection::Limits::of_this_process();
     let clock = objects.clock().clone();
-    let shared = Arc::new(Shared { objects, access, caches, load: serve::Load::default(), admin, address, shutdown: shutdown.clone() });
+    let shared = Arc::new(Shared {
+        objects,
+        access,
+        caches,
+        load: serve::Load::default(),
+        drivers: config.drivers,
+        admin,
+        address,
+        shutdown: shutdown.clone(),
+    });
 
     let handle = Handle::new();
     // Without Nagle's delay: an event of a watch is a small packet that someone waits for.

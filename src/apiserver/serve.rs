@@ -3,7 +3,7 @@
 use super::{
     Shared, access, body,
     catalog::Source,
-    discovery, escalation, gzip, identity,
+    discovery, escalation, exec, gzip, identity,
     negotiate::{self, Encoding, Shape},
     openapi_v2,
     openapi_v3::{self, Document},
@@ -155,6 +155,10 @@ async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, St
         }
         return records::write(&objects, &target, headers, bytes, parts.method == Method::DELETE).await;
     }
+    if parts.method == Method::POST && target.name.is_some() && is_exec(&target) {
+        let lost = access_lost(server.clone(), parts.headers.clone(), peer, action.clone());
+        return exec::answer(server, &target, &user.name, &bytes).await.map(|response| until(response, lost));
+    }
     let last_word =
         if user.is_master() { None } else { Some(escalation::last_word(server.access.policy().await?, &user, &target, &action.verb)) };
     let request = write::Request {
@@ -205,6 +209,10 @@ fn fenced(objects: &Objects, headers: &HeaderMap) -> Result<Objects, Status> {
     let Some(epoch) = headers.get(EPOCH) else { return Ok(objects.clone()) };
     let number = epoch.to_str().ok().and_then(|text| text.parse().ok());
     number.map(|epoch| objects.under(epoch)).ok_or_else(|| Status::bad_request(format!("the header {EPOCH} is not a number")))
+}
+
+fn is_exec(target: &Target) -> bool {
+    target.subresource.as_deref() == Some("exec") && target.entry.subresource("exec").is_some()
 }
 
 fn creates_token(target: &Target) -> bool {

@@ -53,6 +53,8 @@ fn edit() -> Vec<PolicyRule> {
     let mut rules = view();
     rules.extend([
         rule(GROUP, &["checkpoints", "machines"], WRITE),
+        // Who may make a Machine's agent do something may as well do it in its guest.
+        rule(GROUP, &["machines/exec"], CREATE),
         // Made by the hub alone. Who may run a Machine without any may also decide those of one that has them.
         rule(GROUP, &["approvals"], &["patch", "update"]),
         rule("", &["configmaps", "events", "secrets", "serviceaccounts"], WRITE),

@@ -15,6 +15,7 @@ mod demo;
 mod describe;
 mod diff;
 mod doctor;
+mod exec;
 mod explain;
 mod fetch;
 mod get;
@@ -116,6 +117,7 @@ enum Command {
     Deny(approve::Deny),
     /// Shows the conversation of a Machine's agent
     Logs(logs::Logs),
+    Exec(exec::Run),
     /// Takes a checkpoint of a Machine
     Checkpoint(checkpoint::Take),
     Verify(verify::Verify),
@@ -223,6 +225,7 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         Command::Approve(command) => command.run(&context).await,
         Command::Deny(command) => command.run(&context).await,
         Command::Logs(command) => command.run(&context).await,
+        Command::Exec(command) => command.run(&context).await,
         Command::Checkpoint(command) => command.run(&context).await,
         Command::Verify(command) => command.run(&context).await,
         Command::Lineage(command) => command.run(&context).await,

@@ -40,6 +40,8 @@ pub struct Config {
     pub source_roots: Vec<PathBuf>,
     /// How often what is quiet is looked at all the same.
     pub resync: Duration,
+    /// Where they leave the drivers of their Hubs for others of this process.
+    pub drivers: driver::Drivers,
 }
 
 /// What every reconciler works with.
@@ -89,7 +91,7 @@ pub fn start_with(config: Config, machines: machine::Memory, objects: impl Into<
     let objects = objects.into();
     let context = Arc::new(Context {
         objects,
-        hubs: Hubs::default(),
+        hubs: Hubs::new(config.drivers.clone()),
         newest: checkpoint::Newest::default(),
         taken: checkpoint::Taken::default(),
         asked: approval::Asked::default(),

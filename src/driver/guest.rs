@@ -7,6 +7,7 @@ use super::vm::Wait;
 use super::{Driver, Error};
 use crate::agent::{self, scripts};
 use crate::api::checkpoint::{Content, Digest};
+use crate::api::exec::{Exec, ExecUser, Executed, MOST_OUTPUT};
 use crate::clock::Clock;
 use crate::proxmox::{self, ExecStatus, Vmid};
 use base64::Engine as _;
@@ -149,6 +150,17 @@ impl Guest<'_> {
             |path: &str| out.lines().filter_map(|line| line.split_once(' ')).find(|(_, of)| *of == path).map(|(sha256, _)| sha256.into());
         let digest = |(content, path): &(Content, String)| Some(Digest { content: *content, path: path.clone(), sha256: of(path)? });
         Ok(wanted.iter().filter_map(digest).collect())
+    }
+
+    /// Runs a command for a person. It is begun once: where `Unknown` is answered it may have run, or run still.
+    pub async fn exec(&self, exec: &Exec, workspace: &str) -> Result<Executed, Error> {
+        let (seconds, most) = (exec.timeout.0.as_secs().to_string(), MOST_OUTPUT.to_string());
+        let user = if exec.user == ExecUser::Root { "root" } else { "agent" };
+        let fixed = [seconds.as_str(), user, workspace, most.as_str()];
+        let args: Vec<&str> = fixed.into_iter().chain(exec.command.iter().map(String::as_str)).collect();
+        let (exit_code, stdout, stderr) = self.run(scripts::EXEC, &args, Some(&exec.stdin), exec.timeout.0 + SHORT).await?;
+        let joined = |lines: String| lines.split_whitespace().collect();
+        Ok(Executed { exit_code, stdout: joined(stdout), stderr: joined(stderr), error: None })
     }
 
     /// Ends the agent's processes.

@@ -7,12 +7,14 @@
 
 pub mod guest;
 pub mod needs;
+mod open;
 mod sites;
 pub mod storage;
 pub mod templates;
 mod turns;
 pub mod vm;
 
+pub use open::Drivers;
 pub use turns::Turns;
 
 use crate::api::capability::{Capabilities, CapabilityName};

@@ -96,7 +96,10 @@ impl<'a> Lineage<'a> {
                 judged.kept.extend(self.uses(judged.checkpoint.name()).into_iter().map(Kept::Used));
             }
             // One at a time: what the pool gets back is seen when it is gone, not before.
-            if present.is_some_and(|machine| exceeds(machine)) && !going.contains(&uid) && of_it.iter().all(|judged| !judged.kept.is_empty()) {
+            if present.is_some_and(|machine| exceeds(machine))
+                && !going.contains(&uid)
+                && of_it.iter().all(|judged| !judged.kept.is_empty())
+            {
                 self.let_one_go(goes_on, &mut of_it);
             }
             judged.extend(of_it);

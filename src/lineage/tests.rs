@@ -197,7 +197,8 @@ fn a_grid_keeps_all_for_a_time_then_one_of_each_hour_day_and_week() {
     assert_eq!(stay(&all, Retention { keep_daily: Some(4), ..none() }), [0, 13, 37, 61]);
     // This week, the last, the one before: 228 hours back is a Monday, 229 a Sunday.
     assert_eq!(stay(&all, Retention { keep_weekly: Some(3), ..none() }), [0, 61, 229]);
-    let grid = Retention { keep_last: 1, keep_hourly: Some(2), keep_daily: Some(2), keep_weekly: Some(9), keep_within: None, max_bytes: None };
+    let grid =
+        Retention { keep_last: 1, keep_hourly: Some(2), keep_daily: Some(2), keep_weekly: Some(9), keep_within: None, max_bytes: None };
     assert_eq!(stay(&all, grid), [0, 1, 13, 61, 229, 400]);
     // Weeks without any are no weeks; and one that is given as 0 wants nothing.
     assert_eq!(stay(&[0, 2000, 4000], Retention { keep_weekly: Some(2), keep_daily: Some(0), ..none() }), [0, 2000]);

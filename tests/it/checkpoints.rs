@@ -46,6 +46,7 @@ async fn bench() -> Bench {
         concurrency: 8,
         source_roots: Vec::new(),
         resync: Duration::from_mins(1),
+        drivers: Default::default(),
     };
     let controllers = controller::start(config, objects.clone(), shutdown.clone());
     Bench { objects, lab, controllers, shutdown, _dir: dir }

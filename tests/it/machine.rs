@@ -8,6 +8,7 @@ mod beside;
 mod commands;
 mod crashes;
 mod elsewhere;
+mod exec;
 mod exercised;
 mod forks;
 mod killed;

@@ -2,7 +2,9 @@
 
 use crate::own_zfs::{destroy_pool, zfs, zpool};
 use autovibe::agent::Launch;
+use autovibe::api::exec::Exec;
 use autovibe::api::hub::VmidRange;
+use autovibe::api::quantity::GoDuration;
 use autovibe::cli::image::{self, ImageKind};
 use autovibe::clock::Clock;
 use autovibe::driver::guest::AgentState;
@@ -427,6 +429,13 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
     driver.guest(vmid, &clock).launch(&launch).await.unwrap();
     assert_eq!(driver.guest(vmid, &clock).status().await.unwrap(), AgentState::Running { launch: 1 });
     let verify = |command: &str| ["sh", "-c", command].map(str::to_owned).to_vec();
+    // A command of a person, binary and not.
+    let command = ["sh", "-c", "id -un; pwd; printf '\\377' >&2; cat; exit 9"].map(str::to_owned).to_vec();
+    let exec = Exec { command, stdin: "put in\n".into(), timeout: GoDuration(PATIENCE), ..Exec::default() };
+    let executed = driver.guest(vmid, &clock).exec(&exec, "/home/agent/work").await.unwrap();
+    let bytes = |text: &str| BASE64.decode(text).unwrap();
+    assert_eq!((executed.exit_code, bytes(&executed.stderr)), (Some(9), vec![0xff]));
+    assert_eq!(String::from_utf8(bytes(&executed.stdout)).unwrap(), "agent\n/home/agent/work\nput in\n");
     let kept = as_root(&driver, vmid, KEEPS_TOKEN).await;
     assert!(kept.contains("agent.env"), "the search finds no token where there is one: {kept}");
     let identity = driver.guest(vmid, &clock).verify(&verify(IDENTITY), "/", PATIENCE).await.unwrap().output;

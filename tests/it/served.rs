@@ -61,7 +61,11 @@ impl Served {
         let store = Store::open_with(database, options).await.expect("the store opens");
         let objects = Objects::new(store, clock, Cipher::ephemeral());
         let shutdown = CancellationToken::new();
-        let config = apiserver::Config { listen: "127.0.0.1:0".parse().expect("an address"), data: directory.path().into() };
+        let config = apiserver::Config {
+            listen: "127.0.0.1:0".parse().expect("an address"),
+            data: directory.path().into(),
+            drivers: Default::default(),
+        };
         let server = apiserver::start(config, objects.clone(), shutdown.clone()).await.expect("the server starts");
         let client = Client::open(directory.path());
         Self { objects, shutdown, client, server: Some(server), directory }

@@ -3,7 +3,7 @@
 use crate::api::{DEFAULT_HUB, Hub, hub};
 use crate::cli::lab::process::{self, Mode};
 use crate::controller::{self, client::Client, leader::Candidate};
-use crate::driver;
+use crate::driver::{self, Drivers};
 use crate::wire::LabEndpoint;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -23,9 +23,10 @@ pub(in crate::cli) async fn run(
     lease: Duration,
     data: PathBuf,
     source_roots: Vec<PathBuf>,
+    drivers: Drivers,
     shutdown: CancellationToken,
 ) {
-    let work = |client, stop| lead(lab.clone(), client, data.clone(), source_roots.clone(), stop);
+    let work = |client, stop| lead(lab.clone(), client, data.clone(), source_roots.clone(), drivers.clone(), stop);
     Candidate::new(client, lease).run(work, shutdown).await;
 }
 
@@ -37,18 +38,26 @@ pub(in crate::cli) struct Beside {
     pub(in crate::cli) gateway: SocketAddr,
 }
 
-async fn lead(lab: Option<Beside>, objects: Client, data: PathBuf, source_roots: Vec<PathBuf>, shutdown: CancellationToken) {
+async fn lead(
+    lab: Option<Beside>,
+    objects: Client,
+    data: PathBuf,
+    source_roots: Vec<PathBuf>,
+    drivers: Drivers,
+    shutdown: CancellationToken,
+) {
     let clock = objects.clock().clone();
     // Keys of nodes that a hub left when it was killed.
     let _ = std::fs::remove_dir_all(data.join("ssh"));
     let start = |lab: Option<LabEndpoint>, stop: &CancellationToken| {
         let lab = lab.as_ref().map(driver::Connection::of_lab);
-        let config =
-            controller::Config { lab, data: data.clone(), concurrency: CONCURRENCY, source_roots: source_roots.clone(), resync: RESYNC };
+        let (data, source_roots, drivers) = (data.clone(), source_roots.clone(), drivers.clone());
+        let config = controller::Config { lab, data, concurrency: CONCURRENCY, source_roots, resync: RESYNC, drivers };
         controller::start(config, objects.clone(), stop.clone())
     };
     let Some(lab) = lab else {
         start(None, &shutdown).stopped().await;
+        drivers.clear();
         return;
     };
     while !shutdown.is_cancelled() {
@@ -85,6 +94,7 @@ async fn lead(lab: Option<Beside>, objects: Client, data: PathBuf, source_roots:
         }
         stop.cancel();
         controllers.stopped().await;
+        drivers.clear();
     }
 }
 

@@ -10,6 +10,7 @@ pub(super) mod process;
 use super::{Context, DatabaseArgs, lab, print};
 use crate::api::quantity::GoDuration;
 use crate::clock::Clock;
+use crate::driver::Drivers;
 use crate::objects::Objects;
 use crate::store::{self, Store};
 use crate::{apiserver, gateway};
@@ -90,6 +91,7 @@ impl Up {
             .with_context(|| format!("the Secrets in {database} cannot be read"))?;
 
         let (api_stop, gateway_stop, controllers_stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
+        let drivers = Drivers::default();
         let remembered = Addresses::read(&data);
         let (api_address, gateway_address) = (remembered.api(self.listen), remembered.gateway(self.gateway_listen));
         let gateway = if self.api_only {
@@ -104,7 +106,13 @@ impl Up {
         };
         let api = loop_free(
             &api_address,
-            |listen| apiserver::start(apiserver::Config { listen, data: data.clone() }, objects.clone(), api_stop.clone()),
+            |listen| {
+                apiserver::start(
+                    apiserver::Config { listen, data: data.clone(), drivers: drivers.clone() },
+                    objects.clone(),
+                    api_stop.clone(),
+                )
+            },
             |error| matches!(error, apiserver::Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse),
         )
         .await?;
@@ -127,6 +135,7 @@ impl Up {
                 self.lease.duration.0,
                 data.clone(),
                 self.source_root.clone(),
+                drivers.clone(),
                 controllers_stop.clone(),
             ))
         });

@@ -33,7 +33,8 @@ pub async fn retain(key: Key, context: Arc<Context>) -> Result<Requeue, Error> {
     let owners: BTreeSet<&str> = checkpoints.iter().filter_map(|checkpoint| checkpoint.spec.machine.as_deref()).collect();
     let judged: Vec<lineage::Judged> = owners.into_iter().flat_map(|owner| lineage.judge(owner, now)).collect();
     for machine in machines.iter().filter(|machine| lineage::exceeds(machine)) {
-        let of_it = |checkpoint: &Checkpoint| checkpoint.status.as_ref().and_then(|status| status.machine_uid.as_deref()) == Some(machine.uid());
+        let of_it =
+            |checkpoint: &Checkpoint| checkpoint.status.as_ref().and_then(|status| status.machine_uid.as_deref()) == Some(machine.uid());
         let goes = judged.iter().any(|judged| judged.kept.is_empty() && of_it(judged.checkpoint));
         if !goes && !checkpoints.iter().any(|checkpoint| checkpoint.is_deleting() && of_it(checkpoint)) {
             let why = "its checkpoints take more than spec.checkpoints.retention.maxBytes, and each of them is needed; \
@@ -67,7 +68,11 @@ pub async fn retain(key: Key, context: Arc<Context>) -> Result<Requeue, Error> {
 /// Sees what the checkpoints of a Machine take on its node, and writes it to its status.
 async fn measure(machine: &mut Machine, context: &Context) -> Result<(), Error> {
     let Some(node) = machine.status.as_ref().and_then(|status| status.node.clone()) else { return Ok(()) };
-    let hub = context.hubs.get(machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB)).await.map_err(|waiting| Error::Waiting(waiting.to_string()))?;
+    let hub = context
+        .hubs
+        .get(machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB))
+        .await
+        .map_err(|waiting| Error::Waiting(waiting.to_string()))?;
     let taken = hub.at(&Node(node)).await?.checkpoint_bytes(machine.uid()).await?;
     let known = |machine: &Machine| machine.status.as_ref().and_then(|status| status.checkpoint_bytes);
     while known(machine) != Some(taken) {

@@ -128,7 +128,9 @@ impl Driver {
         }
         let of_it = all.iter().filter(|dataset| is_marked(&dataset.properties, MACHINE, machine_uid));
         of_it
-            .map(|disk| disk.snapshots_bytes.ok_or_else(|| Error::Unknown(format!("{} was listed without what its snapshots take", disk.name))))
+            .map(|disk| {
+                disk.snapshots_bytes.ok_or_else(|| Error::Unknown(format!("{} was listed without what its snapshots take", disk.name)))
+            })
             .sum()
     }
 

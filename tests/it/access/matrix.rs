@@ -31,6 +31,7 @@ const fn row(resource: &'static str, everyone: &'static str, view: &'static str,
 const ROWS: &[Row] = &[
     row("machines.autovibe.dev", "", READ, ALL, ALL),
     row("machines/status.autovibe.dev", "", READ, READ, READ),
+    row("machines/exec.autovibe.dev", "", "", "c", "c"),
     row("machines/log.autovibe.dev", "", READ, READ, READ),
     row("machines/calls.autovibe.dev", "", "", "", ""),
     row("machines/token.autovibe.dev", "", "", "", ""),

@@ -191,6 +191,7 @@ impl Stage {
             concurrency: 16,
             source_roots: vec![self.source_root()],
             resync: Duration::from_secs(2),
+            drivers: Default::default(),
         };
         // It leads, as whoever runs controllers does.
         let epoch: Result<i64, store::Error> = store.write(|transaction| Box::pin(transaction.next_leader())).await;

@@ -157,6 +157,7 @@ impl Stage {
             concurrency: 16,
             source_roots: Vec::new(),
             resync: RESYNC,
+            drivers: Default::default(),
         };
         let controllers = controller::start_with(config, Memory::with(Timing::default(), None), objects.clone(), shutdown.clone());
         self.hub = Some(Incarnation { objects, store, gate, running: Some((controllers, server)), shutdown });

@@ -1,0 +1,101 @@
+//! A command that a person runs in a guest: POST to a Machine's `exec`.
+//!
+//! Only a server whose own process leads the controllers reaches guests; another one says so.
+
+use super::{Shared, reply, route::Target, status::Status};
+use crate::api::exec::{Exec, ExecUser, Executed, LONGEST, MOST_COMMAND, MOST_INPUT};
+use crate::api::{DEFAULT_HUB, FieldError, GROUP, Kind, Machine};
+use crate::driver::Driver;
+use crate::driver::vm::Owner;
+use crate::objects::EventType;
+use crate::proxmox::{Node, Vmid};
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+
+/// Begins the command; the answer's body is one line, [`Executed`], when it has ended.
+///
+/// Errors: 404, 409 when the Machine has no guest that answers, 422, 503 when this server reaches no guests.
+pub(super) async fn answer(server: &Shared, target: &Target, user: &str, body: &[u8]) -> Result<Response, Status> {
+    let (namespace, name) = (target.namespace.as_deref().unwrap_or_default(), target.name.as_deref().unwrap_or_default());
+    let exec: Exec = serde_json::from_slice(body).map_err(|error| {
+        Status::bad_request(format!("the body must be JSON such as {{\"command\": [\"git\", \"status\"], \"timeout\": \"1m\"}}: {error}"))
+    })?;
+    let errors = wrong(&exec);
+    if !errors.is_empty() {
+        return Err(super::status::invalid(GROUP, "Exec", name, &errors));
+    }
+    let machine: Machine = server.objects.get(namespace, name).await?.ok_or_else(|| Status::not_found("machines", name))?;
+    let (driver, vmid) = guest(server, &machine).await?;
+    // Its arguments may be secrets; what ran is for the agent's transcript and the guest to say.
+    let program = exec.command[0].chars().take(80).collect::<String>();
+    let whose = if exec.user == ExecUser::Root { "as root" } else { "as the agent's user" };
+    server.objects.record(&machine, EventType::Normal, "Exec", &format!("{user} ran {program:?} in the guest {whose}")).await;
+    let (clock, workspace) = (server.objects.clock().clone(), machine.spec.goal.workspace);
+    let ended = async move {
+        let executed = match driver.guest(vmid, &clock).exec(&exec, &workspace).await {
+            Ok(executed) => executed,
+            Err(error) => Executed { error: Some(error.to_string()), ..Executed::default() },
+        };
+        let mut line = serde_json::to_vec(&executed).unwrap_or_default();
+        line.push(b'\n');
+        Ok::<_, std::convert::Infallible>(Bytes::from(line))
+    };
+    // It goes on when nobody waits for it any more, until its own timeout.
+    let ended = tokio::spawn(ended);
+    Ok(reply::stream(Body::from_stream(futures::stream::once(async {
+        ended.await.map_err(std::io::Error::other)?.map_err(std::io::Error::other)
+    }))))
+}
+
+fn wrong(exec: &Exec) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    if exec.command.first().is_none_or(String::is_empty) {
+        errors.push(FieldError::required("command", "name a program, for example [\"git\", \"status\"]"));
+    }
+    if let Some(index) = exec.command.iter().position(|word| word.contains('\0')) {
+        errors.push(FieldError::invalid(format!("command[{index}]"), "…", "no argument of a program can hold a NUL"));
+    }
+    let length: usize = exec.command.iter().map(|word| word.len() + 1).sum();
+    if length > MOST_COMMAND {
+        errors.push(FieldError::invalid("command", format!("{length} bytes"), format!("must have at most {MOST_COMMAND} bytes")));
+    }
+    if exec.stdin.len() > MOST_INPUT {
+        let (length, most) = (exec.stdin.len(), MOST_INPUT);
+        errors.push(FieldError::invalid("stdin", format!("{length} bytes"), format!("must have at most {most} bytes")));
+    }
+    if exec.timeout.0.as_secs() == 0 || exec.timeout.0 > LONGEST {
+        errors.push(FieldError::invalid("timeout", exec.timeout, "must be between 1s and 1h"));
+    }
+    errors
+}
+
+/// Its guest, which answers: the VM was seen to be the Machine's.
+async fn guest(server: &Shared, machine: &Machine) -> Result<(Driver, Vmid), Status> {
+    let name = machine.name();
+    let conflict = |why: &str| Status::conflict("machines.autovibe.dev", name, why);
+    let status = machine.status.clone().unwrap_or_default();
+    let Some(vm) = status.vm else {
+        return Err(conflict(&format!("it has no VM (phase {:?}); a command needs one that runs", status.phase)));
+    };
+    let hub = machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB);
+    let Some(driver) = server.drivers.of(hub) else {
+        return Err(Status::new(
+            503,
+            "ServiceUnavailable",
+            format!(
+                "this server does not reach the guests of Hub {hub}: its process does not run the controllers, or they are not connected; \
+                     ask the server of the hub that leads (`autovibe get leases -n autovibe-system`), or see `autovibe explain hub/{hub}`"
+            ),
+        ));
+    };
+    let failed = |error: crate::driver::Error| Status::new(503, "ServiceUnavailable", format!("the guest of machine {name}: {error}"));
+    let (driver, vmid) = (driver.at(&Node(vm.node)).await.map_err(failed)?, Vmid(vm.vmid));
+    match driver.verify_owned(vmid, machine.uid()).await.map_err(failed)? {
+        Owner::Ours(_) => {}
+        _ => return Err(conflict(&format!("VM {vmid} is not marked as this machine's; nothing is run in it"))),
+    }
+    if !driver.guest(vmid, server.objects.clock()).answers().await.map_err(failed)? {
+        return Err(conflict(&format!("its guest does not answer (phase {:?}); it may be off, booting or hung", status.phase)));
+    }
+    Ok((driver, vmid))
+}
