@@ -42,7 +42,7 @@ pub const DIGEST: Verb = Verb { name: "autovibe-digest", script: script!("script
 pub const EXEC: Verb = Verb { name: "autovibe-exec", script: script!("scripts/exec.sh") };
 /// No args. Ends the agent's processes.
 pub const STOP: Verb = Verb { name: "autovibe-stop", script: script!("scripts/stop.sh") };
-/// Args: workspace, name, base name (may be empty). Prints a base64 git bundle, or `none`.
+/// Args: workspace, name, base name (may be empty), message of the commit. Prints a base64 git bundle, or `none`.
 pub const BUNDLE: Verb = Verb { name: "autovibe-bundle", script: script!("scripts/bundle.sh") };
 
 /// Every verb, for tests and for guests that answer by name.

@@ -410,12 +410,23 @@ fn the_workspace_comes_from_a_bundle_and_goes_out_as_bundles() {
         assert_eq!(std::fs::read_to_string(workspace.join("a.txt")).unwrap(), "one\n");
         assert_eq!(git(&workspace, &["branch", "--show-current"]), "main\n");
 
-        let first = decode(&guest.ok(scripts::BUNDLE, &[&guest.workspace(), "one", ""], ""));
+        let first = decode(&guest.ok(scripts::BUNDLE, &[&guest.workspace(), "one", "", "First"], ""));
         std::fs::write(workspace.join("b.txt"), "two\n").unwrap();
+        // Installed meanwhile, in three ways.
+        for (path, text) in [
+            (".venv/lib/python3.11/site-packages/requests-2.31.0.dist-info/METADATA", ""),
+            ("../../../usr/lib/node_modules/@qwen/code/package.json", "{\n  \"name\": \"x\",\n  \"version\": \"0.1.2\"\n}\n"),
+            ("../../../lib/apk/db/installed", "C:x\nP:git\nV:2.39-r0\n\nP:curl\nV:8.1\n"),
+        ] {
+            let file = workspace.join(path);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, text).unwrap();
+        }
+        std::fs::write(workspace.join(".gitignore"), ".venv\n").unwrap();
         std::fs::write(workspace.join(".git/info/exclude"), ".cache*\n").unwrap();
         std::fs::write(workspace.join(".cache.db"), "an agent's own\n").unwrap();
-        let second = decode(&guest.ok(scripts::BUNDLE, &[&guest.workspace(), "two", "one"], ""));
-        assert_eq!(git(&workspace, &["status", "--porcelain"]), "?? b.txt\n", "the user's own index is left alone");
+        let second = decode(&guest.ok(scripts::BUNDLE, &[&guest.workspace(), "two", "one", "Second"], ""));
+        assert_eq!(git(&workspace, &["status", "--porcelain"]), "?? .gitignore\n?? b.txt\n", "the user's own index is left alone");
 
         let hub = guest.root.path().join("hub");
         std::fs::create_dir(&hub).unwrap();
@@ -423,10 +434,17 @@ fn the_workspace_comes_from_a_bundle_and_goes_out_as_bundles() {
         for (name, bytes) in [("one", first), ("two", second)] {
             let file = hub.join(name);
             std::fs::write(&file, bytes).unwrap();
-            git(&hub, &["fetch", "-q", file.to_str().unwrap(), "refs/autovibe/*:refs/autovibe/*"]);
+            git(&hub, &["fetch", "-q", file.to_str().unwrap(), "+refs/*:refs/*"]);
         }
-        assert_eq!(git(&hub, &["diff", "--name-status", "refs/autovibe/one", "refs/autovibe/two"]), "A\tb.txt\n");
-        assert_eq!(guest.ok(scripts::BUNDLE, &["/no/such/place", "x", ""], ""), "none\n");
+        let change = git(&hub, &["diff", "refs/autovibe-packages/one", "refs/autovibe-packages/two"]);
+        let lines: Vec<&str> =
+            change.lines().filter(|line| line.starts_with(['+', '-']) && !line.starts_with("+++") && !line.starts_with("---")).collect();
+        assert_eq!(lines, ["+apk curl 8.1", "+apk git 2.39-r0", "+npm @qwen/code 0.1.2", "+pip requests 2.31.0"], "{change}");
+        assert_eq!(git(&hub, &["diff", "--name-status", "refs/autovibe/one", "refs/autovibe/two"]), "A\t.gitignore\nA\tb.txt\n");
+        // The commit that the files began as, for whoever takes the work back there.
+        let began = git(&upstream, &["rev-parse", "HEAD"]);
+        assert_eq!(git(&hub, &["log", "-1", "--format=%B", "refs/autovibe/two"]), format!("Second\n\nSource: {}\n\n", began.trim()));
+        assert_eq!(guest.ok(scripts::BUNDLE, &["/no/such/place", "x", "", "x"], ""), "none\n");
     }
 }
 

@@ -89,6 +89,9 @@ pub struct MachineSpec {
     /// Files put into the workspace at spawn: for a first base. Immutable.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub source: Option<Source>,
+    /// Where the work goes when the goal was achieved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub push: Option<Push>,
     /// `Checkpoint`: end in a final checkpoint. `Discard`: destroy the disks.
     #[serde(default)]
     pub on_terminate: OnTerminate,
@@ -488,6 +491,45 @@ pub struct Source {
     /// Branch, tag or commit. Default: the repository's own default.
     #[serde(default, skip_serializing_if = "Option::is_none", rename = "ref")]
     pub r#ref: Option<String>,
+    /// How the hub is let into the repository.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<GitSecretRef>,
+}
+
+/// A Secret of the Machine's namespace: `username` and `password` (which may be a token) for `https://`, `ssh-privatekey` and
+/// `known_hosts` for `ssh://`. The hub alone reads it; no guest ever has it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct GitSecretRef {
+    /// Its name.
+    pub name: String,
+}
+
+/// Where the work goes when the goal was achieved: pushed by the hub, as a branch, on top of what the source was. Never by force.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Push {
+    /// URL of a git repository. Default: `spec.source.git`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub git: Option<String>,
+    /// Its branch. Default: `autovibe/` and the Machine's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub branch: Option<String>,
+    /// How the hub is let into the repository. Default, for that of the source: as for the source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_secret_ref: Option<GitSecretRef>,
+}
+
+/// What was pushed.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Pushed {
+    /// The repository.
+    pub git: String,
+    /// Its branch.
+    pub branch: String,
+    /// The commit that it is, 40 hex digits.
+    pub commit: String,
 }
 
 /// What becomes of the disks at the end.
@@ -538,6 +580,9 @@ pub struct MachineStatus {
     /// Name of the Checkpoint in which it ended.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub final_checkpoint: Option<String>,
+    /// What of `spec.push` was done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pushed: Option<Pushed>,
     /// How many Checkpoints were taken of it.
     #[serde(default)]
     pub checkpoints: u64,
@@ -695,6 +740,19 @@ pub enum TerminationReason {
 }
 
 impl MachineSpec {
+    /// Repository and branch that the work goes to.
+    pub fn push_to(&self, name: &str) -> Option<(String, String)> {
+        let push = self.push.as_ref()?;
+        let git = push.git.clone().or_else(|| self.source.as_ref()?.git.clone())?;
+        Some((git, push.branch.clone().unwrap_or_else(|| format!("autovibe/{name}"))))
+    }
+    /// Name of the Secret that lets the hub push.
+    pub fn push_secret(&self) -> Option<&str> {
+        let push = self.push.as_ref()?;
+        let of_source = self.source.as_ref().filter(|source| push.git.is_none() || push.git == source.git);
+        let named = push.credentials_secret_ref.as_ref().or_else(|| of_source?.credentials_secret_ref.as_ref());
+        named.map(|named| named.name.as_str())
+    }
     /// Whether it is there to look at a checkpoint.
     pub fn verifies(&self) -> bool {
         self.purpose == Some(Purpose::Verify)
@@ -773,6 +831,9 @@ impl Kind for Machine {
                     "must be letters, digits and `_`, not starting with a digit",
                 ));
             }
+        }
+        if spec.push.is_some() && spec.push_to("").is_none() {
+            errors.push(FieldError::required("spec.push.git", "name a repository; without spec.source.git there is no default"));
         }
         if spec.approvals.timeout.0.is_zero() {
             errors.push(FieldError::invalid(

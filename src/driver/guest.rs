@@ -170,8 +170,8 @@ impl Guest<'_> {
 
     /// A bundle of the workspace as refs/autovibe/`name`, since refs/autovibe/`base` where the guest has that; `None` when
     /// there is no git in the guest, no workspace, or too much in it.
-    pub async fn bundle(&self, workspace: &str, name: &str, base: Option<&str>) -> Result<Option<WorkspaceBundle>, Error> {
-        let out = self.done(scripts::BUNDLE, &[workspace, name, base.unwrap_or_default()], None, LONG).await?;
+    pub async fn bundle(&self, workspace: &str, name: &str, base: Option<&str>, message: &str) -> Result<Option<WorkspaceBundle>, Error> {
+        let out = self.done(scripts::BUNDLE, &[workspace, name, base.unwrap_or_default(), message], None, LONG).await?;
         if out.trim() == "none" {
             return Ok(None);
         }

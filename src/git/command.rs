@@ -1,6 +1,6 @@
 //! The few `git` commands that a bundle needs, in a repository of our own.
 
-use super::{Bundle, Error, MAX_BYTES};
+use super::{Bundle, Credential, Error, MAX_BYTES};
 use std::{ffi::OsStr, path::Path, path::PathBuf, process::Stdio, time::Duration};
 use tokio::process::Command;
 
@@ -11,11 +11,30 @@ const TIMEOUT: Duration = Duration::from_mins(10);
 pub(super) struct Git {
     repository: PathBuf,
     origin: String,
+    credential: Option<Credential>,
 }
 
 impl Git {
     pub(super) fn new(repository: PathBuf, origin: String) -> Self {
-        Self { repository, origin }
+        Self { repository, origin, credential: None }
+    }
+
+    /// The same repository, for what is read and written elsewhere: `origin` is that place's name in messages.
+    pub(super) fn with(self, origin: String, credential: Option<Credential>) -> Self {
+        Self { origin, credential, ..self }
+    }
+
+    /// The files of a commit as another commit, with its dates: on the same parent it is always the same one.
+    pub(super) async fn commit_again(&self, commit: &str, parent: Option<&str>, message: &str) -> Result<String, Error> {
+        let told = self.run(None, ["log", "-1", "--format=%T %aI"], [OsStr::new(commit)]).await?;
+        let (tree, date) = told.trim().split_once(' ').unwrap_or_default();
+        let mut command = self.command()?;
+        for who in ["AUTHOR", "COMMITTER"] {
+            command.env(format!("GIT_{who}_NAME"), "autovibe").env(format!("GIT_{who}_EMAIL"), "autovibe@localhost");
+            command.env(format!("GIT_{who}_DATE"), date);
+        }
+        command.args(["commit-tree", tree, "-m", message]).args(parent.map(|parent| ["-p", parent]).iter().flatten());
+        Ok(String::from_utf8_lossy(&self.output(command).await?).trim().to_owned())
     }
 
     /// Makes one commit of all files that the directory's own `.gitignore` lets through. Its `.git` is never looked at.
@@ -124,23 +143,7 @@ impl Git {
         options: impl IntoIterator<Item = &'a str>,
         operands: impl IntoIterator<Item = &'a OsStr>,
     ) -> Result<Vec<u8>, Error> {
-        let mut command = Command::new("git");
-        for stray in [
-            "GIT_WORK_TREE",
-            "GIT_INDEX_FILE",
-            "GIT_OBJECT_DIRECTORY",
-            "GIT_ALTERNATE_OBJECT_DIRECTORIES",
-            "GIT_NAMESPACE",
-            "GIT_CONFIG_PARAMETERS",
-        ] {
-            command.env_remove(stray);
-        }
-        command
-            .env("GIT_DIR", &self.repository)
-            .env("GIT_TERMINAL_PROMPT", "0")
-            .env("GIT_ALLOW_PROTOCOL", "https:ssh:file")
-            .env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
-            .env("LC_ALL", "C");
+        let mut command = self.command()?;
         let options: Vec<&str> = options.into_iter().collect();
         // `clone` and `init` are told the place as an operand; a GIT_DIR beside it would be taken for the source's.
         if matches!(options.first(), Some(&"clone" | &"init")) {
@@ -158,7 +161,37 @@ impl Git {
                 command.env(format!("GIT_{who}_DATE"), "2000-01-01T00:00:00Z");
             }
         }
-        command.args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]).args(options).args(operands);
+        command.args(options).args(operands);
+        self.output(command).await
+    }
+
+    /// git on our repository, with nothing of this process's own environment that would turn it elsewhere.
+    fn command(&self) -> Result<Command, Error> {
+        let mut command = Command::new("git");
+        for stray in [
+            "GIT_WORK_TREE",
+            "GIT_INDEX_FILE",
+            "GIT_OBJECT_DIRECTORY",
+            "GIT_ALTERNATE_OBJECT_DIRECTORIES",
+            "GIT_NAMESPACE",
+            "GIT_CONFIG_PARAMETERS",
+        ] {
+            command.env_remove(stray);
+        }
+        command
+            .env("GIT_DIR", &self.repository)
+            .env("GIT_TERMINAL_PROMPT", "0")
+            .env("GIT_ALLOW_PROTOCOL", "https:ssh:file")
+            .env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+            .env("LC_ALL", "C");
+        command.args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]);
+        if let Some(credential) = &self.credential {
+            credential.give(&mut command, self.repository.parent().unwrap_or(&self.repository))?;
+        }
+        Ok(command)
+    }
+
+    async fn output(&self, mut command: Command) -> Result<Vec<u8>, Error> {
         command.stdin(Stdio::null()).kill_on_drop(true);
         let output = match tokio::time::timeout(TIMEOUT, command.output()).await {
             Err(_) => return Err(Error::Timeout(TIMEOUT, self.origin.clone())),
@@ -170,11 +203,19 @@ impl Git {
             return Ok(output.stdout);
         }
         let text = String::from_utf8_lossy(&output.stderr);
-        let message =
-            text.lines().find(|l| l.starts_with("fatal:") || l.starts_with("error:")).or(text.lines().last()).unwrap_or("no reason given");
-        Err(Error::Failed {
-            origin: self.origin.clone(),
-            message: message.trim_start_matches("fatal: ").trim_start_matches("error: ").into(),
-        })
+        Err(Error::Failed { origin: self.origin.clone(), message: told(&text) })
+    }
+}
+
+/// What git said was wrong. Of a connection it is ssh that knows, in the line before.
+fn told(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let at = lines.iter().position(|line| line.starts_with("fatal:") || line.starts_with("error:"));
+    let at = at.unwrap_or_else(|| lines.len().saturating_sub(1));
+    let plain = |line: &str| line.trim_start_matches("fatal: ").trim_start_matches("error: ").to_owned();
+    match (lines.get(at), at.checked_sub(1).and_then(|before| lines.get(before))) {
+        (Some(last), Some(before)) if last.contains("Could not read from remote") => format!("{} {}", plain(before), plain(last)),
+        (Some(last), _) => plain(last),
+        (None, _) => "no reason given".into(),
     }
 }

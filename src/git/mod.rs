@@ -5,11 +5,15 @@
 
 mod command;
 mod compare;
+mod credential;
+mod deliver;
 #[cfg(test)]
 mod tests;
 mod workspace;
 
-pub use compare::{Comparison, Detail, compare};
+pub use compare::{Comparison, Detail, compare, packages};
+pub use credential::Credential;
+pub use deliver::{Target, deliver};
 pub use workspace::Workspace;
 
 use command::Git;
@@ -35,6 +39,8 @@ pub struct Source {
     pub reference: Option<String>,
     /// Directories below which local sources may lie.
     pub roots: Vec<PathBuf>,
+    /// For a repository that does not let everyone in.
+    pub credential: Option<Credential>,
 }
 
 /// A git bundle whose `HEAD` and `refs/heads/<branch>` are one commit.
@@ -65,8 +71,11 @@ pub enum Error {
     Unavailable(String),
     #[error("git took more than {0:?} for {1}")]
     Timeout(std::time::Duration, String),
+    /// The branch there has commits that would be lost; nothing was pushed.
+    #[error("branch {branch} of {origin} has gone another way; name another branch, or delete that one there")]
+    Diverged { origin: String, branch: String },
     /// Any other refusal, in git's words.
-    #[error("git could not read {origin}: {message}")]
+    #[error("git and {origin}: {message}")]
     Failed { origin: String, message: String },
     /// A repository of the person who asks did not take it.
     #[error("git could not {0}")]
@@ -85,7 +94,8 @@ impl Error {
 /// Bundles `source`. The same files of a directory always give the same commit.
 pub async fn bundle(source: &Source) -> Result<Bundle, Error> {
     let scratch = Scratch::new()?;
-    let git = Git::new(scratch.path().join("repository.git"), origin_text(&source.origin));
+    let origin = origin_text(&source.origin);
+    let git = Git::new(scratch.path().join("repository.git"), String::new()).with(origin, source.credential.clone());
     let branch = match (&source.origin, source.reference.as_deref()) {
         (Origin::Directory(path), None) => {
             let path = allowed(path, &source.roots)?;

@@ -26,11 +26,11 @@ fn write(path: &Path, text: &str) {
 }
 
 fn directory(path: &Path, reference: Option<&str>, root: &Path) -> Source {
-    Source { origin: Origin::Directory(path.into()), reference: reference.map(Into::into), roots: vec![root.into()] }
+    Source { origin: Origin::Directory(path.into()), reference: reference.map(Into::into), roots: vec![root.into()], credential: None }
 }
 
 fn repository(url: &str, reference: Option<&str>, root: &Path) -> Source {
-    Source { origin: Origin::Repository(url.into()), reference: reference.map(Into::into), roots: vec![root.into()] }
+    Source { origin: Origin::Repository(url.into()), reference: reference.map(Into::into), roots: vec![root.into()], credential: None }
 }
 
 /// What a guest does with it.
@@ -189,4 +189,112 @@ async fn bundles_that_build_on_each_other_are_compared() {
     assert_eq!(compare(&Comparison { from: Some(second.clone()), ..both.clone() }, Detail::Full, false).await.unwrap(), "");
     let broken = Comparison { bundles: bundles[1..].to_vec(), ..both };
     assert!(matches!(compare(&broken, Detail::Full, false).await, Err(Error::Failed { .. })));
+}
+
+/// A bare repository of people with one commit, a clone of it, and that commit.
+fn upstream(temp: &Path) -> (PathBuf, PathBuf, String) {
+    let (bare, clone) = (temp.join("up.git"), temp.join("up"));
+    git(temp, &["init", "--quiet", "--bare", bare.to_str().unwrap()]);
+    git(temp, &["clone", "--quiet", bare.to_str().unwrap(), clone.to_str().unwrap()]);
+    write(&clone.join("a"), "one\n");
+    git(&clone, &["add", "."]);
+    git(&clone, &["commit", "--quiet", "-m", "begun"]);
+    git(&clone, &["push", "--quiet", "origin", "HEAD:trunk"]);
+    let commit = git(&clone, &["rev-parse", "HEAD"]);
+    (bare, clone, commit)
+}
+
+/// What a guest's script makes of a workspace: a commit without history, or on an earlier one; and a bundle of it since that.
+fn kept(temp: &Path, name: &str, files: &[(&str, &str)], base: Option<&str>, source: &str) -> (Vec<u8>, String) {
+    let work = temp.join("guest");
+    std::fs::create_dir_all(&work).unwrap();
+    if !work.join(".git").exists() {
+        git(&work, &["init", "--quiet"]);
+    }
+    for (path, text) in files {
+        write(&work.join(path), text);
+    }
+    git(&work, &["add", "."]);
+    let tree = git(&work, &["write-tree"]);
+    let source = format!("Source: {source}");
+    let mut arguments = vec!["commit-tree", &tree, "-m", name, "-m", "Source: of the prompt", "-m", &source];
+    arguments.extend(base.iter().flat_map(|base| ["-p", base]));
+    let commit = git(&work, &arguments);
+    let reference = format!("refs/autovibe/{name}");
+    git(&work, &["update-ref", &reference, &commit]);
+    let file = temp.join(format!("{name}.bundle"));
+    let since = base.map(|base| format!("^{base}"));
+    let mut arguments = vec!["bundle", "create", "-q", file.to_str().unwrap(), &reference];
+    arguments.extend(since.as_deref());
+    git(&work, &arguments);
+    (std::fs::read(file).unwrap(), commit)
+}
+
+#[tokio::test]
+async fn a_workspace_is_pushed_on_top_of_what_it_began_from() {
+    let temp = tempfile::tempdir().unwrap();
+    let temp = temp.path();
+    let (bare, clone, began) = upstream(temp);
+    // People went on meanwhile.
+    write(&clone.join("b"), "theirs\n");
+    git(&clone, &["add", "."]);
+    git(&clone, &["commit", "--quiet", "-m", "theirs"]);
+    git(&clone, &["push", "--quiet", "origin", "HEAD:trunk"]);
+    let (first, one) = kept(temp, "First", &[("a", "one\ntwo\n")], None, &began);
+    let target = |branch: &str| Target {
+        url: format!("file://{}", bare.display()),
+        branch: branch.into(),
+        credential: None,
+        roots: vec![temp.into()],
+    };
+    let pushed = deliver(std::slice::from_ref(&first), &one, &target("autovibe/a")).await.unwrap();
+    assert_eq!(git(&bare, &["rev-parse", "refs/heads/autovibe/a"]), pushed);
+    assert_eq!(git(&bare, &["merge-base", "trunk", "autovibe/a"]), began, "it can be merged");
+    assert_eq!(git(&bare, &["diff", "--name-only", &began, &pushed]), "a");
+    assert_eq!(git(&bare, &["log", "-1", "--format=%B", &pushed]), "First\n\nSource: of the prompt", "the prompt's own words stay");
+    // Repeated, it is the same; what builds on it moves the branch on.
+    assert_eq!(deliver(std::slice::from_ref(&first), &one, &target("autovibe/a")).await.unwrap(), pushed);
+    let (second, two) = kept(temp, "Second", &[("c", "three\n")], Some(&one), &began);
+    let chain = [first.clone(), second];
+    let later = deliver(&chain, &two, &target("autovibe/a")).await.unwrap();
+    assert_eq!(git(&bare, &["rev-parse", &format!("{later}^")]), pushed);
+    // Never by force: neither back nor aside.
+    for (bundles, commit, branch) in [(&chain[..1], &one, "autovibe/a"), (&chain[..], &two, "trunk")] {
+        let refused = deliver(bundles, commit, &target(branch)).await.unwrap_err();
+        assert!(matches!(&refused, Error::Diverged { branch: named, .. } if named == branch), "{refused}");
+        assert!(!refused.is_transient());
+    }
+    assert_eq!(git(&bare, &["rev-parse", "autovibe/a"]), later);
+    // One that never had it gets all of it, for what it is.
+    let other = temp.join("other.git");
+    git(temp, &["init", "--quiet", "--bare", other.to_str().unwrap()]);
+    let elsewhere = Target { url: format!("file://{}", other.display()), ..target("x") };
+    deliver(&chain, &two, &elsewhere).await.unwrap();
+    assert_eq!(git(&other, &["rev-list", "--count", "x"]), "2");
+    for (wrong, why) in [
+        (Target { branch: "a..b".into(), ..target("x") }, "cannot be the name of a branch"),
+        (Target { url: "https://me:secret@host/x".into(), ..target("x") }, "carries a password"),
+        (Target { url: format!("file://{}", bare.display()), roots: Vec::new(), ..target("x") }, "may read"),
+        (Target { url: "ext::sh -c id".into(), ..target("x") }, "not a URL that this hub fetches"),
+    ] {
+        let refused = deliver(&chain, &two, &wrong).await.unwrap_err().to_string();
+        assert!(refused.contains(why) && !refused.contains("secret"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_password_is_given_to_git_alone_and_stands_on_no_command_line() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut command = tokio::process::Command::new("git");
+    let credential = Credential::Basic { username: "me".into(), password: "p'a\"ss $x".to_owned().into() };
+    credential.give(&mut command, temp.path()).unwrap();
+    let shown = format!("{:?}", command.as_std().get_args().collect::<Vec<_>>());
+    assert!(!shown.contains("p'a"), "{shown}");
+    assert!(!format!("{credential:?}").contains("p'a"));
+    command.args(["credential", "fill"]).env("GIT_TERMINAL_PROMPT", "0").env("HOME", temp.path()).stdin(std::process::Stdio::piped());
+    let mut child = command.stdout(std::process::Stdio::piped()).spawn().unwrap();
+    let asked = b"protocol=https\nhost=example.org\n\n";
+    tokio::io::AsyncWriteExt::write_all(&mut child.stdin.take().unwrap(), asked).await.unwrap();
+    let said = String::from_utf8(child.wait_with_output().await.unwrap().stdout).unwrap();
+    assert!(said.contains("username=me\npassword=p'a\"ss $x\n"), "{said}");
 }

@@ -1,12 +1,12 @@
 //! A kept workspace: out of its bundles into a file, a repository of the person who asks, or a directory.
 
-use super::{Error, Scratch, command::Git, without_password};
+use super::{Credential, Error, Scratch, command::Git, without_password};
 use std::{ffi::OsStr, path::Path};
 use tokio::process::Command;
 
 /// One commit with its history, in a repository that goes when this is dropped.
 pub struct Workspace {
-    git: Git,
+    pub(super) git: Git,
     commit: String,
     /// Holds the repository.
     _scratch: Scratch,
@@ -22,6 +22,11 @@ impl Workspace {
         git.unbundle(bundles).await?;
         git.run(None, ["cat-file", "-e"], [OsStr::new(&format!("{commit}^{{commit}}"))]).await?;
         Ok(Self { git, commit: commit.to_owned(), _scratch: scratch })
+    }
+
+    /// For what is done with a repository elsewhere.
+    pub(super) fn known_as(self, url: &str, credential: Option<Credential>) -> Self {
+        Self { git: self.git.with(without_password(url), credential), ..self }
     }
 
     /// Points `branch` at the commit.

@@ -18,6 +18,7 @@ mod nodes;
 mod parted;
 mod parts;
 mod places;
+mod pushed;
 mod put_back;
 mod restored;
 mod rotated;

@@ -27,6 +27,8 @@ mkdir -p "$workspace" && own "$workspace" && own "$bundle" || exit 1
     git checkout -q -f -B "$branch" "$commit"
   ' sh "$bundle" "$ref"
 ) || exit 1
+# What the files began as, for whoever takes the work back there.
+(cd "$workspace" && as_agent git rev-parse HEAD) >"$state/source.commit"
 : >"$state/source.done"
 rm -f "$bundle"
 sync

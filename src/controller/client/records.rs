@@ -176,6 +176,14 @@ impl Client {
         }
     }
 
+    /// The workspace of a checkpoint and what it builds on, oldest first; empty when there is none.
+    pub async fn bundle_chain(&self, checkpoint: &Checkpoint) -> Result<Vec<BundleRow>, Error> {
+        match &self.via {
+            Via::Local(objects) => Ok(objects.store().bundle_chain(checkpoint.uid()).await?),
+            Via::Remote(remote) => remote.bundle_chain(checkpoint).await,
+        }
+    }
+
     /// Stores the bundle of a checkpoint; one that is there already stays, for a checkpoint never changes.
     pub async fn put_bundle(&self, checkpoint: &Checkpoint, bundle: BundleRow) -> Result<(), Error> {
         match &self.via {

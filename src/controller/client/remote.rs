@@ -11,6 +11,7 @@ use futures::{StreamExt, stream::BoxStream};
 use reqwest::{Method, header};
 use secrecy::SecretString;
 use serde_json::{Value, json};
+use std::collections::BTreeSet;
 
 /// Objects of a list that come at once.
 const PAGE: u32 = 500;
@@ -300,6 +301,29 @@ impl Remote {
             Err(remote::Error::Refused(Refused { code: 404, .. })) => Ok(None),
             Err(other) => Err(error(other)),
         }
+    }
+
+    /// Each from the checkpoint that has it: a bundle's base is the nearest ancestor's that has one.
+    pub(super) async fn bundle_chain(&self, checkpoint: &Checkpoint) -> Result<Vec<BundleRow>, Error> {
+        let (mut rows, mut next, mut seen) = (Vec::<BundleRow>::new(), Some(checkpoint.clone()), BTreeSet::new());
+        while let Some(current) = next.filter(|current| seen.insert(current.name().to_owned())) {
+            if let Some(commit) = self.bundle_commit(&current).await? {
+                let answer = self.http.send(self.http.request(Method::GET, &part(&current, "bundle"))).await.map_err(error)?;
+                let base = answer.headers().get(remote::BASE_COMMIT).and_then(|commit| commit.to_str().ok()).map(str::to_owned);
+                let bytes = answer.bytes().await.map_err(|_| strange("a bundle that breaks off"))?.to_vec();
+                let ends = base.is_none();
+                rows.push(BundleRow { commit, base_commit: base, bytes });
+                if ends {
+                    break;
+                }
+            }
+            next = match current.status.and_then(|status| status.parent) {
+                Some(parent) => self.get::<Checkpoint>(&current.metadata.namespace.unwrap_or_default(), &parent).await?,
+                None => None,
+            };
+        }
+        rows.reverse();
+        Ok(rows)
     }
 
     pub(super) async fn put_bundle(&self, checkpoint: &Checkpoint, bundle: BundleRow) -> Result<(), Error> {

@@ -4,13 +4,14 @@ mod copy;
 mod disks;
 mod ending;
 mod guest;
+mod push;
 
 use super::observe::{Seeing, hub_name};
 use super::plan::{Plan, Vm};
 use super::step::{Ask, Ending, Step};
 use super::{ASKED_BY, MACHINE_UID};
 use crate::api::checkpoint::{CheckpointSpec, Examined, Trigger};
-use crate::api::machine::{Machine, TerminationReason, VmStatus};
+use crate::api::machine::{Machine, Pushed, TerminationReason, VmStatus};
 use crate::api::{Checkpoint, Kind};
 use crate::clock::{Clock, Retry};
 use crate::controller::hub::HubHandle;
@@ -52,6 +53,7 @@ pub(super) enum Fact {
     },
     /// Nothing is left of the VM that it had.
     PutAway,
+    Pushed(Pushed),
     /// It cannot go on: to the end.
     Ended {
         reason: TerminationReason,
@@ -82,6 +84,12 @@ pub(super) enum Problem {
     Store(#[from] store::Error),
     #[error("the source could not be read: {0}")]
     Source(#[from] git::Error),
+    #[error("the work was not pushed: {0}")]
+    Push(git::Error),
+    #[error("there is nothing to push: {0}")]
+    NothingToPush(String),
+    #[error("{0}")]
+    Credential(String),
     #[error("hub {0} has no free VMID in its range; widen spec.infrastructure.proxmox.vmids")]
     NoVmid(String),
     #[error("{0}")]
@@ -93,8 +101,8 @@ impl Problem {
         match self {
             Self::Driver(error) => error.retry(),
             Self::Objects(_) | Self::Store(_) | Self::Unseen(_) => Retry::Soon,
-            Self::Source(error) if error.is_transient() => Retry::Soon,
-            Self::Source(_) => Retry::Never,
+            Self::Source(error) | Self::Push(error) if error.is_transient() => Retry::Soon,
+            Self::Source(_) | Self::Push(_) | Self::NothingToPush(_) | Self::Credential(_) => Retry::Never,
             Self::NoVmid(_) => Retry::After(Duration::from_secs(30)),
         }
     }
@@ -111,6 +119,9 @@ impl Problem {
             Self::Driver(_) => "InfrastructureFailed",
             Self::Objects(_) | Self::Store(_) => "StoreFailed",
             Self::Source(_) => "SourceFailed",
+            Self::Push(_) => "PushFailed",
+            Self::NothingToPush(_) => "NothingToPush",
+            Self::Credential(_) => "CredentialMissing",
             Self::NoVmid(_) => "NoVmid",
             Self::Unseen(_) => "Unseen",
         }
@@ -213,6 +224,7 @@ impl Act<'_> {
             Step::DestroyDisks => self.destroy_disks().await,
             Step::DeleteVm => self.delete_vm().await,
             Step::EndLease => self.end_lease().await,
+            Step::Push => self.push().await,
         }
     }
 

@@ -201,16 +201,23 @@ fn finished(machine: &Machine, next: MachineStatus, now: Timestamp) -> Plan {
     if machine.is_deleting() {
         return Plan::of(next).steps([Step::RemoveFinalizer]);
     }
-    let Some((ttl, Some(ended))) = machine.spec.ttl_after_finished.map(|ttl| (ttl.0, next.finished_at.clone())) else {
-        return Plan::of(next);
-    };
-    let left = ttl.saturating_sub(since(&ended, now));
-    if left.is_zero() {
-        return Plan::of(next).steps([Step::DeleteSelf]);
-    }
+    let is_to_be_pushed = to_be_pushed(machine, &next);
+    let ttl = machine.spec.ttl_after_finished.map(|ttl| ttl.0).zip(next.finished_at.clone());
+    let left = ttl.map(|(ttl, ended)| ttl.saturating_sub(since(&ended, now)));
     let mut plan = Plan::of(next);
-    plan.requeue = Requeue::After(left);
-    plan
+    match left {
+        Some(left) if left.is_zero() => return plan.steps([Step::DeleteSelf]),
+        Some(left) => plan.requeue = Requeue::After(left),
+        None => {}
+    }
+    if is_to_be_pushed { plan.steps([Step::Push]) } else { plan }
+}
+
+/// Whether its work is to go to a repository and has not got there.
+fn to_be_pushed(machine: &Machine, status: &MachineStatus) -> bool {
+    let wanted = machine.spec.push_to(machine.name()).filter(|_| status.phase == Phase::Succeeded);
+    let done = status.pushed.as_ref().map(|pushed| (pushed.git.clone(), pushed.branch.clone()));
+    wanted.is_some() && wanted != done
 }
 
 /// Before there is anything: every condition that must hold first, one after the other.

@@ -5,7 +5,7 @@ use super::plan::{Observed, Plan, VM_UNKNOWN, Waiting, api_time, ran, relaunch};
 use super::step::Ending;
 use crate::api::Kind;
 use crate::api::capability::{CapabilityName, impossible};
-use crate::api::machine::{Machine, MachineStatus, Phase, TerminationReason, VmStatus};
+use crate::api::machine::{Machine, MachineStatus, Phase, Pushed, TerminationReason, VmStatus};
 use crate::api::meta::{clear_condition, put_condition};
 use crate::api::quantity::{GoDuration, NanoUsd};
 use crate::controller::kstatus::Readiness;
@@ -46,7 +46,7 @@ pub(super) fn status(machine: &Machine, observed: &Observed, plan: &Plan, outcom
     let waiting =
         problem.map(|problem| Waiting { reason: problem.reason(), message: problem.to_string() }).or_else(|| plan.waiting.clone());
     let is_ending = matches!(next.phase, Phase::Finishing | Phase::Terminating);
-    if let Some(waiting) = waiting.as_ref().filter(|_| !is_ending) {
+    if let Some(waiting) = waiting.as_ref().filter(|_| !is_ending && !next.phase.is_finished()) {
         next.message = Some(waiting.message.clone());
     } else if let Some(message) = doing(&next, plan, outcome.is_some_and(|outcome| outcome.later.is_none())) {
         next.message = Some(message);
@@ -55,7 +55,27 @@ pub(super) fn status(machine: &Machine, observed: &Observed, plan: &Plan, outcom
     }
     let stalled = problem.is_some_and(super::act::Problem::is_stalled);
     conditions(&mut next, observed, waiting.as_ref(), stalled, generation, now);
+    if next.phase == Phase::Succeeded {
+        pushed(machine, &mut next, waiting.as_ref(), now);
+    }
     next
+}
+
+/// Whether the work is where it is to go. What kept it from that stays said until it is there.
+fn pushed(machine: &Machine, next: &mut MachineStatus, problem: Option<&Waiting>, now: Timestamp) {
+    let Some((git, branch)) = machine.spec.push_to(machine.name()) else {
+        clear_condition(&mut next.conditions, "Pushed");
+        return;
+    };
+    let now = api_time(now);
+    let known = |done: &Pushed| done.git == git && done.branch == branch;
+    let told = match (next.pushed.as_ref().filter(|done| known(done)), problem) {
+        (Some(done), _) => ("True", "Pushed", format!("branch {} of {} is commit {}", done.branch, done.git, done.commit)),
+        (None, Some(problem)) => ("False", problem.reason, problem.message.clone()),
+        (None, None) if next.conditions.iter().any(|known| known.type_ == "Pushed" && known.status == "False") => return,
+        (None, None) => ("Unknown", "Pending", format!("it goes to branch {branch} of {git}")),
+    };
+    put_condition(&mut next.conditions, machine.generation(), &now, ("Pushed", told.0, told.1, &told.2));
 }
 
 /// That its agent waits for a person, in words.
@@ -102,6 +122,7 @@ fn reach(next: &mut MachineStatus, fact: &Fact, now: Timestamp) {
         }
         // What it was: it becomes another.
         Fact::Captured { ending: Ending::Restore, .. } => {}
+        Fact::Pushed(pushed) => next.pushed = Some(pushed.clone()),
         Fact::PutAway => {
             next.vm = None;
             next.last_checkpoint = next.restored.as_ref().and_then(|restored| restored.checkpoint.clone());

@@ -54,6 +54,8 @@ pub(super) enum Step {
     DestroyDisks,
     DeleteVm,
     EndLease,
+    /// The work goes to the repository that its spec names.
+    Push,
 }
 
 /// Which checkpoint is taken of a Machine that stands still.
@@ -145,6 +147,7 @@ impl Step {
             Self::DestroyDisks => "DestroyDisks",
             Self::DeleteVm => "DeleteVm",
             Self::EndLease => "EndLease",
+            Self::Push => "Push",
         }
     }
 
@@ -158,6 +161,7 @@ impl Step {
             Self::LookForBase(_) | Self::Lease | Self::Fork(_) | Self::CreateVm { .. } | Self::AdoptVm { .. } => {
                 "cloning disks and creating the VM"
             }
+            Self::Push => "pushing its work",
             Self::Start | Self::AwaitGuest => "starting the VM",
             Self::Personalise | Self::PutSource | Self::Launch { .. } => "launching the agent",
             Self::Examine => "looking at what is on its disks",

@@ -131,7 +131,8 @@ fn spec(parent: &Machine, most: &Limits, wanted: &Wanted) -> Result<MachineSpec,
         let timeout = parent.spec.goal.verify.as_ref().map_or(Verify::TIMEOUT, |verify| verify.timeout);
         spec.goal.verify = Some(Verify { command: wanted.verify.clone(), timeout });
     }
-    (spec.source, spec.restore, spec.operating_mode, spec.on_terminate) = (None, None, OperatingMode::Running, OnTerminate::Checkpoint);
+    (spec.source, spec.push, spec.restore, spec.operating_mode, spec.on_terminate) =
+        (None, None, None, OperatingMode::Running, OnTerminate::Checkpoint);
     spec.permissions = permissions(parent, wanted.permissions.as_deref())?;
     let limits = &mut spec.budget.get_or_insert_default().limits;
     let money = wanted.money.map(|amount| Money { amount, currency: Currency::USD });

@@ -6,7 +6,7 @@ use super::super::{MACHINE_UID, final_names, is_own, restore_name, suspend_name}
 use super::{Act, Done, Fact, Problem};
 use crate::agent;
 use crate::api::checkpoint::{self, CheckpointPhase, CheckpointSpec, CheckpointStatus, Trigger};
-use crate::api::machine::TerminationReason;
+use crate::api::machine::{Machine, TerminationReason};
 use crate::api::quantity::GoDuration;
 use crate::api::{Checkpoint, Kind};
 use crate::controller::kstatus::Readiness;
@@ -27,6 +27,9 @@ use tracing::{info, warn};
 const PATIENCE: u32 = 3;
 /// Longest time to read a directory of a guest before it is shut down.
 const DIGEST: Duration = Duration::from_secs(30);
+/// Characters of a goal that the message of a commit has at most, and of its first line.
+const LONGEST_GOAL: usize = 4000;
+const SUBJECT: usize = 70;
 /// Longest chain of checkpoints that is searched for one whose workspace was recorded.
 const ANCESTORS: usize = 200;
 
@@ -89,12 +92,13 @@ impl Act<'_> {
         let vmid = self.vmid().await?;
         let guest = self.driver()?.guest(vmid, self.clock());
         let workspace = &self.machine.spec.goal.workspace;
-        let mut bundle = guest.bundle(workspace, checkpoint.name(), base.as_ref().map(|(name, _)| name.as_str())).await?;
+        let message = message(self.machine);
+        let mut bundle = guest.bundle(workspace, checkpoint.name(), base.as_ref().map(|(name, _)| name.as_str()), &message).await?;
         // A base that we do not have by that commit would make the bundle unreadable.
         let unknown =
             |found: &driver::guest::WorkspaceBundle| found.base.is_some() && found.base.as_ref() != base.as_ref().map(|(_, commit)| commit);
         if bundle.as_ref().is_some_and(unknown) {
-            bundle = guest.bundle(workspace, checkpoint.name(), None).await?;
+            bundle = guest.bundle(workspace, checkpoint.name(), None, &message).await?;
         }
         let Some(bundle) = bundle else { return Ok(()) };
         let row = BundleRow { commit: bundle.commit, base_commit: bundle.base, bytes: bundle.bytes };
@@ -321,4 +325,23 @@ impl Act<'_> {
         let found = self.context.objects.get::<Checkpoint>(self.machine.namespace(), &name).await?;
         Ok(found.filter(|checkpoint| is_own(checkpoint, self.machine)).and_then(|checkpoint| checkpoint.status))
     }
+}
+
+/// What the commit of a Machine's work says: what it was to do, and who did it.
+fn message(machine: &Machine) -> String {
+    let goal: String = machine.spec.goal.prompt.trim().chars().filter(|c| *c != '\0').take(LONGEST_GOAL).collect();
+    let first = goal.lines().next().unwrap_or_default();
+    let short = shortened(first, SUBJECT);
+    let subject = if short.is_empty() { machine.name() } else { &short };
+    let body = if subject == goal { String::new() } else { format!("{goal}\n\n") };
+    format!("{subject}\n\n{body}Machine {}/{}", machine.namespace(), machine.name())
+}
+
+/// At most so many characters, cut between words.
+fn shortened(line: &str, most: usize) -> String {
+    if line.chars().count() <= most {
+        return line.to_owned();
+    }
+    let cut: String = line.chars().take(most).collect();
+    format!("{}…", cut.rsplit_once(' ').map_or(cut.as_str(), |(whole, _)| whole))
 }

@@ -125,8 +125,9 @@ impl Act<'_> {
             (Some(url), _) => git::Origin::Repository(url.clone()),
             (None, directory) => git::Origin::Directory(directory.clone().unwrap_or_default().into()),
         };
-        let bundle =
-            git::bundle(&git::Source { origin, reference: source.r#ref.clone(), roots: self.context.config.source_roots.clone() }).await?;
+        let credential = self.credential(source.credentials_secret_ref.as_ref().map(|named| named.name.as_str())).await?;
+        let (reference, roots) = (source.r#ref.clone(), self.context.config.source_roots.clone());
+        let bundle = git::bundle(&git::Source { origin, reference, roots, credential }).await?;
         let done = guest.put_source(&bundle.bytes, &self.machine.spec.goal.workspace, &bundle.branch).await;
         self.unless_refused(done)
     }
