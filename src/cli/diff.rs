@@ -3,6 +3,7 @@
 use super::{Context, client::Client, lineage, print, workspace};
 use crate::api::{Checkpoint, Kind, Machine};
 use crate::git::{self, Comparison, Detail};
+use anyhow::bail;
 use std::{collections::HashSet, process::ExitCode};
 
 /// Shows what changed in the workspace between two checkpoints or Machines (then: their last checkpoint).
@@ -15,11 +16,22 @@ pub(super) struct Diff {
     /// Only the files, with the number of changed lines
     #[arg(long)]
     stat: bool,
+    /// What is installed instead of the files: packages of Debian, RPM, Alpine, Python and npm
+    #[arg(long, conflicts_with = "stat")]
+    packages: bool,
 }
 
 impl Diff {
     pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
         let client = context.client()?;
+        if self.packages {
+            let text = installed(&client, &self.from, &self.to).await?;
+            if text.is_empty() {
+                eprintln!("The same packages are installed in {} and {}.", self.from, self.to);
+            }
+            print::out(&print::printable(&text))?;
+            return Ok(ExitCode::SUCCESS);
+        }
         let detail = if self.stat { Detail::Stat } else { Detail::Full };
         let text = between(&client, &self.from, &self.to, detail, context.environment.color).await?;
         if text.is_empty() {
@@ -30,6 +42,26 @@ impl Diff {
         print::out(&text)?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// What was installed (`+`) and removed (`-`) between two checkpoints or Machines, a line each; a changed version is both.
+async fn installed(client: &Client, from: &str, to: &str) -> anyhow::Result<String> {
+    let (mut bundles, mut lists) = (Vec::new(), Vec::new());
+    for word in [from, to] {
+        let checkpoint = workspace::find(client, word).await?;
+        workspace::recorded(&checkpoint)?;
+        let chain = workspace::bundles(client, &[&checkpoint]).await?;
+        let Some(list) = chain.last().and_then(|own| git::packages(own)) else {
+            bail!("what is installed in checkpoint/{} was not written down: it was taken by an older version", checkpoint.name());
+        };
+        lists.push(list);
+        bundles.extend(chain);
+    }
+    let to = lists.pop().unwrap_or_default();
+    let from = lists.pop().unwrap_or_default();
+    let changes = git::compare(&Comparison { bundles, from: Some(from), to }, Detail::Full, false).await?;
+    let told = |line: &&str| (line.starts_with('+') && !line.starts_with("+++")) || (line.starts_with('-') && !line.starts_with("---"));
+    Ok(changes.lines().filter(told).map(|line| format!("{line}\n")).collect())
 }
 
 /// What each Machine on the way from one to the other spent, a line each; empty when the one did not lead to the other.

@@ -25,6 +25,14 @@ pub enum Detail {
     Stat,
 }
 
+/// The commit of the list of what was installed, if a bundle of a workspace has one. Source: gitformat-bundle.
+pub fn packages(bundle: &[u8]) -> Option<String> {
+    let end = bundle.windows(2).position(|pair| pair == b"\n\n")?;
+    let mut lines = std::str::from_utf8(&bundle[..end]).ok()?.lines();
+    let named = lines.find_map(|line| line.split_once(" refs/autovibe-packages/"))?.0;
+    (named.len() >= 40 && named.bytes().all(|byte| byte.is_ascii_hexdigit())).then(|| named.to_owned())
+}
+
 /// The change as `git diff` prints it; empty when nothing changed.
 ///
 /// Errors: `Failed` when a bundle builds on a commit that is in none of them.
