@@ -144,6 +144,11 @@ impl Contexts {
         self.0.values().all(State::is_quiescent)
     }
 
+    /// Those that act.
+    pub fn acting(&self) -> impl Iterator<Item = &Context> {
+        self.0.iter().filter(|(_, state)| !state.is_quiescent()).map(|(context, _)| context)
+    }
+
     /// The same of all but one, whose newest answer was not given out yet.
     pub fn quiescent_beside(&self, context: &Context) -> bool {
         self.0.iter().all(|(other, state)| other == context || state.is_quiescent())

@@ -30,6 +30,15 @@ pub(super) struct Judged {
     pub(super) told: Inputs,
 }
 
+/// Whether nothing of the agent runs that could write.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Rest {
+    Sure,
+    /// Sub-agents act, and may come to rest soon.
+    Awaited,
+    None,
+}
+
 impl Judged {
     /// Whether there is something of the answer that was not looked at.
     pub(super) fn is_behind(&self, meter: &Meter) -> bool {
@@ -50,7 +59,7 @@ impl Call {
             }
             Due::Ask { outcome, quiescent } => {
                 self.answer.set_gate(outcome.subscribe());
-                self.capture(outcome, quiescent, reasons);
+                self.capture(outcome, if quiescent { Rest::Sure } else { Rest::Awaited }, reasons);
             }
         }
     }
@@ -98,7 +107,7 @@ impl Call {
             // Tools of this answer that the agent has already may run.
             let quiescent = is_first && self.live.state().contexts.quiescent_beside(&self.context);
             let outcome = watch::channel(None).0;
-            self.capture(outcome, quiescent, reasons.clone());
+            self.capture(outcome, if quiescent { Rest::Sure } else { Rest::None }, reasons.clone());
             waits = true;
         }
         if !waits {
@@ -149,7 +158,7 @@ impl Call {
     }
 
     /// Asks for a checkpoint; `outcome` learns what came of it.
-    fn capture(&mut self, outcome: watch::Sender<Option<Outcome>>, quiescent: bool, reasons: Vec<Reason>) {
+    fn capture(&mut self, outcome: watch::Sender<Option<Outcome>>, rest: Rest, reasons: Vec<Reason>) {
         self.gate = Some(outcome.subscribe());
         let results = match (&self.boundary, &self.context.part) {
             (Some(Boundary::Results(ids)), Part::Main) => ids.clone(),
@@ -157,9 +166,13 @@ impl Call {
         };
         let session = Session { id: self.context.session.clone(), turn: self.turn, request: self.answer.id.clone() };
         let name = format!("{}-{:04}", self.machine.name(), self.turn);
-        let moment = Moment { name, session, quiescent, results, reasons };
-        let (gateway, machine) = (self.gateway.clone(), self.machine.clone());
+        let mut moment = Moment { name, session, quiescent: rest == Rest::Sure, results, reasons };
+        let (gateway, machine, live) = (self.gateway.clone(), self.machine.clone(), self.live.clone());
         self.gateway.tasks.spawn(async move {
+            // Those that come meanwhile wait for this same checkpoint.
+            if rest == Rest::Awaited {
+                moment.quiescent = live.gathered(gateway.barrier).await;
+            }
             let decided = match gateway.abort.run_until_cancelled(gateway.checkpoints.capture(&machine, &moment)).await {
                 Some(decided) => decided,
                 None => Outcome::Failed("the gateway stops".into()),

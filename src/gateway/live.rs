@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    sync::{Semaphore, watch},
+    sync::{Notify, Semaphore, watch},
     time::Instant,
 };
 
@@ -33,6 +33,8 @@ pub(super) struct Live {
     pub(super) asks: Semaphore,
     /// Whether it was said that its token is used elsewhere.
     pub(super) elsewhere: AtomicBool,
+    /// Told of each request and each answer.
+    moved: Notify,
 }
 
 pub(super) struct State {
@@ -47,6 +49,8 @@ pub(super) struct State {
     gate: Option<Gate>,
     /// Keys of messages that are stored.
     pub(super) stored: HashSet<String>,
+    /// Contexts that were waited for in vain since their last request.
+    late: HashSet<Context>,
 }
 
 #[derive(Default)]
@@ -120,8 +124,23 @@ impl Live {
             contexts.resume(context.clone(), hash);
             conversations.insert(context, Conversation { turn: last.turn, ..Conversation::default() });
         }
-        let state = State { contexts, turn: last.turn, conversations, runner: None, distrusted: None, gate: None, stored: HashSet::new() };
-        Self { state: Mutex::new(state), open: watch::channel(0).0, asks: Semaphore::new(ASKS), elsewhere: AtomicBool::new(false) }
+        let state = State {
+            contexts,
+            turn: last.turn,
+            conversations,
+            runner: None,
+            distrusted: None,
+            gate: None,
+            stored: HashSet::new(),
+            late: HashSet::new(),
+        };
+        Self {
+            state: Mutex::new(state),
+            open: watch::channel(0).0,
+            asks: Semaphore::new(ASKS),
+            elsewhere: AtomicBool::new(false),
+            moved: Notify::new(),
+        }
     }
 
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
@@ -137,6 +156,8 @@ impl Live {
             return Turn::New { turn: 0, checkpoint: Due::No, unasked: false };
         }
         let repeat = state.contexts.request(context, hash);
+        state.late.remove(context);
+        self.moved.notify_waiters();
         let trusted = state.trusted().map(str::to_owned);
         let conversation = state.conversations.entry(context.clone()).or_default();
         if repeat
@@ -179,6 +200,36 @@ impl Live {
         Turn::New { turn, checkpoint, unasked }
     }
 
+    /// Waits, at most `patience`, until no other context acts; says whether so. One that was waited for in vain is not waited for again
+    /// before it is heard: it may be in a long tool, or gone.
+    pub(super) async fn gathered(&self, patience: Duration) -> bool {
+        let all = async {
+            loop {
+                let moved = self.moved.notified();
+                tokio::pin!(moved);
+                // From here on: what comes between the look and the wait is not missed.
+                moved.as_mut().enable();
+                {
+                    let state = self.state();
+                    if state.contexts.quiescent() {
+                        return true;
+                    }
+                    if state.contexts.acting().all(|context| state.late.contains(context)) {
+                        return false;
+                    }
+                }
+                moved.await;
+            }
+        };
+        if let Ok(gathered) = tokio::time::timeout(patience, all).await {
+            return gathered;
+        }
+        let mut state = self.state();
+        let acting: Vec<Context> = state.contexts.acting().cloned().collect();
+        state.late.extend(acting);
+        state.contexts.quiescent()
+    }
+
     /// Notes that a runner was heard; `known` is what it is known by.
     pub(super) fn runner_is_there(&self, known: String) {
         self.state().runner = Some((known, Instant::now()));
@@ -208,6 +259,7 @@ impl Live {
         let (ids, names) = tools.into_iter().unzip();
         let mut state = self.state();
         state.contexts.answered(context, names);
+        self.moved.notify_waiters();
         if let Some(conversation) = state.conversations.get_mut(context) {
             conversation.calls = ids;
         }

@@ -51,6 +51,8 @@ pub struct Config {
     pub listen: SocketAddr,
     /// How long an answer waits for the checkpoint before it, at most. Agents give up after 300 s.
     pub hold: Duration,
+    /// How long a checkpoint waits for sub-agents that act, at most: their requests come close together.
+    pub barrier: Duration,
     /// How long the tool calls of an answer wait for a person, at most: together with the checkpoint before them less than those 300 s.
     pub patience: Duration,
     /// How long running calls may go on after a shutdown was asked for.
@@ -62,6 +64,7 @@ impl Default for Config {
         Self {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             hold: Duration::from_secs(30),
+            barrier: Duration::from_secs(2),
             patience: Duration::from_secs(220),
             drain: Duration::from_secs(20),
         }
@@ -164,6 +167,7 @@ async fn open(config: &Config, objects: Objects, shutdown: &CancellationToken) -
         directory: Directory::start(&objects, &followers.tasks, &followers.drained, gone),
         checkpoints: Checkpoints::start(&objects, config.hold, &followers.tasks, &followers.drained),
         approvals: Approvals::start(&objects, &followers.tasks, &followers.drained),
+        barrier: config.barrier,
         patience: config.patience,
         spawning: tokio::sync::Mutex::default(),
         ledger,
@@ -228,6 +232,7 @@ struct Gateway {
     directory: Directory,
     checkpoints: Checkpoints,
     approvals: Approvals,
+    barrier: Duration,
     patience: Duration,
     /// One agent spawns at a time, so that each sees the Machines of the one before.
     spawning: tokio::sync::Mutex<()>,

@@ -246,3 +246,62 @@ async fn a_tool_that_runs_beside_makes_it_not_quiescent() {
     let (_, third) = tokio::join!(send(&home, &guest, &sub, Some("bbbb")), quiescent("m-0003"));
     assert_eq!([first.as_str(), second.as_str(), third.as_str()], ["true", "true", "false"]);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn c3_sub_agents_that_come_soon_after_each_other_share_a_checkpoint_of_rest() {
+    let upstream = Upstream::start(|r| {
+        let messages = r.body["messages"].as_array().unwrap();
+        let tools = match (messages.len(), messages[0]["content"] == "sub") {
+            (1, true) => vec![("Write", json!({}))],
+            (1, false) => vec![("Agent", json!({})), ("Agent", json!({}))],
+            _ => Vec::new(),
+        };
+        Script::Answer { words: 1, tools, gate: None }
+    })
+    .await;
+    let home = Home::start(&upstream).await;
+    let guest = home.guest("m", enabled).await;
+    let asked = async |name: &str| checkpoint(&home, name).await.metadata.annotations.unwrap()["autovibe.dev/quiescent"].clone();
+    let (main, mut first, mut second) = (turn(0), turn(0), turn(1));
+    for sub in [&mut first, &mut second] {
+        sub["messages"][0]["content"] = json!("sub");
+    }
+    tokio::join!(send(&home, &guest, &main, None), capture(&home, "m-0001")).1.unwrap();
+    // Both sub-agents ask at once, and both write a file.
+    let (one, two) = (send(&home, &guest, &first, Some("aaaa")), send(&home, &guest, &first, Some("bbbb")));
+    let both = tokio::join!(one, two, capture(&home, "m-0002"));
+    assert!(both.0.0 == 200 && both.1.0 == 200 && both.2.is_ok());
+    // Each request is a turn of its own.
+    assert_eq!(names(&home).await, ["m-0001", "m-0002"], "one snapshot serves both");
+    // The first one's file is written while the second's is not.
+    let began = std::time::Instant::now();
+    let early = send(&home, &guest, &second, Some("aaaa"));
+    let late = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert_eq!(names(&home).await, ["m-0001", "m-0002"], "it waits for the other");
+        send(&home, &guest, &second, Some("bbbb")).await
+    };
+    let (early, late, rest) = tokio::join!(early, late, asked_then_captured(&home, &asked, "m-0004"));
+    assert_eq!((early.0, late.0, rest.as_str()), (200, 200, "true"));
+    assert!(began.elapsed() < Duration::from_secs(60));
+    assert_eq!(names(&home).await, ["m-0001", "m-0002", "m-0004"]);
+    // One that does not come is waited for once.
+    let mut third = turn(2);
+    third["messages"][0]["content"] = json!("sub");
+    let mut begun = turn(0);
+    begun["messages"][0]["content"] = json!("sub");
+    begun["max_tokens"] = json!(900);
+    tokio::join!(send(&home, &guest, &begun, Some("cccc")), capture(&home, "m-0006")).1.unwrap();
+    for (name, sub, waits) in [("m-0007", "aaaa", true), ("m-0008", "bbbb", false)] {
+        let began = std::time::Instant::now();
+        let (answer, rest) = tokio::join!(send(&home, &guest, &third, Some(sub)), asked_then_captured(&home, &asked, name));
+        assert_eq!((answer.0, rest.as_str()), (200, "false"));
+        assert_eq!(began.elapsed() >= Duration::from_secs(2), waits, "{name}: {:?}", began.elapsed());
+    }
+}
+
+async fn asked_then_captured(home: &Home, asked: &impl AsyncFn(&str) -> String, name: &str) -> String {
+    let rest = asked(name).await;
+    capture(home, name).await.unwrap();
+    rest
+}

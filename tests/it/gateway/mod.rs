@@ -130,7 +130,13 @@ impl Home {
 
     async fn serve(&mut self, hold: Duration) {
         self.shutdown = CancellationToken::new();
-        let config = gateway::Config { listen: self.gateway, hold, patience: self.patience, drain: Duration::from_millis(300) };
+        let config = gateway::Config {
+            listen: self.gateway,
+            hold,
+            patience: self.patience,
+            drain: Duration::from_millis(300),
+            ..gateway::Config::default()
+        };
         let server = gateway::start(config, self.objects.clone(), self.shutdown.clone()).await.unwrap();
         self.gateway = server.address;
         self.server = Some(server);
