@@ -121,7 +121,8 @@ fn above_its_bytes_the_oldest_that_nothing_needs_gives_way_one_at_a_time() {
     };
     assert_eq!(of(&deleted(0), Phase::Running, Some(11), 10), Vec::<String>::new());
     // The defined loser: the oldest that is Ready and that only the policy keeps.
-    let spared: [(&str, fn(&mut Checkpoint)); 4] = [
+    type Change = fn(&mut Checkpoint);
+    let spared: [(&str, Change); 4] = [
         ("forever", |c| c.spec.keep = Keep::Forever),
         ("final", |c| c.spec.trigger = Trigger::Final),
         ("failed", |c| c.status.as_mut().unwrap().phase = CheckpointPhase::Failed),

@@ -274,7 +274,6 @@ async fn c3_sub_agents_that_come_soon_after_each_other_share_a_checkpoint_of_res
     // Each request is a turn of its own.
     assert_eq!(names(&home).await, ["m-0001", "m-0002"], "one snapshot serves both");
     // The first one's file is written while the second's is not.
-    let began = std::time::Instant::now();
     let early = send(&home, &guest, &second, Some("aaaa"));
     let late = async {
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -283,7 +282,6 @@ async fn c3_sub_agents_that_come_soon_after_each_other_share_a_checkpoint_of_res
     };
     let (early, late, rest) = tokio::join!(early, late, asked_then_captured(&home, &asked, "m-0004"));
     assert_eq!((early.0, late.0, rest.as_str()), (200, 200, "true"));
-    assert!(began.elapsed() < Duration::from_secs(60));
     assert_eq!(names(&home).await, ["m-0001", "m-0002", "m-0004"]);
     // One that does not come is waited for once.
     let mut third = turn(2);
