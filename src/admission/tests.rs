@@ -395,3 +395,54 @@ fn strategic_patches_merge_the_lists_that_have_a_key() {
     assert_eq!(document["metadata"]["ownerReferences"], json!([{ "uid": "2" }]));
     assert_eq!(document["data"], json!({ "c": "3" }));
 }
+
+#[test]
+fn what_a_machine_may_reach_is_named_exactly() {
+    let network = |egress: Value| json!({ "from": { "image": "a" }, "goal": { "prompt": "x" }, "network": { "egress": egress } });
+    check(network(json!([{ "host": "pypi.org" }, { "host": "*.example.org", "ports": [443, 8443] }])), &[]);
+    check(network(json!([{ "host": "10.0.0.1" }])), &["spec.network.egress[0].host: Invalid value: \"10.0.0.1\": must be a name"]);
+    check(
+        network(json!([{ "host": "a.org" }, { "host": "*.org" }])),
+        &["spec.network.egress[1].host: Invalid value: \"*.org\": would be a whole top-level"],
+    );
+    check(network(json!([{ "host": "https://a.org/" }])), &["without scheme, port or path"]);
+    check(network(json!([{ "host": "a.org" }, { "host": "a.org", "ports": [80] }])), &["spec.network.egress[1]: Duplicate value"]);
+    check(network(json!([{ "host": "a.org", "ports": [] }])), &["spec.network.egress[0].ports"]);
+    check(network(json!([{ "host": "a.org", "ports": [0] }])), &["spec.network.egress[0].ports[0]"]);
+    let many: Vec<Value> = (0..65).map(|n| json!({ "host": format!("h{n}.org") })).collect();
+    check(network(many.into()), &["spec.network.egress: Too many"]);
+    // It may change while the Machine lives.
+    let (none, one) = (network(json!([])), network(json!([{ "host": "a.org" }])));
+    agree(&one, errors_of::<Machine>(one.clone(), Some(none)), &[]);
+}
+
+#[test]
+fn a_hub_manages_the_firewall_only_where_its_gateway_has_an_address() {
+    let hub = |url: &str, firewall: Value, networks: Value| {
+        json!({
+            "infrastructure": {
+                "proxmox": {
+                    "endpoint": "https://p:8006", "tokenSecretRef": { "name": "p" }, "vmids": { "from": 100, "to": 200 }, "firewall": firewall,
+                },
+                "zfs": { "storage": "s", "dataset": "rpool/data", "keep": "rpool/keep" },
+            },
+            "gateway": { "url": url },
+            "egress": { "networks": networks },
+        })
+    };
+    let check = |spec: Value, expected: &[&str]| agree(&spec, errors_of::<Hub>(spec.clone(), None), expected);
+    check(hub("http://gateway.lan:8081", json!({}), json!([])), &[]);
+    for url in ["http://10.0.0.1:8081", "https://10.0.0.1", "http://[fd00::1]:8081/", "http://[fd00::1]"] {
+        check(hub(url, json!({ "mode": "Managed", "guestNetworks": ["10.0.0.0/24"] }), json!(["10.1.0.0/16"])), &[]);
+    }
+    check(hub("http://gateway.lan:8081", json!({ "mode": "Managed" }), json!([])), &["spec.gateway.url: Invalid value"]);
+    check(
+        hub("http://10.0.0.1", json!({ "guestNetworks": ["10.0.0.0/24"] }), json!([])),
+        &["guestNetworks: Forbidden: is for mode Managed"],
+    );
+    check(hub("http://10.0.0.1", json!({ "mode": "Managed", "guestNetworks": ["lan"] }), json!([])), &["guestNetworks[0]: Invalid value"]);
+    check(
+        hub("http://10.0.0.1", json!({}), json!(["10.0.0.1/8"])),
+        &["spec.egress.networks[0]: Invalid value: \"10.0.0.1/8\": must be a network"],
+    );
+}

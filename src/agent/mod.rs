@@ -97,6 +97,7 @@ pub fn launch(machine: &Machine, start: &Start<'_>) -> Launch {
     ] {
         environment.insert(name.into(), value.into());
     }
+    environment.extend(proxy(machine, gateway, start.token));
     if !machine.spec.permissions.is_empty() {
         environment.insert("AUTOVIBE_MCP".into(), format!("{gateway}{MCP_PATH}"));
     }
@@ -111,6 +112,26 @@ pub fn launch(machine: &Machine, start: &Start<'_>) -> Launch {
         AgentType::Command => command::argv(agent),
     };
     Launch { number: start.number, key: start.key.into(), environment, argv }
+}
+
+/// The way to hosts that the Machine may reach, for programs to find; none where it may reach none. The gateway itself is reached directly.
+fn proxy(machine: &Machine, gateway: &str, token: &str) -> Vec<(String, String)> {
+    let reaches = machine.spec.network.as_ref().is_some_and(|network| !network.egress.is_empty());
+    let Some((scheme, rest)) = gateway.split_once("://").filter(|_| reaches) else { return Vec::new() };
+    let authority = rest.split('/').next().unwrap_or_default();
+    // Without its port, which not every program understands here.
+    let host = match authority.strip_prefix('[').and_then(|six| six.split_once(']')) {
+        Some((six, _)) => six,
+        None => authority.split(':').next().unwrap_or_default(),
+    };
+    let (proxy, direct) = (format!("{scheme}://machine:{token}@{authority}"), format!("{host},localhost,127.0.0.1,::1"));
+    // Programs agree on no spelling. Plain HTTP is not carried, so nothing is said of a proxy for it.
+    let names: &[&str] = match machine.spec.agent.r#type {
+        AgentType::QwenCode => &qwen_code::PROXY,
+        AgentType::ClaudeCode | AgentType::Aider | AgentType::Command => &["HTTPS_PROXY", "https_proxy"],
+    };
+    let proxies = names.iter().map(|name| ((*name).to_owned(), proxy.clone()));
+    proxies.chain(["NO_PROXY", "no_proxy"].map(|name| (name.to_owned(), direct.clone()))).collect()
 }
 
 /// What the end of the agent's process means; `exit_code` is `None` when the process vanished without one.

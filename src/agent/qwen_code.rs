@@ -4,6 +4,9 @@ use super::scripts;
 use crate::api::machine::Agent;
 use std::collections::BTreeMap;
 
+/// Where the programs that it runs find a proxy: git and curl, pip, and npm. The names that are more in use it would take for its own
+/// requests too, with no regard to `NO_PROXY`, and ask the gateway for a connection to the gateway.
+pub(super) const PROXY: [&str; 3] = ["ALL_PROXY", "all_proxy", "npm_config_https_proxy"];
 /// Its name in sentences.
 pub(super) const NAME: &str = "Qwen Code";
 /// One folder a working directory, in it `chats` with one file a session.

@@ -633,3 +633,26 @@ fn verdicts() {
     check(Command, Some(1), LastCall::Refused, "budget");
     check(Command, None, LastCall::None, "interrupted");
 }
+
+#[test]
+fn a_proxy_is_named_only_where_there_is_a_host_to_reach() {
+    let environment = |agent: AgentType, hosts: &str, gateway: &str| {
+        let spec = serde_json::json!({
+            "goal": { "prompt": "x" }, "agent": { "type": agent, "env": { "HTTPS_PROXY": "http://mine" } },
+            "network": { "egress": serde_json::from_str::<serde_json::Value>(hosts).unwrap() },
+        });
+        let machine = Machine::new("shop", "m", serde_json::from_value(spec).unwrap());
+        launch(&machine, &Start { number: 1, gateway_url: gateway, key: "k", token: "av_t" }).environment
+    };
+    let host = r#"[{"host":"pypi.org"}]"#;
+    let found = environment(AgentType::ClaudeCode, host, "http://10.0.2.100:8081/");
+    for name in ["HTTPS_PROXY", "https_proxy"] {
+        assert_eq!(found[name], "http://machine:av_t@10.0.2.100:8081");
+    }
+    assert_eq!((found["NO_PROXY"].as_str(), found.get("HTTP_PROXY")), ("10.0.2.100,localhost,127.0.0.1,::1", None));
+    assert_eq!(environment(AgentType::Aider, host, "https://[fd00::1]/hub")["no_proxy"], "fd00::1,localhost,127.0.0.1,::1");
+    let qwen = environment(AgentType::QwenCode, host, "http://h:1");
+    assert_eq!((qwen["ALL_PROXY"].as_str(), qwen["HTTPS_PROXY"].as_str()), ("http://machine:av_t@h:1", "http://mine"));
+    let none = environment(AgentType::ClaudeCode, "[]", "http://h:1");
+    assert_eq!((none["HTTPS_PROXY"].as_str(), none.get("https_proxy"), none.get("NO_PROXY")), ("http://mine", None, None));
+}

@@ -2,16 +2,18 @@
 
 mod infrastructure;
 
-pub use infrastructure::{CONCURRENCY, Infrastructure, Lab, Node, Proxmox, Runner, Ssh, Templates, VmidRange, Zfs};
+pub use infrastructure::{CONCURRENCY, Firewall, FirewallMode, Infrastructure, Lab, Node, Proxmox, Runner, Ssh, Templates, VmidRange, Zfs};
 
 use super::capability::Capability;
 use super::machine::Limits;
 use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, object};
+use super::network::HubEgress;
 use super::quantity::{Currency, GoDuration, Money, NanoUsd};
 use super::rule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::net::{IpAddr, SocketAddr};
 
 object!(
     /// The place that runs Machines. One named `default` is used where none is named.
@@ -49,6 +51,9 @@ pub struct HubSpec {
     /// What is done with the checkpoints of its Machines.
     #[serde(default)]
     pub checkpoints: Checkpoints,
+    /// Where the names that its Machines are allowed may lead.
+    #[serde(default)]
+    pub egress: HubEgress,
 }
 
 /// What is done with checkpoints.
@@ -109,6 +114,19 @@ pub struct Gateway {
     /// From where a guest's token is taken.
     #[serde(default)]
     pub tokens_from: TokensFrom,
+}
+
+impl Gateway {
+    /// Address and port in its URL, if that has an address.
+    pub fn address(&self) -> Option<(IpAddr, u16)> {
+        let (scheme, rest) = self.url.split_once("://")?;
+        let authority = rest.split(['/', '?', '#']).next()?;
+        if let Ok(whole) = authority.parse::<SocketAddr>() {
+            return Some((whole.ip(), whole.port()));
+        }
+        let port = if scheme.eq_ignore_ascii_case("https") { 443 } else { 80 };
+        Some((authority.trim_start_matches('[').trim_end_matches(']').parse().ok()?, port))
+    }
 }
 
 /// From where a guest's token is taken.
@@ -231,7 +249,7 @@ pub struct HubStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready; Reconciling, Stalled; UnownedVms, LedgerGap, AuditFindings, PermissionsMissing.
+    /// Ready; Reconciling, Stalled; UnownedVms, LedgerGap, AuditFindings, PermissionsMissing, FirewallInactive.
     #[serde(default)]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,
@@ -451,6 +469,13 @@ impl Kind for Hub {
         infrastructure.validate(&mut errors);
         for (index, image) in self.spec.images.iter().enumerate() {
             validate_image(index, image, infrastructure.templates.is_some(), &mut errors);
+        }
+        self.spec.egress.validate(&mut errors);
+        let managed = infrastructure.proxmox.as_ref().is_some_and(|proxmox| proxmox.firewall.mode == FirewallMode::Managed);
+        if let Some(gateway) = self.spec.gateway.as_ref().filter(|gateway| managed && gateway.address().is_none()) {
+            let remedy = "must have an address and not a name while spec.infrastructure.proxmox.firewall.mode is Managed, as its rules \
+                          know no names: http://10.10.0.1:8081";
+            errors.push(FieldError::invalid("spec.gateway.url", &gateway.url, remedy));
         }
         if let Some(webhook) = &self.spec.approvals.webhook
             && !webhook.url.starts_with("https://")

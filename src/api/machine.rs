@@ -3,6 +3,7 @@
 use super::approval::OnTimeout;
 use super::checkpoint::Examined;
 use super::meta::{Column, FieldError, Kind, Scope, conditions_schema, object};
+use super::network::{Network, NetworkStatus};
 use super::permission::Permission;
 use super::quantity::{Bytes, GoDuration, Millicores, Money, NanoUsd};
 use super::rule;
@@ -79,6 +80,9 @@ pub struct MachineSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "set"))]
     pub permissions: Vec<Permission>,
+    /// What it may reach beside its hub. Default: nothing. A change holds from the next connection on; what is taken away is cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<Network>,
     /// Puts its disks back to one of its own checkpoints, once for each change of this, while it has not ended. What it was before
     /// becomes a checkpoint too. The conversation goes on from there.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -598,6 +602,9 @@ pub struct MachineStatus {
     /// What it may spend, as `$0.22 of $5.00`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spent: Option<String>,
+    /// What its network did, as far as the gateway saw it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<NetworkStatus>,
     /// What was found on its disks, of one with `purpose: Verify`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub examined: Option<Examined>,
@@ -834,6 +841,9 @@ impl Kind for Machine {
         }
         if spec.push.is_some() && spec.push_to("").is_none() {
             errors.push(FieldError::required("spec.push.git", "name a repository; without spec.source.git there is no default"));
+        }
+        if let Some(network) = &spec.network {
+            network.validate(&mut errors);
         }
         if spec.approvals.timeout.0.is_zero() {
             errors.push(FieldError::invalid(

@@ -14,6 +14,7 @@ pub mod exec;
 pub mod hub;
 pub mod machine;
 pub mod meta;
+pub mod network;
 pub mod permission;
 pub mod quantity;
 pub mod rule;

@@ -37,21 +37,21 @@ struct Cache {
 }
 
 impl Directory {
-    /// Follows all objects until `shutdown`; `gone` gets the uid of each Machine that was deleted or has finished.
+    /// Follows all objects until `shutdown`; `noted` gets the uid of each Machine that
+    /// changed, once it is known here, and whether it was deleted or has finished.
     pub(super) fn start(
         objects: &Objects,
         tasks: &TaskTracker,
         shutdown: &CancellationToken,
-        gone: impl Fn(&str) + Send + Sync + 'static,
+        noted: impl Fn(&str, bool) + Send + Sync + 'static,
     ) -> Self {
         let directory = Self { objects: objects.clone(), cache: Arc::default() };
         let this = directory.clone();
         directory.follow(tasks, shutdown, move |change, machine: Machine| {
-            if change == Change::Deleted || machine.status.as_ref().is_some_and(|status| status.phase.is_finished()) {
-                gone(machine.uid());
-            }
+            let is_gone = change == Change::Deleted || machine.status.as_ref().is_some_and(|status| status.phase.is_finished());
             let uid = machine.uid().to_owned();
-            put(&mut this.cache().machines, uid, change, machine);
+            put(&mut this.cache().machines, uid.clone(), change, machine);
+            noted(&uid, is_gone);
         });
         let this = directory.clone();
         directory.follow(tasks, shutdown, move |change, hub: Hub| {

@@ -5,7 +5,7 @@ use super::{
     answer::{Answer, End, Head, Reader},
     asks,
     call::Call,
-    elsewhere,
+    egress, elsewhere,
     live::{Arrival, Turn},
     refusal::{Again, Refusal},
     resolve::{self, Route, Unresolved, Upstream, token_hash},
@@ -25,7 +25,7 @@ use axum::{
     Router,
     body::{Body, Bytes, to_bytes},
     extract::{OriginalUri, State},
-    http::{HeaderMap, StatusCode, header},
+    http::{HeaderMap, StatusCode, Version, header},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -56,11 +56,16 @@ pub(super) fn router(gateway: Arc<Gateway>) -> Router {
         .route(RUNNER_PATH, post(runner::present))
         .route(TOOL_PATH, post(runner::tool))
         .merge(asks::routes())
-        .fallback(|| async {
+        .fallback(|version: Version, uri: OriginalUri| async move {
+            // In later versions every request has the form of one to a proxy.
+            if let Some(refused) = egress::plain(&uri).filter(|_| version <= Version::HTTP_11) {
+                return refused;
+            }
             let served: Vec<&str> = Protocol::ALL.map(Protocol::path).into();
             failed(404, "not_found_error", &format!("there is nothing here; the gateway serves POST {}", served.join(", ")))
         })
         .method_not_allowed_fallback(|| async { failed(405, "invalid_request_error", "this method is not served here") })
+        .layer(axum::middleware::from_fn_with_state(gateway.clone(), egress::proxied))
         .layer(axum::middleware::from_fn(elsewhere::noted))
         .with_state(gateway)
 }

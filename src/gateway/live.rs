@@ -3,6 +3,7 @@
 
 use super::{
     answer::{Answer, Gate},
+    egress::Egress,
     hold::Outcome,
 };
 use crate::{
@@ -35,6 +36,8 @@ pub(super) struct Live {
     pub(super) elsewhere: AtomicBool,
     /// Told of each request and each answer.
     moved: Notify,
+    /// Its connections to hosts that it may reach.
+    pub(super) egress: Egress,
 }
 
 pub(super) struct State {
@@ -140,6 +143,7 @@ impl Live {
             asks: Semaphore::new(ASKS),
             elsewhere: AtomicBool::new(false),
             moved: Notify::new(),
+            egress: Egress::new(),
         }
     }
 

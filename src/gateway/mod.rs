@@ -3,7 +3,8 @@
 //!
 //! Agents in VMs hold no provider key: they have a token of their own, worth their Machine's budget here and nothing
 //! elsewhere. Served are the Messages API with its count_tokens, OpenAI-compatible chat completions, Responses and list of models,
-//! the report that an agent ended, and what its Machine's permissions let it ask for; nothing else. A call goes one way whatever its
+//! the report that an agent ended, what its Machine's permissions let it ask for, and connections to the hosts that its Machine may
+//! reach; nothing else. A call goes one way whatever its
 //! protocol, which is a value on it.
 
 mod answer;
@@ -12,6 +13,7 @@ mod asks;
 mod before;
 mod call;
 mod directory;
+mod egress;
 mod elsewhere;
 mod hold;
 mod http;
@@ -146,8 +148,14 @@ async fn open(config: &Config, objects: Objects, shutdown: &CancellationToken) -
     let ledger = Ledger::new(objects.store().clone(), objects.clock().clone());
     charge_dead(&ledger).await?;
     let (tasks, machines) = (TaskTracker::new(), Arc::new(Mutex::new(HashMap::<String, Arc<Live>>::new())));
-    let forget = machines.clone();
-    let gone = move |uid: &str| drop(forget.lock().unwrap_or_else(PoisonError::into_inner).remove(uid));
+    let known = machines.clone();
+    let noted = move |uid: &str, is_gone: bool| {
+        let mut known = known.lock().unwrap_or_else(PoisonError::into_inner);
+        let live = if is_gone { known.remove(uid) } else { known.get(uid).cloned() };
+        if let Some(live) = live {
+            live.egress.changed.send_replace(());
+        }
+    };
     let followers = Followers { tasks: TaskTracker::new(), drained: CancellationToken::new() };
     if ledger.is_shared() {
         let (ledger, clock, drained) = (ledger.clone(), objects.clock().clone(), followers.drained.clone());
@@ -164,7 +172,7 @@ async fn open(config: &Config, objects: Objects, shutdown: &CancellationToken) -
         });
     }
     let gateway = Arc::new(Gateway {
-        directory: Directory::start(&objects, &followers.tasks, &followers.drained, gone),
+        directory: Directory::start(&objects, &followers.tasks, &followers.drained, noted),
         checkpoints: Checkpoints::start(&objects, config.hold, &followers.tasks, &followers.drained),
         approvals: Approvals::start(&objects, &followers.tasks, &followers.drained),
         barrier: config.barrier,

@@ -47,6 +47,11 @@ impl Refusal {
         Self::new(400, "invalid_request_error", format!("budget exhausted: {refused}"), Again::Never)
     }
 
+    /// The Messages API's.
+    pub(super) fn status(&self) -> u16 {
+        self.status
+    }
+
     /// In words.
     pub(super) fn text(&self) -> &str {
         &self.text

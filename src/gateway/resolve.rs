@@ -84,10 +84,15 @@ pub(super) fn token_hash(headers: &HeaderMap) -> Option<String> {
         }
         found = Some(token);
     }
-    found.map(|token| hex::encode(Sha256::digest(token)))
+    found.map(hash_of)
 }
 
-fn is_token(text: &str) -> bool {
+/// What is stored of a token.
+pub(super) fn hash_of(token: &str) -> String {
+    hex::encode(Sha256::digest(token))
+}
+
+pub(super) fn is_token(text: &str) -> bool {
     text.strip_prefix("av_").is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
 }
 

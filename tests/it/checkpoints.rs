@@ -61,6 +61,7 @@ fn hub() -> Hub {
         defaults: Default::default(),
         approvals: Default::default(),
         checkpoints: Default::default(),
+        egress: Default::default(),
     };
     Hub::new("", "default", spec)
 }

@@ -38,7 +38,7 @@ const KEEPS_TOKEN: &str = "for top in /[a-z]*; do case $top in /proc|/sys|/dev) 
     *) find $top -type f -exec grep -l av_0123456789abcdef {} + 2>/dev/null;; esac; done";
 
 /// What this machine lacks for real guests, if anything.
-fn lacking() -> Option<String> {
+pub(crate) fn lacking() -> Option<String> {
     let found =
         |program: &str| Command::new("sh").args(["-c", &format!("command -v {program}")]).output().is_ok_and(|o| o.status.success());
     let root = Command::new("id").arg("-u").output().is_ok_and(|o| o.stdout == b"0\n");
@@ -165,14 +165,14 @@ async fn owned(driver: &Driver, vmid: Vmid, uid: &str) -> OwnedVm {
     }
 }
 
-struct Guest<'a> {
-    qemu: &'a Qemu,
-    vmid: u32,
+pub(crate) struct Guest<'a> {
+    pub(crate) qemu: &'a Qemu,
+    pub(crate) vmid: u32,
 }
 
 impl Guest<'_> {
     /// Waits until the agent answers; gives how long that took.
-    async fn up(&self) -> Duration {
+    pub(crate) async fn up(&self) -> Duration {
         let started = Instant::now();
         loop {
             match self.qemu.agent(self.vmid, &json!({"execute": "guest-ping"})).await {
@@ -194,7 +194,7 @@ impl Guest<'_> {
     }
 
     /// Runs a shell command in the guest; gives its exit code and output.
-    async fn sh(&self, script: &str) -> (i64, String) {
+    pub(crate) async fn sh(&self, script: &str) -> (i64, String) {
         let command = json!({"execute": "guest-exec", "arguments": {"path": "/bin/sh", "arg": ["-c", script], "capture-output": true}});
         let pid = self.qemu.agent(self.vmid, &command).await.unwrap()["return"]["pid"].clone();
         let started = Instant::now();
@@ -253,7 +253,7 @@ fn tries(port: u16) -> String {
 }
 
 /// Answers every HTTP request with the same few bytes; counts connections.
-async fn gateway(requests: Arc<AtomicU32>) -> SocketAddr {
+pub(crate) async fn gateway(requests: Arc<AtomicU32>) -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     tokio::spawn(async move {
@@ -274,7 +274,7 @@ async fn gateway(requests: Arc<AtomicU32>) -> SocketAddr {
 }
 
 /// The micro image, built once and then reused.
-async fn micro_image() -> PathBuf {
+pub(crate) async fn micro_image() -> PathBuf {
     let file = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("target/images/micro.raw");
     let built = file.clone();
     tokio::task::spawn_blocking(move || image::build(ImageKind::Micro, &built, &image::all_agents(), None)).await.unwrap().unwrap();

@@ -2,6 +2,7 @@
 
 use super::SecretRef;
 use crate::api::meta::FieldError;
+use crate::api::network::validate_networks;
 use crate::api::quantity::Bytes;
 use crate::api::rule;
 use schemars::JsonSchema;
@@ -102,10 +103,39 @@ pub struct Proxmox {
     /// The bridge of the guests' network card.
     #[serde(default = "default_bridge")]
     pub bridge: String,
+    /// Who sees to it that guests reach nothing but the gateway. Default: whoever made the bridge.
+    #[serde(default)]
+    pub firewall: Firewall,
     /// How many VMs are created and destroyed at once on the storage: each takes locks there that Proxmox waits 10 s for.
     #[serde(default = "default_concurrency")]
     #[schemars(range(min = 1, max = 32))]
     pub concurrency: u32,
+}
+
+/// Who sees to it in Proxmox that guests reach nothing but the gateway.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Firewall {
+    /// Whether the hub makes rules for its VMs.
+    #[serde(default)]
+    pub mode: FirewallMode,
+    /// Networks that the guests' own addresses are in, with `Managed`: what comes from a VM with another address is dropped
+    /// (`ipfilter`), such as a guest that takes another one's. Default: any address.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 4), extend("x-kubernetes-list-type" = "set"))]
+    pub guest_networks: Vec<String>,
+}
+
+/// Whether the hub makes firewall rules.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum FirewallMode {
+    /// It makes none: what guests reach is what the bridge lets them.
+    #[default]
+    Unmanaged,
+    /// A VM gets rules of its own before it is first started: it may open connections to the address and port of `gateway.url`, and ask
+    /// for an address by DHCP; all else is refused. `gateway.url` must have an address, as rules know no names.
+    Managed,
 }
 
 fn default_bridge() -> String {
@@ -202,6 +232,12 @@ impl Infrastructure {
     pub(super) fn validate(&self, errors: &mut Vec<FieldError>) {
         if let Some(proxmox) = &self.proxmox {
             validate_endpoint(proxmox, errors);
+            let path = "spec.infrastructure.proxmox.firewall.guestNetworks";
+            validate_networks(path, &proxmox.firewall.guest_networks, errors);
+            if proxmox.firewall.mode == FirewallMode::Unmanaged && !proxmox.firewall.guest_networks.is_empty() {
+                errors
+                    .push(FieldError::forbidden(path, "is for mode Managed; set spec.infrastructure.proxmox.firewall.mode, or remove it"));
+            }
         }
         if let (Some(_), Some(zfs)) = (&self.proxmox, &self.zfs) {
             validate_zfs(zfs, errors);

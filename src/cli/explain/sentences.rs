@@ -3,6 +3,7 @@
 use crate::api::approval::OnTimeout;
 use crate::api::capability::impossible;
 use crate::api::machine::{Limits, Phase, Requirement};
+use crate::api::network::{Blocked, BlockedReason, Egress};
 use crate::api::{Budget, Checkpoint, Hub, Kind, Machine};
 use crate::cli::print;
 use jiff::Timestamp;
@@ -59,6 +60,7 @@ pub(super) fn machine(machine: &Machine, last: Option<&Checkpoint>, budgets: &[B
     }
     sentences.push(spending(machine, hub));
     sentences.push(approvals(machine));
+    sentences.extend(network(machine));
     for budget in budgets {
         sentences.push(budget_line(budget));
     }
@@ -114,6 +116,31 @@ fn approvals(machine: &Machine) -> String {
         OnTimeout::Allow => "it is made",
     };
     format!("Approvals: a tool call that leaves the VM waits up to {} for a person, then {then}.", print::span(policy.timeout.0))
+}
+
+/// What it may reach beside its hub, and what it tried in vain.
+fn network(machine: &Machine) -> Vec<String> {
+    let egress = machine.spec.network.iter().flat_map(|network| &network.egress);
+    let host = |egress: &Egress| {
+        let ports: Vec<String> = egress.ports.iter().map(ToString::to_string).collect();
+        format!("{}:{}", egress.host, ports.join(","))
+    };
+    let hosts: Vec<String> = egress.map(host).collect();
+    let reaches = if hosts.is_empty() {
+        "Network: its hub, and nothing else.".into()
+    } else {
+        format!("Network: its hub, and by the hub's proxy {}.", hosts.join(", "))
+    };
+    let blocked = machine.status.iter().flat_map(|status| &status.network).flat_map(|network| &network.blocked);
+    let words = |blocked: &Blocked| {
+        let remedy = match blocked.reason {
+            BlockedReason::NotAllowed => "spec.network.egress does not have it",
+            BlockedReason::PrivateAddress => "its address is not public, and spec.egress.networks of the Hub does not open it",
+            BlockedReason::OtherServer => "TLS asked for it in a connection to another host",
+        };
+        format!("Blocked: {}:{}, {} times: {remedy}.", blocked.host, blocked.port, blocked.count)
+    };
+    std::iter::once(reaches).chain(blocked.map(words)).collect()
 }
 
 fn budget_line(budget: &Budget) -> String {

@@ -38,6 +38,7 @@ Agent ClaudeCode was launched 3m ago; it was resumed once.
 Last checkpoint: add-tests-0004, 12s ago (BetweenMessages, quiescent, 31 ms).
 Spent: $0.22 of $5.00, 3m of 2h, 4 of 1000 calls.
 Approvals: a tool call that leaves the VM waits up to 10m for a person, then it is denied.
+Network: its hub, and nothing else.
 Budget shop: $61.20 of $200.00 spent.
 BudgetAvailable is False (NearLimit): little is left";
     assert_eq!(sentences::machine(&machine, Some(&last), &[budget], Some(&hub), now()).join("\n"), expect);
@@ -57,7 +58,8 @@ Goal: Do it.…
 Waiting for image debian of hub default; it is there when `autovibe image build` has made it
 No checkpoint of it yet.
 Spent: $0.00, 0s, 0 calls. It names no budget: these limits are the defaults of its Hub.
-Approvals: a tool call that leaves the VM waits up to 10m for a person, then it is denied.";
+Approvals: a tool call that leaves the VM waits up to 10m for a person, then it is denied.
+Network: its hub, and nothing else.";
     assert_eq!(text, expect);
 }
 

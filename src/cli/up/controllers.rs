@@ -109,6 +109,7 @@ async fn make_default_hub(objects: &Client) {
         defaults: hub::Defaults::default(),
         approvals: hub::Approvals::default(),
         checkpoints: hub::Checkpoints::default(),
+        egress: crate::api::network::HubEgress::default(),
     };
     let made = match objects.list::<Hub>(None).await {
         Ok((hubs, _)) if !hubs.is_empty() => return,

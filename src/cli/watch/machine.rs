@@ -2,6 +2,7 @@
 
 use super::feed::{Collection, News, feed};
 use crate::api::checkpoint::CheckpointPhase;
+use crate::api::network::BlockedReason;
 use crate::api::{Checkpoint, Kind, Machine};
 use crate::cli::{client::Client, lineage, logs, print, resource};
 use crate::clock::Clock;
@@ -9,7 +10,11 @@ use anyhow::{Context as _, bail};
 use futures::StreamExt;
 use jiff::Timestamp;
 use serde_json::Value;
-use std::{collections::BTreeSet, process::ExitCode, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    process::ExitCode,
+    time::Duration,
+};
 
 /// How often the conversation is looked at while nothing else changes: messages are no objects, so they have no watch.
 const LOOK: Duration = Duration::from_secs(2);
@@ -27,7 +32,8 @@ pub(super) async fn follow(client: &Client, name: &str, color: bool) -> anyhow::
     let mut machines = feed(client.clone(), only);
     let mut checkpoints = feed(client.clone(), all);
     let clock = Clock::system();
-    let mut view = View { client, name, color, after: 0, state: String::new(), spent: String::new(), shown: BTreeSet::new() };
+    let mut view =
+        View { client, name, color, after: 0, state: String::new(), spent: String::new(), blocked: HashSet::new(), shown: BTreeSet::new() };
     // The conversation and the checkpoints so far stand before the state, which is that of now.
     let mut machine = None;
     loop {
@@ -84,6 +90,8 @@ struct View<'a> {
     after: i64,
     state: String,
     spent: String,
+    /// What was shown as blocked.
+    blocked: HashSet<(String, u16, BlockedReason)>,
     /// Checkpoints that were shown.
     shown: BTreeSet<String>,
 }
@@ -105,6 +113,14 @@ impl View<'_> {
         if status.usage.api_calls > 0 && spent != self.spent {
             lines.push(self.line(at, "spend", &format!("{spent}, {} calls", status.usage.api_calls)));
             self.spent = spent;
+        }
+        for blocked in status.network.iter().flat_map(|network| network.blocked.iter().rev()) {
+            let what = (blocked.host.clone(), blocked.port, blocked.reason);
+            if !self.blocked.contains(&what) {
+                let at = blocked.last_at.as_ref().map_or(at, |at| at.0);
+                lines.push(self.line(at, "blocked", &format!("{}:{} ({:?})", blocked.host, blocked.port, blocked.reason)));
+                self.blocked.insert(what);
+            }
         }
         if state != self.state {
             lines.push(self.line(at, "machine", &state));

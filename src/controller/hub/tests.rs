@@ -30,6 +30,7 @@ fn hub() -> Hub {
         defaults: crate::api::hub::Defaults::default(),
         approvals: crate::api::hub::Approvals::default(),
         checkpoints: crate::api::hub::Checkpoints::default(),
+        egress: crate::api::network::HubEgress::default(),
     };
     let mut hub = Hub::new("", "default", spec);
     hub.metadata.generation = Some(2);

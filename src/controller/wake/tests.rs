@@ -37,6 +37,7 @@ fn hub(images: usize) -> Hub {
         defaults: crate::api::hub::Defaults::default(),
         approvals: crate::api::hub::Approvals::default(),
         checkpoints: crate::api::hub::Checkpoints::default(),
+        egress: crate::api::network::HubEgress::default(),
     };
     let mut hub = Hub::new("", "default", spec);
     hub.status = Some(HubStatus { images: vec![ImageStatus::default(); images], ..Default::default() });

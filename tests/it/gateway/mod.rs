@@ -8,6 +8,7 @@ mod boundaries;
 mod budget;
 mod checkpoints;
 mod claude;
+mod egress;
 mod mcp;
 mod openai;
 mod passage;
@@ -112,6 +113,7 @@ impl Home {
             defaults: Default::default(),
             approvals: Default::default(),
             checkpoints: Default::default(),
+            egress: Default::default(),
         };
         objects.create(&Hub::new("", "default", spec)).await.unwrap();
         let mut home = Self {
