@@ -231,6 +231,10 @@ impl Node {
         config.insert("vmgenid".into(), crate::random::uuid().to_string());
         config.insert("meta".into(), format!("creation-qemu=10.0.13,ctime={}", self.now()));
         home.edit(to, |vm| vm.config = config)?;
+        self.store.change(|state| {
+            let rules = state.firewalls.get(&vmid).cloned();
+            rules.map(|rules| state.firewalls.insert(to, rules))
+        });
         // Last: until now a caller with rights on the pool alone had none on the VM.
         if let Some(pool) = member_of {
             self.store.change(|state| state.access.pools.get_mut(&pool).map(|pool| pool.vms.insert(to)));

@@ -36,6 +36,10 @@ pub enum Call {
     AgentFreeze,
     Storage,
     Content,
+    /// A read below any `firewall`.
+    FirewallLook,
+    /// A change there.
+    Firewall,
     /// A path that is not served.
     Other,
     /// `Zfs("snapshot")`
@@ -170,10 +174,25 @@ impl Call {
     /// Whether it does more than read.
     pub fn changes(self) -> bool {
         use Call::{
-            AgentExecStatus, Config, Content, List, NextId, Nodes, Resources, Status, Storage, TaskList, TaskLog, TaskStatus, Version,
+            AgentExecStatus, Config, Content, FirewallLook, List, NextId, Nodes, Resources, Status, Storage, TaskList, TaskLog, TaskStatus,
+            Version,
         };
-        let reads =
-            [AgentExecStatus, Config, Content, List, NextId, Nodes, Resources, Status, Storage, TaskList, TaskLog, TaskStatus, Version];
+        let reads = [
+            AgentExecStatus,
+            Config,
+            Content,
+            FirewallLook,
+            List,
+            NextId,
+            Nodes,
+            Resources,
+            Status,
+            Storage,
+            TaskList,
+            TaskLog,
+            TaskStatus,
+            Version,
+        ];
         !reads.contains(&self) && !matches!(self, Self::Zfs("get" | "list" | "send"))
     }
 

@@ -12,6 +12,8 @@ static USER: LazyLock<Regex> = LazyLock::new(|| regex(r"^[^\s:/]+@[A-Za-z][A-Za-
 static TOKEN: LazyLock<Regex> = LazyLock::new(|| regex(r"^[^\s:/]+@[A-Za-z][A-Za-z0-9._-]+![A-Za-z][A-Za-z0-9._-]+$"));
 static URLENCODED: LazyLock<Regex> = LazyLock::new(|| regex("^[-%a-zA-Z0-9_.!~*'()]*$"));
 static SNAPSHOT: LazyLock<Regex> = LazyLock::new(|| regex("^[A-Za-z][A-Za-z0-9_-]+$"));
+static ALIAS: LazyLock<Regex> = LazyLock::new(|| regex("^((guest|dc)/)?[A-Za-z][A-Za-z0-9_-]+$"));
+static PORTS: LazyLock<Regex> = LazyLock::new(|| regex("^([0-9]+(:[0-9]+)?|[a-z][a-z0-9-]*)(,([0-9]+(:[0-9]+)?|[a-z][a-z0-9-]*))*$"));
 static SIZE: LazyLock<Regex> = LazyLock::new(|| regex(r"^\d+(\.\d+)?[KMGT]?$"));
 const CONTENTS: &[&str] = &["images", "rootdir", "vztmpl", "iso", "backup", "snippets", "import", "none"];
 
@@ -54,9 +56,22 @@ pub(super) fn check(format: &str, text: &str) -> Result<(), String> {
             matches!(text, "none" | "cdrom") || text.starts_with('/') || VOLUME.is_match(text),
             format!("unable to parse volume ID '{text}'"),
         ),
+        "pve-fw-addr-spec" => wrong(text.split(',').all(is_firewall_address), format!("invalid address '{text}'")),
+        "pve-fw-dport-spec" | "pve-fw-sport-spec" => wrong(PORTS.is_match(text), format!("invalid port '{text}'")),
+        "IPorCIDRorAlias" => wrong(is_network(text) || ALIAS.is_match(text), format!("invalid address or network '{text}'")),
         "disk-size" => wrong(SIZE.is_match(text), format!("value does not look like a valid disk size: {text}")),
         _ => Ok(()),
     }
+}
+
+fn is_network(text: &str) -> bool {
+    text.parse::<std::net::IpAddr>().is_ok() || text.parse::<ipnet::IpNet>().is_ok()
+}
+
+/// An address, a network, a range, a set (`+name`) or an alias; no name of a host.
+fn is_firewall_address(text: &str) -> bool {
+    let range = |(from, to): (&str, &str)| is_network(from) && is_network(to);
+    is_network(text) || text.split_once('-').is_some_and(range) || ALIAS.is_match(text.trim_start_matches('+'))
 }
 
 fn is_dns_name(text: &str) -> bool {

@@ -10,6 +10,7 @@ mod clone;
 mod cluster;
 mod control;
 mod fault;
+mod firewall;
 mod format;
 pub mod guests;
 mod keys;
@@ -512,6 +513,18 @@ impl Lab {
     /// The configs of all VMs, by VMID.
     pub fn configs(&self) -> std::collections::BTreeMap<u32, guests::VmConfig> {
         self.cluster.store.read(|state| state.vms.iter().map(|(vmid, vm)| (*vmid, vm.config.clone())).collect())
+    }
+
+    /// Options, rules and sets of a VM's firewall.
+    pub fn firewall(&self, vmid: u32) -> Value {
+        self.cluster
+            .store
+            .read(|state| state.firewalls.get(&vmid).and_then(|firewall| serde_json::to_value(firewall).ok()).unwrap_or_default())
+    }
+
+    /// Whether a VM's power is on, in a lab of models.
+    pub fn is_on(&self, vmid: u32) -> bool {
+        self.cluster.store.read(|state| state.guests.contains_key(&vmid))
     }
 
     /// How many holds a snapshot of the model pool has.

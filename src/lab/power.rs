@@ -178,6 +178,7 @@ impl Node {
         self.guests.forget(vmid).await;
         self.store.change(|state| {
             state.vms.remove(&vmid);
+            state.firewalls.remove(&vmid);
             // Its grants and its place in a pool go with it.
             state.access.grants.retain(|grant| grant.path != format!("/vms/{vmid}"));
             for pool in state.access.pools.values_mut() {

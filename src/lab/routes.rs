@@ -89,6 +89,8 @@ async fn dispatch(node: &Arc<Node>, name: &str, parameters: &Parameters) -> Answ
         ["GET", "cluster", "nextid"] => node.next_id(parameters),
         ["GET", "cluster", "status"] => node.cluster().cluster_status(),
         ["GET", "cluster", "resources"] => node.resources(parameters).await,
+        ["GET", "cluster", "firewall", "options"] => node.firewall_options(None),
+        ["PUT", "cluster", "firewall", "options"] => node.set_firewall_options(None, parameters),
         ["GET", "nodes"] => node.nodes(&parameters.who),
         ["GET", "nodes", _, "qemu"] => node.list(parameters).await,
         ["POST", "nodes", _, "qemu"] => node.create(parameters),
@@ -126,7 +128,32 @@ async fn dispatch(node: &Arc<Node>, name: &str, parameters: &Parameters) -> Answ
         ["GET", "nodes", _, "qemu", _, "agent", "exec-status"] => node.agent_exec_status(vmid, parameters).await,
         ["POST", "nodes", _, "qemu", _, "agent", "file-write"] => node.agent_write(vmid, parameters).await,
         ["POST", "nodes", _, "qemu", _, "agent", name] => node.agent_simple(vmid, name).await,
+        [method, "nodes", _, "qemu", _, "firewall", ref rest @ ..] => firewall(node, method, rest, vmid, parameters),
         // In the schema and not served.
-        _ => Err(Refusal::Text(501, format!("this lab does not serve '{name}'"))),
+        _ => Err(not_served(name)),
+    }
+}
+
+fn not_served(name: &str) -> Refusal {
+    Refusal::Text(501, format!("this lab does not serve '{name}'"))
+}
+
+/// The calls below a VM's `firewall`.
+fn firewall(node: &Node, method: &str, rest: &[&str], vmid: u32, parameters: &Parameters) -> Answer {
+    let name = parameters.get("name").unwrap_or_default();
+    match (method, rest) {
+        ("GET", ["options"]) => node.firewall_options(Some(vmid)),
+        ("PUT", ["options"]) => node.set_firewall_options(Some(vmid), parameters),
+        ("GET", ["rules"]) => node.firewall_rules(vmid),
+        ("POST", ["rules"]) => node.add_firewall_rule(vmid, parameters),
+        ("GET", ["rules", _]) => node.firewall_rule(vmid, parameters),
+        ("PUT", ["rules", _]) => node.set_firewall_rule(vmid, parameters),
+        ("DELETE", ["rules", _]) => node.delete_firewall_rule(vmid, parameters),
+        ("GET", ["ipset"]) => node.ipsets(vmid),
+        ("POST", ["ipset"]) => node.add_ipset(vmid, name),
+        ("GET", ["ipset", _]) => node.ipset(vmid, name),
+        ("POST", ["ipset", _]) => node.add_to_ipset(vmid, name, parameters),
+        ("DELETE", ["ipset", _]) => node.delete_ipset(vmid, name, parameters),
+        _ => Err(not_served(rest.first().copied().unwrap_or_default())),
     }
 }

@@ -149,6 +149,8 @@ fn call(method: &Method, parts: &[&str]) -> Call {
         ("GET", ["nodes", _, "tasks", _, "log"]) => Call::TaskLog,
         ("GET", ["nodes", _, "storage"]) => Call::Storage,
         ("GET", ["nodes", _, "storage", _, "content"]) => Call::Content,
+        ("GET", path) if path.contains(&"firewall") => Call::FirewallLook,
+        (_, path) if path.contains(&"firewall") => Call::Firewall,
         _ => Call::Other,
     }
 }

@@ -4,6 +4,7 @@
 
 use super::{
     Error,
+    firewall::Firewall,
     guests::VmConfig,
     node::NODE,
     permission::Access,
@@ -45,6 +46,12 @@ pub(super) struct State {
     /// Newest last.
     pub(super) tasks: Vec<task::Record>,
     pub(super) last_pid: u32,
+    /// By VMID.
+    #[serde(default)]
+    pub(super) firewalls: BTreeMap<u32, Firewall>,
+    /// The datacenter's.
+    #[serde(default)]
+    pub(super) datacenter: Firewall,
     /// Names of the cluster's nodes; the first one is there in every lab.
     #[serde(default = "one_node")]
     pub(super) nodes: Vec<String>,
