@@ -4,7 +4,10 @@ mod exercise;
 
 use super::{Context, Output, client::Client, print, resource};
 use crate::api::capability::{CapabilityName, impossible};
-use crate::api::{Hub, hub::HubStatus};
+use crate::api::{
+    Hub,
+    hub::{FirewallMode, HubStatus},
+};
 use anyhow::Context as _;
 use exercise::Exercise;
 use serde::Serialize;
@@ -111,17 +114,21 @@ async fn find(client: &Client, name: &str) -> anyhow::Result<Hub> {
 }
 
 async fn of_hub(name: &str, context: &Context) -> anyhow::Result<ExitCode> {
-    let status = find(&context.client()?, name).await?.status.unwrap_or_default();
+    let hub = find(&context.client()?, name).await?;
+    let managed = hub.spec.infrastructure.proxmox.as_ref().map(|proxmox| proxmox.firewall.mode == FirewallMode::Managed);
+    let status = hub.status.unwrap_or_default();
     match context.options.output {
         Some(output @ (Output::Json | Output::Yaml)) => print::out(&print::document(&serde_json::to_value(&status)?, output)?)?,
-        _ => print::out(&print::printable(&text_of_hub(name, &status)))?,
+        _ => print::out(&print::printable(&text_of_hub(name, &status, managed)))?,
     }
     let fine = status.message.is_none() && status.proxmox_version.is_some() && status.lacking.is_empty();
+    let fine = fine && !status.conditions.iter().any(|condition| condition.type_ == "FirewallInactive" && condition.status == "True");
     let fine = fine && status.nodes.iter().all(|node| node.message.is_none());
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn text_of_hub(name: &str, status: &HubStatus) -> String {
+/// `managed`: whether the hub makes firewall rules; `None` where there is no Proxmox to make any in.
+fn text_of_hub(name: &str, status: &HubStatus, managed: Option<bool>) -> String {
     let version = status.proxmox_version.as_ref();
     let answers = version.map_or_else(|| "✘ Proxmox has not answered yet".into(), |version| format!("✔ Proxmox {version} answers"));
     let mut lines = vec![format!("hub/{name}"), format!("  {answers}")];
@@ -142,6 +149,15 @@ fn text_of_hub(name: &str, status: &HubStatus) -> String {
         }
         None if version.is_some() => lines.push("  ✔ the token may do all that is needed".into()),
         None => {}
+    }
+    let inactive = status.conditions.iter().find(|condition| condition.type_ == "FirewallInactive" && condition.status == "True");
+    match (managed, inactive) {
+        (_, Some(inactive)) => lines.push(format!("  ✘ {}", inactive.message)),
+        (Some(true), None) if version.is_some() => lines.push("  ✔ guests are confined to the gateway by the firewall of Proxmox".into()),
+        (Some(false), None) => lines.push(
+            "  – guests reach what their bridge lets them; with infrastructure.proxmox.firewall.mode: Managed the hub confines them".into(),
+        ),
+        _ => {}
     }
     lines.join("\n") + "\n"
 }

@@ -5,6 +5,7 @@
 //! an object's uid, and when an answer is missing it looks again instead of guessing. Nothing here decides *whether*
 //! something should be done: that is the planners' part.
 
+pub mod firewall;
 pub mod guest;
 pub mod needs;
 mod open;
@@ -23,6 +24,7 @@ use crate::clock::{Retry, Tenure};
 use crate::proxmox::{self, Breaker, Node};
 use crate::wire::{LabEndpoint, Service};
 use crate::zfs::{self, Dataset, Zfs};
+use firewall::Firewall;
 use sites::Site;
 use std::{
     collections::BTreeMap,
@@ -53,6 +55,8 @@ pub struct Connection {
     pub runner: zfs::Runner,
     pub vmids: VmidRange,
     pub bridge: String,
+    /// What VMs are confined by; `None` when that is left to whoever made the bridge.
+    pub firewall: Option<Firewall>,
     /// URL of the gateway as a guest must use it.
     pub gateway_url: String,
     /// What is known of the credential by all who use it.
@@ -93,6 +97,8 @@ impl Connection {
             runner: lab.zfs_socket.clone().map_or(zfs::Runner::Local, zfs::Runner::Socket),
             vmids: VmidRange { from: lab.vmid_from, to: lab.vmid_to },
             bridge: lab.bridge.clone(),
+            // Its guests reach nothing but the gateway.
+            firewall: None,
             gateway_url: lab.gateway_url.clone(),
             breaker: Breaker::default(),
             turns: Turns::new(CONCURRENCY),
@@ -236,9 +242,14 @@ impl Driver {
     pub fn isolated(&self) -> Self {
         Self { isolated: true, ..self.clone() }
     }
-    /// The bridge of the VMs that are made; `None` when they are to have no network.
-    fn bridge(&self) -> Option<&str> {
-        (!self.isolated).then_some(self.site.connection.bridge.as_str())
+    fn is_isolated(&self) -> bool {
+        self.isolated
+    }
+    /// The network card of the VMs that are made; `None` when they are to have no network.
+    fn card(&self) -> Option<String> {
+        let connection = &self.site.connection;
+        let firewall = if connection.firewall.is_some() { ",firewall=1" } else { "" };
+        (!self.isolated).then(|| format!("virtio,bridge={}{firewall}", connection.bridge))
     }
 
     pub fn connection(&self) -> &Connection {

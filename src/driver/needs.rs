@@ -14,18 +14,23 @@ const GUEST: &str = "VM.GuestAgent.Audit VM.GuestAgent.FileWrite VM.GuestAgent.U
 const GUEST_BEFORE_9: &str = "VM.Monitor";
 
 /// Each path with the privileges that are needed on it, and the path on which they are best given.
-fn needs(connection: &Connection, node: &Node, version: &str) -> [(String, String, String); 4] {
+fn needs(connection: &Connection, node: &Node, version: &str) -> Vec<(String, String, String)> {
     let major: Option<u32> = version.split('.').next().and_then(|major| major.parse().ok());
     let clone = if matches!(connection.runner, crate::zfs::Runner::Nowhere) { "VM.Clone " } else { "" };
     let guest = if major.is_some_and(|major| major < 9) { GUEST_BEFORE_9 } else { GUEST };
     let storage = format!("/storage/{}", connection.storage);
     let bridge = format!("/sdn/zones/localnetwork/{}", connection.bridge);
-    [
+    let mut needs = vec![
         (format!("/vms/{}", connection.vmids.from), format!("{clone}{VM} {guest}"), "/vms".into()),
         (storage.clone(), "Datastore.AllocateSpace Datastore.Audit".into(), storage),
         (bridge, "SDN.Use".into(), "/sdn/zones/localnetwork".into()),
         (format!("/nodes/{node}"), "Sys.Audit".into(), "/nodes".into()),
-    ]
+    ];
+    if connection.firewall.is_some() {
+        // To see whether any rule is in force.
+        needs.push(("/".into(), "Sys.Audit".into(), "/".into()));
+    }
+    needs
 }
 
 impl Driver {

@@ -80,11 +80,12 @@ impl Driver {
         match owner(spec.vmid, &spec.machine_uid, &config)? {
             Owner::Ours(found) if found.is_whole() => {}
             Owner::Ours(found) => {
-                let values = own_values(spec, self.bridge());
-                // A clone has the cards of its template.
+                let values = own_values(spec, self.card());
+                // A clone has the cards of its template, and any but the first is a way past our rules.
                 let is_card = |key: &&str| key.strip_prefix("net").is_some_and(|n| n.parse::<u8>().is_ok());
-                let cards: Vec<&str> =
-                    config.values.keys().map(String::as_str).filter(|_| self.bridge().is_none()).filter(is_card).collect();
+                let is_confined = self.connection().firewall.is_some();
+                let goes = |key: &&str| is_card(key) && (self.is_isolated() || (is_confined && *key != "net0"));
+                let cards: Vec<&str> = config.values.keys().map(String::as_str).filter(goes).collect();
                 self.proxmox.configure(self.node(), spec.vmid, &values, &cards, Some(found.digest())).await?;
             }
             Owner::Other(why) => return Err(Error::Conflict(why)),

@@ -132,10 +132,10 @@ impl Driver {
     }
 
     /// Creates the VM with its marks and attaches its disks, which must be there; or clones its template, to be adopted. Repeated, it
-    /// finds its own.
+    /// finds its own. Returns whether this call is surely the one that made it.
     ///
     /// Errors: `Conflict` when the VMID is someone else's.
-    pub async fn create_vm(&self, spec: &VmSpec, clock: &Clock) -> Result<(), Error> {
+    pub async fn create_vm(&self, spec: &VmSpec, clock: &Clock) -> Result<bool, Error> {
         let (driver, vmid, time, wanted) = (self.clone(), spec.vmid, clock.clone(), spec.clone());
         let work = async move |_: bool| match driver.make(&wanted).await {
             Ok(upid) => match driver.settled(&upid, TASK, &time).await {
@@ -152,9 +152,9 @@ impl Driver {
                 (Err(error.into()), refused)
             }
         };
-        let Err(refusal) = self.in_turn(&spec.namespace, vmid, clock, work).await else { return Ok(()) };
+        let Err(refusal) = self.in_turn(&spec.namespace, vmid, clock, work).await else { return Ok(true) };
         match self.verify_owned(spec.vmid, &spec.machine_uid).await? {
-            Owner::Ours(vm) if vm.lock.is_none() => Ok(()),
+            Owner::Ours(vm) if vm.lock.is_none() => Ok(false),
             Owner::Ours(vm) => Err(Error::Unknown(format!("VM {} is still locked ({})", spec.vmid, vm.lock.unwrap_or_default()))),
             Owner::Other(why) => Err(Error::Conflict(why)),
             Owner::Nobody => Err(refusal),
@@ -169,7 +169,7 @@ impl Driver {
                     .clone_linked(self.node(), template, spec.vmid, &spec.name, &about(spec, &[("clone", &spec.vmid.to_string())]))
                     .await
             }
-            None => self.proxmox.create(self.node(), spec.vmid, &config_values(spec, storage, self.bridge())).await,
+            None => self.proxmox.create(self.node(), spec.vmid, &config_values(spec, storage, self.card())).await,
         }
     }
 
@@ -411,7 +411,7 @@ pub(super) fn described(config: &VmConfig) -> serde_json::Value {
 }
 
 /// Marks and size of a Machine, whatever its VM was made of, and its network card, if it is to have one; keys as Proxmox names them.
-pub(super) fn own_values(spec: &VmSpec, bridge: Option<&str>) -> BTreeMap<String, String> {
+pub(super) fn own_values(spec: &VmSpec, card: Option<String>) -> BTreeMap<String, String> {
     [
         ("tags", format!("autovibe;{}", tag(&spec.machine_uid))),
         ("smbios1", format!("uuid={}", spec.machine_uid)),
@@ -422,16 +422,16 @@ pub(super) fn own_values(spec: &VmSpec, bridge: Option<&str>) -> BTreeMap<String
         ("memory", spec.memory_mebibytes.to_string()),
     ]
     .into_iter()
-    .chain(bridge.map(|bridge| ("net0", format!("virtio,bridge={bridge}"))))
+    .chain(card.map(|card| ("net0", card)))
     .map(|(key, value)| (key.to_owned(), value))
     .collect()
 }
 
 /// The config of a new VM.
-fn config_values(spec: &VmSpec, storage: &str, bridge: Option<&str>) -> BTreeMap<String, String> {
+fn config_values(spec: &VmSpec, storage: &str, card: Option<String>) -> BTreeMap<String, String> {
     let more =
         [("name", spec.name.as_str()), ("scsihw", "virtio-scsi-single"), ("boot", "order=scsi0"), ("serial0", "socket"), ("ostype", "l26")];
-    let mut values = own_values(spec, bridge);
+    let mut values = own_values(spec, card);
     values.extend(more.map(|(key, value)| (key.to_owned(), value.to_owned())));
     for index in 0..spec.disks {
         values.insert(format!("scsi{index}"), format!("{storage}:vm-{}-disk-{}", spec.vmid, spec.first_disk + index));
@@ -510,7 +510,7 @@ mod tests {
     }
 
     fn check(change: impl Fn(&mut BTreeMap<String, String>), ours: bool) {
-        let mut values = config_values(&spec(), "local-zfs", Some("vmbr0"));
+        let mut values = config_values(&spec(), "local-zfs", Some("virtio,bridge=vmbr0".into()));
         change(&mut values);
         let owner = owner(Vmid(20001), UID, &VmConfig { digest: "d".into(), values }).unwrap();
         assert_eq!(matches!(owner, Owner::Ours(_)), ours, "{owner:?}");
@@ -545,7 +545,7 @@ mod tests {
     #[test]
     fn a_vm_names_its_machine_to_its_own_installation_alone() {
         let config = |change: &dyn Fn(&mut BTreeMap<String, String>)| {
-            let mut values = config_values(&spec(), "local-zfs", Some("vmbr0"));
+            let mut values = config_values(&spec(), "local-zfs", Some("virtio,bridge=vmbr0".into()));
             change(&mut values);
             VmConfig { digest: "d".into(), values }
         };
@@ -561,7 +561,7 @@ mod tests {
 
     #[test]
     fn disks_carry_the_vmid_in_their_names() {
-        let values = config_values(&spec(), "local-zfs", Some("vmbr7"));
+        let values = config_values(&spec(), "local-zfs", Some("virtio,bridge=vmbr7".into()));
         assert_eq!(values["scsi1"], "local-zfs:vm-20001-disk-1");
         assert_eq!(values["net0"], "virtio,bridge=vmbr7");
         assert!(!config_values(&spec(), "local-zfs", None).keys().any(|key| key.starts_with("net")));

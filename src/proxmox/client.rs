@@ -17,10 +17,10 @@ use std::{
 /// A client of one Proxmox cluster; cheap to clone.
 #[derive(Clone)]
 pub struct Client {
-    http: Http,
+    pub(super) http: Http,
 }
 
-fn vm_path(node: &Node, vmid: Vmid, rest: &str) -> String {
+pub(super) fn vm_path(node: &Node, vmid: Vmid, rest: &str) -> String {
     format!("/nodes/{}/qemu/{vmid}{rest}", segment(&node.0))
 }
 
@@ -30,7 +30,7 @@ fn task_path(upid: &Upid, rest: &str) -> Result<String, Error> {
 }
 
 /// The rows of a list. Anything else is no list: not the same as an empty one.
-fn rows(data: Value, what: &str) -> Result<Vec<Value>, Error> {
+pub(super) fn rows(data: Value, what: &str) -> Result<Vec<Value>, Error> {
     match data {
         Value::Array(rows) => Ok(rows),
         _ => Err(Error::Unknown(format!("{what} is not a list"))),

@@ -4,6 +4,7 @@ mod breaker;
 mod client;
 mod credential;
 mod error;
+mod firewall;
 mod http;
 mod network;
 mod ticket;
@@ -17,6 +18,7 @@ pub use breaker::Breaker;
 pub use client::Client;
 pub use credential::Credential;
 pub use error::{Class, Error};
+pub use firewall::Rule as FirewallRule;
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;

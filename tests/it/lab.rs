@@ -6,6 +6,7 @@ mod agent;
 mod cluster;
 mod faults;
 mod files;
+mod firewall;
 mod logins;
 mod needs;
 mod recordings;

@@ -6,6 +6,7 @@ mod asked;
 mod audited;
 mod beside;
 mod commands;
+mod confined;
 mod crashes;
 mod elsewhere;
 mod exec;

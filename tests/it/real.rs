@@ -125,6 +125,7 @@ async fn connect(endpoint: LabEndpoint) -> Driver {
         runner: Runner::Local,
         vmids: VmidRange { from: endpoint.vmid_from, to: endpoint.vmid_to },
         bridge: endpoint.bridge,
+        firewall: None,
         gateway_url: endpoint.gateway_url,
         breaker: proxmox::Breaker::default(),
         turns: Turns::new(4),

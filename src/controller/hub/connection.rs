@@ -3,7 +3,7 @@
 use crate::api::hub::{self as api, Proxmox, Zfs};
 use crate::api::{Hub, Kind, SYSTEM_NAMESPACE};
 use crate::controller::client::Client;
-use crate::driver::{self, Connection, Elsewhere, Turns};
+use crate::driver::{self, Connection, Elsewhere, Turns, firewall::Firewall};
 use crate::objects;
 use crate::proxmox::{self, Breaker, Credential, Node};
 use crate::store;
@@ -63,12 +63,20 @@ async fn of_proxmox(hub: &Hub, proxmox: &Proxmox, storage: &str, objects: &Clien
         runner: Runner::Nowhere,
         vmids: proxmox.vmids,
         bridge: proxmox.bridge.clone(),
+        firewall: firewall(hub, proxmox),
         gateway_url: hub.spec.gateway.as_ref().map(|gateway| gateway.url.clone()).unwrap_or_default(),
         breaker: Breaker::default(),
         turns: Turns::new(driver::CONCURRENCY),
         concurrency: usize::try_from(proxmox.concurrency).unwrap_or(driver::CONCURRENCY),
         tenure: objects.tenure().clone(),
     }))
+}
+
+/// What VMs are confined by, where that is the hub's to see to; admission has seen that the gateway has an address.
+fn firewall(hub: &Hub, proxmox: &Proxmox) -> Option<Firewall> {
+    let gateway = hub.spec.gateway.as_ref().and_then(api::Gateway::address)?;
+    let managed = proxmox.firewall.mode == api::FirewallMode::Managed;
+    managed.then(|| Firewall { gateway, guests: proxmox.firewall.guest_networks.clone() })
 }
 
 async fn of_zfs(

@@ -18,6 +18,7 @@ pub use nodes::usable;
 pub use registry::{HubHandle, Hubs};
 
 use super::{Context, Error, kstatus};
+use crate::api::hub::HubStatus;
 use crate::api::{Hub, Kind};
 use crate::objects::EventType;
 use crate::runtime::{Key, Requeue};
@@ -67,6 +68,12 @@ async fn write_status(hub: &Hub, observed: &observe::Observed, plan: &plan::Plan
     kstatus::record_change(&context.objects, hub, &before.conditions, &after.conditions).await;
     if before.lacking != after.lacking
         && let Some(found) = after.conditions.iter().find(|condition| condition.type_ == status::LACKING)
+    {
+        context.objects.record(hub, EventType::Warning, &found.reason, &found.message).await;
+    }
+    let inactive = |status: &HubStatus| status.conditions.iter().any(|condition| condition.type_ == status::FIREWALL);
+    if !inactive(&before)
+        && let Some(found) = after.conditions.iter().find(|condition| condition.type_ == status::FIREWALL)
     {
         context.objects.record(hub, EventType::Warning, &found.reason, &found.message).await;
     }

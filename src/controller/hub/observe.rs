@@ -46,6 +46,8 @@ pub(super) struct Observed {
     pub(super) unowned: Option<Vec<UnownedVm>>,
     /// What the token lacks; `None` when that was not looked at, or not seen.
     pub(super) lacking: Option<Vec<Lack>>,
+    /// Whether rules that are made for VMs are in force; `None` when that could not be seen, or none are made.
+    pub(super) firewall: Option<bool>,
     /// What an audit found, if one was due.
     pub(super) audit: Option<Audit>,
     /// What was asked for by schedule, if that was due.
@@ -57,7 +59,18 @@ pub(super) struct Observed {
 impl Observed {
     /// Of one whose connection does not stand.
     pub(super) fn closed(state: State, gap: Option<Gap>) -> Self {
-        Self { state, link: None, images: BTreeMap::new(), nodes: None, unowned: None, lacking: None, audit: None, verification: None, gap }
+        Self {
+            state,
+            link: None,
+            images: BTreeMap::new(),
+            nodes: None,
+            unowned: None,
+            lacking: None,
+            firewall: None,
+            audit: None,
+            verification: None,
+            gap,
+        }
     }
 }
 
@@ -97,12 +110,16 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
         Some(version) => driver.lacking(version).await.ok(),
         None => None,
     };
+    let firewall = match (&driver.connection().firewall, version.present()) {
+        (Some(_), Some(_)) => driver.proxmox.firewall_is_on().await.ok(),
+        _ => None,
+    };
     let images = images(hub, &driver, &world, context).await;
     let nodes = nodes::look(&hub.spec.infrastructure.nodes, &driver, &world, context.config.resync).await;
     let link = Link { driver, world, identity };
     let unowned = unowned::unowned(hub, &link, context).await?;
     let state = refused.map_or(State::Open { version }, State::Refused);
-    Ok(Observed { state, link: Some(link), images, nodes, unowned, lacking, audit: None, verification: None, gap })
+    Ok(Observed { state, link: Some(link), images, nodes, unowned, lacking, firewall, audit: None, verification: None, gap })
 }
 
 /// The images, on the first node that has each; of those that do not answer the others are enough.

@@ -15,6 +15,8 @@ pub(super) const UNOWNED: &str = "UnownedVms";
 pub(super) const LACKING: &str = "PermissionsMissing";
 /// What is in the pool and in Proxmox does not agree with the objects.
 pub(super) const AUDIT: &str = "AuditFindings";
+/// The rules that are made for VMs are not in force.
+pub(super) const FIREWALL: &str = "FirewallInactive";
 /// Something may be missing in the ledger.
 const GAP: &str = "LedgerGap";
 
@@ -32,6 +34,10 @@ pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) ->
     if let Some(lacking) = &observed.lacking {
         let token = observed.link.as_ref().map(|link| link.driver.connection().proxmox.credential.id()).unwrap_or_default();
         shown(LACKING, (!lacking.is_empty()).then(|| ("Lacking", forbidden(lacking, token))));
+    }
+    let managed = observed.link.as_ref().is_none_or(|link| link.driver.connection().firewall.is_some());
+    if observed.firewall.is_some() || !managed {
+        shown(FIREWALL, (observed.firewall == Some(false)).then(|| ("DatacenterFirewallOff", OFF.to_owned())));
     }
     if let Some(audit) = &observed.audit {
         shown(AUDIT, (audit.found > 0).then(|| ("Disagreement", disagreement(audit))));
@@ -64,6 +70,9 @@ pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) ->
     }
     status
 }
+
+const OFF: &str = "The rules by which VMs reach nothing but the gateway are made and are not in force: the firewall of the Proxmox datacenter is \
+                   off. See that its own rules leave you a way in, then as root on a node: pvesh set /cluster/firewall/options --enable 1";
 
 fn without_machine(unowned: &[UnownedVm]) -> String {
     let vms: Vec<String> = unowned.iter().map(|vm| format!("VM {} of {}/{}", vm.vmid, vm.namespace, vm.name)).collect();

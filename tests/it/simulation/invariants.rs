@@ -57,6 +57,23 @@ impl Invariants {
             }
         }
         broken.extend(owners.iter().filter(|(_, vms)| vms.len() > 1).map(|(uid, vms)| format!("I1: Machine {uid} has the VMs {vms:?}")));
+        // A VM with a card runs only behind its rules. A call that came twice makes one twice, which opens nothing more.
+        for (vmid, config) in
+            configs.iter().filter(|(vmid, config)| **vmid != FOREIGN && config.contains_key("net0") && self.lab.is_on(**vmid))
+        {
+            let firewall = self.lab.firewall(*vmid);
+            let rules: Vec<&str> = firewall["rules"].as_array().into_iter().flatten().filter_map(|rule| rule["dest"].as_str()).collect();
+            let sets = firewall["ipsets"]["ipfilter-net0"].as_array().map(Vec::len);
+            let confined = config["net0"].contains("firewall=1")
+                && firewall["options"]["policy_out"] == "REJECT"
+                && firewall["options"]["enable"] == "1"
+                && !rules.is_empty()
+                && rules.iter().all(|dest| *dest == "10.0.2.100")
+                && sets == Some(1);
+            if !confined {
+                broken.push(format!("VM {vmid} runs without its rules: {config:?} {firewall}"));
+            }
+        }
         // I2: what is someone else's is as it was.
         let foreign = foreign(&self.lab);
         if foreign != self.foreign {

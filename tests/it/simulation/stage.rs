@@ -9,7 +9,7 @@ use autovibe::controller::{
     self, Controllers,
     machine::{Memory, Timing},
 };
-use autovibe::driver::Connection;
+use autovibe::driver::{Connection, firewall::Firewall};
 use autovibe::lab::{self, Lab, Mode};
 use autovibe::objects::{self, Cipher, Objects};
 use autovibe::store::{self, Database, Store};
@@ -149,6 +149,7 @@ impl Stage {
         let connection = Connection {
             service: Some(planted::proxmox(self.bug, &mind, gate.proxmox(self.lab.proxmox(), after.clone()))),
             runner: zfs::Runner::Service(planted::zfs(self.bug, &mind, gate.zfs(self.lab.zfs(), after))),
+            firewall: Some(Firewall { gateway: ("10.0.2.100".parse().unwrap(), 8081), guests: vec!["10.0.2.0/24".into()] }),
             ..Connection::of_lab(self.lab.endpoint())
         };
         let config = controller::Config {

@@ -95,22 +95,29 @@ impl Act<'_> {
 
     pub(super) async fn create_vm(&self, disks: u32, template: Option<u32>) -> Result<Done, Problem> {
         let (driver, spec) = (self.maker()?, self.vm_spec(disks, template).await?);
-        match driver.create_vm(&spec, self.clock()).await {
-            Ok(()) => {}
+        let is_new = match driver.create_vm(&spec, self.clock()).await {
+            Ok(is_new) => is_new,
             Err(driver::Error::Conflict(why)) => {
                 // The next pass gives the number up and leases another.
                 self.remember_vm(Seen::Present(Vm::Foreign(why)));
                 return Ok(Done::Stop(None));
             }
             Err(error) => return Err(error.into()),
-        }
+        };
         self.remember_power(Power::Stopped);
-        self.adopt_vm(disks, template).await
+        // A clone has the rules of its template.
+        self.complete_vm(&driver, &spec, is_new && template.is_none()).await
     }
 
     pub(super) async fn adopt_vm(&self, disks: u32, template: Option<u32>) -> Result<Done, Problem> {
         let (driver, spec) = (self.maker()?, self.vm_spec(disks, template).await?);
-        let disks = driver.adopt_vm(&spec).await?;
+        self.complete_vm(&driver, &spec, false).await
+    }
+
+    /// It is recorded, and can be started, only when nothing of it is missing.
+    async fn complete_vm(&self, driver: &Driver, spec: &VmSpec, is_new: bool) -> Result<Done, Problem> {
+        let disks = driver.adopt_vm(spec).await?;
+        driver.confine(spec.vmid, is_new).await?;
         let vm = VmStatus { node: driver.node().0.clone(), vmid: spec.vmid.0, disks };
         Ok(Done::Reached(super::Fact::Created(vm)))
     }
