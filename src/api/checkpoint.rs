@@ -1,7 +1,9 @@
 //! `Checkpoint`: an immutable state of a Machine, made of one ZFS snapshot per disk, with its parent.
 
+mod archive;
 mod verification;
 
+pub use archive::{Ancestor, Archive, Import, Imported};
 pub use verification::{Check, Checked, Content, Digest, Examined, Outcome, VERIFY, Verified};
 
 use super::meta::{Column, Kind, Scope, conditions_schema, object};
@@ -38,7 +40,7 @@ pub struct CheckpointSpec {
     /// Name of the Machine in this namespace whose state is captured.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
-    /// An image that becomes a first base.
+    /// What becomes a first base.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub import: Option<Import>,
     /// What caused it.
@@ -50,17 +52,6 @@ pub struct CheckpointSpec {
     /// `Policy`: the Machine's retention may collect it. `Forever`: only you.
     #[serde(default)]
     pub keep: Keep,
-}
-
-/// An image that becomes a first base.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Import {
-    /// Name of an image of the Hub.
-    pub image: String,
-    /// The Hub. Default: the one named `default`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hub: Option<String>,
 }
 
 /// What caused a checkpoint.
@@ -160,6 +151,9 @@ pub struct CheckpointStatus {
     /// its Machine went on there is none.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub digests: Vec<Digest>,
+    /// What it was on the hub that exported it, where it came from a file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub imported: Option<Imported>,
     /// The last verification: a VM on a clone of it was started, without a network, and looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,
@@ -266,6 +260,13 @@ impl CheckpointStatus {
         }
         self.boundaries = triggers.join(",");
         self.reasons.len() > before
+    }
+}
+
+impl Checkpoint {
+    /// Whether it refers to an image, which is not its own.
+    pub fn is_of_image(&self) -> bool {
+        self.spec.import.as_ref().is_some_and(|import| import.archive.is_none())
     }
 }
 

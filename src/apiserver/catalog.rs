@@ -196,7 +196,12 @@ fn stored(resource: &'static Resource) -> Entry {
             Subresource::of_own_kind("vmid", &["delete", "update"]),
         ]),
         (api::GROUP, "checkpoints") => {
-            subresources.extend([Subresource::of_own_kind("bundle", &["get", "update"]), Subresource::of_own_kind("vmid", &["delete"])]);
+            subresources.extend([
+                Subresource::of_own_kind("bundle", &["get", "update"]),
+                Subresource::of_own_kind("export", GET),
+                Subresource::of_own_kind("import", CREATE),
+                Subresource::of_own_kind("vmid", &["delete"]),
+            ]);
         }
         (api::GROUP, "budgets") => subresources.push(Subresource::of_own_kind("usage", GET)),
         (api::GROUP, "hubs") => subresources.push(Subresource::of_own_kind("vmids", GET)),

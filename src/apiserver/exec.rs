@@ -78,7 +78,8 @@ async fn guest(server: &Shared, machine: &Machine) -> Result<(Driver, Vmid), Sta
         return Err(conflict(&format!("it has no VM (phase {:?}); a command needs one that runs", status.phase)));
     };
     let hub = machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB);
-    let Some(driver) = server.drivers.of(hub) else {
+    let open = server.door.drivers().await.unwrap_or_default();
+    let Some((_, driver)) = open.into_iter().find(|(name, _)| name == hub) else {
         return Err(Status::new(
             503,
             "ServiceUnavailable",

@@ -5,6 +5,7 @@
 //! affair. Server-side apply is not here yet: it is refused with the list of patches that are.
 
 mod access;
+mod archive;
 mod background;
 mod body;
 mod cache;
@@ -48,7 +49,7 @@ pub use certificate::{LONGEST as LONGEST_CERTIFICATE, client as client_certifica
 pub use credentials::{Credential, kubeconfig};
 
 use crate::auth::TokenHash;
-use crate::driver::Drivers;
+use crate::driver::Door;
 use crate::objects::Objects;
 use axum_server::{
     Handle,
@@ -72,8 +73,8 @@ pub struct Config {
     /// Port 0 takes any free one.
     pub listen: SocketAddr,
     pub data: PathBuf,
-    /// How this process reaches guests, if its controllers lead.
-    pub drivers: Drivers,
+    /// The way to the disks, while controllers lead in this process.
+    pub door: Door,
 }
 
 /// Why the server did not start.
@@ -112,9 +113,9 @@ struct Shared {
     access: access::Access,
     caches: cache::Caches,
     load: serve::Load,
-    drivers: Drivers,
     admin: TokenHash,
     address: SocketAddr,
+    door: Door,
     shutdown: CancellationToken,
 }
 
@@ -140,9 +141,9 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
         access,
         caches,
         load: serve::Load::default(),
-        drivers: config.drivers,
         admin,
         address,
+        door: config.door,
         shutdown: shutdown.clone(),
     });
 

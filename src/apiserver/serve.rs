@@ -1,7 +1,7 @@
 //! From a request to its answer: who asks, what the path means, which verb.
 
 use super::{
-    Shared, access, body,
+    Shared, access, archive, body,
     catalog::Source,
     discovery, escalation, exec, gzip, identity,
     negotiate::{self, Encoding, Shape},
@@ -74,6 +74,8 @@ async fn answer(State(server): State<Arc<Shared>>, request: Request) -> Response
     let id = request.headers().get(reply::AUDIT_ID).cloned();
     let id = id.unwrap_or_else(|| HeaderValue::from_str(&crate::random::uuid().to_string()).expect("a uuid is plain ASCII"));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
+    // A file of disks may take hours to come; one of which nothing comes is given up by who reads it.
+    let long = matches!(route::parse(&path), Route::Object(target) if archive::is_import(&target));
     let span = tracing::debug_span!("request", request.id = ?id, %method, route = %path);
     let clock = server.objects.clock().clone();
     let started = clock.now();
@@ -81,7 +83,7 @@ async fn answer(State(server): State<Arc<Shared>>, request: Request) -> Response
         let answered = AssertUnwindSafe(dispatch(&server, request)).catch_unwind();
         let answered = tokio::select! {
             answered = answered => answered.unwrap_or_else(|_| Err(Status::internal(&"a panic"))),
-            () = clock.sleep(TIMEOUT) => Err(Status::new(504, "Timeout", "the request was not completed within the allotted timeout")),
+            () = async { if long { std::future::pending().await } else { clock.sleep(TIMEOUT).await } } => Err(Status::new(504, "Timeout", "the request was not completed within the allotted timeout")),
         };
         let response = answered.unwrap_or_else(Status::into_response);
         let took = clock.now().duration_since(started).as_millis();
@@ -128,6 +130,13 @@ async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, St
         other => return document(server, headers, &other, parts.uri.query()),
     };
     let accept = header(headers, ACCEPT);
+    if archive::is_export(&target) && parts.method == Method::GET {
+        let lost = access_lost(server.clone(), parts.headers.clone(), peer, action.clone());
+        return archive::export(server, &target, &query).await.map(|response| until(response, lost));
+    }
+    if archive::is_import(&target) && parts.method == Method::POST {
+        return archive::import(server, &target, &query, body).await;
+    }
     let zip = |response| if gzip::is_accepted(headers) { gzip::compressed(response) } else { response };
     match (&parts.method, target.name.clone()) {
         (&Method::GET, Some(name)) => return read::get(server, &target, &name, &query, accept).await.map(zip),

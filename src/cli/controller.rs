@@ -4,7 +4,7 @@ use super::up::{LabChoice, LeaseArgs, REST, addresses::Addresses, controllers, e
 use super::{Context, lab, print};
 use crate::clock::Clock;
 use crate::controller::client::Remote;
-use crate::driver::Drivers;
+use crate::driver::Door;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use tokio_util::sync::CancellationToken;
 
@@ -40,8 +40,15 @@ impl Controller {
             }
         };
         let stop = CancellationToken::new();
-        let work =
-            controllers::run(lab, remote.into(), self.lease.duration.0, data, self.source_root.clone(), Drivers::default(), stop.clone());
+        let work = controllers::run(
+            lab,
+            remote.into(),
+            self.lease.duration.0,
+            data,
+            self.source_root.clone(),
+            Door::default(),
+            stop.clone(),
+        );
         let running = tokio::spawn(work);
         print::out("autovibe runs the controllers of the hub.\n")?;
         signal().await;

@@ -4,6 +4,7 @@
 
 mod apply;
 mod approve;
+mod archive;
 mod audit;
 mod backup;
 mod bench;
@@ -128,6 +129,8 @@ enum Command {
     Diff(diff::Diff),
     Fetch(fetch::Fetch),
     Push(fetch::Push),
+    Export(archive::Export),
+    Import(archive::Import),
     /// Says what in the pool and in Proxmox does not agree with the objects; changes nothing
     Audit(audit::Run),
     /// Copies the store to a file, also while a hub runs
@@ -233,6 +236,8 @@ pub async fn run(arguments: Arguments, environment: Environment) -> anyhow::Resu
         Command::Diff(command) => command.run(&context).await,
         Command::Fetch(command) => command.run(&context).await,
         Command::Push(command) => command.run(&context).await,
+        Command::Export(command) => command.run(&context).await,
+        Command::Import(command) => command.run(&context).await,
         Command::Image(command) => {
             // Minutes of other programs' work, none of it asynchronous.
             tokio::task::block_in_place(|| image::run(command, &context.data()))?;

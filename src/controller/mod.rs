@@ -40,8 +40,8 @@ pub struct Config {
     pub source_roots: Vec<PathBuf>,
     /// How often what is quiet is looked at all the same.
     pub resync: Duration,
-    /// Where they leave the drivers of their Hubs for others of this process.
-    pub drivers: driver::Drivers,
+    /// Where the API server beside them finds their drivers.
+    pub door: driver::Door,
 }
 
 /// What every reconciler works with.
@@ -91,14 +91,24 @@ pub fn start_with(config: Config, machines: machine::Memory, objects: impl Into<
     let objects = objects.into();
     let context = Arc::new(Context {
         objects,
-        hubs: Hubs::new(config.drivers.clone()),
+        hubs: Hubs::default(),
         newest: checkpoint::Newest::default(),
         taken: checkpoint::Taken::default(),
         asked: approval::Asked::default(),
         config,
         machines,
     });
+    let hubs = context.hubs.clone();
+    context.config.door.open(Arc::new(move || {
+        let hubs = hubs.clone();
+        Box::pin(async move { hubs.all().await.0.iter().map(|hub| (hub.name.clone(), hub.driver.clone())).collect() })
+    }));
+    let (door, ended) = (context.config.door.clone(), shutdown.clone());
     let tasks = TaskTracker::new();
+    tasks.spawn(async move {
+        ended.cancelled().await;
+        door.close();
+    });
     let queues = wake::start(&tasks, &context, &shutdown);
     spawn(&tasks, "Hub", &context, queues.hubs, &shutdown, hub::reconcile);
     spawn(&tasks, "Budget", &context, queues.budgets, &shutdown, budget::reconcile);

@@ -5,17 +5,17 @@
 //! an object's uid, and when an answer is missing it looks again instead of guessing. Nothing here decides *whether*
 //! something should be done: that is the planners' part.
 
+mod door;
 pub mod firewall;
 pub mod guest;
 pub mod needs;
-mod open;
 mod sites;
 pub mod storage;
 pub mod templates;
 mod turns;
 pub mod vm;
 
-pub use open::Drivers;
+pub use door::{Door, Passing, Reach};
 pub use turns::Turns;
 
 use crate::api::capability::{Capabilities, CapabilityName};

@@ -9,7 +9,7 @@ pub struct Workspace {
     pub(super) git: Git,
     commit: String,
     /// Holds the repository.
-    _scratch: Scratch,
+    scratch: Scratch,
 }
 
 impl Workspace {
@@ -21,7 +21,7 @@ impl Workspace {
         let git = Git::new(scratch.path().join("repository.git"), "the workspace's bundles".into());
         git.unbundle(bundles).await?;
         git.run(None, ["cat-file", "-e"], [OsStr::new(&format!("{commit}^{{commit}}"))]).await?;
-        Ok(Self { git, commit: commit.to_owned(), _scratch: scratch })
+        Ok(Self { git, commit: commit.to_owned(), scratch })
     }
 
     /// For what is done with a repository elsewhere.
@@ -47,6 +47,13 @@ impl Workspace {
         let file = std::path::absolute(file)?;
         self.git.run(None, ["bundle", "create", "--quiet"], [file.as_os_str(), OsStr::new("HEAD"), OsStr::new(&full)]).await?;
         Ok(())
+    }
+
+    /// The same as bytes.
+    pub async fn to_bundle(&self, branch: &str) -> Result<Vec<u8>, Error> {
+        let file = self.scratch.path().join("whole.bundle");
+        self.write_bundle(branch, &file).await?;
+        Ok(tokio::fs::read(&file).await?)
     }
 
     /// Makes the commit `branch` of a repository that is there, or moves that forward. Never moves it back or aside.

@@ -42,8 +42,7 @@ fn with(mut checkpoint: Checkpoint, change: impl FnOnce(&mut Checkpoint)) -> Che
 }
 
 fn import(name: &str) -> Checkpoint {
-    let spec =
-        CheckpointSpec { import: Some(Import { image: "debian".into(), hub: None }), trigger: Trigger::Import, ..Default::default() };
+    let spec = CheckpointSpec { import: Some(Import::of_image("debian")), trigger: Trigger::Import, ..Default::default() };
     let mut checkpoint = Checkpoint::new("shop", name, spec);
     checkpoint.status = Some(CheckpointStatus { phase: CheckpointPhase::Ready, ..Default::default() });
     checkpoint

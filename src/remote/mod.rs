@@ -1,6 +1,7 @@
 //! A client of another server's Kubernetes API over HTTPS, set up from a kubeconfig. Speaks JSON documents and lines of a
 //! watch; knows no kind, and decides nothing about what to try again.
 
+pub mod archive;
 mod kubeconfig;
 mod path;
 

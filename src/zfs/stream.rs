@@ -38,7 +38,9 @@ pub(super) async fn pipe(
         }
         Ok(())
     };
-    let (fed, drained, said) = tokio::join!(feeding, copy(&mut stdout, output, true), async {
+    // Its output is closed when nobody takes it any more: a command that goes on printing would never end.
+    let draining = async move { copy(&mut stdout, output, true).await };
+    let (fed, drained, said) = tokio::join!(feeding, draining, async {
         let (mut said, ended) = (Vec::new(), child.wait());
         tokio::pin!(ended);
         let status = loop {

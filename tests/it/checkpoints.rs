@@ -41,12 +41,12 @@ async fn bench() -> Bench {
     let shutdown = CancellationToken::new();
     let lab_connection = Some(autovibe::driver::Connection::of_lab(lab.endpoint()));
     let config = controller::Config {
+        door: Default::default(),
         lab: lab_connection,
         data: std::path::PathBuf::new(),
         concurrency: 8,
         source_roots: Vec::new(),
         resync: Duration::from_mins(1),
-        drivers: Default::default(),
     };
     let controllers = controller::start(config, objects.clone(), shutdown.clone());
     Bench { objects, lab, controllers, shutdown, _dir: dir }
@@ -149,8 +149,7 @@ async fn what_is_asked_for_before_its_time_waits_and_comes() {
     let bench = bench().await;
     // In the wrong order: checkpoint, machine, hub.
     bench.objects.create(&checkpoint("by-hand", "a", Trigger::Requested)).await.unwrap();
-    let import =
-        CheckpointSpec { import: Some(Import { image: "micro".into(), hub: None }), trigger: Trigger::Import, ..Default::default() };
+    let import = CheckpointSpec { import: Some(Import::of_image("micro")), trigger: Trigger::Import, ..Default::default() };
     bench.objects.create(&Checkpoint::new(NAMESPACE, "first", import)).await.unwrap();
     let waits = |c: Option<&Checkpoint>, for_what: &str| {
         c.and_then(|c| c.status.as_ref()).and_then(|status| status.message.as_ref()).is_some_and(|message| message.contains(for_what))

@@ -64,7 +64,7 @@ impl Served {
         let config = apiserver::Config {
             listen: "127.0.0.1:0".parse().expect("an address"),
             data: directory.path().into(),
-            drivers: Default::default(),
+            door: Default::default(),
         };
         let server = apiserver::start(config, objects.clone(), shutdown.clone()).await.expect("the server starts");
         let client = Client::open(directory.path());

@@ -4,7 +4,7 @@ use crate::api::{DEFAULT_HUB, Hub, Kind, Machine, SYSTEM_NAMESPACE};
 use crate::cli::lab::{self, process};
 use crate::clock::Clock;
 use crate::controller::{self, Controllers};
-use crate::driver::Drivers;
+use crate::driver::Door;
 use crate::lab::{Config, Lab, Mode};
 use crate::objects::{Cipher, Objects, WriteOptions};
 use crate::store::{self, Change, Store};
@@ -66,7 +66,7 @@ impl Stage {
         let shutdown = CancellationToken::new();
         let config = gateway::Config { listen: ANY, ..gateway::Config::default() };
         let gateway = gateway::start(config, objects.clone(), shutdown.clone()).await?;
-        let config = apiserver::Config { listen: ANY, data: directory.to_owned(), drivers: Drivers::default() };
+        let config = apiserver::Config { listen: ANY, data: directory.to_owned(), door: Door::default() };
         let api = apiserver::start(config, objects.clone(), shutdown.clone()).await?;
         let place = lab::directory(directory);
         let node = match mode {
@@ -87,8 +87,14 @@ impl Stage {
         let stop = self.shutdown.child_token();
         // Whose storage is slow to lock is not this lab.
         let lab = Some(driver::Connection { concurrency: CONCURRENCY, ..driver::Connection::of_lab(&self.node.endpoint()) });
-        let (data, source_roots, drivers) = (std::path::PathBuf::new(), Vec::new(), Drivers::default());
-        let config = controller::Config { lab, data, concurrency: CONCURRENCY, source_roots, resync, drivers };
+        let config = controller::Config {
+            lab,
+            data: std::path::PathBuf::new(),
+            concurrency: CONCURRENCY,
+            source_roots: Vec::new(),
+            resync,
+            door: Door::default(),
+        };
         self.controllers = Some((controller::start(config, self.objects.clone(), stop.clone()), stop));
     }
 

@@ -192,7 +192,7 @@ pub(super) fn checkpoint(checkpoint: &Checkpoint, now: Timestamp) -> Vec<String>
     let status = checkpoint.status.clone().unwrap_or_default();
     let of = match (&checkpoint.spec.machine, &checkpoint.spec.import) {
         (Some(machine), _) => format!("of machine {machine}"),
-        (None, Some(import)) => format!("imported from image {}", import.image),
+        (None, Some(import)) => format!("imported from {}", import.words()),
         (None, None) => String::new(),
     };
     let mut sentences = vec![format!("{:?}, {of}: {}", status.phase, captured(checkpoint, now))];

@@ -226,7 +226,7 @@ fn checkpoint_node(checkpoint: &Checkpoint) -> Node {
     let spec = &checkpoint.spec;
     let mut lines = vec![checkpoint.name().to_owned()];
     lines.push(match (&spec.import, checkpoint.annotation(ASKED_BY)) {
-        (Some(import), _) => format!("image {}", import.image),
+        (Some(import), _) => import.words(),
         (None, Some(_)) => "for a fork".into(),
         (None, None) => boundaries(checkpoint).into_iter().map(why).collect::<Vec<_>>().join(", "),
     });

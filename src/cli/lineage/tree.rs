@@ -63,7 +63,7 @@ pub(super) fn forest(machines: &[Machine], checkpoints: &[Checkpoint], now: Time
         match &checkpoint.spec.machine {
             None => {
                 let size: u64 = status.volumes.iter().filter_map(|volume| volume.referenced).sum();
-                let image = checkpoint.spec.import.as_ref().map(|import| format!("image {}", import.image));
+                let image = checkpoint.spec.import.as_ref().map(crate::api::checkpoint::Import::words);
                 let note =
                     image.into_iter().chain((size > 0).then(|| print::bytes(size))).chain(status.message).collect::<Vec<_>>().join(", ");
                 let node =

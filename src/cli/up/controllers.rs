@@ -3,7 +3,7 @@
 use crate::api::{DEFAULT_HUB, Hub, hub};
 use crate::cli::lab::process::{self, Mode};
 use crate::controller::{self, client::Client, leader::Candidate};
-use crate::driver::{self, Drivers};
+use crate::driver;
 use crate::wire::LabEndpoint;
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use tokio_util::sync::CancellationToken;
@@ -23,10 +23,10 @@ pub(in crate::cli) async fn run(
     lease: Duration,
     data: PathBuf,
     source_roots: Vec<PathBuf>,
-    drivers: Drivers,
+    door: driver::Door,
     shutdown: CancellationToken,
 ) {
-    let work = |client, stop| lead(lab.clone(), client, data.clone(), source_roots.clone(), drivers.clone(), stop);
+    let work = |client, stop| lead(lab.clone(), client, data.clone(), source_roots.clone(), door.clone(), stop);
     Candidate::new(client, lease).run(work, shutdown).await;
 }
 
@@ -43,7 +43,7 @@ async fn lead(
     objects: Client,
     data: PathBuf,
     source_roots: Vec<PathBuf>,
-    drivers: Drivers,
+    door: driver::Door,
     shutdown: CancellationToken,
 ) {
     let clock = objects.clock().clone();
@@ -51,13 +51,18 @@ async fn lead(
     let _ = std::fs::remove_dir_all(data.join("ssh"));
     let start = |lab: Option<LabEndpoint>, stop: &CancellationToken| {
         let lab = lab.as_ref().map(driver::Connection::of_lab);
-        let (data, source_roots, drivers) = (data.clone(), source_roots.clone(), drivers.clone());
-        let config = controller::Config { lab, data, concurrency: CONCURRENCY, source_roots, resync: RESYNC, drivers };
+        let config = controller::Config {
+            lab,
+            data: data.clone(),
+            concurrency: CONCURRENCY,
+            source_roots: source_roots.clone(),
+            resync: RESYNC,
+            door: door.clone(),
+        };
         controller::start(config, objects.clone(), stop.clone())
     };
     let Some(lab) = lab else {
         start(None, &shutdown).stopped().await;
-        drivers.clear();
         return;
     };
     while !shutdown.is_cancelled() {
@@ -94,7 +99,6 @@ async fn lead(
         }
         stop.cancel();
         controllers.stopped().await;
-        drivers.clear();
     }
 }
 

@@ -10,7 +10,7 @@ pub(super) mod process;
 use super::{Context, DatabaseArgs, lab, print};
 use crate::api::quantity::GoDuration;
 use crate::clock::Clock;
-use crate::driver::Drivers;
+use crate::driver::Door;
 use crate::objects::Objects;
 use crate::store::{self, Store};
 use crate::{apiserver, gateway};
@@ -91,7 +91,7 @@ impl Up {
             .with_context(|| format!("the Secrets in {database} cannot be read"))?;
 
         let (api_stop, gateway_stop, controllers_stop) = (CancellationToken::new(), CancellationToken::new(), CancellationToken::new());
-        let drivers = Drivers::default();
+        let door = Door::default();
         let remembered = Addresses::read(&data);
         let (api_address, gateway_address) = (remembered.api(self.listen), remembered.gateway(self.gateway_listen));
         let gateway = if self.api_only {
@@ -107,11 +107,7 @@ impl Up {
         let api = loop_free(
             &api_address,
             |listen| {
-                apiserver::start(
-                    apiserver::Config { listen, data: data.clone(), drivers: drivers.clone() },
-                    objects.clone(),
-                    api_stop.clone(),
-                )
+                apiserver::start(apiserver::Config { listen, data: data.clone(), door: door.clone() }, objects.clone(), api_stop.clone())
             },
             |error| matches!(error, apiserver::Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse),
         )
@@ -135,7 +131,7 @@ impl Up {
                 self.lease.duration.0,
                 data.clone(),
                 self.source_root.clone(),
-                drivers.clone(),
+                door.clone(),
                 controllers_stop.clone(),
             ))
         });

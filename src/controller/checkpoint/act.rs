@@ -177,8 +177,15 @@ async fn collect(checkpoint: &Checkpoint, observed: &Observed, context: &Context
                 tracing::info!(zfs.dataset = %copied, "no copy of {} is left on node {}", checkpoint.name(), driver.node());
             }
         }
-        if checkpoint.spec.import.is_some() {
+        if checkpoint.is_of_image() {
             // The image is the Hub's: only the reference goes.
+            continue;
+        }
+        if checkpoint.spec.import.is_some() {
+            for driver in on(&volume.node, observed).await? {
+                driver.collect_import(volume, checkpoint.uid()).await?;
+                tracing::info!(zfs.dataset = volume.dataset, "nothing of import {} is left on node {}", checkpoint.name(), driver.node());
+            }
             continue;
         }
         if let Some(template) = volume.template {
@@ -186,6 +193,10 @@ async fn collect(checkpoint: &Checkpoint, observed: &Observed, context: &Context
             continue;
         }
         for driver in on(&volume.node, observed).await? {
+            if let Some(snapshot) = driver.locate(volume, Some(&machine_uid)).await? {
+                // Of an export whose process was killed: none runs now.
+                driver.export_ended(&snapshot).await?;
+            }
             let collected = driver.collect(volume, checkpoint.uid(), &machine_uid).await?;
             if let Some(snapshot) = collected.snapshot {
                 tracing::info!(zfs.dataset = %snapshot.dataset, "destroyed snapshot {snapshot}");

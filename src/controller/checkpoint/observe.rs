@@ -32,6 +32,8 @@ pub(super) struct Observed {
     pub(super) volumes: Vec<Volume>,
     /// Names of Hubs that may hold some of it and cannot be asked now.
     pub(super) hidden_in: Vec<String>,
+    /// Whether its disks are exported or imported now, in this process.
+    pub(super) streams: bool,
     /// The Machine that it is verified by; looked up where that was asked for.
     pub(super) verifier: Verifier,
     /// Name of the Hub that has its snapshots; looked up before it is verified.
@@ -74,7 +76,8 @@ pub(super) async fn observe(checkpoint: &Checkpoint, context: &Context) -> Resul
         Some(name) => context.objects.get::<Machine>(checkpoint.namespace(), name).await?,
         None => None,
     };
-    let mut observed = Observed { machine, ..Observed::default() };
+    let streams = context.config.door.is_busy(checkpoint.namespace(), checkpoint.name());
+    let mut observed = Observed { machine, streams, ..Observed::default() };
     if checkpoint.is_deleting() {
         before_collecting(checkpoint, context, &mut observed).await?;
     } else if phase(checkpoint) == CheckpointPhase::Pending {
@@ -145,7 +148,7 @@ async fn before_collecting(checkpoint: &Checkpoint, context: &Context, observed:
     if !observed.uses.is_empty() {
         return Ok(());
     }
-    if let Some(import) = &checkpoint.spec.import {
+    if let Some(import) = checkpoint.spec.import.as_ref().filter(|import| import.image.is_some()) {
         return before_collecting_import(checkpoint, import.hub.as_deref(), context, observed).await;
     }
     match &observed.machine {

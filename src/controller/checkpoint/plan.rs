@@ -15,6 +15,8 @@ use std::time::Duration;
 
 /// How soon it is looked at again while it waits; what it waits for wakes it before.
 pub(super) const WAITING: Duration = Duration::from_mins(1);
+/// The same while its disks are read or written: their end wakes nobody.
+const STREAMING: Duration = Duration::from_secs(2);
 
 /// One thing to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -114,14 +116,23 @@ pub(super) fn plan(checkpoint: &Checkpoint, observed: &Observed, now: Timestamp)
 
 fn import(checkpoint: &Checkpoint, observed: &Observed) -> Plan {
     let Some(import) = &checkpoint.spec.import else { return Plan::stand(Stand::Settled) };
+    let Some(name) = &import.image else { return archive(observed) };
     let images = match &observed.hub {
         HubSeen::Open { images, .. } => images,
         HubSeen::Waiting { why } => return Plan::wait("HubNotReady", why),
     };
-    let Some(image) = images.get(&import.image) else {
-        return Plan::wait("ImageNotReady", format!("image {} is not ready on the hub; see `kubectl describe hub`", import.image));
+    let Some(image) = images.get(name) else {
+        return Plan::wait("ImageNotReady", format!("image {name} is not ready on the hub; see `kubectl describe hub`"));
     };
     Plan::stand(Stand::Imported(image.volumes()))
+}
+
+/// Whoever reads the file writes the status; when nobody does, nobody will.
+fn archive(observed: &Observed) -> Plan {
+    if observed.streams {
+        return Plan { requeue: Requeue::After(WAITING), ..Plan::stand(Stand::Untouched) };
+    }
+    Plan::fail("ImportInterrupted", "its import was cut off; `autovibe import` of the same file begins anew, or delete it")
 }
 
 fn capture(checkpoint: &Checkpoint, observed: &Observed, now: Timestamp) -> Plan {
@@ -201,12 +212,15 @@ fn deletion(checkpoint: &Checkpoint, observed: &Observed) -> Plan {
         let more = if more > 0 { format!(", and {more} more") } else { String::new() };
         return wait(format!("it stays until nothing needs it: {}{more}", uses.join(", ")));
     }
+    if observed.streams {
+        return Plan { requeue: Requeue::After(STREAMING), ..wait("it stays until it is exported, or no longer imported".into()) };
+    }
     let end = [Step::PassParentOn, Step::DropFinalizer];
     if !observed.hidden_in.is_empty() {
         return wait(format!("it stays until hub {} can be asked for its snapshots", observed.hidden_in.join(", ")));
     }
-    // Of an imported one the image is the Hub's: only copies of it go.
-    let own = |volume: &Volume| checkpoint.spec.import.is_none() || !volume.copies.is_empty();
+    // Of one of an image that is the Hub's only copies go.
+    let own = |volume: &Volume| !checkpoint.is_of_image() || !volume.copies.is_empty();
     let steps = if observed.volumes.iter().any(own) { [Step::Collect].into_iter().chain(end).collect() } else { end.into() };
     Plan { steps, ..Plan::stand(Stand::Deleting(None)) }
 }

@@ -42,6 +42,7 @@ pub(super) fn status(stored: &Checkpoint, plan: &Plan, outcome: &Outcome, now: &
     let ready = |reason| Readiness::Ready { reason, message: "its snapshots are taken and held".into() };
     let readiness = match &plan.stand {
         Stand::Untouched => return None,
+        Stand::Settled if status.phase == CheckpointPhase::Ready && status.imported.is_some() => ready("Imported"),
         // The generation may be new (a description was changed): what was decided stands for it too.
         Stand::Settled if status.phase == CheckpointPhase::Ready => ready("Captured"),
         Stand::Settled => {

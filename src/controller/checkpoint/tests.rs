@@ -187,7 +187,7 @@ fn the_finalizer_comes_before_anything_that_must_be_collected() {
 fn an_import_refers_to_the_image() {
     let mut import = checkpoint(Trigger::Import);
     import.spec.machine = None;
-    import.spec.import = Some(Import { image: "micro".into(), hub: None });
+    import.spec.import = Some(Import::of_image("micro"));
     check(&import, &seen(None), "imported 42");
     check(
         &import,

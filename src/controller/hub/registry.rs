@@ -4,7 +4,7 @@ use super::connection::Waiting;
 use super::observe::Observed;
 use crate::api::{Hub, Kind, hub::HubSpec};
 use crate::driver::storage::Image;
-use crate::driver::{self, Connection, Driver, Drivers, Turns};
+use crate::driver::{self, Connection, Driver, Turns};
 use crate::proxmox::{Breaker, Node};
 use crate::world::World;
 use futures::{StreamExt, stream::BoxStream};
@@ -58,14 +58,11 @@ pub struct Hubs {
     /// The turns of each storage: those of a connection that was replaced still run. Never more than were ever named.
     turns: Arc<RwLock<BTreeMap<Place, Turns>>>,
     connected: broadcast::Sender<String>,
-    drivers: Drivers,
 }
 
-impl Hubs {
-    /// None yet; what they have is shown in `drivers` too.
-    pub(in crate::controller) fn new(drivers: Drivers) -> Self {
-        let (known, credentials, turns) = Default::default();
-        Self { known, credentials, turns, connected: broadcast::channel(CONNECTED).0, drivers }
+impl Default for Hubs {
+    fn default() -> Self {
+        Self { known: Arc::default(), credentials: Arc::default(), turns: Arc::default(), connected: broadcast::channel(CONNECTED).0 }
     }
 }
 
@@ -140,7 +137,6 @@ impl Hubs {
             })),
             None => Err(Waiting(format!("hub {}: {why_not}", hub.name()))),
         };
-        self.drivers.set(hub.name(), observed.link.as_ref().map(|link| link.driver.clone()));
         let identity = |known: &Known| known.as_ref().ok().map(|handle| handle.identity.clone());
         let now = identity(&entry);
         let before = self.known.write().await.insert(hub.name().to_owned(), entry);
@@ -152,7 +148,6 @@ impl Hubs {
 
     pub(super) async fn remove(&self, name: &str) {
         self.known.write().await.remove(name);
-        self.drivers.set(name, None);
         self.credentials.write().await.remove(name);
     }
 }

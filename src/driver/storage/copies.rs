@@ -116,7 +116,7 @@ impl Driver {
     }
 
     /// Whether the snapshot is whole here. Errors: `Conflict` when another one has its name.
-    async fn is_here(&self, arrived: &Snapshot, guid: &str) -> Result<bool, Error> {
+    pub(super) async fn is_here(&self, arrived: &Snapshot, guid: &str) -> Result<bool, Error> {
         match self.zfs.snapshot_info(arrived).await? {
             Some(info) if info.guid == guid => Ok(true),
             Some(info) => {
@@ -127,7 +127,7 @@ impl Driver {
     }
 
     /// Hold and marks of what is whole; the dataset's last, by which it is known as ours.
-    async fn finish(&self, arrived: &Snapshot, wanted: &Wanted) -> Result<(), Error> {
+    pub(super) async fn finish(&self, arrived: &Snapshot, wanted: &Wanted) -> Result<(), Error> {
         self.zfs.hold(HOLD, std::slice::from_ref(arrived)).await?;
         for (property, value) in &wanted.snapshot_marks {
             self.zfs.mark_snapshot(arrived, property, value).await?;

@@ -4,6 +4,7 @@
 //! A disk of a VM is `<dataset>/vm-<vmid>-disk-<n>`; at its Machine's end it is renamed to `<keep>/m-<machine uid>-disk-<n>`,
 //! out of Proxmox' sight, with its snapshots; a copy on another node is `<keep>/c-<checkpoint uid>-disk-<n>`. A checkpoint's snapshot is called `av-<checkpoint uid>`; who it is, is its guid.
 
+mod archive;
 mod copies;
 mod disks;
 mod images;

@@ -40,6 +40,8 @@ const ROWS: &[Row] = &[
     row("checkpoints.autovibe.dev", "", READ, ALL, ALL),
     row("checkpoints/status.autovibe.dev", "", READ, READ, READ),
     row("checkpoints/bundle.autovibe.dev", "", READ, READ, READ),
+    row("checkpoints/export.autovibe.dev", "", "", "g", "g"),
+    row("checkpoints/import.autovibe.dev", "", "", "c", "c"),
     row("checkpoints/vmid.autovibe.dev", "", "", "", ""),
     row("approvals.autovibe.dev", "", READ, "glwup", "glwup"),
     row("approvals/status.autovibe.dev", "", READ, READ, READ),

@@ -186,12 +186,12 @@ impl Stage {
         let gateway = gateway::start(config, objects.clone(), shutdown.clone()).await.unwrap();
         let timing = Timing { boot: Duration::from_millis(500), shutdown: Duration::from_secs(1) };
         let config = controller::Config {
+            door: Default::default(),
             lab: Some(Connection::of_lab(self.lab.endpoint())),
             data: self.data().to_owned(),
             concurrency: 16,
             source_roots: vec![self.source_root()],
             resync: Duration::from_secs(2),
-            drivers: Default::default(),
         };
         // It leads, as whoever runs controllers does.
         let epoch: Result<i64, store::Error> = store.write(|transaction| Box::pin(transaction.next_leader())).await;

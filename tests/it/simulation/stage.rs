@@ -153,12 +153,12 @@ impl Stage {
             ..Connection::of_lab(self.lab.endpoint())
         };
         let config = controller::Config {
+            door: Default::default(),
             lab: Some(connection),
             data: self.directory.path().to_owned(),
             concurrency: 16,
             source_roots: Vec::new(),
             resync: RESYNC,
-            drivers: Default::default(),
         };
         let controllers = controller::start_with(config, Memory::with(Timing::default(), None), objects.clone(), shutdown.clone());
         self.hub = Some(Incarnation { objects, store, gate, running: Some((controllers, server)), shutdown });

@@ -105,7 +105,7 @@ fn of_checkpoint(checkpoint: &Checkpoint, known: &Known<'_>) -> Vec<Finding> {
     let Some(status) = checkpoint.status.as_ref().filter(|_| settled && is_settled(checkpoint)) else { return Vec::new() };
     let name = format!("checkpoint {}/{}", checkpoint.namespace(), checkpoint.name());
     // An imported one stands on an image, which bears the image's mark.
-    let marked = checkpoint.spec.import.is_none();
+    let marked = !checkpoint.is_of_image();
     let here = status.volumes.iter().filter(|volume| volume.node == known.evidence.node);
     here.filter_map(|volume| of_volume(checkpoint, volume, marked, known).map(|(kind, message)| finding(kind, &name, message))).collect()
 }
