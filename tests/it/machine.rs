@@ -12,7 +12,7 @@ mod elsewhere;
 mod exec;
 mod exercised;
 mod forks;
-mod killed;
+pub(crate) mod killed;
 mod leaders;
 mod lives;
 mod nodes;

@@ -137,13 +137,19 @@ async fn place(
     let none = || invalid(format!("hub {wanted} cannot be used now; name one of {} with --hub", known.join(", ")));
     let driver = drivers.iter().find(|(name, _)| *name == wanted).map(|(_, driver)| driver).ok_or_else(none)?;
     let at = async |node: &Node| driver.at(node).await.map_err(|error| refused(&format!("checkpoint {name} is not imported"), &error));
+    let (all, _) = objects.list::<Checkpoint>(Some(namespace)).await?;
+    let own = |checkpoint: &Checkpoint| checkpoint.status.clone().unwrap_or_default().volumes;
+    let twin = |checkpoint: &&Checkpoint| own(checkpoint).iter().any(|volume| manifest.disks.iter().any(|disk| disk.guid == volume.guid));
+    if let Some(twin) = all.iter().find(twin) {
+        let text = format!("checkpoint {name} is not imported: its disks are here already, as checkpoint {}; spawn from that", twin.name());
+        return Err(Status::new(409, "AlreadyExists", text));
+    }
     let mut place = Place { hub: wanted.clone(), driver: driver.clone(), base: None };
     if let Some(node) = node {
         place.driver = at(&Node(node)).await?;
     }
     if let Some(since) = &manifest.since {
         let guids: Vec<&str> = manifest.disks.iter().filter_map(|disk| disk.since.as_deref()).collect();
-        let (all, _) = objects.list::<Checkpoint>(Some(namespace)).await?;
         let is_base = |checkpoint: &&Checkpoint| {
             let status = checkpoint.status.clone().unwrap_or_default();
             let own: Vec<&str> = status.volumes.iter().map(|volume| volume.guid.as_str()).collect();

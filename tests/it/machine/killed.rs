@@ -37,7 +37,7 @@ pub(super) fn lives_through(data: &Path, states: usize) -> bool {
     !is_over
 }
 
-pub(super) fn end(data: &Path, what: &str) -> Value {
+pub(crate) fn end(data: &Path, what: &str) -> Value {
     let started = Instant::now();
     loop {
         let machine = machine(data);
@@ -52,7 +52,7 @@ pub(super) fn end(data: &Path, what: &str) -> Value {
     }
 }
 
-pub(super) fn manifest(data: &Path) -> String {
+pub(crate) fn manifest(data: &Path) -> String {
     let conversation = write(&data.join("conversation.yaml"), CONVERSATION);
     let hub = json!({
         "apiVersion": "autovibe.dev/v1alpha1", "kind": "Hub", "metadata": { "name": "default" },
