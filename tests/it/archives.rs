@@ -11,6 +11,9 @@ use std::{
 
 const ANY: [&str; 6] = ["--lab", "simulated", "--listen", "127.0.0.1:0", "--gateway-listen", "127.0.0.1:0"];
 
+/// In the environment of the exported Machine's agent.
+const SECRET: &str = "not-for-others-5f1c";
+
 /// A hub with its lab, in a directory of its own.
 struct Side {
     _lab: LabOf,
@@ -57,7 +60,12 @@ fn text(path: &Path) -> String {
 /// One that has lived, with its final checkpoint in a file.
 fn exported() -> (Side, PathBuf) {
     let side = Side::start();
-    said(side.data(), &["apply", "-f", &manifest(side.data())]);
+    let file = manifest(side.data());
+    let text_of = std::fs::read_to_string(&file).unwrap();
+    let model = r#""model":"claude-sonnet-4-5""#;
+    assert!(text_of.contains(model));
+    std::fs::write(&file, text_of.replace(model, &format!(r#"{model},"env":{{"API_KEY":"{SECRET}"}}"#))).unwrap();
+    said(side.data(), &["apply", "-f", &file]);
     end(side.data(), "the life to be exported");
     let file = side.file("a.tar");
     said(side.data(), &["export", "a-final", "--to", &text(&file)]);
@@ -82,6 +90,7 @@ fn a_checkpoint_goes_from_hub_to_hub_and_is_spawned_from() {
     assert_eq!(manifest["checkpoint"]["uid"], source["metadata"]["uid"]);
     assert_eq!(manifest["disks"][0]["guid"], source["status"]["volumes"][0]["guid"]);
     assert!(!manifest["checkpoint"]["ancestors"].as_array().unwrap().is_empty(), "{manifest:#}");
+    assert!(!manifest.to_string().contains(SECRET), "{manifest:#}");
     // What is there already is not written over.
     assert!(refused(one.data(), &["export", "a-final", "--to", &text(&file)]).contains("exists"));
 
@@ -100,13 +109,23 @@ fn a_checkpoint_goes_from_hub_to_hub_and_is_spawned_from() {
     assert!(said(two.data(), &["lineage"]).contains("archive of checkpoint a-final"));
 
     let spec = r#"{"apiVersion":"autovibe.dev/v1alpha1","kind":"Machine","metadata":{"name":"a"},
-        "spec":{"from":{"checkpoint":"a-final"},"agent":{"type":"Command","command":["true"]},"goal":{"prompt":"go on"}}}"#;
+        "spec":{"from":{"checkpoint":"a-final"},"agent":{"type":"Command","command":["true"]},"goal":{"prompt":"#sim turns=0"}}}"#;
     std::fs::write(two.file("m.json"), spec).unwrap();
     said(two.data(), &["apply", "-f", &text(&two.file("m.json"))]);
     let ended = end(two.data(), "a life from what was imported");
     assert_eq!(ended["status"]["terminationReason"], "Completed", "{ended:#}");
-    let again = refused(two.data(), &["import", &name, "--name", "a-final", "--node", "nowhere"]);
-    assert!(again.is_empty() || again.contains("nowhere") || again.contains("a-final"), "{again}");
+    assert!(refused(two.data(), &["import", &name, "--name", "twice"]).contains("here already, as checkpoint a-final"));
+
+    // What changed since goes back to the hub that has the rest.
+    let last = ended["status"]["finalCheckpoint"].as_str().unwrap();
+    let change = text(&two.file("change.tar"));
+    said(two.data(), &["export", last, "--since", "a-final", "--to", &change]);
+    said(one.data(), &["import", &change]);
+    assert_eq!(one.checkpoint(last).unwrap()["status"]["parent"], "a-final");
+    let why = refused(one.data(), &["import", &change, "-n", "autovibe-system"]);
+    assert!(why.contains("since checkpoint a-final, which is not in namespace autovibe-system"), "{why}");
+    let why = refused(two.data(), &["export", "a-final", "--since", last, "--to", &text(&two.file("no.tar"))]);
+    assert!(why.contains("not in its past") && !two.file("no.tar").exists(), "{why}");
 }
 
 #[test]

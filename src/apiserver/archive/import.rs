@@ -53,10 +53,11 @@ pub(in crate::apiserver) async fn import(server: &Arc<Shared>, target: &Target, 
         let text = file.entry(MANIFEST, MAX_MANIFEST).await.map_err(wrong)?;
         let manifest = Manifest::read(&text).map_err(wrong)?;
         let drivers = drivers(&server).await?;
-        let _passing = server.door.enter(&namespace, &name);
         if let Some(done) = before(&server.objects, &namespace, &name, &manifest).await? {
             return Ok((200, done));
         }
+        // Not before: what is waited for to go would wait for this one.
+        let _passing = server.door.enter(&namespace, &name);
         let place = place(&server.objects, &namespace, &name, &manifest, drivers, hub, node).await?;
         let begun = begin(&server.objects, &namespace, &name, &manifest, &place).await?;
         let uid = begun.uid().to_owned();
