@@ -108,8 +108,8 @@ fn a_checkpoint_goes_from_hub_to_hub_and_is_spawned_from() {
     assert_eq!(two.checkpoint("a-final").unwrap()["metadata"]["uid"], imported["metadata"]["uid"]);
     assert!(said(two.data(), &["lineage"]).contains("archive of checkpoint a-final"));
 
-    let spec = r#"{"apiVersion":"autovibe.dev/v1alpha1","kind":"Machine","metadata":{"name":"a"},
-        "spec":{"from":{"checkpoint":"a-final"},"agent":{"type":"Command","command":["true"]},"goal":{"prompt":"#sim turns=0"}}}"#;
+    let spec = r##"{"apiVersion":"autovibe.dev/v1alpha1","kind":"Machine","metadata":{"name":"a"},
+        "spec":{"from":{"checkpoint":"a-final"},"agent":{"type":"Command","command":["true"]},"goal":{"prompt":"#sim turns=0"}}}"##;
     std::fs::write(two.file("m.json"), spec).unwrap();
     said(two.data(), &["apply", "-f", &text(&two.file("m.json"))]);
     let ended = end(two.data(), "a life from what was imported");
@@ -188,7 +188,8 @@ fn an_import_whose_hub_was_killed_is_of_no_use_and_is_begun_anew() {
     import.wait().unwrap();
     two.hub = Some(Hub::start(two.data(), &["--lab", "simulated"]).serves());
     wait("it is said to have been cut off", || {
-        two.checkpoint("a-final").is_some_and(|found| found["status"]["phase"] == "Failed" && found.to_string().contains("ImportInterrupted"))
+        two.checkpoint("a-final")
+            .is_some_and(|found| found["status"]["phase"] == "Failed" && found.to_string().contains("ImportInterrupted"))
     });
     two.leads();
     said(two.data(), &["import", &text(&file)]);
