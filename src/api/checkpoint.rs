@@ -153,7 +153,7 @@ pub struct CheckpointStatus {
     pub digests: Vec<Digest>,
     /// What it was on the hub that exported it, where it came from a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub imported: Option<Imported>,
+    pub imported: Option<Box<Imported>>,
     /// The last verification: a VM on a clone of it was started, without a network, and looked at.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verified: Option<Verified>,

@@ -47,7 +47,7 @@ pub(super) async fn present(State(gateway): State<Arc<Gateway>>, headers: Header
 /// `POST` of a question.
 pub(super) async fn tool(State(gateway): State<Arc<Gateway>>, headers: HeaderMap, body: Body) -> Response {
     let stops = || Refusal::later("the gateway stops", 2);
-    let answered = gateway.shutdown.run_until_cancelled(answer(&gateway, &headers, body)).await.unwrap_or_else(|| Err(stops()));
+    let answered = gateway.shutdown.run_until_cancelled(Box::pin(answer(&gateway, &headers, body))).await.unwrap_or_else(|| Err(stops()));
     answered.map_or_else(|refusal| said(refusal.said(Protocol::Messages)), |answer| respond_json(&answer))
 }
 

@@ -16,7 +16,7 @@ pub struct Import {
     pub image: Option<String>,
     /// The exported Checkpoint that `autovibe import` reads from a file.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub archive: Option<Archive>,
+    pub archive: Option<Box<Archive>>,
     /// The Hub. Default: the one named `default`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hub: Option<String>,

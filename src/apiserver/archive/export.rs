@@ -185,7 +185,7 @@ async fn exported(objects: &Objects, checkpoint: &Checkpoint) -> Result<Exported
             ancestors.extend(was.imported.map(|imported| imported.ancestors).unwrap_or_default());
         }
     }
-    let imported = status.imported.unwrap_or_default();
+    let imported = *status.imported.unwrap_or_default();
     ancestors.extend(if ancestors.is_empty() { imported.ancestors } else { Vec::new() });
     Ok(Exported {
         namespace: checkpoint.namespace().to_owned(),

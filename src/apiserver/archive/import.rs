@@ -91,7 +91,7 @@ fn archive_of(manifest: &Manifest) -> Archive {
 /// What has the name: the same one, imported before, is the answer; one whose import failed goes.
 async fn before(objects: &Objects, namespace: &str, name: &str, manifest: &Manifest) -> Result<Option<Checkpoint>, Status> {
     let Some(found) = objects.get::<Checkpoint>(namespace, name).await? else { return Ok(None) };
-    let same = found.spec.import.as_ref().and_then(|import| import.archive.as_ref()) == Some(&archive_of(manifest));
+    let same = found.spec.import.as_ref().and_then(|import| import.archive.as_deref()) == Some(&archive_of(manifest));
     let phase = found.status.as_ref().map(|status| status.phase).unwrap_or_default();
     match (same, phase) {
         (true, CheckpointPhase::Ready) if !found.is_deleting() => return Ok(Some(found)),
@@ -185,7 +185,7 @@ async fn place(
 /// The object, which says where its disks may come to lie.
 async fn begin(objects: &Objects, namespace: &str, name: &str, manifest: &Manifest, place: &Place) -> Result<Checkpoint, Status> {
     let from = &manifest.checkpoint;
-    let import = Import { archive: Some(archive_of(manifest)), hub: Some(place.hub.clone()), image: None };
+    let import = Import { archive: Some(Box::new(archive_of(manifest))), hub: Some(place.hub.clone()), image: None };
     let spec = CheckpointSpec {
         import: Some(import),
         trigger: Trigger::Import,
@@ -217,12 +217,12 @@ async fn begin(objects: &Objects, namespace: &str, name: &str, manifest: &Manife
         quiescent: from.quiescent,
         captured_at: from.captured_at.clone(),
         digests: from.digests.clone(),
-        imported: Some(Imported {
+        imported: Some(Box::new(Imported {
             machine: from.machine.clone(),
             agent: from.agent.clone(),
             trigger: from.trigger,
             ancestors: from.ancestors.clone(),
-        }),
+        })),
         ..CheckpointStatus::default()
     };
     status.add_reasons(from.reasons.iter().cloned());

@@ -9,13 +9,19 @@ const SILENCE: Duration = Duration::from_mins(2);
 
 pub(super) struct Reader<R> {
     from: R,
-    /// The next entry, when it was looked at already.
-    next: Option<Option<(String, u64)>>,
+    next: Next,
+}
+
+/// What was read ahead.
+enum Next {
+    Unread,
+    Entry(String, u64),
+    End,
 }
 
 impl<R: AsyncRead + Unpin> Reader<R> {
     pub(super) fn new(from: R) -> Self {
-        Self { from, next: None }
+        Self { from, next: Next::Unread }
     }
 
     async fn fill(&mut self, bytes: &mut [u8]) -> Result<(), String> {
@@ -28,18 +34,21 @@ impl<R: AsyncRead + Unpin> Reader<R> {
 
     /// Name and size of the next entry; `None` at the end.
     pub(super) async fn peek(&mut self) -> Result<Option<(String, u64)>, String> {
-        if self.next.is_none() {
+        if matches!(self.next, Next::Unread) {
             let mut block = [0; BLOCK];
             self.fill(&mut block).await?;
-            self.next = Some(read_header(&block)?);
+            self.next = read_header(&block)?.map_or(Next::End, |(name, size)| Next::Entry(name, size));
         }
-        Ok(self.next.clone().flatten())
+        Ok(match &self.next {
+            Next::Entry(name, size) => Some((name.clone(), *size)),
+            Next::Unread | Next::End => None,
+        })
     }
 
     /// The next entry, which must have this name, and at most so many bytes.
     pub(super) async fn entry(&mut self, name: &str, most: u64) -> Result<Vec<u8>, String> {
         let (found, size) = self.peek().await?.ok_or_else(|| format!("it ends before {name}"))?;
-        self.next = None;
+        self.next = Next::Unread;
         if found != name {
             return Err(format!("it has {} where {name} should be", found.escape_debug()));
         }

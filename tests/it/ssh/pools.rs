@@ -8,6 +8,7 @@ use autovibe::{
     driver::{self, Connection, Driver, storage::Wanted},
     lab::{Lab, real::pool},
     proxmox::Vmid,
+    remote::archive::{Begin, Disk},
     zfs::{Dataset, Error, Properties, Runner, Snapshot, Zfs},
 };
 use std::{
@@ -405,4 +406,104 @@ async fn z1_a_snapshot_that_is_there_already_is_said_to_be() {
     remote.rename(&disk, &kept).await.unwrap();
     assert_eq!(remote.dataset(&disk).await.unwrap(), None);
     assert!(remote.snapshot_info(&at(&kept, "av-C")).await.unwrap().is_some());
+}
+
+/// Reads a little and goes away.
+struct Leaves(usize);
+
+impl tokio::io::AsyncWrite for Leaves {
+    fn poll_write(
+        mut self: std::pin::Pin<&mut Self>,
+        _: &mut std::task::Context<'_>,
+        bytes: &[u8],
+    ) -> std::task::Poll<std::io::Result<usize>> {
+        let some = self.0.min(bytes.len());
+        self.0 -= some;
+        std::task::Poll::Ready(if some == 0 { Err(std::io::ErrorKind::BrokenPipe.into()) } else { Ok(some) })
+    }
+    fn poll_flush(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+    fn poll_shutdown(self: std::pin::Pin<&mut Self>, _: &mut std::task::Context<'_>) -> std::task::Poll<std::io::Result<()>> {
+        std::task::Poll::Ready(Ok(()))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_checkpoint_goes_through_a_file_between_pools() {
+    let name = "a_checkpoint_goes_through_a_file_between_pools";
+    let (Some(here), Some(there)) = (pool(name).await, pool(name).await) else { return };
+    let (Some(to), Some(from)) = (Sshd::start(name, &here.arguments()), Sshd::start(name, &there.arguments())) else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let lab = crate::node::start(dir.path()).await;
+    let (to, from) = (driver(&lab, &here, &to).await, driver(&lab, &there, &from).await);
+    let file = dir.path().join("image.raw");
+    std::fs::write(&file, (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
+    let image = from.import_image(&file, "debian").await.unwrap();
+    let disk = from.fork(&image.snapshot, &image.guid, UID, Vmid(1000), 0).await.unwrap();
+    let checkpoint = "5f0c7d1e-1111-4222-8333-444455556677";
+    let taken = from.capture(std::slice::from_ref(&disk), checkpoint, UID).await.unwrap().remove(0);
+    let source = from.locate(&taken, Some(UID)).await.unwrap().unwrap();
+
+    // Held while it is read; also a reader that goes away is no end of waiting.
+    from.hold_for_export(std::slice::from_ref(&source)).await.unwrap();
+    assert!(matches!(from.collect(&taken, checkpoint, UID).await, Err(driver::Error::InUse(_))), "it is being exported");
+    let left = tokio::time::timeout(Duration::from_secs(30), from.export(&image.snapshot, None, &mut Leaves(1000))).await;
+    assert!(left.expect("the sender ends with its reader").is_err());
+    let (mut whole, mut change) = (Vec::new(), Vec::new());
+    from.export(&image.snapshot, None, &mut whole).await.unwrap();
+    let base = from.in_the_past_of(&source, &image.guid).await.unwrap();
+    assert_eq!(base, image.snapshot);
+    assert!(matches!(from.in_the_past_of(&image.snapshot, &taken.guid).await, Err(driver::Error::Missing(_))), "that is later");
+    from.export(&source, Some(&base), &mut change).await.unwrap();
+    from.export_ended(&source).await.unwrap();
+    from.export_ended(&source).await.unwrap();
+
+    // What a stream says of itself is what ZFS says of it; one with properties is told apart.
+    let begin = Begin::read(&whole).expect("a stream of ZFS");
+    let volume = from.zfs.capabilities().volumes;
+    let said = Disk { snapshot: "base".into(), guid: image.guid.clone(), volume, ..Disk::default() };
+    assert_eq!((begin.guid.to_string(), begin.since, begin.differs(&said)), (image.guid.clone(), None, None));
+    assert!(begin.differs(&Disk { guid: taken.guid.clone(), ..said.clone() }).unwrap().contains("has guid"));
+    assert!(begin.differs(&Disk { snapshot: "other".into(), ..said.clone() }).is_some());
+    let later = Begin::read(&change).unwrap();
+    assert_eq!((later.guid.to_string(), later.since.map(|guid| guid.to_string())), (taken.guid.clone(), Some(image.guid.clone())));
+    let with_properties = Command::new("zfs").args(["send", "-p", &image.snapshot.to_string()]).output().unwrap().stdout;
+    assert!(Begin::read(&with_properties).unwrap().differs(&said).unwrap().contains("sets properties"));
+    assert_eq!(Begin::read(&[0; 400]), None);
+
+    // Into a new dataset alone, which is of use when it was accepted, and goes by name and guid.
+    let (first, second) = ("5f0c7d1e-2222-4222-8333-444455556677", "5f0c7d1e-3333-4222-8333-444455556677");
+    let volume_of = |uid: &str, snapshot: &str, guid: &str| Volume {
+        node: to.node().0.clone(),
+        dataset: to.copy(uid, 0).0,
+        snapshot: snapshot.into(),
+        guid: guid.into(),
+        ..Volume::default()
+    };
+    let imported = volume_of(first, "base", &image.guid);
+    let target = Dataset(imported.dataset.clone());
+    assert!(to.import_stream(&target, None, &mut &whole[..whole.len() / 2]).await.is_err(), "half of it is not all");
+    to.collect_import(&imported, first).await.unwrap();
+    to.import_stream(&target, None, &mut &whole[..]).await.unwrap();
+    let taken_name = to.import_stream(&target, None, &mut &whole[..]).await;
+    assert!(matches!(taken_name, Err(driver::Error::Conflict(_))), "{taken_name:?}");
+    let wrong = to.accept_import(&Volume { guid: "1".into(), ..imported.clone() }, first).await;
+    assert!(matches!(wrong, Err(driver::Error::Conflict(_))), "{wrong:?}");
+    to.accept_import(&imported, first).await.unwrap();
+    let arrived = to.zfs.snapshot_info(&at(&target, "base")).await.unwrap().unwrap();
+    assert_eq!((arrived.holds, &arrived.properties), (1, &marks("checkpoint", first)));
+    let changed = volume_of(second, &taken.snapshot, &taken.guid);
+    to.import_stream(&Dataset(changed.dataset.clone()), Some(&at(&target, "base")), &mut &change[..]).await.unwrap();
+    to.accept_import(&changed, second).await.unwrap();
+    to.fork(&at(&Dataset(changed.dataset.clone()), &taken.snapshot), &taken.guid, UID, Vmid(1001), 0).await.unwrap();
+    assert!(matches!(to.collect_import(&changed, second).await, Err(driver::Error::InUse(_))), "a Machine lives on it");
+    to.destroy_disks(UID, Vmid(1001)).await.unwrap();
+    assert!(matches!(to.collect_import(&imported, first).await, Err(driver::Error::InUse(_))), "the other is a clone of it");
+    let wrong = to.collect_import(&Volume { guid: "1".into(), ..changed.clone() }, second).await;
+    assert!(matches!(wrong, Err(driver::Error::Conflict(_))), "{wrong:?}");
+    for (volume, uid) in [(&changed, second), (&imported, first), (&imported, first)] {
+        to.collect_import(volume, uid).await.unwrap();
+        assert_eq!(to.zfs.dataset(&Dataset(volume.dataset.clone())).await.unwrap(), None);
+    }
 }
