@@ -40,15 +40,8 @@ impl Controller {
             }
         };
         let stop = CancellationToken::new();
-        let work = controllers::run(
-            lab,
-            remote.into(),
-            self.lease.duration.0,
-            data,
-            self.source_root.clone(),
-            Door::default(),
-            stop.clone(),
-        );
+        let work =
+            controllers::run(lab, remote.into(), self.lease.duration.0, data, self.source_root.clone(), Door::default(), stop.clone());
         let running = tokio::spawn(work);
         print::out("autovibe runs the controllers of the hub.\n")?;
         signal().await;
