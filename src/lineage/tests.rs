@@ -96,6 +96,8 @@ fn a_machine_that_is_gone_has_the_default_retention() {
     assert_eq!(Lineage::new(&checkpoints, &namesake).collectable("a", NOW).len(), 2);
 }
 
+type Change = fn(&mut Checkpoint);
+
 #[test]
 fn above_its_bytes_the_oldest_that_nothing_needs_gives_way_one_at_a_time() {
     let full = |taken: Option<u64>, most: u64| {
@@ -120,7 +122,6 @@ fn above_its_bytes_the_oldest_that_nothing_needs_gives_way_one_at_a_time() {
     };
     assert_eq!(of(&deleted(0), Phase::Running, Some(11), 10), Vec::<String>::new());
     // The defined loser: the oldest that is Ready and that only the policy keeps.
-    type Change = fn(&mut Checkpoint);
     let spared: [(&str, Change); 4] = [
         ("forever", |c| c.spec.keep = Keep::Forever),
         ("final", |c| c.spec.trigger = Trigger::Final),
