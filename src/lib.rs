@@ -11,7 +11,7 @@
 //! Modules stand in rows; one uses only modules in rows above its own (`tests/it/layers.rs` checks the `use` lines):
 //!
 //! 1. words, no IO: `api` the kinds, `clock` time and timers, `random` chance, `wire` what guests and hub say to each other.
-//! 2. hands, each for one outside thing: `store` SQL, `proxmox` its API, `zfs` its commands, `git` bundles, `llm` providers,
+//! 2. hands, each for one outside thing: `store` SQL, `proxmox` its API, `zfs` its commands, `git` repositories, `llm` providers,
 //!    `remote` the API of another server of ours.
 //! 3. judgement, pure: `admission`, `auth`, `budget`, `lineage`, `boundary`, `agent`, `placement` which node.
 //! 4. machinery: `objects` the one path to objects, `ledger`, `driver` Proxmox and ZFS composed, `world` what is observed,

@@ -1,4 +1,4 @@
-//! Git bundles of a source: one directory or repository becomes bytes that a guest can clone from.
+//! Git repositories of people: a source becomes a bundle that a guest can clone from, and work goes back as a branch.
 //!
 //! The system's `git` runs as a child process, never through a shell, never with a prompt. Nothing of the source is
 //! executed: no hooks, no filters, no configuration of the directory. What a workspace is, is decided elsewhere.
