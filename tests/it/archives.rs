@@ -16,8 +16,9 @@ const SECRET: &str = "not-for-others-5f1c";
 
 /// A hub with its lab, in a directory of its own.
 struct Side {
-    _lab: LabOf,
+    // In this order they go: a hub starts a lab that ended again.
     hub: Option<Hub>,
+    _lab: LabOf,
     directory: tempfile::TempDir,
 }
 
@@ -27,7 +28,7 @@ impl Side {
         let directory = tempfile::tempdir().unwrap();
         let lab = LabOf(directory.path().into());
         let hub = Some(Hub::start(directory.path(), &ANY).serves());
-        Self { _lab: lab, hub, directory }
+        Self { hub, _lab: lab, directory }
     }
     fn data(&self) -> &Path {
         self.directory.path()
