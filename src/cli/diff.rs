@@ -52,7 +52,10 @@ async fn installed(client: &Client, from: &str, to: &str) -> anyhow::Result<Stri
         workspace::recorded(&checkpoint)?;
         let chain = workspace::bundles(client, &[&checkpoint]).await?;
         let Some(list) = chain.last().and_then(|own| git::packages(own)) else {
-            bail!("what is installed in checkpoint/{} was not written down: it was imported, or taken by an older version", checkpoint.name());
+            bail!(
+                "what is installed in checkpoint/{} was not written down: it was imported, or taken by an older version",
+                checkpoint.name()
+            );
         };
         lists.push(list);
         bundles.extend(chain);

@@ -359,19 +359,15 @@ impl Stage {
     }
 
     pub(crate) async fn until_gone(&self, name: &str) {
-        let mut changes = self.objects().watch::<Machine>();
-        if self.objects().get::<Machine>(NAMESPACE, name).await.unwrap().is_none() {
-            return;
-        }
-        let gone = tokio::time::timeout(PATIENCE, async {
-            while let Some(event) = changes.next().await {
-                if event.object.name() == name && event.change == autovibe::store::Change::Deleted {
-                    return;
-                }
+        let gone = async {
+            while self.objects().get::<Machine>(NAMESPACE, name).await.unwrap().is_some() {
+                tokio::time::sleep(Duration::from_millis(20)).await;
             }
-        })
-        .await;
-        assert!(gone.is_ok(), "{name} is still there: {:?}", self.get(name).await.status);
+        };
+        if tokio::time::timeout(PATIENCE, gone).await.is_err() {
+            let left = self.objects().get::<Machine>(NAMESPACE, name).await.unwrap();
+            panic!("{name} is still there: {:?}", left.map(|machine| machine.status));
+        }
     }
 
     pub(crate) async fn checkpoint(&self, name: &str) -> Option<Checkpoint> {
