@@ -25,7 +25,7 @@ pub use metadata::graft;
 pub use namespace::DELETE_CHECKPOINTS;
 pub use rotation::{Rotation, Stage};
 pub use typed::{degraded, secret_value, typed};
-pub use watch::{Feed, follow};
+pub use watch::{Feed, Told, follow};
 
 use crate::api::FieldError;
 use crate::clock::Clock;

@@ -59,12 +59,31 @@ struct Watch<K, F> {
     known: BTreeMap<(String, String), (Revision, K)>,
     /// What cannot be read, and was said to be so.
     unreadable: BTreeSet<(String, String)>,
-    ready: VecDeque<Event<K>>,
+    ready: VecDeque<Told<K>>,
+}
+
+/// What a watch says.
+#[derive(Clone, Debug)]
+pub enum Told<K> {
+    Event(Event<K>),
+    /// All that there is has been said: at first, and again whenever history was lost.
+    Listed,
 }
 
 impl Objects {
     /// Every object as `Added`, then every change in order; resumes by itself. Ends only when the store closes.
     pub fn watch<K: Kind>(&self) -> BoxStream<'static, Event<K>> {
+        let events = self.watch_listed().filter_map(|told| async {
+            match told {
+                Told::Event(event) => Some(event),
+                Told::Listed => None,
+            }
+        });
+        events.boxed()
+    }
+
+    /// Like [`Objects::watch`], and says when all that there is has been said.
+    pub fn watch_listed<K: Kind>(&self) -> BoxStream<'static, Told<K>> {
         let resource = admission::resource::<K>();
         let feed = Local { objects: self.clone(), resource, newest: self.store.news(&resource.name()) };
         follow(feed, self.clock.clone())
@@ -72,16 +91,16 @@ impl Objects {
 }
 
 /// Every object of a feed as `Added`, then every change in order, whatever happens to the feed meanwhile.
-pub fn follow<K: Kind, F: Feed>(feed: F, clock: Clock) -> BoxStream<'static, Event<K>> {
+pub fn follow<K: Kind, F: Feed>(feed: F, clock: Clock) -> BoxStream<'static, Told<K>> {
     let watch = Watch { feed, clock, after: None, known: BTreeMap::new(), unreadable: BTreeSet::new(), ready: VecDeque::new() };
     stream::unfold(watch, Watch::next).boxed()
 }
 
 impl<K: Kind, F: Feed> Watch<K, F> {
-    async fn next(mut self) -> Option<(Event<K>, Self)> {
+    async fn next(mut self) -> Option<(Told<K>, Self)> {
         loop {
-            if let Some(event) = self.ready.pop_front() {
-                return Some((event, self));
+            if let Some(told) = self.ready.pop_front() {
+                return Some((told, self));
             }
             let step = match self.after {
                 None => self.list().await,
@@ -133,17 +152,18 @@ impl<K: Kind, F: Feed> Watch<K, F> {
                 Some((revision, _)) if revision == item.revision => None,
                 Some((_, old)) if old.uid() == object.uid() => Some(Change::Modified),
                 Some((_, old)) => {
-                    self.ready.push_back(Event { change: Change::Deleted, object: old, revision: item.revision });
+                    self.ready.push_back(Told::Event(Event { change: Change::Deleted, object: old, revision: item.revision }));
                     Some(Change::Added)
                 }
             };
             self.known.insert(place, (item.revision, object.clone()));
             if let Some(change) = change {
-                self.ready.push_back(Event { change, object, revision: item.revision });
+                self.ready.push_back(Told::Event(Event { change, object, revision: item.revision }));
             }
         }
-        let vanished = gone.into_values().map(|(_, object)| Event { change: Change::Deleted, object, revision: at });
+        let vanished = gone.into_values().map(|(_, object)| Told::Event(Event { change: Change::Deleted, object, revision: at }));
         self.ready.extend(vanished);
+        self.ready.push_back(Told::Listed);
         self.after = Some(at);
         Ok(())
     }
@@ -168,7 +188,7 @@ impl<K: Kind, F: Feed> Watch<K, F> {
                     object
                 }
             };
-            self.ready.push_back(Event { change: event.change, object, revision: event.revision });
+            self.ready.push_back(Told::Event(Event { change: event.change, object, revision: event.revision }));
         }
         Ok(())
     }

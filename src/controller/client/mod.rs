@@ -8,7 +8,7 @@ pub use remote::Remote;
 
 use crate::api::Kind;
 use crate::clock::{Clock, Tenure};
-use crate::objects::{Error, Event, EventType, Objects};
+use crate::objects::{Error, EventType, Objects, Told};
 use crate::store::Revision;
 use futures::stream::BoxStream;
 use secrecy::SecretString;
@@ -93,9 +93,9 @@ impl Client {
         via!(self, way => way.list_where(namespace, takes).await)
     }
 
-    /// Every object as `Added`, then every change in order; resumes by itself.
-    pub fn watch<K: Kind>(&self) -> BoxStream<'static, Event<K>> {
-        via!(self, way => way.watch())
+    /// See [`Objects::watch_listed`].
+    pub fn watch_listed<K: Kind>(&self) -> BoxStream<'static, Told<K>> {
+        via!(self, way => way.watch_listed())
     }
 
     /// See [`Objects::create`].

@@ -4,7 +4,7 @@ use crate::admission;
 use crate::api::{Checkpoint, Kind, Machine, SYSTEM_NAMESPACE};
 use crate::clock::Clock;
 use crate::ledger::Usage;
-use crate::objects::{self, Error, Event, EventType, Feed};
+use crate::objects::{self, Error, EventType, Feed, Told};
 use crate::remote::{self, Refused};
 use crate::store::{self, BundleRow, CallSummary, Change, Key, Object, Revision, VmidLease, ledger::Gap};
 use futures::{StreamExt, stream::BoxStream};
@@ -140,7 +140,7 @@ impl Remote {
         }
     }
 
-    pub(super) fn watch<K: Kind>(&self) -> BoxStream<'static, Event<K>> {
+    pub(super) fn watch_listed<K: Kind>(&self) -> BoxStream<'static, Told<K>> {
         let feed = Changes::<K> { remote: self.clone(), lines: None, kind: std::marker::PhantomData };
         objects::follow(feed, self.clock.clone())
     }

@@ -2,15 +2,19 @@
 //!
 //! What a name elsewhere refers to is kept in an index, filled from the same changes, so that waking costs nothing per object
 //! that is not concerned. A change that says nothing new to others wakes only its own object.
+//!
+//! Nobody is woken before all that there is has been read once: a reconciler that looks a Machine's checkpoints up in the index
+//! would take one that was not read yet for one that is not there.
 
 #[cfg(test)]
 mod tests;
 
 use super::Context;
+use super::client::Client;
 use crate::api::checkpoint::CheckpointPhase;
 use crate::api::machine::Retention;
 use crate::api::{Approval, Budget, Checkpoint, DEFAULT_HUB, Hub, Kind, Machine};
-use crate::objects::Event;
+use crate::objects::{Event, Told};
 use crate::runtime::Key;
 use crate::store::Change;
 use futures::{StreamExt, stream::BoxStream};
@@ -44,6 +48,17 @@ pub(super) struct Wakes {
     pub(super) retention: BTreeSet<Key>,
 }
 
+impl Wakes {
+    fn add(&mut self, more: Wakes) {
+        self.hubs.extend(more.hubs);
+        self.budgets.extend(more.budgets);
+        self.machines.extend(more.machines);
+        self.checkpoints.extend(more.checkpoints);
+        self.approvals.extend(more.approvals);
+        self.retention.extend(more.retention);
+    }
+}
+
 /// Starts the task that reads the changes.
 pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &CancellationToken) -> Queues {
     let (hubs, hub_keys) = channel();
@@ -57,12 +72,14 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
     let (connected, room) = (context.hubs.connected(), context.machines.promises.room());
     tasks.spawn(async move {
         let mut index = Index::default();
+        let mut unlisted = BTreeSet::from([Hub::KIND, Budget::KIND, Machine::KIND, Checkpoint::KIND, Approval::KIND]);
+        let mut wakes = Wakes::default();
         let mut changes = futures::stream::select_all([
-            objects.watch::<Hub>().map(|event| Any::Hub(Box::new(event))).boxed(),
-            objects.watch::<Budget>().map(|event| Any::Budget(Box::new(event))).boxed(),
-            objects.watch::<Machine>().map(|event| Any::Machine(Box::new(event))).boxed(),
-            objects.watch::<Checkpoint>().map(|event| Any::Checkpoint(Box::new(event))).boxed(),
-            objects.watch::<Approval>().map(|event| Any::Approval(Box::new(event))).boxed(),
+            watched(&objects, Any::Hub),
+            watched(&objects, Any::Budget),
+            watched(&objects, Any::Machine),
+            watched(&objects, Any::Checkpoint),
+            watched(&objects, Any::Approval),
             connected.map(Any::Connected).boxed(),
             room.map(Any::Room).boxed(),
         ]);
@@ -73,7 +90,14 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
             if let Any::Approval(event) = &change {
                 context.asked.note(&event.object, event.change != Change::Deleted);
             }
-            let wakes = index.apply(change);
+            match change {
+                Any::Listed(kind) => drop(unlisted.remove(kind)),
+                change => wakes.add(index.apply(change)),
+            }
+            if !unlisted.is_empty() {
+                continue;
+            }
+            let wakes = std::mem::take(&mut wakes);
             for (sender, keys) in [
                 (&hubs, wakes.hubs),
                 (&budgets, wakes.budgets),
@@ -99,6 +123,14 @@ pub(super) fn start(tasks: &TaskTracker, context: &Arc<Context>, shutdown: &Canc
     }
 }
 
+fn watched<K: Kind>(objects: &Client, change: fn(Box<Event<K>>) -> Any) -> BoxStream<'static, Any> {
+    let told = objects.watch_listed::<K>().map(move |told| match told {
+        Told::Event(event) => change(Box::new(event)),
+        Told::Listed => Any::Listed(K::KIND),
+    });
+    told.boxed()
+}
+
 fn channel() -> (mpsc::UnboundedSender<Key>, Keys) {
     let (send, receive) = mpsc::unbounded_channel();
     let keys = futures::stream::unfold(receive, |mut receive| async { receive.recv().await.map(|key| (key, receive)) });
@@ -112,6 +144,8 @@ pub(super) enum Any {
     Machine(Box<Event<Machine>>),
     Checkpoint(Box<Event<Checkpoint>>),
     Approval(Box<Event<Approval>>),
+    /// All that there is of this kind has been read.
+    Listed(&'static str),
     /// The Hub of this name can be used from now on.
     Connected(String),
     /// There may be room on a node for this Machine, which waits for some.
@@ -218,6 +252,7 @@ impl Index {
                 wakes.approvals.insert(key(&event.object));
                 wakes.machines.insert(Key::new(event.object.namespace(), &event.object.spec.machine));
             }
+            Any::Listed(_) => {}
             Any::Connected(hub) => self.hub_changed(&hub, &mut wakes),
             Any::Room(machine) => drop(wakes.machines.insert(machine)),
         }
