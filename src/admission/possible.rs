@@ -36,6 +36,10 @@ fn asks(machine: &Machine) -> Vec<Asked> {
     if spec.checkpoints.interval.is_some() {
         asks.push(("spec.checkpoints.interval", CapabilityName::CheckpointInLife, "remove it: the machine ends in a final one"));
     }
+    if spec.keeps_memory() {
+        let remedy = "use Discard: its agent goes on with its conversation";
+        asks.push(("spec.suspend.memory", CapabilityName::SuspendWithMemory, remedy));
+    }
     if spec.restore.is_some() {
         asks.push(("spec.restore", CapabilityName::Restore, "remove it, and spawn another machine from the checkpoint that you want"));
     }

@@ -30,6 +30,8 @@ pub const LAUNCH: Verb = Verb {
         include_str!("scripts/launch.sh")
     ),
 };
+/// Args: seconds since 1970. Standard input: a seed for its random numbers.
+pub const GO_ON: Verb = Verb { name: "autovibe-go-on", script: script!("scripts/go_on.sh") };
 /// No args. Prints `state=`, `launch=`, `exit=` lines.
 pub const STATUS: Verb = Verb { name: "autovibe-status", script: script!("scripts/status.sh") };
 /// Args: timeout in seconds, workspace, command. Its exit code is the verdict; prints the end of the output.
@@ -46,7 +48,7 @@ pub const STOP: Verb = Verb { name: "autovibe-stop", script: script!("scripts/st
 pub const BUNDLE: Verb = Verb { name: "autovibe-bundle", script: script!("scripts/bundle.sh") };
 
 /// Every verb, for tests and for guests that answer by name.
-pub const VERBS: [Verb; 10] = [PERSONALISE, SOURCE, LAUNCH, STATUS, VERIFY, FLUSH, DIGEST, EXEC, STOP, BUNDLE];
+pub const VERBS: [Verb; 11] = [PERSONALISE, SOURCE, LAUNCH, GO_ON, STATUS, VERIFY, FLUSH, DIGEST, EXEC, STOP, BUNDLE];
 
 /// Where the hub writes the source bundle in the guest.
 pub const SOURCE_BUNDLE: &str = "/var/lib/autovibe/source.bundle";

@@ -17,6 +17,8 @@ pub enum CapabilityName {
     Restore,
     /// A checkpoint has the guest's memory beside its disks.
     Memory,
+    /// A Machine that is suspended keeps its memory, and goes on from there.
+    SuspendWithMemory,
     /// A checkpoint is copied to another node, where a Machine is to be spawned from it.
     Move,
     /// All disks of a VM are captured at one instant.
@@ -29,11 +31,12 @@ pub enum CapabilityName {
 
 impl CapabilityName {
     /// All there are.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::CheckpointInLife,
         Self::ForkNow,
         Self::Restore,
         Self::Memory,
+        Self::SuspendWithMemory,
         Self::Move,
         Self::SeveralDisksAtOnce,
         Self::ResumeCopy,
@@ -47,6 +50,7 @@ impl CapabilityName {
             Self::ForkNow => "fork a machine that runs, as it is now",
             Self::Restore => "put a machine back to an earlier state",
             Self::Memory => "save a guest's memory in a checkpoint",
+            Self::SuspendWithMemory => "suspend a machine with its memory",
             Self::Move => "copy a checkpoint to another node",
             Self::SeveralDisksAtOnce => "capture all disks of a VM at one instant",
             Self::ResumeCopy => "continue a copy to another node that broke off",

@@ -61,6 +61,9 @@ pub struct MachineSpec {
     /// `Running`, or `Suspended`: checkpoint, shut down, keep the disks; cpu and memory are free meanwhile.
     #[serde(default)]
     pub operating_mode: OperatingMode,
+    /// How it is suspended. Default: its agent is ended, and goes on with its conversation when it runs again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub suspend: Option<Suspend>,
     /// The size of the VM.
     #[serde(default)]
     pub resources: Resources,
@@ -312,6 +315,27 @@ pub enum OperatingMode {
     #[default]
     Running,
     Suspended,
+}
+
+/// How a Machine is suspended.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct Suspend {
+    /// What becomes of its memory.
+    #[serde(default)]
+    pub memory: SuspendMemory,
+}
+
+/// What becomes of the memory of a Machine that is suspended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum SuspendMemory {
+    /// Its agent is ended and its guest shut down.
+    #[default]
+    Discard,
+    /// Its guest is saved as it is, with every process, in a volume of twice its memory and 500 MiB beside its disks, and goes on from
+    /// there, once. A hub that cannot do so suspends it as with `Discard`, and says so.
+    Keep,
 }
 
 /// The size of the VM.
@@ -587,6 +611,9 @@ pub struct MachineStatus {
     /// What of `spec.push` was done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pushed: Option<Pushed>,
+    /// When it was decided that it is suspended with its memory; until it goes on from there, or that is lost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_kept_at: Option<Time>,
     /// How many Checkpoints were taken of it.
     #[serde(default)]
     pub checkpoints: u64,
@@ -690,6 +717,9 @@ pub struct AgentStatus {
     /// How often it was launched; above 1 it was resumed.
     #[serde(default)]
     pub launches: u32,
+    /// How often it went on from the memory that it was suspended with; that is no launch.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub resumed: u32,
     /// When its present launch was decided: whatever it calls, it calls later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub decided_at: Option<Time>,
@@ -705,6 +735,11 @@ pub struct AgentStatus {
     /// What it is told when it goes on, where it was not merely interrupted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub told: Option<String>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+fn is_zero(count: &u32) -> bool {
+    *count == 0
 }
 
 /// What was consumed.
@@ -759,6 +794,10 @@ impl MachineSpec {
         let of_source = self.source.as_ref().filter(|source| push.git.is_none() || push.git == source.git);
         let named = push.credentials_secret_ref.as_ref().or_else(|| of_source?.credentials_secret_ref.as_ref());
         named.map(|named| named.name.as_str())
+    }
+    /// Whether its memory is to be kept when it is suspended.
+    pub fn keeps_memory(&self) -> bool {
+        self.suspend.as_ref().is_some_and(|suspend| suspend.memory == SuspendMemory::Keep)
     }
     /// Whether it is there to look at a checkpoint.
     pub fn verifies(&self) -> bool {

@@ -90,6 +90,12 @@ impl Guest<'_> {
         self.done(scripts::PERSONALISE, &[&host, &id, &now], None, SHORT).await.map(drop)
     }
 
+    /// Tells a guest that was off with its memory the time, and gives it a seed that its memory has not.
+    pub async fn go_on(&self, seed: &[u8]) -> Result<(), Error> {
+        let now = self.clock.now().as_second().to_string();
+        self.done(scripts::GO_ON, &[&now], Some(&hex::encode(seed)), SHORT).await.map(drop)
+    }
+
     /// Puts a git bundle into the workspace, once.
     pub async fn put_source(&self, bundle: &[u8], workspace: &str, reference: &str) -> Result<(), Error> {
         for (index, piece) in bundle.chunks(PIECE).enumerate() {

@@ -11,6 +11,7 @@ pub mod guest;
 pub mod needs;
 mod sites;
 pub mod storage;
+pub mod suspend;
 pub mod templates;
 mod turns;
 pub mod vm;

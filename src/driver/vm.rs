@@ -56,6 +56,9 @@ impl OwnedVm {
     pub(super) fn digest(&self) -> &str {
         &self.digest
     }
+    pub(super) fn is_protected(&self) -> bool {
+        self.protected
+    }
     pub fn vmid(&self) -> Vmid {
         self.vmid
     }

@@ -6,13 +6,13 @@ use super::{
     asks,
     call::Call,
     egress, elsewhere,
-    live::{Arrival, Turn},
+    live::{Arrival, Live, Turn},
     refusal::{Again, Refusal},
     resolve::{self, Route, Unresolved, Upstream, token_hash},
     runner,
 };
 use crate::{
-    api::{Kind, Machine},
+    api::{Kind, Machine, machine::Phase},
     boundary::{self, AGENT_HEADER, SESSION_HEADER, Seen},
     llm::{Protocol, anthropic, openai, replay, request::Request},
     objects::{self, EventType},
@@ -113,6 +113,7 @@ async fn answer(
     let (turn, checkpoint) = match live.turn(&arrival) {
         Turn::Again(earlier) => {
             tracing::info!(call.id = earlier.id, "a repeat of a request is given the answer to the first");
+            unless_suspended(&gateway, &machine, &live, &earlier).await?;
             return Ok(read(earlier.reader(), protocol, stream).await);
         }
         Turn::New { turn, checkpoint, unasked } => {
@@ -126,6 +127,7 @@ async fn answer(
         }
     };
     let reader = answer.reader();
+    let (caller, known) = (machine.clone(), live.clone());
     let call = Call {
         gateway: gateway.clone(),
         machine,
@@ -145,7 +147,37 @@ async fn answer(
         beta,
     };
     gateway.tasks.spawn(call.run().in_current_span());
+    unless_suspended(&gateway, &caller, &known, &reader.answer).await?;
     Ok(read(reader, protocol, stream).await)
+}
+
+/// Waits for the beginning of an answer. Errors: its Machine is suspended with its memory first. The connection would be dead when it goes
+/// on, and its agent would not hear of it; told to ask again it gets the same answer then, as the call itself goes on.
+async fn unless_suspended(gateway: &Gateway, machine: &Machine, live: &Live, answer: &Answer) -> Result<(), Refusal> {
+    let mut changed = live.egress.changed.subscribe();
+    let suspended = async {
+        loop {
+            let found = gateway.directory.machine(machine.uid(), machine.namespace(), machine.name()).await;
+            if let Some(refusal) = found.ok().flatten().and_then(|machine| suspended(&machine)) {
+                return refusal;
+            }
+            if changed.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        _ = answer.head() => Ok(()),
+        refusal = suspended => Err(refusal),
+    }
+}
+
+/// What an agent is told whose memory is about to be saved.
+fn suspended(machine: &Machine) -> Option<Refusal> {
+    let status = machine.status.as_ref()?;
+    let stands = matches!(status.phase, Phase::Suspending | Phase::Suspended) && status.memory_kept_at.is_some();
+    stands.then(|| Refusal::later("the machine is being suspended with its memory; ask again", 1))
 }
 
 /// Who calls, with what, and where it goes.
@@ -157,6 +189,9 @@ async fn admit(
     counting: bool,
 ) -> Result<(Arc<Machine>, Request, Route), Refusal> {
     let machine = authenticate(gateway, headers).await?;
+    if let Some(refusal) = suspended(&machine) {
+        return Err(refusal);
+    }
     let Ok(bytes) = to_bytes(body, MAX_BODY).await else {
         return Err(Refusal::new(413, "request_too_large", "the request is larger than 32 MiB or broke off", Again::Maybe));
     };

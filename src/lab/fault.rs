@@ -26,6 +26,7 @@ pub enum Call {
     Start,
     Stop,
     Shutdown,
+    Suspend,
     TaskList,
     TaskStatus,
     TaskLog,

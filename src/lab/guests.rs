@@ -2,7 +2,11 @@
 
 use super::{real, simulated};
 use serde_json::Value;
-use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// A VM's config as `qm config` shows it: keys and values as text.
 pub type VmConfig = BTreeMap<String, String>;
@@ -23,11 +27,33 @@ pub enum Guests {
 }
 
 impl Guests {
-    /// Powers a VM on. `disks` are the raw files of `scsi0`, `scsi1`, … in this order. Errors: why it did not start.
-    pub async fn start(&self, vmid: u32, config: &VmConfig, disks: &[PathBuf]) -> Result<(), String> {
+    /// Powers a VM on. `disks` are the raw files of `scsi0`, `scsi1`, … in this order; `memory` is the file that it was saved in, from
+    /// which it goes on. Errors: why it did not start.
+    pub async fn start(&self, vmid: u32, config: &VmConfig, disks: &[PathBuf], memory: Option<&Path>) -> Result<(), String> {
         match self {
-            Self::Simulated(guests) => guests.start(vmid, config, disks).await,
-            Self::Real(qemu) => qemu.start(vmid, config, disks).await.map_err(|error| error.to_string()),
+            Self::Simulated(guests) => guests.start(vmid, config, disks, memory.is_some()).await,
+            Self::Real(qemu) => match memory {
+                Some(memory) => qemu.resume(vmid, config, disks, memory).await,
+                None => qemu.start(vmid, config, disks).await,
+            }
+            .map_err(|error| error.to_string()),
+        }
+    }
+
+    /// Stops its CPUs and writes its memory to a file; its power is cut next. Errors: why that is not whole; it goes on then.
+    pub async fn save(&self, vmid: u32, file: &Path) -> Result<(), String> {
+        match self {
+            Self::Simulated(guests) => guests.save(vmid),
+            Self::Real(qemu) => qemu.save(vmid, file).await.map_err(|error| error.to_string()),
+        }
+    }
+
+    /// What was saved of it is not needed any more, and its file is gone.
+    pub fn forget_memory(&self, vmid: u32) {
+        match self {
+            Self::Simulated(guests) => guests.forget_memory(vmid),
+            // It is in the file alone.
+            Self::Real(_) => {}
         }
     }
 

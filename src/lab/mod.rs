@@ -31,6 +31,7 @@ pub mod simulated;
 mod snapshot;
 mod state;
 mod storage;
+mod suspend;
 mod task;
 mod ticket;
 

@@ -331,7 +331,7 @@ pub(super) fn of_option(key: &str) -> Option<&'static str> {
         }
         "agent" | "autostart" | "bios" | "description" | "keyboard" | "localtime" | "migrate_downtime" | "migrate_speed" | "name"
         | "onboot" | "ostype" | "protection" | "reboot" | "startdate" | "tdf" | "template" | "tags" | "startup" => "VM.Config.Options",
-        "boot" | "bootdisk" | "vmstatestorage" | "efidisk0" | "tpmstate0" => "VM.Config.Disk",
+        "boot" | "bootdisk" | "vmstatestorage" | "vmstate" | "efidisk0" | "tpmstate0" => "VM.Config.Disk",
         "cdrom" => "VM.Config.CDROM",
         "cicustom" | "cipassword" | "citype" | "ciupgrade" | "ciuser" | "nameserver" | "searchdomain" | "sshkeys" => "VM.Config.Cloudinit",
         "freeze" => "VM.PowerMgmt",

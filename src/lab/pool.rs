@@ -146,6 +146,17 @@ impl Pool {
             })
     }
 
+    /// Makes a volume for a VM's memory.
+    pub(super) async fn create_state(&self, volume: &str, size: u64) -> Result<(), String> {
+        match self {
+            Self::Model { .. } => self.create(volume, size),
+            Self::Real(real) => {
+                let dataset = Dataset(self.full(volume));
+                real.zfs.create_volume(&dataset, size).await.map_err(|error| self.error(&text(error)))
+            }
+        }
+    }
+
     /// `zfs snapshot`
     pub(super) async fn snapshot(&self, volume: &str, name: &str) -> Result<(), String> {
         let full = self.full(volume);

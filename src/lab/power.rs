@@ -8,6 +8,7 @@ use super::{
     parameters::Parameters,
     permission::Who,
     qemu::apply,
+    suspend::{OF_STATE, is_suspended},
     task::Log,
 };
 use std::{sync::Arc, time::Duration};
@@ -23,7 +24,7 @@ impl Node {
             let _flock = node.flock(vmid, FLOCK_WAIT).await?;
             let config = node.vm(vmid)?.config;
             // A suspended VM is resumed by a start; every other lock keeps it off.
-            if config.get("lock").is_none_or(|lock| lock != "suspended") {
+            if !is_suspended(&config) {
                 Self::unlocked(&config)?;
             }
             if node.guests.power(vmid).await {
@@ -32,12 +33,26 @@ impl Node {
             if config.get("template").is_some_and(|flag| flag == "1") {
                 return Err("you can't start a vm if it's a template".into());
             }
+            if !is_suspended(&config) {
+                log.at_work().await;
+                return node.start_now(vmid, &config, None).await;
+            }
+            log.line("Resuming suspended VM");
+            let memory = node.saved_memory(&config).await?;
+            if let Some((storage, volume)) = &memory {
+                log.line(format!("activating and using '{storage}:{volume}' as vmstate"));
+            }
             log.at_work().await;
-            node.start_now(vmid, &config).await
+            node.start_now(vmid, &config, memory).await?;
+            node.forget_memory(vmid, &config).await?;
+            node.edit(vmid, |vm| OF_STATE.iter().chain(&["lock"]).for_each(|key| drop(vm.config.remove(*key))))?;
+            log.line("Resumed VM, removing state");
+            Ok(())
         })
     }
 
-    async fn start_now(&self, vmid: u32, config: &VmConfig) -> Result<(), String> {
+    /// From its disks, or from the memory in this volume.
+    async fn start_now(&self, vmid: u32, config: &VmConfig, memory: Option<(String, String)>) -> Result<(), String> {
         let mut disks = Vec::new();
         for (_, value) in config.iter().filter(|(key, _)| keys::is_disk(key) && !key.starts_with("unused")) {
             let Some((storage, volume)) = keys::volume(value) else { continue };
@@ -47,7 +62,8 @@ impl Node {
             }
             disks.push(pool.path(volume));
         }
-        self.guests.start(vmid, config, &disks).await?;
+        let memory = memory.map(|(storage, volume)| Ok::<_, String>(self.pool(&storage)?.path(&volume))).transpose()?;
+        self.guests.start(vmid, config, &disks, memory.as_deref()).await?;
         lock(&self.up_since).insert(vmid, Instant::now());
         Ok(())
     }
@@ -111,7 +127,7 @@ impl Node {
         self.spawn(&parameters.who, "qmdestroy", vmid, move |log| async move {
             let _flock = node.flock(vmid, FLOCK_WAIT).await?;
             let config = node.deletable(vmid).await?;
-            if config.get("lock").is_none_or(|lock| lock != "suspended") {
+            if !is_suspended(&config) {
                 Self::unlocked(&config)?;
             }
             node.hold_storage().await?;

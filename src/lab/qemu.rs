@@ -10,6 +10,7 @@ use super::{
     permission::{self, Who},
     schema,
     state::Vm,
+    suspend::{OF_STATE, is_suspended},
     task::Log,
 };
 use serde_json::Value;
@@ -302,6 +303,14 @@ impl Node {
         };
         let change = Change { set: written(parameters)?, delete: list("delete"), revert: list("revert") };
         for key in &change.delete {
+            // No call sets it, and who may take it away gives up the memory of a suspended VM.
+            if key == "vmstate" {
+                self.access(|access| {
+                    access.need(&parameters.who, &format!("/vms/{vmid}"), "VM.Config.Disk")?;
+                    access.need(&parameters.who, &format!("/vms/{vmid}"), "VM.PowerMgmt")
+                })?;
+                continue;
+            }
             if !schema::is_config_key(key) {
                 return Err(Refusal::parameter("delete", format!("unknown option '{key}'")));
             }
@@ -328,7 +337,15 @@ impl Node {
         if parameters.get("digest").is_some_and(|digest| !digest.is_empty() && digest != keys::digest(&vm)) {
             return Err(Refusal::die("checksum mismatch (file change by other user?)"));
         }
-        Self::unlocked(&vm.config).map_err(Refusal::die)?;
+        let gives_up_memory = change.delete.iter().any(|key| key == "vmstate");
+        if !(gives_up_memory && is_suspended(&vm.config)) {
+            Self::unlocked(&vm.config).map_err(Refusal::die)?;
+        }
+        if let Some(value) = vm.config.get("vmstate").filter(|_| gives_up_memory)
+            && vm.config.get("protection").is_some_and(|flag| flag == "1")
+        {
+            return Err(Refusal::die(format!("can't remove vmstate '{value}' - protection mode enabled")));
+        }
         let mut drives = change.delete.iter().filter(|key| keys::is_disk(key));
         if let Some(drive) = drives.find(|_| vm.config.get("protection").is_some_and(|flag| flag == "1")) {
             return Err(Refusal::die(format!("can't remove drive '{drive}' - protection mode enabled")));
@@ -339,6 +356,14 @@ impl Node {
     async fn change(&self, vmid: u32, mut changed: Vm, change: Change) -> Result<(), String> {
         let running = self.guests.power(vmid).await;
         for key in &change.delete {
+            if key == "vmstate" {
+                self.forget_memory(vmid, &changed.config).await?;
+                OF_STATE.iter().for_each(|key| drop(changed.config.remove(*key)));
+                if is_suspended(&changed.config) {
+                    changed.config.remove("lock");
+                }
+                continue;
+            }
             if let Some(value) = changed.config.get(key).filter(|_| key.starts_with("unused"))
                 && let Some((storage, volume)) = keys::volume(value)
                 && changed.snapshots.values().any(|section| super::snapshot::uses(section, volume))

@@ -114,6 +114,7 @@ async fn dispatch(node: &Arc<Node>, name: &str, parameters: &Parameters) -> Answ
         ["POST", "nodes", _, "qemu", _, "status", "start"] => node.start_task(vmid, &parameters.who),
         ["POST", "nodes", _, "qemu", _, "status", "stop"] => node.stop(vmid, parameters),
         ["POST", "nodes", _, "qemu", _, "status", "shutdown"] => node.shut_down(vmid, parameters),
+        ["POST", "nodes", _, "qemu", _, "status", "suspend"] => node.suspend(vmid, parameters).await,
         ["GET", "nodes", _, "qemu", _, "snapshot"] => node.snapshots(vmid).await,
         ["POST", "nodes", _, "qemu", _, "snapshot"] => node.take_snapshot(vmid, parameters),
         ["GET", "nodes", _, "qemu", _, "snapshot", _] => Ok(json!([{ "cmd": "rollback" }, { "cmd": "config" }]).into()),

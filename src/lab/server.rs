@@ -139,6 +139,7 @@ fn call(method: &Method, parts: &[&str]) -> Call {
         ("POST", ["nodes", _, "qemu", _, "status", "start"]) => Call::Start,
         ("POST", ["nodes", _, "qemu", _, "status", "stop"]) => Call::Stop,
         ("POST", ["nodes", _, "qemu", _, "status", "shutdown"]) => Call::Shutdown,
+        ("POST", ["nodes", _, "qemu", _, "status", "suspend"]) => Call::Suspend,
         ("POST", ["nodes", _, "qemu", _, "agent", "ping"]) => Call::AgentPing,
         ("POST", ["nodes", _, "qemu", _, "agent", "exec"]) => Call::AgentExec,
         ("GET", ["nodes", _, "qemu", _, "agent", "exec-status"]) => Call::AgentExecStatus,

@@ -68,6 +68,9 @@ pub(super) struct State {
     pub(super) pools: BTreeMap<String, Pool>,
     #[serde(default)]
     pub(super) guests: BTreeMap<u32, simulated::guest::Guest>,
+    /// What model guests were whose memory was saved.
+    #[serde(default)]
+    pub(super) saved: BTreeMap<u32, simulated::guest::Guest>,
 }
 
 impl Default for State {

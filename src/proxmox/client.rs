@@ -179,6 +179,14 @@ impl Client {
         self.task_of(Method::POST, &vm_path(node, vmid, "/status/stop"), &vec![("overrule-shutdown", "1".into())]).await
     }
 
+    /// Saves the memory of a running VM in a new volume of `storage` and powers it off; its next start goes on from there.
+    ///
+    /// Source: PVE API `POST /nodes/{node}/qemu/{vmid}/status/suspend`, parameters `todisk`, `statestorage`.
+    pub async fn suspend_to_disk(&self, node: &Node, vmid: Vmid, storage: &str) -> Result<Upid, Error> {
+        let parameters = vec![("todisk", "1".into()), ("statestorage", storage.to_owned())];
+        self.task_of(Method::POST, &vm_path(node, vmid, "/status/suspend"), &parameters).await
+    }
+
     /// Changes keys, and removes those in `delete`, if the config is still at `digest`.
     pub async fn configure(
         &self,

@@ -168,6 +168,17 @@ impl Zfs {
         Ok(())
     }
 
+    /// Creates an empty, thin volume of so many bytes; where there are none, a filesystem for a file.
+    pub async fn create_volume(&self, name: &Dataset, size: u64) -> Result<(), Error> {
+        let (text, size) = (name::dataset(name)?, size.to_string());
+        if self.capabilities.volumes {
+            return self.act(text, argv(["create", "-s", "-V", &size, text])).await;
+        }
+        self.act(text, argv(["create", text])).await?;
+        self.mount(text).await;
+        Ok(())
+    }
+
     /// Renames; unmounts first where a dataset is a filesystem. Snapshots, holds and clones follow.
     pub async fn rename(&self, from: &Dataset, to: &Dataset) -> Result<(), Error> {
         let (from, to) = (name::dataset(from)?, name::dataset(to)?);

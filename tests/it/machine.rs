@@ -21,6 +21,7 @@ mod parts;
 mod places;
 mod pushed;
 mod put_back;
+mod remembered;
 mod restored;
 mod rotated;
 pub(crate) mod stage;

@@ -184,6 +184,8 @@ fn without_vm(machine: &Machine, by_hand: bool) -> Plan {
 
 fn capture_of(checkpoint: &Checkpoint, machine: &Machine, vm: &VmStatus, machine_phase: Phase, now: Timestamp) -> Capture {
     let stopped = machine_phase == Phase::Suspended;
+    // With its memory kept, its agent may be in the middle of something.
+    let at_rest = stopped && machine.status.as_ref().is_none_or(|status| status.memory_kept_at.is_none());
     let annotations = checkpoint.metadata.annotations.as_ref();
     let claimed = annotations.and_then(|all| all.get(annotation::QUIESCENT)).is_some_and(|value| value == "true");
     Capture {
@@ -191,7 +193,7 @@ fn capture_of(checkpoint: &Checkpoint, machine: &Machine, vm: &VmStatus, machine
         disks: vm.disks.iter().cloned().map(Dataset).collect(),
         machine_uid: machine.uid().to_owned(),
         guest: (!stopped).then_some(Vmid(vm.vmid)),
-        quiet: stopped || (claimed && age(checkpoint, now) <= TIMELY),
+        quiet: at_rest || (claimed && age(checkpoint, now) <= TIMELY),
     }
 }
 

@@ -5,6 +5,7 @@ mod disks;
 mod ending;
 mod guest;
 mod push;
+mod suspend;
 
 use super::observe::{Seeing, hub_name};
 use super::plan::{Plan, Vm};
@@ -42,6 +43,12 @@ pub(super) struct Outcome {
 pub(super) enum Fact {
     Created(VmStatus),
     Launched,
+    /// The agent goes on from the memory that was kept.
+    Resumed,
+    /// It is suspended without its memory.
+    MemoryNotKept,
+    /// There is no memory to go on from.
+    MemoryLost,
     Examined(Examined),
     Verified {
         passed: bool,
@@ -212,6 +219,11 @@ impl Act<'_> {
             Step::Personalise => self.personalise().await,
             Step::PutSource => self.put_source().await,
             Step::Launch { number } => self.launch(*number).await,
+            Step::AwaitAnswers => self.await_answers().await,
+            Step::Suspend => self.suspend().await,
+            Step::Resume => self.resume().await,
+            Step::GoOn { number } => self.go_on(*number).await,
+            Step::DiscardMemory => self.discard_memory().await,
             Step::Examine => self.examine().await,
             Step::StopAgent => self.stop_agent().await,
             Step::Verify => self.verify().await,

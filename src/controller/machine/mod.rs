@@ -12,6 +12,7 @@ mod plan;
 mod put_back;
 mod status;
 mod step;
+mod suspend;
 #[cfg(test)]
 mod tests;
 
@@ -108,9 +109,9 @@ fn base_names(machine: &Machine) -> [String; 2] {
     [format!("{}-base", machine.name()), format!("{}-base-{short}", machine.name())]
 }
 
-/// Name of the checkpoint of the present suspension.
+/// Name of the checkpoint of the present suspension. Each is followed by a launch, or goes on from its memory.
 fn suspend_name(machine: &str, status: &MachineStatus) -> String {
-    format!("{machine}-suspend-{}", status.agent.as_ref().map_or(0, |agent| agent.launches))
+    format!("{machine}-suspend-{}", status.agent.as_ref().map_or(0, |agent| agent.launches + agent.resumed))
 }
 
 /// Name of the checkpoint of what it was before it was last put back.

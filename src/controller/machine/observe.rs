@@ -13,6 +13,7 @@ use crate::controller::{Context, Error};
 use crate::driver::Driver;
 use crate::driver::guest::AgentState;
 use crate::driver::storage::disk_index;
+use crate::driver::suspend::{SUSPENDED, SUSPENDING};
 use crate::driver::vm::Owner;
 use crate::ledger::Usage;
 use crate::proxmox::{Node, Power, Vmid};
@@ -164,9 +165,13 @@ pub(super) async fn look(uid: &str, vmid: Vmid, driver: &Driver, hub: &HubHandle
         Ok(Owner::Other(why)) => Seen::Present(Vm::Foreign(why)),
         Ok(Owner::Ours(vm)) if vm.is_template() && vm.lock().is_none() => Seen::Present(Vm::Template),
         Ok(Owner::Ours(vm)) => match (vm.lock(), driver.power(vmid).await) {
+            (Some(SUSPENDED), Ok(Some(Power::Stopped))) => stopped(vmid, Vm::Suspended, hub).await,
+            (Some(SUSPENDING), _) => Seen::unknown(format!(
+                "VM {vmid} is locked (suspending): its memory is being written; if no task does so any more, on its node: `qm unlock {vmid}`"
+            )),
             (Some(lock), _) => Seen::unknown(format!("VM {vmid} is locked ({lock})")),
             (None, Ok(Some(Power::Running))) => Seen::Present(Vm::Ours(Power::Running)),
-            (None, Ok(Some(Power::Stopped))) => stopped(vmid, hub).await,
+            (None, Ok(Some(Power::Stopped))) => stopped(vmid, Vm::Ours(Power::Stopped), hub).await,
             (None, Ok(None)) => Seen::unknown(format!("VM {vmid} vanished while it was looked at")),
             (None, Err(error)) => Seen::unknown(error),
         },
@@ -176,12 +181,12 @@ pub(super) async fn look(uid: &str, vmid: Vmid, driver: &Driver, hub: &HubHandle
 
 /// A VM whose own status says that it is off. Its disks may be captured and put away then: its node's list, asked for at this moment, must
 /// not say otherwise.
-async fn stopped(vmid: Vmid, hub: &HubHandle) -> Seen<Vm> {
+async fn stopped(vmid: Vmid, as_what: Vm, hub: &HubHandle) -> Seen<Vm> {
     match hub.world.fresher_than(Instant::now()).await {
         Ok(view) if view.vms.get(&vmid).is_some_and(|vm| vm.power == Some(Power::Running)) => {
             Seen::unknown(format!("VM {vmid} is off by its own status, but its node lists it as running"))
         }
-        Ok(_) => Seen::Present(Vm::Ours(Power::Stopped)),
+        Ok(_) => Seen::Present(as_what),
         Err(unknown) => Seen::unknown(unknown),
     }
 }

@@ -5,6 +5,7 @@
 
 use super::put_back::{put_back, restore, retried};
 use super::step::{Ask, Base, Ending, Step};
+use super::suspend::{begin, by_someone_else, resume, suspend, suspended};
 use crate::agent::{LastCall, Verdict, verdict};
 use crate::api::capability::{Capabilities, CapabilityName};
 use crate::api::machine::{
@@ -78,6 +79,8 @@ pub(super) enum Predecessor {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Vm {
     Ours(Power),
+    /// Its own, off with its memory kept.
+    Suspended,
     /// Its own, and made a template: it never runs again.
     Template,
     /// Someone else's; says why.
@@ -304,8 +307,7 @@ fn wait(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Ti
 }
 
 /// From nothing, or a VM that stands still, to a launched agent.
-fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
-    let number = next.agent.as_ref().map_or(1, |agent| agent.launches.max(1));
+pub(super) fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
     if let Err(why) = &observed.hub {
         return Plan::of(next).wait("HubNotReady", format!("for its hub: {why}"), Requeue::After(SOON));
     }
@@ -346,7 +348,7 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
             return Plan::of(next).steps(look).steps([Step::Lease]).steps(fork).steps([create]);
         }
         // Created, by who was ended before that was recorded: nothing is asked for again.
-        Seen::Present(Vm::Ours(_)) if next.vm.is_none() => {
+        Seen::Present(Vm::Ours(_) | Vm::Suspended) if next.vm.is_none() => {
             let base = match &observed.base {
                 Ok(base) => base,
                 Err(why) => return Plan::of(next).wait("BaseNotReady", why.clone(), Requeue::After(SOON)),
@@ -354,7 +356,12 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
             return Plan::of(next).steps([Step::AdoptVm { disks: base.disks(), template: base.template() }]);
         }
         Seen::Present(Vm::Ours(power)) => *power,
+        Seen::Present(Vm::Suspended) => Power::Stopped,
     };
+    if let Some(plan) = resume(observed, &mut next, now) {
+        return plan;
+    }
+    let number = launches(&next).max(1);
     next.started_at.get_or_insert_with(|| api_time(now));
     if power == Power::Stopped && next.restored.is_some() && machine.spec.operating_mode == OperatingMode::Suspended {
         // It was put back while it was suspended, and stays so.
@@ -381,13 +388,13 @@ fn spawn(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
 /// While the agent works: mostly nothing.
 fn run(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp, resync: Duration) -> Plan {
     if machine.spec.operating_mode == OperatingMode::Suspended {
-        leave_running(&mut next, now);
-        next.phase = Phase::Suspending;
+        begin(machine, observed, &mut next, now);
         return suspend(observed, next, now);
     }
     match &observed.vm {
         Seen::Absent | Seen::Present(Vm::Foreign(_)) => return lost(next, now, "its VM was deleted by someone else"),
         Seen::Present(Vm::Template) => return lost(next, now, TEMPLATE),
+        Seen::Present(Vm::Suspended) => return by_someone_else(machine, observed, next, now),
         Seen::Present(Vm::Ours(Power::Stopped)) => {
             // The guest powered off by itself. Started again it shows whether the agent had ended before.
             leave_running(&mut next, now);
@@ -467,36 +474,6 @@ fn ended(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: T
     }
 }
 
-fn suspend(observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
-    let captures = observed.can.has(CapabilityName::CheckpointInLife);
-    match &observed.vm {
-        Seen::Unknown { why } => Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON)),
-        Seen::Absent | Seen::Present(Vm::Foreign(_)) => lost(next, now, "its VM was deleted by someone else"),
-        Seen::Present(Vm::Template) => lost(next, now, TEMPLATE),
-        Seen::Present(Vm::Ours(Power::Running)) => {
-            let capture = captures.then_some(Step::Capture(Ending::Suspend));
-            let flush = Step::Flush(captures.then_some(Ending::Suspend));
-            Plan::of(next).steps([Step::StopAgent, flush, Step::ShutDown]).steps(capture)
-        }
-        Seen::Present(Vm::Ours(Power::Stopped)) if captures => Plan::of(next).steps([Step::Capture(Ending::Suspend)]),
-        // Its state is its VM's, and there is no other.
-        Seen::Present(Vm::Ours(Power::Stopped)) => {
-            next.phase = Phase::Suspended;
-            let mut plan = Plan::of(next);
-            plan.requeue = Requeue::After(Duration::ZERO);
-            plan
-        }
-    }
-}
-
-fn suspended(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
-    if machine.spec.operating_mode == OperatingMode::Suspended {
-        return Plan::of(next).wait("Suspended", "for spec.operatingMode to be Running", Requeue::Never);
-    }
-    relaunch(&mut next, now);
-    spawn(machine, observed, next, now)
-}
-
 /// To the end: guest put to rest, disks kept or destroyed, VM deleted, lease ended.
 fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
     if let Err(why) = &observed.hub
@@ -516,6 +493,8 @@ fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
             return Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON));
         }
         Seen::Present(Vm::Ours(power)) => Some(*power),
+        // Its disks are its state: what its memory held beside ends with it.
+        Seen::Present(Vm::Suspended) => return Plan::of(next).steps([Step::DiscardMemory]),
         _ => None,
     };
     // Its VM is its final checkpoint, or is to be.

@@ -13,6 +13,7 @@ use jiff::Timestamp;
 /// Decides that disks are put back; what it takes is planned from this record.
 pub(super) fn put_back(next: &mut MachineStatus, checkpoint: Option<String>, now: Timestamp) {
     leave_running(next, now);
+    next.memory_kept_at = None;
     let disks = next.vm.iter().flat_map(|vm| &vm.disks).filter_map(|disk| disk_index(&Dataset(disk.clone())));
     let before = next.restored.take().unwrap_or_default();
     let first_disk = disks.max().map_or(before.first_disk, |last| last + 1);
@@ -39,6 +40,7 @@ pub(super) fn restore(observed: &Observed, next: MachineStatus, now: Timestamp) 
         Seen::Present(Vm::Ours(Power::Running)) => {
             Plan::of(next).steps([Step::StopAgent, Step::Flush(Some(Ending::Restore)), Step::ShutDown, capture, Step::PutAway])
         }
+        Seen::Present(Vm::Suspended) => Plan::of(next).steps([Step::DiscardMemory]),
         // A VM that someone deleted may have left its disks: what is on them is kept too.
         Seen::Present(Vm::Ours(Power::Stopped)) | Seen::Absent => Plan::of(next).steps([capture, Step::PutAway]),
     }
@@ -57,7 +59,7 @@ pub(super) fn retried(machine: &Machine, observed: &Observed, status: &MachineSt
     if !failed || ending || foreign || observed.hub.is_err() || observed.lease.is_none() || status.started_at.is_none() {
         return None;
     }
-    let lost = reason == TerminationReason::GuestLost || !matches!(observed.vm, Seen::Present(Vm::Ours(_)));
+    let lost = reason == TerminationReason::GuestLost || !matches!(observed.vm, Seen::Present(Vm::Ours(_) | Vm::Suspended));
     let stays = retry.mode == RetryMode::Warm && !lost;
     if !stays && observed.cannot_put_back() {
         return None;

@@ -3,6 +3,7 @@
 use super::act::{Fact, Outcome};
 use super::plan::{Observed, Plan, VM_UNKNOWN, Waiting, api_time, ran, relaunch};
 use super::step::Ending;
+use super::suspend::forget;
 use crate::api::Kind;
 use crate::api::capability::{CapabilityName, impossible};
 use crate::api::machine::{Machine, MachineStatus, Phase, Pushed, TerminationReason, VmStatus};
@@ -103,6 +104,16 @@ fn reach(next: &mut MachineStatus, fact: &Fact, now: Timestamp) {
                 agent.launched_at = Some(api_time(now));
             }
         }
+        Fact::Resumed => {
+            next.phase = Phase::Running;
+            next.memory_kept_at = None;
+            if let Some(agent) = &mut next.agent {
+                agent.resumed += 1;
+                agent.launched_at = Some(api_time(now));
+            }
+        }
+        Fact::MemoryNotKept => next.memory_kept_at = None,
+        Fact::MemoryLost => forget(next, now),
         Fact::Examined(found) => {
             next.phase = Phase::Finishing;
             next.examined = Some(found.clone());

@@ -39,6 +39,17 @@ pub(super) enum Step {
     Launch {
         number: u32,
     },
+    /// Waits until nothing is on its way to the agent.
+    AwaitAnswers,
+    /// Off, with its memory.
+    Suspend,
+    /// On again, from its memory.
+    Resume,
+    /// The agent of that launch goes on where it was.
+    GoOn {
+        number: u32,
+    },
+    DiscardMemory,
     /// Looks at what is on its disks.
     Examine,
     StopAgent,
@@ -133,6 +144,11 @@ impl Step {
             Self::Personalise => "Personalise",
             Self::PutSource => "PutSource",
             Self::Launch { .. } => "Launch",
+            Self::AwaitAnswers => "AwaitAnswers",
+            Self::Suspend => "Suspend",
+            Self::Resume => "Resume",
+            Self::GoOn { .. } => "GoOn",
+            Self::DiscardMemory => "DiscardMemory",
             Self::Examine => "Examine",
             Self::StopAgent => "StopAgent",
             Self::Verify => "Verify",
@@ -164,6 +180,10 @@ impl Step {
             Self::Push => "pushing its work",
             Self::Start | Self::AwaitGuest => "starting the VM",
             Self::Personalise | Self::PutSource | Self::Launch { .. } => "launching the agent",
+            Self::AwaitAnswers => "waiting until its agent has the answer that is on its way",
+            Self::Suspend => "saving its memory",
+            Self::Resume | Self::GoOn { .. } => "going on from its memory",
+            Self::DiscardMemory => "giving up its memory",
             Self::Examine => "looking at what is on its disks",
             Self::StopAgent => "stopping the agent",
             Self::Verify => "running the verify command",

@@ -46,6 +46,9 @@ const SILENT: &[&str] = &[
     "startup",
     "hotplug",
     "rng0",
+    "vmstate",
+    "runningmachine",
+    "runningcpu",
 ];
 
 /// The arguments for all but accelerator and pid file. `disks` are the files or volumes of `scsi0`, `scsi1`, … in this order.
@@ -155,6 +158,6 @@ fn escape(path: &Path) -> String {
 }
 
 /// A path as one word of a command line that is split as a shell does.
-fn quote(path: &Path) -> String {
+pub(super) fn quote(path: &Path) -> String {
     format!("'{}'", path.display().to_string().replace('\'', r"'\''"))
 }

@@ -35,6 +35,8 @@ const QEMU: &str = "qemu-system-x86_64";
 const QUIT: Duration = Duration::from_secs(5);
 /// The most that a pool may hold, if there is as much room; the file grows only as it is filled.
 const POOL_BYTES: u64 = 256 << 30;
+/// Longest time to write a guest's memory to a file, or to read it.
+const TRANSFER: Duration = Duration::from_mins(5);
 /// How often a process is looked at that should end.
 const LOOK: Duration = Duration::from_millis(20);
 
@@ -127,6 +129,15 @@ impl Qemu {
     /// Returns when QEMU has taken its devices and its guest begins to boot.
     /// Errors: `Running`, `Config` for what the lab cannot give, `Failed` with QEMU's own words.
     pub async fn start(&self, vmid: u32, config: &VmConfig, disks: &[PathBuf]) -> Result<(), Error> {
+        self.begin(vmid, config, disks, None).await
+    }
+
+    /// Likewise, from the memory in `memory`, and returns when it goes on. Errors: also what QEMU says of that memory.
+    pub async fn resume(&self, vmid: u32, config: &VmConfig, disks: &[PathBuf], memory: &Path) -> Result<(), Error> {
+        self.begin(vmid, config, disks, Some(memory)).await
+    }
+
+    async fn begin(&self, vmid: u32, config: &VmConfig, disks: &[PathBuf], memory: Option<&Path>) -> Result<(), Error> {
         let guest = self.guest(vmid);
         let _turn = guest.power.lock().await;
         let directory = self.directory(vmid);
@@ -135,13 +146,24 @@ impl Qemu {
         }
         std::fs::create_dir_all(&directory).map_err(Error::io("cannot make", &directory))?;
         let forward = arguments::Forward { program: self.0.program.clone(), file: forward_file(&self.0.data) };
-        let devices = arguments::devices(vmid, config, disks, &directory, &forward)?;
+        let mut devices = arguments::devices(vmid, config, disks, &directory, &forward)?;
+        if let Some(file) = memory {
+            // Read when it is told to, so that an error has words.
+            std::fs::File::open(file).map_err(Error::io("cannot open", file))?;
+            devices.extend(["-incoming".to_owned(), "defer".to_owned()]);
+        }
         let accelerator = if config.get("kvm").is_some_and(|kvm| kvm == "0") {
             Accelerator::Tcg
         } else {
             *self.0.accelerator.get_or_init(|| accelerator::choose(&self.0.data, disks, &self.0.clock)).await
         };
         process::launch(vmid, &directory, accelerator, &devices).await?;
+        if let Some(file) = memory
+            && let Err(error) = self.load(vmid, file).await
+        {
+            self.stop(vmid).await?;
+            return Err(error);
+        }
         info!(vm.id = vmid, accelerator = accelerator.name(), "started guest");
         Ok(())
     }
@@ -150,6 +172,41 @@ impl Qemu {
     #[expect(clippy::unused_async, reason = "as its model beside it, which looks into a store")]
     pub async fn power(&self, vmid: u32) -> bool {
         process::running(&self.directory(vmid)).is_some()
+    }
+
+    /// Stops the guest's CPUs and writes its memory to a file, whole. Errors: why it could not; the guest goes on then.
+    pub async fn save(&self, vmid: u32, file: &Path) -> Result<(), Error> {
+        self.monitor(vmid, "stop").await?;
+        let saved = self.transfer(vmid, "migrate", &format!("exec:cat >{}", arguments::quote(file))).await;
+        if saved.is_err() {
+            self.monitor(vmid, "cont").await?;
+        }
+        saved
+    }
+
+    /// Reads a guest's memory from the file that it was saved to, and lets it go on.
+    async fn load(&self, vmid: u32, file: &Path) -> Result<(), Error> {
+        self.transfer(vmid, "migrate-incoming", &format!("exec:cat {}", arguments::quote(file))).await?;
+        self.monitor(vmid, "cont").await.map(drop)
+    }
+
+    /// Moves memory to or from `uri`, and waits for the end.
+    async fn transfer(&self, vmid: u32, command: &str, uri: &str) -> Result<(), Error> {
+        self.monitor_with(vmid, command, Some(&serde_json::json!({ "uri": uri }))).await?;
+        let end = tokio::time::timeout(TRANSFER, async {
+            loop {
+                let state = self.monitor(vmid, "query-migrate").await?;
+                match state["status"].as_str() {
+                    Some("completed") => return Ok(()),
+                    Some("failed" | "cancelled") => {
+                        let why = state["error-desc"].as_str().unwrap_or("QEMU gives no reason");
+                        return Err(Error::Failed(format!("VM {vmid} {command} failed - {why}")));
+                    }
+                    _ => self.0.clock.sleep(LOOK).await,
+                }
+            }
+        });
+        end.await.unwrap_or_else(|_| Err(Error::Failed(format!("VM {vmid} {command} failed - got timeout"))))
     }
 
     /// Asks the guest to power off, by its agent or else its power button, and waits; gives whether it is off.
@@ -268,6 +325,10 @@ impl Qemu {
     }
 
     async fn monitor(&self, vmid: u32, command: &str) -> Result<Value, Error> {
+        self.monitor_with(vmid, command, None).await
+    }
+
+    async fn monitor_with(&self, vmid: u32, command: &str, arguments: Option<&Value>) -> Result<Value, Error> {
         let directory = self.directory(vmid);
         let pid = process::running(&directory).ok_or(Error::NotRunning(vmid))?;
         let guest = self.guest(vmid);
@@ -276,7 +337,7 @@ impl Qemu {
             *slot = Some(monitor::Connection::open(vmid, &directory.join("qmp"), pid).await?);
         }
         let connection = slot.as_mut().expect("filled in the line before");
-        let result = connection.call(vmid, command).await;
+        let result = connection.call_with(vmid, command, arguments).await;
         if result.is_err() {
             *slot = None;
         }

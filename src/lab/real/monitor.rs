@@ -28,8 +28,16 @@ impl Connection {
 
     /// One command; gives what it returns.
     pub(super) async fn call(&mut self, vmid: u32, command: &str) -> Result<Value, Error> {
+        self.call_with(vmid, command, None).await
+    }
+
+    /// Likewise, with arguments.
+    pub(super) async fn call_with(&mut self, vmid: u32, command: &str, arguments: Option<&Value>) -> Result<Value, Error> {
         let failed = |why: String| Error::Failed(format!("VM {vmid} qmp command '{command}' failed - {why}"));
-        let message = json!({"execute": command});
+        let mut message = json!({"execute": command});
+        if let Some(arguments) = arguments {
+            message["arguments"] = arguments.clone();
+        }
         let exchange = async {
             self.stream.get_mut().write_all(format!("{message}\n").as_bytes()).await?;
             let mut line = String::new();

@@ -142,8 +142,15 @@ impl Guests {
         self.memory.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Powers on; its guest agent answers a moment later.
-    pub async fn start(&self, vmid: u32, config: &VmConfig, disks: &[PathBuf]) -> Result<(), String> {
+    /// Powers on; its guest agent answers a moment later. One that was saved goes on as what it was, with its agent.
+    pub async fn start(&self, vmid: u32, config: &VmConfig, disks: &[PathBuf], saved: bool) -> Result<(), String> {
+        let found = || self.store.change(|state| state.saved.get(&vmid).cloned().map(|guest| state.guests.insert(vmid, guest)));
+        if saved {
+            found().ok_or("the saved memory is not this guest's")?;
+            self.power_on(vmid, Instant::now());
+            self.play(vmid);
+            return Ok(());
+        }
         // The pool's name, and the dataset in it.
         let disk = disks.first().map(|path| path.to_string_lossy().into_owned()).unwrap_or_default();
         let (pool, disk) = disk.split_once(':').map(|(pool, disk)| (pool.to_owned(), disk.to_owned())).unwrap_or_default();
@@ -153,6 +160,20 @@ impl Guests {
         });
         self.power_on(vmid, Instant::now());
         Ok(())
+    }
+
+    /// Its agent stands still from now on.
+    pub(super) fn save(&self, vmid: u32) -> Result<(), String> {
+        let saved = self.store.change(|state| state.guests.get(&vmid).cloned().map(|guest| state.saved.insert(vmid, guest)));
+        saved.ok_or_else(|| format!("VM {vmid} not running"))?;
+        if let Some(agent) = self.memory().get_mut(&vmid).and_then(|memory| memory.commands.agent.take()) {
+            agent.cancel();
+        }
+        Ok(())
+    }
+
+    pub(super) fn forget_memory(&self, vmid: u32) {
+        self.store.change(|state| state.saved.remove(&vmid));
     }
 
     fn power_on(&self, vmid: u32, since: Instant) {
@@ -204,6 +225,7 @@ impl Guests {
     /// Nothing is kept outside the state.
     pub async fn forget(&self, vmid: u32) {
         self.cut(vmid);
+        self.forget_memory(vmid);
     }
 
     /// Guests that ran go on: their agents too, from what is on their disks.

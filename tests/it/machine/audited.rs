@@ -2,6 +2,7 @@
 
 use super::stage::{NAMESPACE, Stage, status};
 use autovibe::api::hub::{AUDIT, Audit, COLLECT, FindingKind, Hub};
+use autovibe::api::machine::{OperatingMode, Phase};
 use autovibe::api::{Checkpoint, Kind};
 use autovibe::clock::Clock;
 use autovibe::driver::storage::{CHECKPOINT, HOLD, MADE_BY, snapshot_name};
@@ -153,5 +154,21 @@ async fn what_was_left_over_is_collected_when_asked_and_nothing_else() {
     // Nobody asked again.
     let audit = audited(&stage, "later").await;
     assert!(audit.collected.is_empty() && audit.findings.iter().any(|finding| finding.name == lost[1].to_string()), "{audit:?}");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_memory_of_a_suspended_machine_is_its_own() {
+    let mut stage = Stage::new().await;
+    stage.create("a", json!({ "goal": { "prompt": "#sim idle=true" }, "suspend": { "memory": "Keep" } })).await;
+    stage.until_phase("a", Phase::Running).await;
+    stage.change("a", |machine| machine.spec.operating_mode = OperatingMode::Suspended).await;
+    stage.until_phase("a", Phase::Suspended).await;
+    assert!(stage.datasets().iter().any(|name| name.contains("-state-suspend-")), "{:?}", stage.datasets());
+    let audit = collected(&stage, "twice").await;
+    assert_eq!(kinds(&audit), [(FindingKind::Foreign, "VM 1001")], "{audit:?}");
+    stage.change("a", |machine| machine.spec.operating_mode = OperatingMode::Running).await;
+    let again = stage.until_phase("a", Phase::Running).await;
+    assert_eq!(status(&again).agent.unwrap().resumed, 1);
     stage.stop().await;
 }

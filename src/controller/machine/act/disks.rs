@@ -198,7 +198,7 @@ impl Act<'_> {
         let theirs = match seen {
             Seen::Absent => false,
             Seen::Present(Vm::Foreign(_)) => true,
-            Seen::Present(Vm::Ours(_) | Vm::Template) => return again,
+            Seen::Present(Vm::Ours(_) | Vm::Suspended | Vm::Template) => return again,
             Seen::Unknown { why } => return Err(Problem::Unseen(why)),
         };
         if let Some(left) = self.driver()?.left_over(vmid, self.uid(), theirs).await? {

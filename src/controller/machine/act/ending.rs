@@ -183,7 +183,7 @@ impl Act<'_> {
         if checkpoint.status.as_ref().is_some_and(|status| status.phase == CheckpointPhase::Ready) {
             return reached;
         }
-        let is_gone = !matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_) | Vm::Template));
+        let is_gone = !matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_) | Vm::Suspended | Vm::Template));
         let still = Still {
             vmid,
             disks: &self.disks(vmid)?,
@@ -211,6 +211,7 @@ impl Act<'_> {
         let took = began.elapsed();
         let now = self.clock().api_now();
         let reason = checkpoint.spec.reason();
+        let with_memory = ending == Ending::Suspend && self.machine.status.as_ref().is_some_and(|status| status.memory_kept_at.is_some());
         self.write(checkpoint, |status, generation| {
             let machine = self.machine.status.clone().unwrap_or_default();
             status.phase = CheckpointPhase::Ready;
@@ -224,7 +225,8 @@ impl Act<'_> {
                 status.digests.clone_from(&as_suspended);
             }
             status.add_reasons(reason.clone());
-            status.quiescent = Some(true);
+            // With its memory kept, what its agent was doing it does on, and these disks are in the middle of it.
+            status.quiescent = Some(!with_memory);
             status.took = Some(GoDuration(took));
             status.captured_at = Some(now.clone());
             status.commit.clone_from(&commit);
