@@ -33,6 +33,7 @@ mod ledger;
 mod limits;
 mod machine;
 mod malformed;
+mod memory;
 mod node;
 mod objects;
 mod own_zfs;

@@ -27,7 +27,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
 /// Longer than any guest here needs on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(90);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A Machine's token as it looks.
 const TOKEN: &str = "av_0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
@@ -54,11 +54,11 @@ pub(crate) fn lacking() -> Option<String> {
 }
 
 /// A lab's data directory with a pool; both go when the test ends, passed or not.
-struct Place {
-    data: tempfile::TempDir,
-    pool: String,
-    vms: Vec<u32>,
-    lab: Option<Child>,
+pub(crate) struct Place {
+    pub(crate) data: tempfile::TempDir,
+    pub(crate) pool: String,
+    pub(crate) vms: Vec<u32>,
+    pub(crate) lab: Option<Child>,
 }
 
 impl Drop for Place {
@@ -81,7 +81,7 @@ impl Drop for Place {
 
 impl Place {
     /// Starts the lab as a process of its own, and returns when it serves.
-    async fn start_lab(&mut self, gateway: SocketAddr) -> LabEndpoint {
+    pub(crate) async fn start_lab(&mut self, gateway: SocketAddr) -> LabEndpoint {
         let file = self.data.path().join("endpoint.json");
         std::fs::remove_file(&file).ok();
         let program = env!("CARGO_BIN_EXE_autovibe");
@@ -107,7 +107,7 @@ impl Place {
     }
 }
 
-async fn connect(endpoint: LabEndpoint) -> Driver {
+pub(crate) async fn connect(endpoint: LabEndpoint) -> Driver {
     rustls::crypto::ring::default_provider().install_default().ok();
     Driver::open(Connection {
         proxmox: proxmox::Config {
@@ -147,7 +147,7 @@ async fn up(driver: &Driver, vmid: Vmid) {
 }
 
 /// Runs a shell command in a guest as root; gives what it printed.
-async fn as_root(driver: &Driver, vmid: Vmid, script: &str) -> String {
+pub(crate) async fn as_root(driver: &Driver, vmid: Vmid, script: &str) -> String {
     let pid = driver.proxmox.agent_exec(driver.node(), vmid, &["/bin/sh", "-c", script], None).await.unwrap();
     let started = Instant::now();
     loop {

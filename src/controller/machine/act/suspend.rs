@@ -1,6 +1,5 @@
 //! A guest whose memory is kept: the agent comes to a point where nothing is on its way to it, the memory is saved, and goes on.
 
-use super::super::memory::Boot;
 use super::super::plan::Vm;
 use super::{Act, Done, Fact, Problem};
 use crate::api::Kind;
@@ -13,7 +12,6 @@ use crate::runtime::Seen;
 use crate::store::calls::CallState;
 use rand::RngCore;
 use std::time::Duration;
-use tokio::time::Instant;
 use tracing::warn;
 
 /// Longest wait for an answer that is on its way. The gateway turns away what the agent asks meanwhile.
@@ -70,8 +68,8 @@ impl Act<'_> {
         let (driver, vmid) = (self.driver()?, self.vmid().await?);
         match driver.resume(vmid, self.clock()).await {
             Ok(()) => {
-                let now = Instant::now();
-                self.context.machines.update(self.uid(), |known| known.boot = Some(Boot { since: now, again: false, seen: now }));
+                // It does not boot: its agent answers at once.
+                self.context.machines.update(self.uid(), |known| known.boot = None);
                 self.remember_power(Power::Running);
                 Ok(Done::Next)
             }
