@@ -12,7 +12,7 @@ use super::{
     runner,
 };
 use crate::{
-    api::{Kind, Machine, machine::Phase},
+    api::{Kind, Machine},
     boundary::{self, AGENT_HEADER, SESSION_HEADER, Seen},
     llm::{Protocol, anthropic, openai, replay, request::Request},
     objects::{self, EventType},
@@ -175,9 +175,7 @@ async fn unless_suspended(gateway: &Gateway, machine: &Machine, live: &Live, ans
 
 /// What an agent is told whose memory is about to be saved.
 fn suspended(machine: &Machine) -> Option<Refusal> {
-    let status = machine.status.as_ref()?;
-    let stands = matches!(status.phase, Phase::Suspending | Phase::Suspended) && status.memory_kept_at.is_some();
-    stands.then(|| Refusal::later("the machine is being suspended with its memory; ask again", 1))
+    resolve::suspended(machine).then(|| Refusal::later("the machine is being suspended with its memory; ask again", 1))
 }
 
 /// Who calls, with what, and where it goes.

@@ -165,6 +165,12 @@ fn price_lists(provider: &Provider) -> Vec<String> {
     }
 }
 
+/// Whether it is suspended with its memory, or about to be.
+pub(super) fn suspended(machine: &Machine) -> bool {
+    let status = machine.status.as_ref();
+    status.is_some_and(|status| matches!(status.phase, Phase::Suspending | Phase::Suspended) && status.memory_kept_at.is_some())
+}
+
 pub(super) fn ended(machine: &Machine) -> Option<String> {
     let name = format!("Machine {}/{}", machine.namespace(), machine.name());
     if machine.is_deleting() {

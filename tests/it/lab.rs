@@ -13,6 +13,7 @@ mod recordings;
 mod setup;
 mod snapshots;
 mod storage;
+mod suspended;
 mod tasks;
 
 use autovibe::{

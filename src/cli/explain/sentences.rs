@@ -48,8 +48,17 @@ pub(super) fn machine(machine: &Machine, last: Option<&Checkpoint>, budgets: &[B
             2 => "; it was resumed once".into(),
             n => format!("; it was resumed {} times", n - 1),
         };
+        let resumed = match agent.resumed {
+            0 => resumed,
+            1 => format!("{resumed}; it went on from its memory once"),
+            n => format!("{resumed}; it went on from its memory {n} times"),
+        };
         let ended = agent.exit_code.map(|code| format!("; it ended with exit code {code}")).unwrap_or_default();
         sentences.push(format!("Agent {:?} was launched{ran}{resumed}{ended}.", machine.spec.agent.r#type));
+    }
+    if let Some(at) = status.memory_kept_at.as_ref().filter(|_| status.phase == Phase::Suspended) {
+        let ago = print::span(print::between(at.0, now));
+        sentences.push(format!("Its memory of {ago} ago is kept: it goes on from there when spec.operatingMode is Running."));
     }
     match last {
         Some(last) => sentences.push(format!("Last checkpoint: {}", captured(last, now))),

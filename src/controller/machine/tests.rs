@@ -475,3 +475,57 @@ fn a_checkpoint_of_its_own_is_asked_for_when_none_is_young_enough() {
     let none = Capabilities::all_but(&[(CapabilityName::CheckpointInLife, "x")]);
     check(&running, Observed { can: none, ..seen() }, "Running");
 }
+
+#[test]
+fn with_its_memory_a_machine_is_suspended_and_goes_on_as_the_same_launch() {
+    let suspended = || Observed { vm: Seen::Present(Vm::Suspended), ..seen() };
+    let stopped = || Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() };
+    let launches = |plan: &Plan| plan.next.agent.as_ref().map(|agent| agent.launches);
+    let mut running = machine(Phase::Running);
+    running.spec.operating_mode = OperatingMode::Suspended;
+    running.spec.suspend = Some(Suspend { memory: SuspendMemory::Keep });
+    let before = running.status.as_ref().unwrap().agent.as_ref().map(|agent| agent.launches);
+    let plan = check(&running, seen(), "Suspending AwaitAnswers,Flush,Suspend,CaptureSuspend");
+    assert!(plan.next.memory_kept_at.is_some());
+    // Its hub cannot: as any other.
+    let cannot = || Capabilities::all_but(&[(CapabilityName::SuspendWithMemory, "x")]);
+    let plan = check(&running, Observed { can: cannot(), ..seen() }, "Suspending StopAgent,Flush,ShutDown,CaptureSuspend");
+    assert_eq!(plan.next.memory_kept_at, None);
+
+    let at = |phase: Phase| {
+        let mut machine = running.clone();
+        let status = machine.status.as_mut().unwrap();
+        (status.phase, status.memory_kept_at) = (phase, Some(Time(now())));
+        machine
+    };
+    check(&at(Phase::Suspending), suspended(), "Suspending CaptureSuspend");
+    // It powered off by itself before it was saved.
+    check(&at(Phase::Suspending), stopped(), "Suspending CaptureSuspend");
+    check(&at(Phase::Suspending), Observed { vm: Seen::unknown("locked"), ..seen() }, "Suspending (VmUnknown)");
+    check(&at(Phase::Suspended), suspended(), "Suspended (Suspended)");
+
+    let awake = |phase: Phase| {
+        let mut machine = at(phase);
+        machine.spec.operating_mode = OperatingMode::Running;
+        machine
+    };
+    let plan = check(&awake(Phase::Suspended), suspended(), "Spawning Resume,AwaitGuest,GoOn");
+    assert_eq!(launches(&plan), before);
+    // The reply to its start was lost.
+    let plan = check(&awake(Phase::Spawning), seen(), "Spawning AwaitGuest,GoOn");
+    assert_eq!(launches(&plan), before);
+    // Its memory is gone: from its disks, as a new launch.
+    let plan = check(&awake(Phase::Suspended), stopped(), "Spawning Start,AwaitGuest,Personalise,Launch");
+    assert_eq!((launches(&plan), plan.next.memory_kept_at.clone()), (before.map(|n| n + 1), None));
+    check(&awake(Phase::Spawning), Observed { vm: Seen::unknown("locked"), ..seen() }, "Spawning (VmUnknown)");
+
+    // Someone else suspended what is to run.
+    let plan = check(&machine(Phase::Running), suspended(), "Spawning Resume,AwaitGuest,GoOn");
+    assert!(plan.next.memory_kept_at.is_some());
+    // What ends gives its memory up first, and then ends as any that is off.
+    let mut deleted = at(Phase::Suspended);
+    deleted.metadata.deletion_timestamp = Some(Time(now()));
+    check(&deleted, suspended(), "Terminating/Deleted DiscardMemory");
+    check(&deleted, stopped(), "Terminating/Deleted CaptureFinal,KeepDisks,DeleteVm,EndLease");
+    check(&at(Phase::Restoring), suspended(), "Restoring DiscardMemory");
+}

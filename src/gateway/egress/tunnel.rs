@@ -6,7 +6,10 @@ use super::{
 };
 use crate::{
     api::{Kind, network::BlockedReason},
-    gateway::{Gateway, resolve::ended},
+    gateway::{
+        Gateway,
+        resolve::{ended, suspended},
+    },
 };
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
@@ -120,7 +123,8 @@ impl Allowed {
         match gateway.directory.machine(uid, namespace, name).await {
             Ok(None) => Some("its Machine is gone".into()),
             Ok(Some(now)) if !allows(&now, &self.host, self.port) => Some("spec.network.egress does not allow it any more".into()),
-            Ok(Some(now)) => ended(&now),
+            // What goes on from its memory is to find no connection that only it believes in.
+            Ok(Some(now)) => ended(&now).or_else(|| suspended(&now).then(|| "its Machine is suspended with its memory".into())),
             Err(_) => None,
         }
     }
