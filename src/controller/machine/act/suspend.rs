@@ -50,7 +50,7 @@ impl Act<'_> {
                 self.remember_vm(Seen::Present(Vm::Suspended));
                 Ok(Done::Next)
             }
-            Err(driver::Error::Unknown(_)) | Err(driver::Error::Proxmox(crate::proxmox::Error::Unknown(_))) => {
+            Err(driver::Error::Unknown(_) | driver::Error::Proxmox(crate::proxmox::Error::Unknown(_))) => {
                 // It may be on its way: what its config says decides.
                 self.context.machines.update(self.uid(), |known| known.vm = None);
                 Ok(Done::Later(LOOK))
