@@ -412,3 +412,25 @@ async fn what_is_refused_unanswered_or_cut_comes_to_the_same_end() {
         })
         .await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_of_a_template_keeps_its_memory_too() {
+    let mut stage = stage().await;
+    stage.create("a", json!({ "goal": { "prompt": "#sim idle=true" }, "suspend": { "memory": "Keep" } })).await;
+    let vmid = status(&stage.until_phase("a", Phase::Running).await).vm.unwrap().vmid;
+    let memory = async || stage.config(vmid).await.values.get("vmstate").cloned();
+    stage.change("a", |machine| machine.spec.operating_mode = OperatingMode::Suspended).await;
+    stage.until_phase("a", Phase::Suspended).await;
+    assert!(memory().await.is_some());
+    stage.change("a", |machine| machine.spec.operating_mode = OperatingMode::Running).await;
+    let again = status(&stage.until_phase("a", Phase::Running).await).agent.unwrap();
+    assert_eq!((again.launches, again.resumed, memory().await), (1, 1, None));
+    // Suspended again, it is made a template all the same: its memory goes first.
+    stage.change("a", |machine| machine.spec.operating_mode = OperatingMode::Suspended).await;
+    stage.until_phase("a", Phase::Suspended).await;
+    stage.objects().delete::<Machine>(NAMESPACE, "a", None).await.unwrap();
+    stage.until_gone("a").await;
+    let config = stage.config(vmid).await.values;
+    assert_eq!((config["template"].as_str(), config.get("vmstate"), config.get("lock")), ("1", None, None));
+    stage.stop().await;
+}
