@@ -4,7 +4,7 @@ mod archive;
 mod verification;
 
 pub use archive::{Ancestor, Archive, Import, Imported};
-pub use verification::{Check, Checked, Content, Digest, Examined, Outcome, VERIFY, Verified};
+pub use verification::{Check, Checked, Content, Digest, Examined, Outcome, Taken, VERIFY, Verified};
 
 use super::meta::{Column, Kind, Scope, conditions_schema, object};
 use super::quantity::GoDuration;
@@ -148,7 +148,7 @@ pub struct CheckpointStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub commit: Option<String>,
     /// What the guest held when nothing of its agent ran any more, right before the disks were captured. Of one that was taken while
-    /// its Machine went on there is none.
+    /// its Machine went on: what the clone of its first verification held.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub digests: Vec<Digest>,
     /// What it was on the hub that exported it, where it came from a file.

@@ -65,13 +65,17 @@ pub struct Checkpoints {
     pub verify: Option<VerifySchedule>,
 }
 
-/// When the hub verifies checkpoints by itself: the newest final one that never was, one at a time, and none while a Machine waits
-/// for room on a node.
+/// When the hub verifies checkpoints by itself: the newest final one that never was, then, with `again`, the one that was longest ago;
+/// one at a time, and none while a Machine waits for room on a node.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct VerifySchedule {
     /// How long after it asked for one it asks for the next; at least `1m`.
     pub interval: GoDuration,
+    /// How long after its last verification a checkpoint is verified again, whichever asked for that; at least `interval`. Default:
+    /// never.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<GoDuration>,
 }
 
 /// The least [`VerifySchedule::interval`].
@@ -290,7 +294,7 @@ pub struct Verification {
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Time>,
-    /// The Checkpoint whose verification was asked for, as NAMESPACE/NAME; `None` when there was none that never was verified.
+    /// The Checkpoint whose verification was asked for, as NAMESPACE/NAME; `None` when there was none to be verified.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub checkpoint: Option<String>,
 }
@@ -487,6 +491,13 @@ impl Kind for Hub {
         if let Some(verify) = self.spec.checkpoints.verify.as_ref().filter(|verify| verify.interval.0 < LEAST_INTERVAL) {
             let remedy = "must be at least 1m; leave spec.checkpoints.verify out for none";
             errors.push(FieldError::invalid("spec.checkpoints.verify.interval", verify.interval, remedy));
+        }
+        let schedule = self.spec.checkpoints.verify.as_ref();
+        if let Some((again, interval)) =
+            schedule.and_then(|verify| Some((verify.again?, verify.interval))).filter(|(again, i)| again.0 < i.0)
+        {
+            let remedy = format!("must be at least spec.checkpoints.verify.interval ({interval}), for example 720h; leave it out for once");
+            errors.push(FieldError::invalid("spec.checkpoints.verify.again", again, remedy));
         }
         names(&mut errors, "spec.providers", self.spec.providers.iter().map(|provider| &provider.name));
         names(&mut errors, "spec.images", self.spec.images.iter().map(|image| &image.name));

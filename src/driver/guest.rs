@@ -154,7 +154,9 @@ impl Guest<'_> {
         let out = self.done(scripts::DIGEST, &args, None, deadline).await?;
         let of =
             |path: &str| out.lines().filter_map(|line| line.split_once(' ')).find(|(_, of)| *of == path).map(|(sha256, _)| sha256.into());
-        let digest = |(content, path): &(Content, String)| Some(Digest { content: *content, path: path.clone(), sha256: of(path)? });
+        let digest = |(content, path): &(Content, String)| {
+            Some(Digest { content: *content, path: path.clone(), sha256: of(path)?, ..Digest::default() })
+        };
         Ok(wanted.iter().filter_map(digest).collect())
     }
 

@@ -27,13 +27,34 @@ pub struct Digest {
     pub path: String,
     /// SHA-256 over the names of all that is in it and the contents of its files, hex.
     pub sha256: String,
+    /// When it was taken.
+    #[serde(default, skip_serializing_if = "Taken::is_at_capture")]
+    pub taken: Taken,
+}
+
+/// When a digest was taken: what changed before that is not found by it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[schemars(inline)]
+pub enum Taken {
+    /// In the guest, right before its disks were captured.
+    #[default]
+    AtCapture,
+    /// In the clone of the first verification that passed.
+    AtVerification,
+}
+
+impl Taken {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_at_capture(&self) -> bool {
+        *self == Self::AtCapture
+    }
 }
 
 /// What was found in a clone.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Examined {
-    /// Of each directory that the checkpoint has a digest of, if it is there.
+    /// Of each directory that the checkpoint has a digest of, or that its agent leaves, if it is there.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub digests: Vec<Digest>,
     /// Whether the conversation has the tool results that it had when the checkpoint was taken; `None` where none are known.
@@ -55,6 +76,9 @@ pub struct Verified {
     /// When.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub at: Option<Time>,
+    /// When one passed last, this one included.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_passed: Option<Time>,
     /// The value of the annotation `autovibe.dev/verify` that asked for it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<String>,

@@ -3,7 +3,7 @@
 use super::captured_by_machine;
 use super::observe::{HubSeen, Observed, TIMELY, Verifier, age, phase};
 use super::verify;
-use crate::api::checkpoint::{CheckpointPhase, FINALIZER, Trigger, Verified, Volume};
+use crate::api::checkpoint::{CheckpointPhase, Digest, FINALIZER, Trigger, Verified, Volume};
 use crate::api::machine::{Phase, VmStatus};
 use crate::api::{Checkpoint, Kind, Machine};
 use crate::proxmox::{Node, Vmid};
@@ -72,8 +72,8 @@ pub(super) enum Stand {
     Captured,
     /// Ready as it was, and being verified.
     Verifying { reason: &'static str, message: String },
-    /// Ready as it was, and verified.
-    Verified(Verified),
+    /// Ready as it was, and verified; with the digests that are compared from now on.
+    Verified(Verified, Vec<Digest>),
     /// Being deleted; for what it waits, if for anything.
     Deleting(Option<String>),
 }

@@ -19,7 +19,7 @@ pub(super) fn status(stored: &Checkpoint, plan: &Plan, outcome: &Outcome, now: &
     let mut status = stored.status.clone().unwrap_or_default();
     status.observed_generation = Some(stored.generation());
     if let (Some(failure), false) =
-        (&outcome.failed, matches!(plan.stand, Stand::Untouched | Stand::Settled | Stand::Verifying { .. } | Stand::Verified(_)))
+        (&outcome.failed, matches!(plan.stand, Stand::Untouched | Stand::Settled | Stand::Verifying { .. } | Stand::Verified(..)))
     {
         let message = failure.error.to_string();
         let deleting = matches!(plan.stand, Stand::Deleting(_));
@@ -73,11 +73,12 @@ pub(super) fn status(stored: &Checkpoint, plan: &Plan, outcome: &Outcome, now: &
             put_condition(&mut status.conditions, stored.generation(), now, (VERIFIED, "Unknown", reason, message));
             ready("Captured")
         }
-        Stand::Verified(found) => {
+        Stand::Verified(found, baseline) => {
             let (_, reason) = verdict(found);
             let passed = found.outcome == checkpoint::Outcome::Passed;
             set_condition(&mut status.conditions, stored.generation(), now, (VERIFIED, passed, reason, &found.message));
             status.verified = Some(found.clone());
+            status.digests.extend(baseline.iter().cloned());
             ready("Captured")
         }
         Stand::Deleting(waiting) => {

@@ -322,7 +322,7 @@ fn to_verify() -> (Checkpoint, Machine) {
     asked.metadata.annotations = Some([(VERIFY.to_owned(), "1".to_owned())].into());
     let taken = asked.status.as_mut().unwrap();
     (taken.machine_uid, taken.volumes) = (Some("uid-a".into()), vec![volume()]);
-    taken.digests = vec![Digest { content: Content::Workspace, path: "/work".into(), sha256: "ab".into() }];
+    taken.digests = vec![Digest { content: Content::Workspace, path: "/work".into(), sha256: "ab".into(), ..Digest::default() }];
     let mut source = machine(Phase::Succeeded);
     source.spec.goal.workspace = "/work".into();
     source.spec.goal.verify = Some(Verify { command: vec!["true".into()], ..Verify::default() });
@@ -378,7 +378,7 @@ fn what_was_found_is_compared_with_what_was_taken() {
         let status = MachineStatus { phase: Phase::Failed, examined, termination_reason: Some(reason), ..MachineStatus::default() };
         made.status = Some(MachineStatus { message: Some("said".into()), ..status });
         match plan(&asked, &verified_by(source, own(&made)), now()).stand {
-            Stand::Verified(found) => {
+            Stand::Verified(found, _) => {
                 let checks: Vec<String> = found.checks.iter().map(|check| format!("{:?} {}", check.what, check.passed)).collect();
                 format!("{:?} {}: {}", found.outcome, checks.join(", "), found.message)
             }

@@ -5,7 +5,7 @@
 
 use super::observe::{Observed, Verifier};
 use super::plan::{Plan, Stand, Step, WAITING};
-use crate::api::checkpoint::{Check, Checked, Content, Outcome, Trigger, VERIFY, Verified};
+use crate::api::checkpoint::{Check, Checked, Content, Digest, Outcome, Taken, Trigger, VERIFY, Verified};
 use crate::api::machine::{Agent, AgentType, From, Goal, Machine, MachineSpec, OnTerminate, Phase, Placement, Purpose, TerminationReason};
 use crate::api::quantity::GoDuration;
 use crate::api::{API_VERSION, Checkpoint, Kind};
@@ -66,7 +66,10 @@ pub(super) fn plan(checkpoint: &Checkpoint, observed: &Observed, now: Timestamp)
             verifying("NameTaken", format!("machine {name}, which has the name of the one to verify it by, is another; delete it"))
         }
         (Verifier::Own(machine), _) if machine.annotation(VERIFY) == done => Plan { steps: end(machine), ..Plan::stand(Stand::Settled) },
-        (Verifier::Own(machine), _) if phase(machine).is_finished() => Plan::stand(Stand::Verified(judge(checkpoint, machine, now))),
+        (Verifier::Own(machine), _) if phase(machine).is_finished() => {
+            let (found, baseline) = judge(checkpoint, machine, now);
+            Plan::stand(Stand::Verified(found, baseline))
+        }
         (Verifier::Own(machine), _) => {
             let does = machine.status.as_ref().map(|status| format!("{:?}", status.phase)).unwrap_or_default();
             verifying("InProgress", format!("by machine {}, which is {does}", machine.name()))
@@ -134,27 +137,32 @@ pub(super) fn is_verifier(machine: &Machine, checkpoint: &Checkpoint) -> bool {
     machine.spec.verifies() && machine.annotation(VERIFY).is_some() && owners.into_iter().any(|owner| owner.uid == checkpoint.uid())
 }
 
-/// Compares what was found in the clone with what the checkpoint says.
-fn judge(checkpoint: &Checkpoint, verifier: &Machine, now: Timestamp) -> Verified {
+/// Compares what was found in the clone with what the checkpoint says; what it says nothing of is what the next is compared with.
+fn judge(checkpoint: &Checkpoint, verifier: &Machine, now: Timestamp) -> (Verified, Vec<Digest>) {
     let (taken, status) = (checkpoint.status.clone().unwrap_or_default(), verifier.status.clone().unwrap_or_default());
     let said = status.message.clone().filter(|message| !message.is_empty());
-    let mut found = Found::default();
+    let (mut found, mut baseline) = (Found::default(), Vec::new());
     match &status.examined {
         None => found.add(Checked::Boot, false, format!("no clone of it came up: {}", said.as_deref().unwrap_or("no reason was given"))),
         Some(examined) => {
             found.add(Checked::Boot, true, "a clone of it came up".into());
             for digest in &taken.digests {
-                let (what, name) = match digest.content {
-                    Content::Conversation => (Checked::Conversation, "conversation"),
-                    Content::Workspace => (Checked::Workspace, "workspace"),
-                };
+                let (what, name) = named(digest.content);
                 let now = examined.digests.iter().find(|found| found.path == digest.path).map(|found| found.sha256.as_str());
                 let (passed, is) = match now {
                     Some(sha256) if sha256 == digest.sha256 => (true, "is what it was"),
                     Some(_) => (false, "is not what it was"),
                     None => (false, "is not there, or cannot be read"),
                 };
-                found.add(what, passed, format!("its {name} {} {is}", digest.path));
+                let when = if digest.taken == Taken::AtVerification { " when it was first verified" } else { "" };
+                found.add(what, passed, format!("its {name} {} {is}{when}", digest.path));
+            }
+            let unknown = |digest: &&Digest| !taken.digests.iter().any(|known| known.content == digest.content);
+            baseline = examined.digests.iter().filter(unknown).cloned().collect();
+            for digest in &mut baseline {
+                digest.taken = Taken::AtVerification;
+                let name = named(digest.content).1;
+                found.right.push(format!("its {name} {} was read for the first time, and is compared from now on", digest.path));
             }
             if let Some(there) = examined.tool_results {
                 let has = if there { "has" } else { "lacks" };
@@ -167,13 +175,25 @@ fn judge(checkpoint: &Checkpoint, verifier: &Machine, now: Timestamp) -> Verifie
             }
         }
     }
-    let (outcome, words) = if found.wrong.is_empty() { (Outcome::Passed, found.right) } else { (Outcome::Failed, found.wrong) };
-    Verified {
-        outcome,
-        message: words.join("; "),
-        checks: found.checks,
-        at: Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now))),
-        asked: verifier.annotation(VERIFY).map(str::to_owned),
+    let before = taken.verified.unwrap_or_default();
+    let passed_before = before.last_passed.or(before.at.filter(|_| before.outcome == Outcome::Passed));
+    let at = Some(Time(Timestamp::from_second(now.as_second()).unwrap_or(now)));
+    let (outcome, words, last_passed) = if found.wrong.is_empty() {
+        (Outcome::Passed, found.right, at.clone())
+    } else {
+        // What is wrong in part is nothing to compare with.
+        baseline.clear();
+        found.wrong.extend(passed_before.as_ref().map(|time| format!("it passed at {}", time.0)));
+        (Outcome::Failed, found.wrong, passed_before)
+    };
+    let asked = verifier.annotation(VERIFY).map(str::to_owned);
+    (Verified { outcome, message: words.join("; "), checks: found.checks, at, last_passed, asked }, baseline)
+}
+
+fn named(content: Content) -> (Checked, &'static str) {
+    match content {
+        Content::Conversation => (Checked::Conversation, "conversation"),
+        Content::Workspace => (Checked::Workspace, "workspace"),
     }
 }
 

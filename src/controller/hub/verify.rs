@@ -36,7 +36,7 @@ pub(super) fn no_later(requeue: Requeue, hub: &Hub, now: Timestamp) -> Requeue {
     }
 }
 
-/// Asks for the newest final checkpoint of this Hub that never was verified. `None` when it is put off: one is under way, or a
+/// Asks for the newest final checkpoint of this Hub that never was verified, or the one that was longest ago. `None` when it is put off: one is under way, or a
 /// Machine waits for the room that it would take.
 pub(super) async fn ask(hub: &Hub, link: &Link, context: &Context) -> Result<Option<Verification>, Error> {
     if context.machines.promises.is_waited_for(hub.name()).await {
@@ -50,7 +50,10 @@ pub(super) async fn ask(hub: &Hub, link: &Link, context: &Context) -> Result<Opt
     let of = |checkpoint: &Checkpoint| by_name.get(&(checkpoint.namespace(), checkpoint.spec.machine.as_deref()?)).copied();
     let is_here = |checkpoint: &&Checkpoint| home(checkpoint, of(checkpoint), &handles).as_deref() == Some(hub.name());
     let at = Some(context.objects.clock().api_now());
-    match next(hub.name(), &checkpoints, &machines, is_here) {
+    // Without a schedule nobody asks.
+    let again = hub.spec.checkpoints.verify.as_ref().and_then(|verify| verify.again);
+    let before = again.and_then(|again| context.objects.clock().now().checked_sub(again.0).ok());
+    match next(hub.name(), &checkpoints, &machines, before, is_here) {
         Next::Busy => Ok(None),
         Next::None => Ok(Some(Verification { at, checkpoint: None })),
         Next::One(checkpoint) => {
@@ -77,8 +80,14 @@ enum Next<'a> {
     One(&'a Checkpoint),
 }
 
-/// Decides what is next: pure.
-fn next<'a>(hub: &str, checkpoints: &'a [Checkpoint], machines: &[Machine], is_here: impl Fn(&&'a Checkpoint) -> bool) -> Next<'a> {
+/// Decides what is next: pure. What was verified `before` that time is verified again, when all else has been.
+fn next<'a>(
+    hub: &str,
+    checkpoints: &'a [Checkpoint],
+    machines: &[Machine],
+    before: Option<Timestamp>,
+    is_here: impl Fn(&&'a Checkpoint) -> bool,
+) -> Next<'a> {
     let verifies = |machine: &Machine| {
         let finished = machine.status.as_ref().is_some_and(|status| status.phase.is_finished());
         machine.spec.verifies() && !finished && machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB) == hub
@@ -86,14 +95,21 @@ fn next<'a>(hub: &str, checkpoints: &'a [Checkpoint], machines: &[Machine], is_h
     if machines.iter().any(verifies) || checkpoints.iter().filter(|checkpoint| asked(checkpoint).is_some()).any(|one| is_here(&one)) {
         return Next::Busy;
     }
-    let fresh = |checkpoint: &&Checkpoint| {
-        let status = checkpoint.status.as_ref();
-        let ready = status.is_some_and(|status| status.phase == CheckpointPhase::Ready && status.verified.is_none());
-        ready && checkpoint.spec.trigger == Trigger::Final && !checkpoint.is_deleting()
+    let status = |checkpoint: &&'a Checkpoint| checkpoint.status.as_ref();
+    let is_ready = |checkpoint: &&'a Checkpoint| {
+        !checkpoint.is_deleting() && status(checkpoint).is_some_and(|status| status.phase == CheckpointPhase::Ready)
     };
-    let taken = |checkpoint: &&Checkpoint| checkpoint.status.as_ref().and_then(|status| status.captured_at.clone());
-    let newest = checkpoints.iter().filter(fresh).filter(|checkpoint| is_here(checkpoint)).max_by_key(taken);
-    newest.map_or(Next::None, Next::One)
+    let ready = || checkpoints.iter().filter(is_ready);
+    let verified = |checkpoint: &&'a Checkpoint| status(checkpoint).and_then(|status| status.verified.as_ref());
+    let fresh = |checkpoint: &&'a Checkpoint| verified(checkpoint).is_none() && checkpoint.spec.trigger == Trigger::Final;
+    let taken = |checkpoint: &&'a Checkpoint| status(checkpoint).and_then(|status| status.captured_at.clone());
+    if let Some(newest) = ready().filter(fresh).filter(|checkpoint| is_here(checkpoint)).max_by_key(taken) {
+        return Next::One(newest);
+    }
+    let last = |checkpoint: &&'a Checkpoint| verified(checkpoint).and_then(|verified| verified.at.as_ref()).map(|time| time.0);
+    let long_ago = |checkpoint: &&'a Checkpoint| last(checkpoint).zip(before).is_some_and(|(last, before)| last <= before);
+    let oldest = ready().filter(long_ago).filter(|checkpoint| is_here(checkpoint)).min_by_key(last);
+    oldest.map_or(Next::None, Next::One)
 }
 
 #[cfg(test)]
@@ -122,7 +138,8 @@ mod tests {
         let told = |interval: Option<u64>, last: Option<i64>| {
             let mut hub: Hub =
                 serde_json::from_value(serde_json::json!({ "metadata": { "name": "default" }, "spec": { "infrastructure": {} } })).unwrap();
-            hub.spec.checkpoints.verify = interval.map(|seconds| VerifySchedule { interval: GoDuration(Duration::from_secs(seconds)) });
+            hub.spec.checkpoints.verify =
+                interval.map(|seconds| VerifySchedule { interval: GoDuration(Duration::from_secs(seconds)), again: None });
             let at = last.map(|second| Time(Timestamp::from_second(second).unwrap()));
             hub.status.get_or_insert_default().verification = at.map(|at| Verification { at: Some(at), checkpoint: None });
             match no_later(Requeue::After(resync), &hub, now) {
@@ -140,12 +157,13 @@ mod tests {
 
     #[test]
     fn the_newest_final_one_that_never_was_is_next_and_one_at_a_time() {
-        let name =
-            |checkpoints: &[Checkpoint], machines: &[Machine]| match next("default", checkpoints, machines, |c| c.name() != "elsewhere") {
-                Next::One(checkpoint) => checkpoint.name().to_owned(),
-                Next::Busy => "busy".into(),
-                Next::None => "none".into(),
-            };
+        let name = |checkpoints: &[Checkpoint], machines: &[Machine]| match next("default", checkpoints, machines, None, |c| {
+            c.name() != "elsewhere"
+        }) {
+            Next::One(checkpoint) => checkpoint.name().to_owned(),
+            Next::Busy => "busy".into(),
+            Next::None => "none".into(),
+        };
         let suspended = taken("suspended", 9, |c| c.spec.trigger = Trigger::Suspend);
         let all =
             vec![taken("old", 1, |_| {}), taken("new", 2, |_| {}), taken("done", 3, verified), taken("elsewhere", 4, |_| {}), suspended];
@@ -157,5 +175,28 @@ mod tests {
         assert_eq!(name(&all, &[verifier.clone()]), "busy");
         verifier.status.get_or_insert_default().phase = Phase::Succeeded;
         assert_eq!(name(&all, &[verifier]), "new");
+    }
+    #[test]
+    fn what_was_verified_longest_ago_is_next_when_all_have_been() {
+        let name =
+            |checkpoints: &[Checkpoint], before: i64| match next("default", checkpoints, &[], Timestamp::from_second(before).ok(), |c| {
+                c.name() != "elsewhere"
+            }) {
+                Next::One(checkpoint) => checkpoint.name().to_owned(),
+                Next::Busy => "busy".into(),
+                Next::None => "none".into(),
+            };
+        let verified_at = |name: &str, second: i64| {
+            taken(name, 1, |checkpoint| {
+                let at = Some(Time(Timestamp::from_second(second).unwrap()));
+                checkpoint.status.get_or_insert_default().verified = Some(Verified { at, ..Verified::default() });
+            })
+        };
+        let by_hand = Checkpoint { spec: CheckpointSpec::default(), ..verified_at("by-hand", 20) };
+        let all = vec![verified_at("b", 30), by_hand, verified_at("c", 40), verified_at("elsewhere", 1)];
+        assert_eq!(name(&all, 100), "by-hand");
+        assert_eq!(name(&all[2..], 39), "none");
+        assert_eq!(name(&all[2..], 40), "c");
+        assert_eq!(name(&[all, vec![taken("fresh", 1, |_| {})]].concat(), 100), "fresh");
     }
 }

@@ -2,7 +2,7 @@
 
 use super::stage::{Death, NAMESPACE, Stage, die_after_each, status};
 use super::{places, templates};
-use autovibe::api::checkpoint::{Checked, CheckpointPhase, Content, Outcome, VERIFY, Verified};
+use autovibe::api::checkpoint::{Checked, CheckpointPhase, Content, Outcome, Taken, VERIFY, Verified};
 use autovibe::api::machine::{OperatingMode, Phase};
 use autovibe::api::{Checkpoint, Hub, Kind, Machine};
 use autovibe::objects::Part;
@@ -90,10 +90,40 @@ async fn a_checkpoint_is_proven_by_a_clone_without_a_network_and_nothing_is_left
         assert_eq!(checks(&verified), [(Checked::Boot, true), (Checked::Workspace, true)], "{name}: {verified:?}");
     }
 
-    // Of one that was taken while its Machine went on, the conversation is asked for what it was taken with.
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_of_a_machine_that_went_on_is_compared_with_what_its_first_clone_held() {
+    let mut stage = Stage::new().await;
+    stage.create("a", spec()).await;
+    stage.until_finished("a").await;
+    let digests = async || stage.checkpoint("a-0002").await.unwrap().status.unwrap().digests;
+    assert!(digests().await.is_empty(), "no answer waits for a digest");
+    // The conversation is asked for what it was taken with.
     ask(&stage, "a-0002", "1").await;
-    let verified = until_verified(&stage, "a-0002", "1").await;
-    assert_eq!(checks(&verified), [(Checked::Boot, true), (Checked::ToolResults, true)], "{verified:?}");
+    let first = until_verified(&stage, "a-0002", "1").await;
+    assert_eq!(checks(&first), [(Checked::Boot, true), (Checked::ToolResults, true)], "{first:?}");
+    assert!(first.message.contains("its workspace /home/agent/workspace was read for the first time"), "{first:?}");
+    let kept: Vec<_> = digests().await.iter().map(|digest| (digest.content, digest.taken)).collect();
+    assert_eq!(kept, [(Content::Conversation, Taken::AtVerification), (Content::Workspace, Taken::AtVerification)]);
+    ask(&stage, "a-0002", "2").await;
+    let second = until_verified(&stage, "a-0002", "2").await;
+    let all = [Checked::Boot, Checked::Conversation, Checked::Workspace, Checked::ToolResults].map(|what| (what, true));
+    assert_eq!(checks(&second), all, "{second:?}");
+
+    // One that passed and does not any more says so, and stays.
+    let mut changed = stage.checkpoint("a-0002").await.unwrap();
+    changed.status.as_mut().unwrap().digests[1].sha256 = "0".repeat(64);
+    stage.objects().update_status(&changed).await.unwrap();
+    ask(&stage, "a-0002", "3").await;
+    let third = until_verified(&stage, "a-0002", "3").await;
+    let passed = second.at.clone().unwrap().0;
+    let words = format!("its workspace /home/agent/workspace is not what it was when it was first verified; it passed at {passed}");
+    assert_eq!((third.outcome, third.message, third.last_passed), (Outcome::Failed, words, second.at));
+    assert_eq!(told(&stage, "a-0002").await, (CheckpointPhase::Ready, "False".into(), "VerificationFailed".into()));
+    // What is wrong is not what the next is compared with.
+    assert_eq!(digests().await, changed.status.unwrap().digests);
     stage.stop().await;
 }
 
@@ -210,7 +240,11 @@ async fn until_scheduled(stage: &Stage, wanted: Option<&str>) {
 }
 
 async fn every_minute(stage: &Stage) {
-    let change = json!({ "spec": { "checkpoints": { "verify": { "interval": "1m" } } } });
+    schedule(stage, json!({ "interval": "1m" })).await;
+}
+
+async fn schedule(stage: &Stage, verify: Value) {
+    let change = json!({ "spec": { "checkpoints": { "verify": verify } } });
     stage.objects().merge::<Hub>("", "default", Part::Main, change).await.unwrap();
 }
 
@@ -248,7 +282,37 @@ async fn by_schedule_the_newest_final_one_comes_first_and_each_once() {
     until("old-final").await;
     let_time_pass(&stage).await;
     until_scheduled(&stage, None).await;
+
+    // Each once more, the one first that was longest ago, however new it is.
+    let is_wrong = schedule_error(&stage, json!({ "interval": "1m", "again": "30s" })).await;
+    assert!(is_wrong.contains("spec.checkpoints.verify.again: Invalid value: \"30s\": must be at least"), "{is_wrong}");
+    schedule(&stage, json!({ "interval": "1m", "again": "1h" })).await;
+    for (name, at) in [("new-final", "2026-01-01T00:00:00Z"), ("old-final", "2026-01-02T00:00:00Z")] {
+        stage.until_gone(&format!("{name}-verify")).await;
+        let change = json!({ "status": { "verified": { "at": at } } });
+        stage.objects().merge::<Checkpoint>(NAMESPACE, name, Part::Status, change).await.unwrap();
+    }
+    for name in ["new-final", "old-final"] {
+        let_time_pass(&stage).await;
+        until_scheduled(&stage, Some(&format!("default/{name}"))).await;
+        let again = async {
+            let long_ago = |last: &Verified| last.at.as_ref().is_some_and(|at| at.0.to_string().starts_with("2026-01"));
+            while verified(name).await.as_ref().is_some_and(long_ago) {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        };
+        tokio::time::timeout(Duration::from_mins(1), again).await.unwrap_or_else(|_| panic!("{name} is not verified again"));
+        assert_eq!(verified(name).await.unwrap().outcome, Outcome::Passed);
+        stage.until_gone(&format!("{name}-verify")).await;
+    }
+    let_time_pass(&stage).await;
+    until_scheduled(&stage, None).await;
     stage.stop().await;
+}
+
+async fn schedule_error(stage: &Stage, verify: Value) -> String {
+    let change = json!({ "spec": { "checkpoints": { "verify": verify } } });
+    stage.objects().merge::<Hub>("", "default", Part::Main, change).await.unwrap_err().to_string()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -3,7 +3,7 @@
 use super::super::memory::Boot;
 use super::{Act, Done, Fact, Problem};
 use crate::agent::{self, Start};
-use crate::api::checkpoint::Examined;
+use crate::api::checkpoint::{Content, Examined};
 use crate::api::machine::TerminationReason;
 use crate::api::{Checkpoint, Kind};
 use crate::controller::checkpoint::awaited_results;
@@ -138,7 +138,10 @@ impl Act<'_> {
         let checkpoint = self.context.objects.get::<Checkpoint>(self.machine.namespace(), name).await?;
         let guest = self.guest().await?;
         let taken = checkpoint.as_ref().and_then(|checkpoint| checkpoint.status.clone()).unwrap_or_default();
-        let wanted: Vec<_> = taken.digests.iter().map(|digest| (digest.content, digest.path.clone())).collect();
+        let mut wanted: Vec<_> = taken.digests.iter().map(|digest| (digest.content, digest.path.clone())).collect();
+        // What it has no digest of is read for the next time; not all of the guest, where nobody knows any more which part is work.
+        let unknown = |(content, path): &(Content, String)| path != "/" && !taken.digests.iter().any(|known| known.content == *content);
+        wanted.extend(agent::contents(self.machine).into_iter().filter(unknown));
         let results = checkpoint.as_ref().map(awaited_results).unwrap_or_default();
         let sessions = agent::session_files(self.machine.spec.agent.r#type);
         let found = async {
