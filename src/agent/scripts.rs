@@ -40,15 +40,28 @@ pub const VERIFY: Verb = Verb { name: "autovibe-verify", script: script!("script
 pub const FLUSH: Verb = Verb { name: "autovibe-flush", script: script!("scripts/flush.sh") };
 /// Args: longest time for each in seconds, directories. Prints `SHA256 PATH` of each that is there.
 pub const DIGEST: Verb = Verb { name: "autovibe-digest", script: script!("scripts/digest.sh") };
-/// Args: timeout in seconds, `agent` or `root`, workspace, most bytes of a stream, command. Prints its two streams in base64; exits as it did.
-pub const EXEC: Verb = Verb { name: "autovibe-exec", script: script!("scripts/exec.sh") };
+/// Args: id, timeout in seconds, `agent` or `root`, workspace, most bytes of a stream, command. Exits as it did; prints nothing.
+pub const EXEC: Verb = Verb {
+    name: "autovibe-exec",
+    script: concat!(include_str!("scripts/prelude.sh"), include_str!("scripts/exec_head.sh"), include_str!("scripts/exec.sh")),
+};
+/// Args: id, bytes of standard output and of standard error to pass over, most bytes of each. Prints what such a command wrote, in base64.
+pub const EXEC_READ: Verb = Verb {
+    name: "autovibe-exec-read",
+    script: concat!(include_str!("scripts/prelude.sh"), include_str!("scripts/exec_head.sh"), include_str!("scripts/exec_read.sh")),
+};
+/// Args: id, `kill` or nothing. Removes what such a command wrote, and ends it before.
+pub const EXEC_END: Verb = Verb {
+    name: "autovibe-exec-end",
+    script: concat!(include_str!("scripts/prelude.sh"), include_str!("scripts/exec_head.sh"), include_str!("scripts/exec_end.sh")),
+};
 /// No args. Ends the agent's processes.
 pub const STOP: Verb = Verb { name: "autovibe-stop", script: script!("scripts/stop.sh") };
 /// Args: workspace, name, base name (may be empty), message of the commit. Prints a base64 git bundle, or `none`.
 pub const BUNDLE: Verb = Verb { name: "autovibe-bundle", script: script!("scripts/bundle.sh") };
 
 /// Every verb, for tests and for guests that answer by name.
-pub const VERBS: [Verb; 11] = [PERSONALISE, SOURCE, LAUNCH, GO_ON, STATUS, VERIFY, FLUSH, DIGEST, EXEC, STOP, BUNDLE];
+pub const VERBS: [Verb; 13] = [PERSONALISE, SOURCE, LAUNCH, GO_ON, STATUS, VERIFY, FLUSH, DIGEST, EXEC, EXEC_READ, EXEC_END, STOP, BUNDLE];
 
 /// Where the hub writes the source bundle in the guest.
 pub const SOURCE_BUNDLE: &str = "/var/lib/autovibe/source.bundle";

@@ -4,7 +4,7 @@ use crate::api::machine::Agent;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 /// A scratch guest on this machine: a root directory, and the shell that runs the scripts.
@@ -45,7 +45,12 @@ impl Guest {
         self.root.path().join("home/agent/it's a workspace").display().to_string()
     }
     fn run(&self, verb: Verb, args: &[&str], input: &str) -> Output {
-        let mut child = Command::new(&self.shell[0])
+        let mut child = self.spawn(verb, args);
+        child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
+        child.wait_with_output().unwrap()
+    }
+    fn spawn(&self, verb: Verb, args: &[&str]) -> Child {
+        Command::new(&self.shell[0])
             .args(&self.shell[1..])
             .args(["-c", verb.script, verb.name])
             .args(args)
@@ -57,9 +62,7 @@ impl Guest {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .unwrap();
-        child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
-        child.wait_with_output().unwrap()
+            .unwrap()
     }
     fn ok(&self, verb: Verb, args: &[&str], input: &str) -> String {
         let output = self.run(verb, args, input);
@@ -243,10 +246,12 @@ fn exec_gives_both_streams_as_they_are_and_the_commands_code() {
         std::fs::create_dir_all(guest.state()).unwrap();
         let workspace = guest.workspace();
         let exec = |seconds: &str, workspace: &str, most: &str, command: &[&str], input: &str| {
-            let fixed = [seconds, "agent", workspace, most];
+            let fixed = ["1f", seconds, "agent", workspace, most];
             let output = guest.run(scripts::EXEC, &[&fixed, command].concat(), input);
-            let text = |bytes: &[u8]| decode(std::str::from_utf8(bytes).unwrap());
-            (output.status.code(), text(&output.stdout), text(&output.stderr))
+            let (out, err) = read(&guest, "1f", "0", most);
+            guest.ok(scripts::EXEC_END, &["1f"], "");
+            assert!(!guest.root.path().join("run/autovibe/exec.1f").exists());
+            (output.status.code(), out, err)
         };
         let script = "pwd; printf '<%s>' \"$@\"; printf '\\000\\377\\n' >&2; cat; exit 3";
         let (code, out, err) = exec("20", &workspace, "1000", &["/bin/sh", "-c", script, "x", "a b", "", "it's"], "put in\n");
@@ -262,6 +267,41 @@ fn exec_gives_both_streams_as_they_are_and_the_commands_code() {
         // Before its source came there is no workspace; people look for why.
         let (code, out, _) = exec("20", "/no/such/place", "100", &["pwd"], "");
         assert_eq!((code, out.as_slice()), (Some(0), b"/\n".as_slice()));
+        // What it leaves running is not waited for, and runs on.
+        let start = Instant::now();
+        let left = guest.root.path().join("left");
+        let script = format!("(sleep 2; echo > '{}') & echo begun", left.display());
+        assert_eq!(exec("20", &workspace, "100", &["/bin/sh", "-c", &script], "").1, b"begun\n");
+        assert!(start.elapsed() < Duration::from_secs(15));
+        until(|| left.exists(), || "what was left running".into());
+        assert_eq!(guest.run(scripts::EXEC_READ, &["1f", "1", "0", "9", "9"], "").status.code(), Some(3), "it was removed");
+    }
+}
+
+/// What a command wrote so far behind its first bytes.
+fn read(guest: &Guest, id: &str, from: &str, most: &str) -> (Vec<u8>, Vec<u8>) {
+    let output = guest.run(scripts::EXEC_READ, &[id, from, "0", most, most], "");
+    let text = |bytes: &[u8]| decode(std::str::from_utf8(bytes).unwrap());
+    (text(&output.stdout), text(&output.stderr))
+}
+
+#[test]
+fn what_a_command_writes_is_read_before_its_end_and_all_of_it_is_killed() {
+    for guest in guests() {
+        std::fs::create_dir_all(guest.state()).unwrap();
+        let alive = guest.root.path().join("alive");
+        let script = format!("echo 1; (while sleep 0.1; do echo >> '{}'; done) & read go; echo 2; sleep 60", alive.display());
+        let mut child = guest.spawn(scripts::EXEC, &["2f", "50", "agent", "/", "100", "/bin/sh", "-c", &script]);
+        until(|| read(&guest, "2f", "0", "100").0 == b"1\n", || "its first line".into());
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
+        until(|| read(&guest, "2f", "2", "100").0 == b"2\n", || "its second line".into());
+        until(|| alive.exists(), || "what it began".into());
+        guest.ok(scripts::EXEC_END, &["2f", "kill"], "");
+        assert_eq!(child.wait().unwrap().code(), Some(137));
+        let length = || std::fs::metadata(&alive).unwrap().len();
+        let before = length();
+        std::thread::sleep(Duration::from_secs(1));
+        assert_eq!(length(), before, "what it began goes on");
     }
 }
 
@@ -285,8 +325,8 @@ fn commands_run_as_the_agents_user_where_there_is_one() {
         );
         assert_eq!(output, "nobody\n<-c><it's><a b>");
         for (user, name) in [("agent", "nobody\n"), ("root", "root\n")] {
-            let output = guest.ok(scripts::EXEC, &["20", user, &guest.workspace(), "100", "id", "-un"], "");
-            assert_eq!(decode(&output), name.as_bytes());
+            guest.ok(scripts::EXEC, &[user, "20", user, &guest.workspace(), "100", "id", "-un"], "");
+            assert_eq!(read(&guest, user, "0", "100").0, name.as_bytes());
         }
         let key = guest.state().join("runner.key");
         let script = format!("id -un; printf '%s' \"$AUTOVIBE_TOKEN\"; [ ! -r {} ] || exit 3; exit 4", key.display());

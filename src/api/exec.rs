@@ -8,7 +8,7 @@ use std::time::Duration;
 pub const MOST_INPUT: usize = 64 << 10;
 /// The longest `command`, bytes. Source: PVE API, an older server takes a body of at most 64 KiB.
 pub const MOST_COMMAND: usize = 32 << 10;
-/// How much of each stream comes back, bytes: in base64 less than the 16 MiB that a guest agent hands out.
+/// How much of each stream comes back, bytes: the guest keeps that much of it, mostly in memory.
 pub const MOST_OUTPUT: usize = 8 << 20;
 /// The longest `timeout`.
 pub const LONGEST: Duration = Duration::from_hours(1);
@@ -27,6 +27,26 @@ pub struct Exec {
     /// When it is killed.
     #[serde(default = "default_timeout")]
     pub timeout: GoDuration,
+    /// When its output comes. A server of a version that has not this field refuses it by name.
+    #[serde(default, skip_serializing_if = "ExecOutput::is_at_end")]
+    pub output: ExecOutput,
+}
+
+/// When the output of a command comes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExecOutput {
+    /// In one line, when it has ended.
+    #[default]
+    AtEnd,
+    /// A line for each part, as it is written; the last has `exitCode` or `error`.
+    Live,
+}
+
+impl ExecOutput {
+    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it so")]
+    fn is_at_end(&self) -> bool {
+        *self == Self::AtEnd
+    }
 }
 
 fn default_timeout() -> GoDuration {
@@ -42,7 +62,7 @@ pub enum ExecUser {
     Root,
 }
 
-/// The one line of an answer, which comes when the command has ended: `error` or all else.
+/// A line of an answer: all of a command that has ended, or a part.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Executed {

@@ -3,16 +3,24 @@
 //! Only a server whose own process leads the controllers reaches guests; another one says so.
 
 use super::{Shared, reply, route::Target, status::Status};
-use crate::api::exec::{Exec, ExecUser, Executed, LONGEST, MOST_COMMAND, MOST_INPUT};
+use crate::api::exec::{Exec, ExecOutput, ExecUser, Executed, LONGEST, MOST_COMMAND, MOST_INPUT};
 use crate::api::{DEFAULT_HUB, FieldError, GROUP, Kind, Machine};
 use crate::driver::Driver;
+use crate::driver::guest::Said;
 use crate::driver::vm::Owner;
 use crate::objects::EventType;
 use crate::proxmox::{Node, Vmid};
 use axum::{body::Body, response::Response};
+use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
+use futures::{Stream, StreamExt, stream};
+use std::convert::Infallible;
+use tokio::sync::mpsc;
 
-/// Begins the command; the answer's body is one line, [`Executed`], when it has ended.
+/// Parts of the output on their way to the client.
+const PARTS: usize = 4;
+
+/// Begins the command; the answer's body is lines, [`Executed`], as they come, or one when it has ended. A client that goes away ends it.
 ///
 /// Errors: 404, 409 when the Machine has no guest that answers, 422, 503 when this server reaches no guests.
 pub(super) async fn answer(server: &Shared, target: &Target, user: &str, body: &[u8]) -> Result<Response, Status> {
@@ -31,20 +39,43 @@ pub(super) async fn answer(server: &Shared, target: &Target, user: &str, body: &
     let whose = if exec.user == ExecUser::Root { "as root" } else { "as the agent's user" };
     server.objects.record(&machine, EventType::Normal, "Exec", &format!("{user} ran {program:?} in the guest {whose}")).await;
     let (clock, workspace) = (server.objects.clock().clone(), machine.spec.goal.workspace);
-    let ended = async move {
-        let executed = match driver.guest(vmid, &clock).exec(&exec, &workspace).await {
-            Ok(executed) => executed,
-            Err(error) => Executed { error: Some(error.to_string()), ..Executed::default() },
-        };
-        let mut line = serde_json::to_vec(&executed).unwrap_or_default();
-        line.push(b'\n');
-        Ok::<_, std::convert::Infallible>(Bytes::from(line))
-    };
-    // It goes on when nobody waits for it any more, until its own timeout.
-    let ended = tokio::spawn(ended);
-    Ok(reply::stream(Body::from_stream(futures::stream::once(async {
-        ended.await.map_err(std::io::Error::other)?.map_err(std::io::Error::other)
-    }))))
+    let (to, mut from) = mpsc::channel(PARTS);
+    let output = exec.output;
+    // In a task of its own: it ends the command when nobody waits for it any more.
+    tokio::spawn(async move {
+        if let Err(error) = driver.guest(vmid, &clock).exec(&exec, &workspace, &to).await {
+            to.send(Said::Lost(error.to_string())).await.ok();
+        }
+    });
+    let parts = stream::poll_fn(move |context| from.poll_recv(context));
+    Ok(reply::stream(match output {
+        ExecOutput::Live => Body::from_stream(parts.map(|part| line(&whole(&[part])))),
+        ExecOutput::AtEnd => Body::from_stream(stream::once(at_end(parts))),
+    }))
+}
+
+async fn at_end(parts: impl Stream<Item = Said>) -> Result<Bytes, Infallible> {
+    line(&whole(&parts.collect::<Vec<_>>().await))
+}
+
+fn line(executed: &Executed) -> Result<Bytes, Infallible> {
+    let mut line = serde_json::to_vec(executed).unwrap_or_default();
+    line.push(b'\n');
+    Ok(line.into())
+}
+
+/// What these parts are together.
+fn whole(parts: &[Said]) -> Executed {
+    let (mut executed, mut out, mut err) = (Executed::default(), Vec::new(), Vec::new());
+    for part in parts {
+        match part {
+            Said::Out(bytes) => out.extend_from_slice(bytes),
+            Said::Err(bytes) => err.extend_from_slice(bytes),
+            Said::Ended(code) => executed.exit_code = *code,
+            Said::Lost(why) => executed.error = Some(why.clone()),
+        }
+    }
+    Executed { stdout: STANDARD.encode(out), stderr: STANDARD.encode(err), ..executed }
 }
 
 fn wrong(exec: &Exec) -> Vec<FieldError> {

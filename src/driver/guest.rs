@@ -3,11 +3,14 @@
 //! The guest agent gives an exit status once and then forgets it. A reply that is lost on the way is therefore `Unknown`,
 //! and the verb is run again.
 
+mod exec;
+
+pub use exec::Said;
+
 use super::vm::Wait;
 use super::{Driver, Error};
 use crate::agent::{self, scripts};
 use crate::api::checkpoint::{Content, Digest};
-use crate::api::exec::{Exec, ExecUser, Executed, MOST_OUTPUT};
 use crate::clock::Clock;
 use crate::proxmox::{self, ExecStatus, Vmid};
 use base64::Engine as _;
@@ -160,17 +163,6 @@ impl Guest<'_> {
         Ok(wanted.iter().filter_map(digest).collect())
     }
 
-    /// Runs a command for a person. It is begun once: where `Unknown` is answered it may have run, or run still.
-    pub async fn exec(&self, exec: &Exec, workspace: &str) -> Result<Executed, Error> {
-        let (seconds, most) = (exec.timeout.0.as_secs().to_string(), MOST_OUTPUT.to_string());
-        let user = if exec.user == ExecUser::Root { "root" } else { "agent" };
-        let fixed = [seconds.as_str(), user, workspace, most.as_str()];
-        let args: Vec<&str> = fixed.into_iter().chain(exec.command.iter().map(String::as_str)).collect();
-        let (exit_code, stdout, stderr) = self.run(scripts::EXEC, &args, Some(&exec.stdin), exec.timeout.0 + SHORT).await?;
-        let joined = |lines: String| lines.split_whitespace().collect();
-        Ok(Executed { exit_code, stdout: joined(stdout), stderr: joined(stderr), error: None })
-    }
-
     /// Ends the agent's processes.
     pub async fn stop_agent(&self) -> Result<(), Error> {
         self.done(scripts::STOP, &[], None, SHORT).await.map(drop)
@@ -202,6 +194,12 @@ impl Guest<'_> {
         }
     }
 
+    /// Begins a verb; the process id by which its end is asked for.
+    async fn begin(&self, verb: scripts::Verb, args: &[&str], input: Option<&str>) -> Result<u64, Error> {
+        let command: Vec<&str> = ["/bin/sh", "-c", verb.script, verb.name].into_iter().chain(args.iter().copied()).collect();
+        Ok(self.driver.proxmox.agent_exec(self.driver.node(), self.vmid, &command, input).await?)
+    }
+
     async fn run(
         &self,
         verb: scripts::Verb,
@@ -210,8 +208,7 @@ impl Guest<'_> {
         deadline: Duration,
     ) -> Result<(Option<i32>, String, String), Error> {
         let (proxmox, node) = (&self.driver.proxmox, self.driver.node());
-        let command: Vec<&str> = ["/bin/sh", "-c", verb.script, verb.name].into_iter().chain(args.iter().copied()).collect();
-        let pid = proxmox.agent_exec(node, self.vmid, &command, input).await?;
+        let pid = self.begin(verb, args, input).await?;
         let mut wait = if verb == scripts::FLUSH { Wait::flush() } else { Wait::guest() };
         loop {
             match proxmox.agent_exec_status(node, self.vmid, pid).await {

@@ -362,11 +362,13 @@ impl Wait {
     pub(super) fn guest() -> Self {
         Self { next: Duration::from_millis(20), factor: 1.5, spent: Duration::ZERO }
     }
-    /// Waits, longer each time.
-    async fn pause(&mut self, clock: &Clock) {
-        clock.sleep(self.next).await;
-        self.spent += self.next;
-        self.next = self.next.mul_f64(self.factor).min(POLL_MAX);
+    /// Waits, longer each time; how long it was.
+    pub(super) async fn pause(&mut self, clock: &Clock) -> Duration {
+        let now = self.next;
+        clock.sleep(now).await;
+        self.spent += now;
+        self.next = now.mul_f64(self.factor).min(POLL_MAX);
+        now
     }
     /// Waits, unless that would pass `deadline`; says whether it waited.
     pub(super) async fn again(&mut self, deadline: Duration, clock: &Clock) -> bool {

@@ -7,7 +7,7 @@ use autovibe::api::hub::VmidRange;
 use autovibe::api::quantity::GoDuration;
 use autovibe::cli::image::{self, ImageKind};
 use autovibe::clock::Clock;
-use autovibe::driver::guest::AgentState;
+use autovibe::driver::guest::{AgentState, Said};
 use autovibe::driver::vm::{OwnedVm, Owner, VmSpec};
 use autovibe::driver::{Connection, Driver, Turns};
 use autovibe::lab::guests::VmConfig;
@@ -379,6 +379,35 @@ async fn a_guest_on_a_clone_is_forked_while_it_runs() {
     place.vms.clear();
 }
 
+/// How many processes there are of the command below.
+const RUNS: &str = "grep -l 98[7] /proc/[0-9]*/cmdline 2>/dev/null | wc -l";
+
+/// What a command writes comes before its end, and one that nobody listens to any more is gone.
+async fn live_output(driver: &Driver, vmid: Vmid, clock: &Clock) {
+    let command = ["sh", "-c", "for i in 1 2 3; do echo $i; sleep 1; done; exec sleep 987"].map(str::to_owned).to_vec();
+    let exec = Exec { command, timeout: GoDuration(2 * PATIENCE), ..Exec::default() };
+    let (to, mut from) = tokio::sync::mpsc::channel(100);
+    let (guest, began) = (driver.guest(vmid, clock), Instant::now());
+    let listens = async {
+        let mut out = Vec::new();
+        while out != b"1\n2\n3\n" {
+            match from.recv().await {
+                Some(Said::Out(bytes)) => out.extend(bytes),
+                other => panic!("{other:?} after {out:?}"),
+            }
+            eprintln!("{:?} came after {:.1} s", String::from_utf8_lossy(&out), began.elapsed().as_secs_f64());
+        }
+        assert_ne!(as_root(driver, vmid, RUNS).await.trim(), "0");
+        drop(from);
+    };
+    let (ended, ()) = tokio::join!(guest.exec(&exec, "/", &to), listens);
+    ended.unwrap();
+    while as_root(driver, vmid, RUNS).await.trim() != "0" {
+        assert!(began.elapsed() < PATIENCE, "it runs on, and would for as long again");
+    }
+    assert_eq!(as_root(driver, vmid, "ls /run/autovibe").await.trim(), "");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
     if let Some(reason) = lacking() {
@@ -433,10 +462,20 @@ async fn a_machine_lives_and_ends_on_real_parts_while_its_lab_is_killed() {
     // A command of a person, binary and not.
     let command = ["sh", "-c", "id -un; pwd; printf '\\377' >&2; cat; exit 9"].map(str::to_owned).to_vec();
     let exec = Exec { command, stdin: "put in\n".into(), timeout: GoDuration(PATIENCE), ..Exec::default() };
-    let executed = driver.guest(vmid, &clock).exec(&exec, "/home/agent/work").await.unwrap();
-    let bytes = |text: &str| BASE64.decode(text).unwrap();
-    assert_eq!((executed.exit_code, bytes(&executed.stderr)), (Some(9), vec![0xff]));
-    assert_eq!(String::from_utf8(bytes(&executed.stdout)).unwrap(), "agent\n/home/agent/work\nput in\n");
+    let (to, mut from) = tokio::sync::mpsc::channel(100);
+    driver.guest(vmid, &clock).exec(&exec, "/home/agent/work", &to).await.unwrap();
+    from.close();
+    let (mut out, mut err, mut ended) = (Vec::new(), Vec::new(), None);
+    while let Some(said) = from.recv().await {
+        match said {
+            Said::Out(bytes) => out.extend(bytes),
+            Said::Err(bytes) => err.extend(bytes),
+            other => ended = Some(other),
+        }
+    }
+    assert_eq!((ended, err), (Some(Said::Ended(Some(9))), vec![0xff]));
+    assert_eq!(String::from_utf8(out).unwrap(), "agent\n/home/agent/work\nput in\n");
+    live_output(&driver, vmid, &clock).await;
     let kept = as_root(&driver, vmid, KEEPS_TOKEN).await;
     assert!(kept.contains("agent.env"), "the search finds no token where there is one: {kept}");
     let identity = driver.guest(vmid, &clock).verify(&verify(IDENTITY), "/", PATIENCE).await.unwrap().output;

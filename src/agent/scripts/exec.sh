@@ -1,18 +1,33 @@
-# Runs a command for a person, as the agent's user or as root, where the agent works; prints the beginning of each of its streams, in base64.
-# Args: timeout in seconds, `agent` or `root`, workspace, most bytes of a stream, command.
-limit=$1 who=$2 workspace=$3 most=$4
-shift 4
+# Runs a command for a person, as the agent's user or as root, where the agent works, and exits as it did. Its streams go to files, the
+# beginning of each. Args: id, timeout in seconds, `agent` or `root`, workspace, most bytes of a stream, command.
+id=$1 limit=$2 who=$3 workspace=$4 blocks=$(($5 / 512 + 1))
+shift 5
+begin() (umask 077 && mkdir -p "${1%/*}" && mkdir "$1" && mkfifo "$1/1" "$1/2") 2>/dev/null
+# Of a hub that died.
+find "$root/run/autovibe" "$state" -maxdepth 1 -name 'exec.*' -mmin +180 -exec rm -rf {} + 2>/dev/null
+begin "$dir" || { dir=$state/exec.$id && begin "$dir"; } || exit 125
 cd "$workspace" 2>/dev/null || cd /
-status=$(mktemp) || exit 125
+# All of a stream is read: a command is not ended for what it prints.
+keep() {
+  (ulimit -c 0; ulimit -f "$blocks"; exec cat >"$dir/$1") 2>/dev/null
+  cat >/dev/null
+  : >"$dir/$1.end"
+}
 run() (
   if [ -e "$state/agent.env" ]; then . "$state/agent.env"; fi
-  if [ "$who" = root ]; then export HOME=/root; exec timeout -s KILL "$limit" "$@"; fi
+  # In a session of its own, which can be ended as a whole.
+  exec 9>"$dir/session"
+  # shellcheck disable=SC2016
+  session='echo "$0 $$" >&9; exec 9>&-; exec timeout -s KILL "$@"'
+  if [ "$who" = root ]; then export HOME=/root; exec setsid sh -c "$session" "$boot" "$limit" "$@"; fi
   [ -d "${HOME:-/nonexistent}" ] || export HOME=/root
-  as_agent timeout -s KILL "$limit" "$@"
+  as_agent setsid sh -c "$session" "$boot" "$limit" "$@"
 )
-# All of a stream is read: a command is not ended for what it prints.
-begin() { { head -c "$most"; cat >/dev/null; } | base64; }
-{ { { run "$@" 3>&-; echo $? >"$status"; } | begin >&3; } 2>&1 | begin >&2; } 3>&1
-code=$(cat "$status")
-rm -f "$status"
-exit "${code:-125}"
+keep out <"$dir/1" >/dev/null 2>&1 &
+keep err <"$dir/2" >/dev/null 2>&1 &
+run "$@" >"$dir/1" 2>"$dir/2"
+code=$?
+# What it left running has its streams still; nobody waits for that.
+tries=0
+until { [ -e "$dir/out.end" ] && [ -e "$dir/err.end" ]; } || [ ! -d "$dir" ] || [ "$tries" -ge 20 ]; do tries=$((tries + 1)); nap; done
+exit "$code"

@@ -57,9 +57,8 @@ impl Guests {
             "guest-exec" => self.exec(vmid, arguments),
             "guest-exec-status" => {
                 let pid = arguments["pid"].as_u64().unwrap_or_default();
-                let ended = self.memory().get_mut(&vmid).and_then(|memory| memory.commands.ended.remove(&pid));
-                // Also when its end was read before: it is told once.
-                ended.map(verb::Ended::report).ok_or_else(|| "Invalid parameter 'pid'".to_owned())
+                let told = self.memory().get_mut(&vmid).and_then(|memory| memory.commands.report(pid));
+                told.ok_or_else(|| "Invalid parameter 'pid'".to_owned())
             }
             "guest-file-open" => {
                 let path = arguments["path"].as_str().unwrap_or_default();

@@ -9,7 +9,8 @@ use super::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 /// What a killed agent's shell reports: 128 + SIGTERM.
@@ -21,6 +22,24 @@ pub(super) struct Ended {
     code: i32,
     out: String,
     err: String,
+    /// Runs until then.
+    until: Option<Instant>,
+}
+
+/// What a person's command wrote: its lines, one after each while.
+#[derive(Debug)]
+struct Streams {
+    began: Instant,
+    lines: Vec<String>,
+    every: Duration,
+}
+
+impl Streams {
+    fn so_far(&self) -> String {
+        let passed = self.began.elapsed();
+        let is_there = |(line, _): &(u32, &String)| passed >= self.every * *line;
+        (0..).zip(&self.lines).filter(is_there).map(|(_, text)| text.as_str()).collect()
+    }
 }
 
 /// Commands of one guest: those whose end nobody has read, and the agent.
@@ -28,6 +47,7 @@ pub(super) struct Ended {
 pub(super) struct Commands {
     last_pid: u64,
     pub(super) ended: BTreeMap<u64, Ended>,
+    streams: BTreeMap<String, Streams>,
     pub(super) agent: Option<CancellationToken>,
 }
 
@@ -37,6 +57,14 @@ impl Commands {
         self.ended.insert(self.last_pid, ended);
         self.last_pid
     }
+
+    /// As guest-exec-status gives it; `None` when there is no such command, or its end was read before: it is told once.
+    pub(super) fn report(&mut self, pid: u64) -> Option<Value> {
+        if self.ended.get(&pid)?.until.is_some_and(|until| until > Instant::now()) {
+            return Some(json!({ "exited": false }));
+        }
+        self.ended.remove(&pid).map(Ended::report)
+    }
 }
 
 impl Ended {
@@ -44,8 +72,7 @@ impl Ended {
         Self { out, ..Self::default() }
     }
 
-    /// As guest-exec-status gives it.
-    pub(super) fn report(self) -> Value {
+    fn report(self) -> Value {
         let mut report = json!({ "exited": true, "exitcode": self.code });
         for (key, text) in [("out-data", self.out), ("err-data", self.err)] {
             if !text.is_empty() {
@@ -79,7 +106,19 @@ impl Guests {
             "autovibe-status" => Ended::printed(self.status(vmid)),
             "autovibe-verify" => self.verify(vmid, args.get(2..).unwrap_or_default()),
             "autovibe-digest" => Ended::printed(self.digests(vmid, args.get(1..).unwrap_or_default())),
-            "autovibe-exec" => self.for_person(vmid, &arg(1), args.get(4..).unwrap_or_default(), input),
+            "autovibe-exec" => self.for_person(vmid, &arg(0), &arg(2), args.get(5..).unwrap_or_default(), input),
+            "autovibe-exec-read" => {
+                let number = |at: usize| arg(at).parse().unwrap_or_default();
+                let mut memory = self.memory();
+                let streams = memory.get_mut(&vmid).and_then(|memory| memory.commands.streams.get(&arg(0)));
+                let Some(so_far) = streams.map(Streams::so_far) else { return Ended { code: 3, ..Ended::default() } };
+                let part: Vec<u8> = so_far.into_bytes().into_iter().skip(number(1)).take(number(3)).collect();
+                Ended::printed(STANDARD.encode(part))
+            }
+            "autovibe-exec-end" => {
+                self.memory().get_mut(&vmid).map(|memory| memory.commands.streams.remove(&arg(0)));
+                Ended::default()
+            }
             "autovibe-flush" => Ended::printed("flushed=true\n".into()),
             "autovibe-stop" => {
                 self.stop_agent(vmid);
@@ -95,7 +134,7 @@ impl Guests {
     }
 
     fn launch(&self, vmid: u32, number: &str, input: &str) -> Ended {
-        let failed = |code, err: String| Ended { code, out: String::new(), err };
+        let failed = |code, err: String| Ended { code, err, ..Ended::default() };
         let Ok(number) = number.parse() else {
             return failed(64, format!("`{number}` is no launch number\n"));
         };
@@ -163,22 +202,37 @@ impl Guests {
             }
             [] => 0,
         };
-        Ended { code, out: format!("verified with code {code}\n"), err: String::new() }
+        Ended { code, out: format!("verified with code {code}\n"), ..Ended::default() }
     }
 
-    /// `echo WORDS`, `cat` of the input, `whoami` and `hostname`; anything else as a verify command.
-    fn for_person(&self, vmid: u32, user: &str, command: &[&str], input: &str) -> Ended {
+    /// `echo WORDS`, `cat` of the input, `whoami` and `hostname`; `sim-count N` writes 1 to N, one a second; anything else as a verify
+    /// command.
+    fn for_person(&self, vmid: u32, id: &str, user: &str, command: &[&str], input: &str) -> Ended {
+        let (began, mut ended) = (Instant::now(), Ended::default());
         let out = match command {
+            ["sim-count", most] => {
+                let most: u32 = most.parse().unwrap_or_default();
+                ended.until = Some(began + Duration::from_secs(most.into()));
+                let lines = (1..=most).map(|number| format!("{number}\n")).collect();
+                self.keep(vmid, id, Streams { began, lines, every: Duration::from_secs(1) });
+                return ended;
+            }
             ["echo", words @ ..] => format!("{}\n", words.join(" ")),
             ["cat"] => input.to_owned(),
             ["whoami"] => format!("{user}\n"),
             ["hostname"] => self.on_disk(vmid, |disk| disk.hostname.clone()).flatten().unwrap_or_default() + "\n",
             _ => {
-                let ended = self.verify(vmid, command);
-                return Ended { out: STANDARD.encode(ended.out), ..ended };
+                let verified = self.verify(vmid, command);
+                ended.code = verified.code;
+                verified.out
             }
         };
-        Ended::printed(STANDARD.encode(out))
+        self.keep(vmid, id, Streams { began, lines: vec![out], every: Duration::ZERO });
+        ended
+    }
+
+    fn keep(&self, vmid: u32, id: &str, streams: Streams) {
+        self.memory().get_mut(&vmid).map(|memory| memory.commands.streams.insert(id.to_owned(), streams));
     }
 
     fn stop_agent(&self, vmid: u32) {

@@ -4,8 +4,10 @@ use super::elsewhere::{HUB, SIMULATED};
 use super::killed::manifest;
 use crate::process::{Hub, LabOf, autovibe, refused, said, wait};
 use serde_json::{Value, json};
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 fn lives(data: &Path) {
     said(data, &["apply", "-f", &manifest(data)]);
@@ -45,6 +47,24 @@ async fn a_command_runs_in_the_guest_and_its_code_comes_out() {
     assert_eq!(child.wait_with_output().unwrap().stdout, "one\nzwölf\n".as_bytes());
     let answer: Value = serde_json::from_str(&said(data, &["exec", "idle", "-o", "json", "--", "echo", "hi"])).unwrap();
     assert_eq!(answer, json!({ "exitCode": 0, "stdout": "aGkK" }));
+    // What is written comes as it is, and what is left of a command whose client went away is ended.
+    let mut counts = Command::new(env!("CARGO_BIN_EXE_autovibe"));
+    counts.arg("--data").arg(data).args(["exec", "idle", "--", "sim-count", "5"]).stdout(Stdio::piped());
+    let (began, mut child) = (std::time::Instant::now(), counts.spawn().unwrap());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines().map(Result::unwrap);
+    assert_eq!(lines.next().unwrap(), "1");
+    assert!(began.elapsed() < Duration::from_secs(4), "it came at the end");
+    assert!(child.try_wait().unwrap().is_none());
+    assert_eq!(lines.collect::<Vec<_>>(), ["2", "3", "4", "5"]);
+    assert!(child.wait().unwrap().success());
+    let mut child = counts.spawn().unwrap();
+    BufReader::new(child.stdout.take().unwrap()).lines().next().unwrap().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    wait("it is ended", || hub.logged().contains("a command was ended whose client went away"));
+    // Who asks for no output before the end has it in one answer, as of a client of before.
+    let answer: Value = serde_json::from_str(&said(data, &["exec", "idle", "-o", "json", "--", "sim-count", "2"])).unwrap();
+    assert_eq!(answer, json!({ "exitCode": 0, "stdout": "MQoyCg==" }));
     // Who did it is told, with the program alone: its arguments may be secrets.
     let events = said(data, &["get", "events", "-o", "json"]);
     assert!(events.contains("ran \\\"echo\\\" in the guest as the agent's user") && !events.contains("a b"), "{events}");
