@@ -13,6 +13,9 @@ use std::{
 /// Names the Hubs that can be used now, with their drivers.
 pub type Reach = Arc<dyn Fn() -> BoxFuture<'static, Vec<(String, Driver)>> + Send + Sync>;
 
+/// Told of each step of an import; after one of which it says `false` nothing more is done, as if the process had been killed there.
+pub type AfterStep = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// Cheap to clone.
 #[derive(Clone, Default)]
 pub struct Door(Arc<Inner>);
@@ -20,6 +23,7 @@ pub struct Door(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     reach: Mutex<Option<Reach>>,
+    after_step: Option<AfterStep>,
     /// Namespace and name of a Checkpoint → how many streams of it run.
     busy: Mutex<BTreeMap<(String, String), usize>>,
 }
@@ -35,6 +39,18 @@ fn lock<T>(cell: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Door {
+    /// One whose imports can be cut off after any step.
+    pub fn with(after_step: AfterStep) -> Self {
+        Self(Arc::new(Inner { after_step: Some(after_step), ..Inner::default() }))
+    }
+
+    /// A step of an import is done.
+    pub async fn passed(&self, step: &str) {
+        if self.0.after_step.as_ref().is_some_and(|after_step| !after_step(step)) {
+            std::future::pending().await
+        }
+    }
+
     /// From now on this process leads.
     pub fn open(&self, reach: Reach) {
         *lock(&self.0.reach) = Some(reach);

@@ -16,7 +16,7 @@ pub mod templates;
 mod turns;
 pub mod vm;
 
-pub use door::{Door, Passing, Reach};
+pub use door::{AfterStep, Door, Passing, Reach};
 pub use turns::Turns;
 
 use crate::api::capability::{Capabilities, CapabilityName};

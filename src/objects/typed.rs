@@ -3,8 +3,9 @@
 use super::{DeleteOptions, Error, Objects, Part, Patch, WriteOptions, metadata, seal::SECRETS};
 use crate::admission;
 use crate::api::{API_VERSION, Approval, Budget, Checkpoint, GROUP, Hub, Kind, Machine};
-use crate::store::{self, Key, Revision};
+use crate::store::{self, Key, Revision, Transaction};
 use base64::{Engine, engine::general_purpose::STANDARD};
+use futures::future::BoxFuture;
 use secrecy::SecretString;
 use serde_json::{Value, json};
 
@@ -51,6 +52,18 @@ impl Objects {
     /// Replaces status alone, likewise. Silent when nothing changes.
     pub async fn update_status<K: Kind>(&self, object: &K) -> Result<K, Error> {
         self.write(object, Part::Status).await
+    }
+
+    /// Replaces status alone, likewise, and does `beside` in the same transaction: both are done, or neither. Not for what is sealed.
+    pub async fn update_status_beside<K, F>(&self, object: &K, beside: F) -> Result<K, Error>
+    where
+        K: Kind,
+        F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<(), store::Error>> + Send + 'static,
+    {
+        let resource = admission::resource::<K>();
+        let key = resource.key(object.namespace(), object.name());
+        let written = self.replace_status_beside(resource, &key, value(object), beside).await?;
+        typed(&key, &written)
     }
 
     async fn write<K: Kind>(&self, object: &K, part: Part) -> Result<K, Error> {

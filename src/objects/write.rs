@@ -7,6 +7,7 @@ use super::{
 use crate::admission::{self, Resource, patch};
 use crate::api::{FieldError, Scope};
 use crate::store::{self, Expect, Key, Object, Revision, Transaction};
+use futures::future::BoxFuture;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::Value;
 
@@ -264,6 +265,27 @@ impl Objects {
         let written: Object = put.await.map_err(|error: store::Error| Error::from(error))?;
         document["metadata"]["resourceVersion"] = written.revision.0.to_string().into();
         Ok(document)
+    }
+
+    /// Replaces status, and does `beside` in the same transaction: both are done, or neither.
+    pub(super) async fn replace_status_beside<F>(&self, resource: &Resource, key: &Key, wanted: Value, beside: F) -> Result<Value, Error>
+    where
+        F: for<'t> FnOnce(&'t mut Transaction<'_>) -> BoxFuture<'t, Result<(), store::Error>> + Send + 'static,
+    {
+        let current = self.current(key).await?;
+        let at = current.revision;
+        let wanted = |_: &Value| Ok(wanted.clone());
+        let next = next(resource, key, Part::Status, current, &WriteOptions::default(), &self.clock.api_now(), wanted)?;
+        let (Next::Store(document, _) | Next::Same(Written { object: document, .. })) = next;
+        let (key, sealed) = (key.clone(), document.clone());
+        let write = self.store.write(move |transaction: &mut Transaction<'_>| {
+            Box::pin(async move {
+                beside(transaction).await?;
+                transaction.put(&key, sealed, Expect::At(at)).await
+            })
+        });
+        let written: Object = write.await.map_err(|error: store::Error| Error::from(error))?;
+        Ok(written.document)
     }
 
     /// Asks for deletion: gone at once without finalizers, else marked with a deletionTimestamp.

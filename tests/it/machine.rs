@@ -12,6 +12,7 @@ mod elsewhere;
 mod exec;
 mod exercised;
 mod forks;
+mod imported;
 pub(crate) mod killed;
 mod leaders;
 mod lives;

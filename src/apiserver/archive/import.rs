@@ -18,6 +18,7 @@ use crate::remote::archive::{BUNDLE, Begin, MANIFEST, MAX_MANIFEST, MAX_SUMS, Ma
 use crate::zfs::{Dataset, Snapshot};
 use axum::{body::Body, response::Response};
 use futures::TryStreamExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 use std::{io, sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream};
@@ -59,9 +60,9 @@ pub(in crate::apiserver) async fn import(server: &Arc<Shared>, target: &Target, 
         // Not before: what is waited for to go would wait for this one.
         let _passing = server.door.enter(&namespace, &name);
         let place = place(&server.objects, &namespace, &name, &manifest, drivers, hub, node).await?;
-        let begun = begin(&server.objects, &namespace, &name, &manifest, &place).await?;
+        let begun = begin(&server, &namespace, &name, &manifest, &place).await?;
         let uid = begun.uid().to_owned();
-        match receive(&server.objects, begun, &manifest, &text, &place, &mut file).await {
+        match receive(&server, begun, &manifest, &text, &place, &mut file).await {
             Ok(done) => {
                 tracing::info!("imported checkpoint {namespace}/{name} to node {}", place.driver.node());
                 Ok((201, done))
@@ -183,7 +184,8 @@ async fn place(
 }
 
 /// The object, which says where its disks may come to lie.
-async fn begin(objects: &Objects, namespace: &str, name: &str, manifest: &Manifest, place: &Place) -> Result<Checkpoint, Status> {
+async fn begin(server: &Shared, namespace: &str, name: &str, manifest: &Manifest, place: &Place) -> Result<Checkpoint, Status> {
+    let (objects, door) = (&server.objects, &server.door);
     let from = &manifest.checkpoint;
     let import = Import { archive: Some(Box::new(archive_of(manifest))), hub: Some(place.hub.clone()), image: None };
     let spec = CheckpointSpec {
@@ -196,6 +198,7 @@ async fn begin(objects: &Objects, namespace: &str, name: &str, manifest: &Manife
     let mut checkpoint = Checkpoint::new(namespace, name, spec);
     checkpoint.metadata.finalizers = Some(vec![FINALIZER.into()]);
     let mut checkpoint = objects.create(&checkpoint).await?;
+    door.passed("created").await;
     let volume = |(index, disk): (usize, &crate::remote::archive::Disk)| Volume {
         node: place.driver.node().0.clone(),
         dataset: place.driver.copy(checkpoint.uid(), index).0,
@@ -230,7 +233,10 @@ async fn begin(objects: &Objects, namespace: &str, name: &str, manifest: &Manife
     checkpoint.status = Some(status);
     let uid = checkpoint.uid().to_owned();
     match objects.update_status(&checkpoint).await {
-        Ok(written) => Ok(written),
+        Ok(written) => {
+            door.passed("said where").await;
+            Ok(written)
+        }
         Err(error) => {
             // Nothing lies anywhere yet.
             objects.delete::<Checkpoint>(namespace, name, Some(&uid)).await.ok();
@@ -240,14 +246,14 @@ async fn begin(objects: &Objects, namespace: &str, name: &str, manifest: &Manife
 }
 
 async fn receive<R: AsyncRead + Unpin + Send>(
-    objects: &Objects,
+    server: &Shared,
     checkpoint: Checkpoint,
     manifest: &Manifest,
     text: &[u8],
     place: &Place,
     file: &mut Reader<R>,
 ) -> Result<Checkpoint, Status> {
-    let name = checkpoint.name().to_owned();
+    let (name, door) = (checkpoint.name().to_owned(), &server.door);
     let wrong = |why: String| Status::new(422, "Invalid", format!("checkpoint {name} is not imported: the file is not right: {why}"));
     let failed = |error: crate::driver::Error| refused(&format!("checkpoint {name} is not imported"), &error);
     let mut sums = Sums::default();
@@ -258,7 +264,7 @@ async fn receive<R: AsyncRead + Unpin + Send>(
         sums.add(BUNDLE, &bytes);
         bundle = Some((commit.clone(), bytes));
     }
-    let mut status = checkpoint.status.clone().unwrap_or_default();
+    let status = checkpoint.status.clone().unwrap_or_default();
     for (index, volume) in status.volumes.iter().enumerate() {
         let target = Dataset(volume.dataset.clone());
         let origin = place.base.as_ref().and_then(|(_, origins)| origins.get(index));
@@ -275,6 +281,7 @@ async fn receive<R: AsyncRead + Unpin + Send>(
             (Err(None), Ok(())) => return Err(wrong(format!("disk-{index} goes on behind the end of its stream"))),
             (Ok(()), Ok(())) => {}
         }
+        door.passed("received").await;
     }
     let claimed = file.entry(SUMS, MAX_SUMS).await.map_err(wrong)?;
     if claimed != sums.0.as_bytes() {
@@ -284,24 +291,56 @@ async fn receive<R: AsyncRead + Unpin + Send>(
         return Err(wrong(format!("the sum of {differs} is not what {SUMS} says: it was damaged or changed; export it again")));
     }
     for volume in &status.volumes {
-        place.driver.accept_import(volume, checkpoint.uid()).await.map_err(failed)?;
+        place.driver.accept_import(volume, checkpoint.uid(), door).await.map_err(failed)?;
     }
-    if let Some((commit, bytes)) = bundle {
-        let (uid, stored) = (checkpoint.uid().to_owned(), commit.clone());
-        let work = objects.store().write(move |t| Box::pin(async move { t.put_bundle(&uid, &stored, None, &bytes).await }));
-        work.await.map_err(|error: crate::store::Error| error)?;
-        status.commit = Some(commit);
+    let commit = bundle.as_ref().map(|(commit, _)| commit.clone());
+    let ready = finish(&server.objects, checkpoint, bundle, |status, generation, now| {
+        status.phase = CheckpointPhase::Ready;
+        status.message = None;
+        status.commit.clone_from(&commit);
+        set_condition(
+            &mut status.conditions,
+            generation,
+            now,
+            ("Ready", true, "Imported", "its snapshots are received, verified and held"),
+        );
+    });
+    let ready = ready.await?;
+    door.passed("ready").await;
+    Ok(ready)
+}
+
+/// How often the last write is tried that somebody else's came before, such as a label's.
+const TRIES: usize = 5;
+
+/// Writes the status and the workspace, both or neither.
+async fn finish(
+    objects: &Objects,
+    mut checkpoint: Checkpoint,
+    bundle: Option<(String, Vec<u8>)>,
+    change: impl Fn(&mut CheckpointStatus, i64, &Time),
+) -> Result<Checkpoint, Status> {
+    let bundle = bundle.map(Arc::new);
+    for _ in 0..TRIES {
+        let generation = checkpoint.generation();
+        change(checkpoint.status.get_or_insert_default(), generation, &objects.clock().api_now());
+        let (uid, bundle) = (checkpoint.uid().to_owned(), bundle.clone());
+        let written = objects.update_status_beside(&checkpoint, move |t| {
+            Box::pin(async move {
+                let Some(bundle) = bundle else { return Ok(()) };
+                t.put_bundle(&uid, &bundle.0, None, &bundle.1).await
+            })
+        });
+        match written.await {
+            Err(objects::Error::Conflict { .. }) => {}
+            written => return Ok(written?),
+        }
+        let now = objects.get::<Checkpoint>(checkpoint.namespace(), checkpoint.name()).await?;
+        let now = now.filter(|now| now.uid() == checkpoint.uid() && !now.is_deleting());
+        let gone = || Status::new(409, "Conflict", format!("checkpoint {} was deleted while it was imported", checkpoint.name()));
+        checkpoint = now.ok_or_else(gone)?;
     }
-    let now = objects.clock().api_now();
-    status.phase = CheckpointPhase::Ready;
-    status.message = None;
-    set_condition(
-        &mut status.conditions,
-        checkpoint.generation(),
-        &now,
-        ("Ready", true, "Imported", "its snapshots are received, verified and held"),
-    );
-    Ok(objects.update_status(&Checkpoint { status: Some(status), ..checkpoint }).await?)
+    Err(Status::new(409, "Conflict", format!("checkpoint {} is being changed by others all the time", checkpoint.name())))
 }
 
 /// Passes the pieces of a disk on. Errors: what is wrong with them; `None` when nobody takes them any more.

@@ -3,9 +3,9 @@
 //! What is received has the place, marks and hold of a copy: `<keep>/c-<checkpoint uid>-disk-<n>`. It is ours, and of use, when the
 //! whole file has proved right; before that its name and guid alone say what it is.
 
-use super::{CHECKPOINT, Wanted, disk_index};
+use super::{CHECKPOINT, HOLD, disk_index};
 use crate::api::checkpoint::Volume;
-use crate::driver::{Driver, Error};
+use crate::driver::{Door, Driver, Error};
 use crate::zfs::{self, Dataset, Snapshot};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -88,21 +88,20 @@ impl Driver {
         Ok(())
     }
 
-    /// Holds and marks what was received, which is then its checkpoint's. Errors: `Conflict` when it is not what it should be.
-    pub async fn accept_import(&self, volume: &Volume, checkpoint_uid: &str) -> Result<(), Error> {
+    /// Holds and marks what was received, which is then its checkpoint's: the dataset last, by which it is known as ours. Tells `door` of each
+    /// step. Errors: `Conflict` when it is not what it should be.
+    pub async fn accept_import(&self, volume: &Volume, checkpoint_uid: &str, door: &Door) -> Result<(), Error> {
         let arrived = Snapshot { dataset: Dataset(volume.dataset.clone()), name: volume.snapshot.clone() };
         if !self.is_here(&arrived, &volume.guid).await? {
             return Err(Error::Conflict(format!("the stream left no snapshot {arrived}")));
         }
-        let mark = (CHECKPOINT.to_owned(), checkpoint_uid.to_owned());
-        let wanted = Wanted {
-            source: arrived.clone(),
-            guid: volume.guid.clone(),
-            target: arrived.dataset.clone(),
-            marks: [mark.clone()].into(),
-            snapshot_marks: [mark].into(),
-        };
-        self.finish(&arrived, &wanted).await
+        self.zfs.hold(HOLD, std::slice::from_ref(&arrived)).await?;
+        door.passed("held").await;
+        self.zfs.mark_snapshot(&arrived, CHECKPOINT, checkpoint_uid).await?;
+        door.passed("snapshot marked").await;
+        self.zfs.mark(&arrived.dataset, CHECKPOINT, checkpoint_uid).await?;
+        door.passed("disk marked").await;
+        Ok(())
     }
 
     /// Destroys what an import left or made; fine when there is nothing. It goes by name, and by guid or mark.

@@ -24,7 +24,7 @@ fn ran(program: &str, arguments: &[&str], data: &Path) -> String {
 }
 
 /// A directory of files under git, below `root`.
-fn source(root: &Path) -> String {
+pub(super) fn source(root: &Path) -> String {
     let directory = root.join("project");
     std::fs::create_dir_all(&directory).unwrap();
     std::fs::write(directory.join("README"), "hello\n").unwrap();

@@ -7,7 +7,7 @@ use autovibe::{
         self, Controllers,
         machine::{AfterStep, Memory, Timing},
     },
-    driver::Connection,
+    driver::{Connection, Door},
     gateway,
     lab::{self, Lab, Mode},
     objects::{Cipher, Objects, Part, Patch, WriteOptions},
@@ -172,6 +172,11 @@ impl Stage {
 
     /// Starts store, gateway and controllers on what is there.
     pub(crate) async fn start(&mut self, after_step: Option<AfterStep>) {
+        self.start_with(after_step, Door::default()).await;
+    }
+
+    /// The same, beside an API server that has the same door.
+    pub(super) async fn start_with(&mut self, after_step: Option<AfterStep>, door: Door) {
         let store = Store::open(&self.directory.path().join("state.db")).await.unwrap();
         let cipher = Cipher::load(&self.directory.path().join("key")).unwrap();
         let objects = Objects::new(store.clone(), Clock::system(), cipher);
@@ -186,7 +191,7 @@ impl Stage {
         let gateway = gateway::start(config, objects.clone(), shutdown.clone()).await.unwrap();
         let timing = Timing { boot: Duration::from_millis(500), shutdown: Duration::from_secs(1) };
         let config = controller::Config {
-            door: Default::default(),
+            door,
             lab: Some(Connection::of_lab(self.lab.endpoint())),
             data: self.data().to_owned(),
             concurrency: 16,

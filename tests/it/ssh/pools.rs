@@ -5,7 +5,7 @@ use crate::own_zfs::{destroy_pool, unmount_again, zfs, zpool};
 use autovibe::{
     api::checkpoint::{Volume, VolumeCopy},
     clock::Clock,
-    driver::{self, Connection, Driver, storage::Wanted},
+    driver::{self, Connection, Door, Driver, storage::Wanted},
     lab::{Lab, real::pool},
     proxmox::Vmid,
     remote::archive::{Begin, Disk},
@@ -481,21 +481,21 @@ async fn a_checkpoint_goes_through_a_file_between_pools() {
         guid: guid.into(),
         ..Volume::default()
     };
-    let imported = volume_of(first, "base", &image.guid);
+    let (imported, door) = (volume_of(first, "base", &image.guid), Door::default());
     let target = Dataset(imported.dataset.clone());
     assert!(to.import_stream(&target, None, &mut &whole[..whole.len() / 2]).await.is_err(), "half of it is not all");
     to.collect_import(&imported, first).await.unwrap();
     to.import_stream(&target, None, &mut &whole[..]).await.unwrap();
     let taken_name = to.import_stream(&target, None, &mut &whole[..]).await;
     assert!(matches!(taken_name, Err(driver::Error::Conflict(_))), "{taken_name:?}");
-    let wrong = to.accept_import(&Volume { guid: "1".into(), ..imported.clone() }, first).await;
+    let wrong = to.accept_import(&Volume { guid: "1".into(), ..imported.clone() }, first, &door).await;
     assert!(matches!(wrong, Err(driver::Error::Conflict(_))), "{wrong:?}");
-    to.accept_import(&imported, first).await.unwrap();
+    to.accept_import(&imported, first, &door).await.unwrap();
     let arrived = to.zfs.snapshot_info(&at(&target, "base")).await.unwrap().unwrap();
     assert_eq!((arrived.holds, &arrived.properties), (1, &marks("checkpoint", first)));
     let changed = volume_of(second, &taken.snapshot, &taken.guid);
     to.import_stream(&Dataset(changed.dataset.clone()), Some(&at(&target, "base")), &mut &change[..]).await.unwrap();
-    to.accept_import(&changed, second).await.unwrap();
+    to.accept_import(&changed, second, &door).await.unwrap();
     to.fork(&at(&Dataset(changed.dataset.clone()), &taken.snapshot), &taken.guid, UID, Vmid(1001), 0).await.unwrap();
     assert!(matches!(to.collect_import(&changed, second).await, Err(driver::Error::InUse(_))), "a Machine lives on it");
     to.destroy_disks(UID, Vmid(1001)).await.unwrap();
@@ -506,4 +506,16 @@ async fn a_checkpoint_goes_through_a_file_between_pools() {
         to.collect_import(volume, uid).await.unwrap();
         assert_eq!(to.zfs.dataset(&Dataset(volume.dataset.clone())).await.unwrap(), None);
     }
+
+    // A pool that is full says so; what came of it goes, and with room it comes.
+    let free = Command::new("zfs").args(["get", "-Hp", "-o", "value", "available", &here.keep()]).output().unwrap().stdout;
+    let free: u64 = String::from_utf8(free).unwrap().trim().parse().unwrap();
+    let filler = format!("{}/filler", here.name);
+    zfs(&["create", "-o", "mountpoint=none", "-o", &format!("reservation={}", free - (1 << 20)), &filler]);
+    let full = to.import_stream(&target, None, &mut &whole[..]).await;
+    assert!(matches!(full, Err(driver::Error::Zfs(Error::OutOfSpace(_)))), "{full:?}");
+    to.collect_import(&imported, first).await.unwrap();
+    assert_eq!(to.zfs.dataset(&target).await.unwrap(), None);
+    zfs(&["set", "reservation=none", &filler]);
+    to.import_stream(&target, None, &mut &whole[..]).await.unwrap();
 }
