@@ -47,7 +47,7 @@ impl Door {
     /// A step of an import is done.
     pub async fn passed(&self, step: &str) {
         if self.0.after_step.as_ref().is_some_and(|after_step| !after_step(step)) {
-            std::future::pending().await
+            std::future::pending::<()>().await;
         }
     }
 

@@ -9,6 +9,7 @@ use autovibe::api::checkpoint::CheckpointPhase;
 use autovibe::apiserver;
 use autovibe::driver::Door;
 use autovibe::store;
+use rand::{RngCore, SeedableRng, rngs::StdRng};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -253,7 +254,7 @@ fn large(directory: &Path) -> (String, Vec<u8>) {
     let repository = directory.join("large");
     std::fs::create_dir_all(&repository).unwrap();
     let mut bytes = vec![0; MUCH];
-    rand::RngCore::fill_bytes(&mut rand::rng(), &mut bytes);
+    StdRng::seed_from_u64(7).fill_bytes(&mut bytes);
     std::fs::write(repository.join("noise"), bytes).unwrap();
     let script = "git init -q . && git add -A && git -c user.name=t -c user.email=t@localhost commit -qm all && \
                   git update-ref refs/autovibe/x HEAD && git bundle create -q ../large.bundle refs/autovibe/x && git rev-parse HEAD";
