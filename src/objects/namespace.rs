@@ -226,8 +226,7 @@ impl Objects {
             "lastTransitionTime": self.clock.api_now(),
         }]);
         let (key, at) = (namespace.key.clone(), namespace.revision);
-        let put = self.store.put(key, Expect::At(at), move |_| Box::pin(async move { Ok::<_, Error>(document) }));
-        match put.await {
+        match self.store.replace::<Error>(key, at, document).await {
             // Someone else wrote it meanwhile: the next pass says it.
             Ok(_) | Err(Error::Conflict { .. } | Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(error),

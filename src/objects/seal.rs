@@ -9,6 +9,11 @@ use serde_json::Value;
 /// Name of the resource whose documents are sealed.
 pub(super) const SECRETS: &str = "secrets";
 
+/// Whether documents of the resource are sealed.
+pub(super) fn seals(resource: &str) -> bool {
+    resource == SECRETS
+}
+
 impl Cipher {
     /// The document for the store, sealed with the key that is the one to write with in this very transaction.
     ///
@@ -19,7 +24,7 @@ impl Cipher {
         resource: &str,
         document: Value,
     ) -> Result<Value, store::Error> {
-        if resource != SECRETS {
+        if !seals(resource) {
             return Ok(document);
         }
         let id = match Ring::read(transaction).await? {
@@ -51,7 +56,7 @@ impl Cipher {
 
     /// The document as its readers see it.
     pub(super) fn unseal_document(&self, resource: &str, mut document: Value) -> Result<Value, Error> {
-        if resource == SECRETS {
+        if seals(resource) {
             let place = place(&document);
             let corrupt = |e: &dyn std::fmt::Display| Error::Store(store::Error::Corrupt(e.to_string()));
             for (key, value) in values(&mut document, "/data") {

@@ -2,7 +2,7 @@
 
 use super::{
     DeleteOptions, Deleted, Error, FieldValidation, LastWord, Objects, Part, Patch, WriteOptions, Written, account, decision, leader,
-    metadata, namespace,
+    metadata, namespace, seal,
 };
 use crate::admission::{self, Resource, patch};
 use crate::api::{FieldError, Scope};
@@ -259,10 +259,16 @@ impl Objects {
 
     /// Stores it; what is returned is not sealed.
     async fn put_sealed(&self, key: &Key, at: Revision, mut document: Value) -> Result<Value, Error> {
-        let (resource, cipher, sealed) = (key.resource.clone(), self.cipher.clone(), document.clone());
-        let put =
-            self.store.put(key.clone(), Expect::At(at), move |t| Box::pin(async move { cipher.seal_document(t, &resource, sealed).await }));
-        let written: Object = put.await.map_err(|error: store::Error| Error::from(error))?;
+        let written: Result<Object, store::Error> = if seal::seals(&key.resource) {
+            let (resource, cipher, plain) = (key.resource.clone(), self.cipher.clone(), document.clone());
+            let put = self.store.put(key.clone(), Expect::At(at), move |transaction| {
+                Box::pin(async move { cipher.seal_document(transaction, &resource, plain).await })
+            });
+            put.await
+        } else {
+            self.store.replace(key.clone(), at, document.clone()).await
+        };
+        let written = written?;
         document["metadata"]["resourceVersion"] = written.revision.0.to_string().into();
         Ok(document)
     }

@@ -172,9 +172,8 @@ impl<'q> Statement<'q> {
         for value in &self.values {
             match value {
                 Value::Integer(integer) => arguments.add(integer),
-                // Its texts cannot hold a NUL; what providers and agents say may.
-                Value::Text(Some(text)) if text.contains('\0') => arguments.add(text.replace('\0', "\u{FFFD}")),
-                Value::Text(text) => arguments.add(text.as_deref()),
+                // What providers and agents say may hold a NUL.
+                Value::Text(text) => arguments.add(text.as_deref().map(postgres::storable)),
                 Value::Bytes(bytes) => arguments.add(*bytes),
             }
             .map_err(sqlx::Error::Encode)?;

@@ -1,6 +1,6 @@
 //! What the writer is asked for: a caller's work with its types forgotten, and the way back to the caller.
 
-use super::{Error, Expect, Key, Object, Transaction};
+use super::{Error, Expect, Key, Object, Revision, Transaction};
 use futures::{FutureExt, future::BoxFuture};
 use serde_json::Value;
 use std::{any::Any, panic::AssertUnwindSafe};
@@ -32,6 +32,10 @@ pub(super) trait Work: Send {
 pub(super) trait Put: Send {
     /// Asks the transaction for the put, or not.
     fn prepare<'t>(&'t mut self, transaction: &'t mut Transaction<'_>) -> BoxFuture<'t, ()>;
+    /// What it replaces, when nothing must be read before: then it may be made at once.
+    fn ready(&mut self) -> Option<&mut Ready> {
+        None
+    }
     /// What became of it, if it was asked for.
     fn done(self: Box<Self>, put: &mut dyn Iterator<Item = Result<Object, Error>>) -> Done;
     /// Tells the caller that its work was not begun.
@@ -125,6 +129,54 @@ where
     })
 }
 
+/// A document that replaces what is at a revision.
+pub(super) struct Ready {
+    pub(super) key: Key,
+    pub(super) at: Revision,
+    pub(super) document: Value,
+}
+
+struct Replace<E> {
+    ready: Ready,
+    /// Why nothing is put.
+    failed: Option<Error>,
+    reply: oneshot::Sender<Answer<Object, E>>,
+}
+
+/// Wraps a replacement.
+pub(super) fn replace<E: From<Error> + Send + 'static>(ready: Ready, reply: oneshot::Sender<Answer<Object, E>>) -> Job {
+    Job::Put(Box::new(Replace { ready, failed: None, reply }))
+}
+
+impl<E: From<Error> + Send + 'static> Put for Replace<E> {
+    fn prepare<'t>(&'t mut self, transaction: &'t mut Transaction<'_>) -> BoxFuture<'t, ()> {
+        Box::pin(async move {
+            let Ready { key, at, document } = &mut self.ready;
+            self.failed = transaction.put_soon(key, document.take(), Expect::At(*at)).await.err();
+        })
+    }
+
+    fn ready(&mut self) -> Option<&mut Ready> {
+        Some(&mut self.ready)
+    }
+
+    fn done(self: Box<Self>, put: &mut dyn Iterator<Item = Result<Object, Error>>) -> Done {
+        let result = match self.failed {
+            Some(error) => Err(error),
+            None => next(put),
+        };
+        Done::new(Ok(result.map_err(E::from)), self.reply)
+    }
+
+    fn refuse(self: Box<Self>, error: Error) {
+        let _ = self.reply.send(Ok(Err(error.into())));
+    }
+}
+
+fn next(put: &mut dyn Iterator<Item = Result<Object, Error>>) -> Result<Object, Error> {
+    put.next().unwrap_or_else(|| Err(Error::NotCommitted("it was not put".into())))
+}
+
 struct One<F, E> {
     key: Key,
     expect: Expect,
@@ -165,7 +217,7 @@ where
     fn done(self: Box<Self>, put: &mut dyn Iterator<Item = Result<Object, Error>>) -> Done {
         let result = match self.ended {
             Some(ended) => ended,
-            None => Ok(put.next().unwrap_or_else(|| Err(Error::NotCommitted("it was not put".into()))).map_err(E::from)),
+            None => Ok(next(put).map_err(E::from)),
         };
         Done::new(result, self.reply)
     }

@@ -33,8 +33,12 @@ const BEGIN: &str = "INSERT INTO meta (key, value) SELECT 'lineage', line FROM c
                      WHERE line <> '' ON CONFLICT (key) DO NOTHING";
 
 /// The session's line and the noted one; empty where it is not known.
-pub(super) const LINES: &str =
-    "COALESCE(current_setting('autovibe.lineage', TRUE), ''), COALESCE((SELECT value FROM meta WHERE key = 'lineage'), '')";
+macro_rules! lines {
+    () => {
+        "COALESCE(current_setting('autovibe.lineage', TRUE), ''), COALESCE((SELECT value FROM meta WHERE key = 'lineage'), '')"
+    };
+}
+pub(super) use lines;
 
 /// Notes the line for a session that writes.
 ///

@@ -41,9 +41,19 @@ fn unknown(number: i64, name: &str) -> Error {
 }
 
 /// The newest migration of a PostgreSQL database, as one column; a newer autovibe may bring one in while this one runs.
-pub(super) const NEWEST: &str = "(SELECT number || ' ' || name FROM migrations ORDER BY number DESC LIMIT 1)";
+macro_rules! newest_migration {
+    () => {
+        "(SELECT number || ' ' || name FROM migrations ORDER BY number DESC LIMIT 1)"
+    };
+}
+pub(super) use newest_migration;
 
-/// Errors: when [`NEWEST`] is one that this autovibe does not know.
+/// What [`newest_migration`] says of a database that is up to date.
+pub(super) fn newest_known() -> String {
+    POSTGRES.last().map(|(number, name, _)| format!("{number} {name}")).unwrap_or_default()
+}
+
+/// Errors: when [`newest_migration`] is one that this autovibe does not know.
 pub(super) fn is_known(newest: &str) -> Result<(), Error> {
     let (number, name) = newest.split_once(' ').unwrap_or_default();
     match number.parse() {

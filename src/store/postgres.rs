@@ -4,13 +4,14 @@
 //! become visible in their order, whichever process commits, a rollback leaves no gap, and no two writers meet anywhere else:
 //! there is nothing to deadlock or to serialize.
 
-use super::{Error, Revision, database::Purpose, job, lineage, migrations, news::News};
+use super::{Error, Key, Revision, database::Purpose, job, lineage, lineage::lines, migrations, migrations::newest_migration, news::News};
 use crate::clock::Clock;
 use jiff::SignedDuration;
 use secrecy::{ExposeSecret, SecretString};
 use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions, PgSslMode};
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Row as _};
 use std::{
+    borrow::Cow,
     fmt,
     str::FromStr,
     sync::{
@@ -72,6 +73,27 @@ pub(super) const PUT_ALL: &str = "WITH wanted AS (SELECT * FROM unnest($1::text[
      SELECT revision, CASE WHEN before_revision IS NULL THEN 'Added' ELSE 'Modified' END, resource, namespace, name, document, before, before_revision, $6 \
      FROM sound) \
      SELECT found.n, sound.revision, found.before_revision IS NOT NULL FROM found LEFT JOIN sound USING (n) ORDER BY n";
+/// Replaces a document and commits, all in one: of a key (1 to 3) at a time (4), the revision that follows the newest (5), with a
+/// document (6), if the object is at a revision (7), the newest is the one that is known here (8), the newest migration too (9), and
+/// the database went nowhere; notes who did (10 and 11). What it reads is the state of that newest revision: the row that each writer
+/// locks is taken as it is when the lock was got, and nothing is done if it says another number. The server's process, if it did.
+const REPLACE: &str = concat!(
+    "WITH ours AS (SELECT number FROM revisions CROSS JOIN (SELECT ",
+    lines!(),
+    ") AS lines (line, noted) WHERE number = $8 AND (line = '' OR noted = '' OR line = noted) AND $9 = ",
+    newest_migration!(),
+    " FOR UPDATE OF revisions), \
+     before AS (SELECT document, revision FROM objects CROSS JOIN ours \
+     WHERE resource = $1 AND namespace = $2 AND name = $3 AND revision = $7), \
+     counted AS (UPDATE revisions SET number = $5 FROM before), \
+     writer AS (INSERT INTO writers (writer, batch) SELECT $10::uuid, $11 FROM before \
+     ON CONFLICT (writer) DO UPDATE SET batch = excluded.batch, at = now()), \
+     replaced AS (UPDATE objects SET revision = $5, document = $6 FROM before \
+     WHERE resource = $1 AND namespace = $2 AND name = $3 AND objects.revision = $7), \
+     logged AS (INSERT INTO log (revision, change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
+     SELECT $5, 'Modified', $1, $2, $3, $6, document, revision, $4 FROM before) \
+     SELECT pg_backend_pid(), pg_notify('autovibe', '')::text FROM before"
+);
 pub(super) const REMOVE: &str = "WITH removed AS (DELETE FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3 \
      AND ($6 IS NULL OR revision = $6) RETURNING document, revision) \
      INSERT INTO log (revision, change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
@@ -176,7 +198,7 @@ pub(super) struct Begun {
     pub(super) noted: String,
     /// The server's process for this session.
     pub(super) process: u32,
-    /// See [`migrations::NEWEST`].
+    /// See [`migrations::newest_migration`].
     pub(super) schema: String,
 }
 
@@ -186,8 +208,8 @@ pub(super) async fn begin(connection: &mut PgConnection, writer: Uuid, batch: i6
         "BEGIN; SELECT number FROM revisions FOR UPDATE; \
          INSERT INTO writers (writer, batch) VALUES ('{writer}', {batch}) ON CONFLICT (writer) DO UPDATE SET batch = excluded.batch, at = now(); \
          SELECT number, {}, pg_backend_pid(), {} FROM revisions",
-        lineage::LINES,
-        migrations::NEWEST
+        lines!(),
+        newest_migration!()
     );
     let rows = within(SHORT, sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection)).await?;
     let row = rows.last().ok_or_else(|| Error::Corrupt("the database has no revision counter".into()))?;
@@ -212,13 +234,50 @@ pub(super) struct Puts {
 
 /// Runs [`PUT_ALL`]: of each, in order, its revision, unless what it expects is not so, and whether there was such an object.
 pub(super) async fn put_all(connection: &mut PgConnection, puts: Puts, now: i64, newest: i64) -> Result<Vec<(Option<i64>, bool)>, Error> {
-    // Its texts cannot hold a NUL.
-    let documents: Vec<String> =
-        puts.documents.into_iter().map(|text| if text.contains('\0') { text.replace('\0', "\u{FFFD}") } else { text }).collect();
+    let documents: Vec<Cow<'_, str>> = puts.documents.iter().map(|text| storable(text)).collect();
     let statement = sqlx::query_as::<_, (i64, Option<i64>, bool)>(PUT_ALL).bind(puts.resources).bind(puts.namespaces).bind(puts.names);
     let statement = statement.bind(puts.expected).bind(documents).bind(now).bind(newest);
     let rows = patiently(statement.fetch_all(connection)).await?;
     Ok(rows.into_iter().map(|(_, revision, was)| (revision, was)).collect())
+}
+
+/// A replacement that is all there is to commit.
+pub(super) struct Replacement<'a> {
+    pub(super) key: &'a Key,
+    pub(super) at: Revision,
+    pub(super) text: &'a str,
+    pub(super) now: i64,
+    /// The newest revision that is known here: it gets the one behind it.
+    pub(super) known: i64,
+    pub(super) writer: Uuid,
+    pub(super) batch: i64,
+}
+
+/// Runs [`REPLACE`]: the server's process for this session, if it was done; it was not when something is not as expected, or when
+/// the server refused it.
+///
+/// Errors: `Unavailable` when no answer came: it may have been done.
+pub(super) async fn replace(connection: &mut PgConnection, replacement: &Replacement<'_>) -> Result<Option<u32>, Error> {
+    let Replacement { key, at, text, now, known, writer, batch } = *replacement;
+    let newest = migrations::newest_known();
+    let statement = sqlx::query_as::<_, (i32, String)>(REPLACE).bind(&key.resource).bind(&key.namespace).bind(&key.name).bind(now);
+    let statement = statement.bind(known + 1).bind(storable(text)).bind(at.0).bind(known).bind(newest).bind(writer.to_string()).bind(batch);
+    // All rows: what follows them is the commit.
+    match tokio::time::timeout(ANSWER, Box::pin(statement.fetch_all(connection))).await {
+        Ok(Ok(rows)) => Ok(rows.first().map(|(process, _)| process.cast_unsigned())),
+        // It is one statement, which takes effect as a whole.
+        Ok(Err(sqlx::Error::Database(refused))) => {
+            tracing::debug!("a write is made step by step, for at once it was refused: {refused}");
+            Ok(None)
+        }
+        Ok(Err(lost)) => Err(Error::Unavailable(lost.to_string())),
+        Err(_) => Err(Error::Unavailable(format!("it did not answer within {} s", ANSWER.as_secs()))),
+    }
+}
+
+/// Its texts cannot hold a NUL.
+pub(super) fn storable(text: &str) -> Cow<'_, str> {
+    if text.contains('\0') { text.replace('\0', "\u{FFFD}").into() } else { text.into() }
 }
 
 /// Commits a batch, and what it made the newest revision, if it made any.

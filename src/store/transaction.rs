@@ -215,15 +215,14 @@ impl<'c> Transaction<'c> {
         result.map_err(|error| if self.alone { sqlite::not_synced(error) } else { error })
     }
 
-    fn log(&mut self, change: Change, key: &Key, mut document: Value, revision: i64, size: usize) -> Object {
+    fn log(&mut self, change: Change, key: &Key, document: Value, revision: i64, size: usize) -> Object {
         self.batch.read.remove(key);
         if let Some(newest) = &mut self.batch.newest {
             *newest = revision;
         }
-        super::stamp(&mut document, Revision(revision));
-        let event = Event { revision: Revision(revision), change, key: key.clone(), document };
-        self.logged.push(Logged { event: event.clone(), size });
-        Object { key: event.key, revision: event.revision, document: event.document }
+        let (object, logged) = changed(change, key, document, revision, size);
+        self.logged.push(logged);
+        object
     }
 
     /// Why a write that expected this was not made.
@@ -234,6 +233,14 @@ impl<'c> Transaction<'c> {
             (Some(_), Expect::At(_) | Expect::Present) => Error::Conflict(key.clone()),
         })
     }
+}
+
+/// The object after a change, whose document is `size` long as text, and the change for the log.
+pub(super) fn changed(change: Change, key: &Key, mut document: Value, revision: i64, size: usize) -> (Object, Logged) {
+    super::stamp(&mut document, Revision(revision));
+    let event = Event { revision: Revision(revision), change, key: key.clone(), document };
+    let object = Object { key: event.key.clone(), revision: event.revision, document: event.document.clone() };
+    (object, Logged { event, size })
 }
 
 impl Expect {

@@ -3,12 +3,12 @@
 
 use super::connection::Connection;
 use super::database::{Database, PATIENCE, PAUSE, Purpose};
-use super::job::{Done, Job, Put, Request};
+use super::job::{self, Done, Job, Put, Request};
 use super::{
-    Error, GoesOn, Moment, Revision, Transaction, lineage, migrations,
+    Change, Error, GoesOn, Moment, Revision, Transaction, lineage, migrations,
     news::News,
     postgres, read, sqlite,
-    tail::Tail,
+    tail::{Logged, Tail},
     transaction::{Batch, Ended},
 };
 use crate::clock::Clock;
@@ -98,6 +98,9 @@ impl Writer {
     /// Runs and commits what waits. A database error that ends the transaction ends the batch early; the rest stays waiting.
     /// Breaks when this store was to die here.
     async fn commit(&mut self, waiting: &mut VecDeque<Job>) -> ControlFlow<()> {
+        if self.at_once(waiting).await {
+            return ControlFlow::Continue(());
+        }
         // One alone needs no savepoint: it is the transaction.
         let alone = waiting.len() == 1;
         // And if it is one statement, that begins and ends it: on SQLite, where each statement is a way to its thread and back.
@@ -172,20 +175,7 @@ impl Writer {
                 if !goes_on(Moment::AfterCommit) {
                     return ControlFlow::Break(());
                 }
-                let ends = logged.first().zip(logged.last()).map(|(first, last)| (first.event.revision, last.event.revision));
-                let resources: BTreeSet<String> = logged.iter().map(|change| change.event.key.resource.clone()).collect();
-                self.tail.extend(logged);
-                if !complete {
-                    self.tail.forget();
-                }
-                if let Some((first, newest)) = ends {
-                    let resources: Vec<&str> = resources.iter().map(String::as_str).collect();
-                    self.news.publish(newest, complete.then_some((first, &resources)));
-                }
-                self.counted.fetch_add(finished.iter().filter(|done| done.keep).count() as u64, Ordering::Relaxed);
-                for done in finished {
-                    (done.tell)(Ok(()));
-                }
+                self.committed(logged, complete, finished);
             }
             Err(error) => {
                 tracing::error!("a commit of {} writes failed: {error}", finished.len());
@@ -199,20 +189,79 @@ impl Writer {
         ControlFlow::Continue(())
     }
 
+    /// On PostgreSQL, makes a replacement that waits alone by one statement, which begins and commits by itself. Whether it was made,
+    /// or its outcome is not known; if not, all else is as before, and it is made step by step.
+    async fn at_once(&mut self, waiting: &mut VecDeque<Job>) -> bool {
+        let Connection::Postgres(connection) = &mut self.connection else { return false };
+        if waiting.len() != 1 || self.lost || self.goes_on.is_some() {
+            return false;
+        }
+        let Some(Job::Put(put)) = waiting.front_mut() else { return false };
+        let Some(job::Ready { key, at, document }) = put.ready() else { return false };
+        let (text, known) = (super::transaction::stored(document), self.news.newest().0);
+        self.batch += 1;
+        let (now, writer, batch) = (self.clock.now().as_second(), self.session, self.batch);
+        let replacement = postgres::Replacement { key, at: *at, text: &text, now, known, writer, batch };
+        let done = postgres::replace(connection, &replacement).await;
+        let (key, size) = (key.clone(), text.len());
+        let outcome = match done {
+            Ok(None) => return false,
+            Ok(Some(process)) => {
+                self.own.store(process, Ordering::Relaxed);
+                Ok(())
+            }
+            Err(error) => match self.look_up(error.to_string()).await {
+                // Nothing was done.
+                Err(Error::NotCommitted(_)) => return false,
+                outcome => outcome,
+            },
+        };
+        let Some(Job::Put(mut put)) = waiting.pop_front() else { return false };
+        let document = put.ready().map(|ready| ready.document.take()).unwrap_or_default();
+        let (object, logged) = super::transaction::changed(Change::Modified, &key, document, known + 1, size);
+        match outcome {
+            Ok(()) => self.committed(vec![logged], true, vec![put.done(&mut std::iter::once(Ok(object)))]),
+            Err(error) => put.refuse(error),
+        }
+        true
+    }
+
+    /// Makes known what was committed, in memory first.
+    fn committed(&self, logged: Vec<Logged>, complete: bool, finished: Vec<Done>) {
+        let ends = logged.first().zip(logged.last()).map(|(first, last)| (first.event.revision, last.event.revision));
+        let resources: BTreeSet<String> = logged.iter().map(|change| change.event.key.resource.clone()).collect();
+        self.tail.extend(logged);
+        if !complete {
+            self.tail.forget();
+        }
+        if let Some((first, newest)) = ends {
+            let resources: Vec<&str> = resources.iter().map(String::as_str).collect();
+            self.news.publish(newest, complete.then_some((first, &resources)));
+        }
+        self.counted.fetch_add(finished.iter().filter(|done| done.keep).count() as u64, Ordering::Relaxed);
+        for done in finished {
+            (done.tell)(Ok(()));
+        }
+    }
+
     /// Commits. An answer that is lost says nothing: what became of the transaction is looked up.
     async fn finish(&mut self, changed: bool) -> Result<(), Error> {
         let committed = match &mut self.connection {
             Connection::Sqlite(_) => self.connection.link().run("COMMIT").await.map_err(sqlite::not_synced),
             Connection::Postgres(connection) => postgres::commit(connection, self.shared.newest.filter(|_| changed)).await,
         };
-        let why = match committed {
-            Err(Error::Unavailable(why)) => why,
+        match committed {
+            Err(Error::Unavailable(why)) => self.look_up(why).await,
             other => {
                 // What another commit would come in the place of is looked at anew.
                 self.lost = matches!(other, Err(Error::Unknown(_)));
-                return other;
+                other
             }
-        };
+        }
+    }
+
+    /// What became of the transaction whose answer was lost. Errors: `NotCommitted`, and `Unknown` when nobody can say.
+    async fn look_up(&mut self, why: String) -> Result<(), Error> {
         tracing::warn!("the answer to a commit was lost: {why}; looking up what became of it");
         let until = self.clock.now() + OUTCOME;
         loop {

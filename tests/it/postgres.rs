@@ -5,6 +5,7 @@
 mod failover;
 mod kills;
 mod proxy;
+mod replaced;
 mod states;
 mod tls;
 

@@ -16,6 +16,10 @@ pub(super) enum Fault {
     CutAfterCommit,
     /// Once: the commit does not come to the server.
     CutBeforeCommit,
+    /// Once: what is asked with this in it does not come to the server.
+    CutAsked(&'static str),
+    /// Once: the server has committed a replacement, and does not come to say so.
+    CutAfterReplacement,
     /// All notifications.
     DropNotifications,
 }
@@ -27,6 +31,8 @@ struct State {
     injected: u32,
     /// Connections that were made.
     made: u64,
+    /// Questions that were asked: what came at once from a client.
+    asked: u64,
     /// Those before this one say nothing any more, in either direction, and stay open.
     silent: u64,
 }
@@ -39,7 +45,7 @@ pub(super) struct Proxy {
 impl Proxy {
     /// Runs as long as the test's runtime.
     pub(super) async fn start(server: PathBuf) -> Self {
-        let state = Arc::new(Mutex::new(State { server, fault: Fault::None, injected: 0, made: 0, silent: 0 }));
+        let state = Arc::new(Mutex::new(State { server, fault: Fault::None, injected: 0, made: 0, asked: 0, silent: 0 }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = state.clone();
@@ -81,6 +87,11 @@ impl Proxy {
         self.state.lock().unwrap().made
     }
 
+    /// How many questions there have been.
+    pub(super) fn asked(&self) -> u64 {
+        self.state.lock().unwrap().asked
+    }
+
     /// From now on new connections lead to another server.
     pub(super) fn turn(&self, server: PathBuf) {
         self.state.lock().unwrap().server = server;
@@ -115,6 +126,15 @@ async fn forward(client: TcpStream, server: UnixStream, state: Arc<Mutex<State>>
             if silent() {
                 continue;
             }
+            let fault = {
+                let mut state = state.lock().unwrap();
+                state.asked += 1;
+                state.fault
+            };
+            let asks = |what: &str| buffer[..count].windows(what.len()).any(|part| part == what.as_bytes());
+            if matches!(fault, Fault::CutAsked(what) if asks(what)) && due(&state, fault) {
+                return;
+            }
             // Our commits are the end of a simple query, which comes in one piece.
             if buffer[..count].ends_with(b"; COMMIT\0") && due(&state, Fault::CutBeforeCommit) {
                 return;
@@ -126,6 +146,7 @@ async fn forward(client: TcpStream, server: UnixStream, state: Arc<Mutex<State>>
     };
     let answered = async {
         let mut head = [0; 5];
+        let mut replaced = false;
         while from_server.read_exact(&mut head).await.is_ok() {
             let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize;
             let mut body = vec![0; length - 4];
@@ -138,6 +159,11 @@ async fn forward(client: TcpStream, server: UnixStream, state: Arc<Mutex<State>>
             match head[0] {
                 // CommandComplete
                 b'C' if body == b"COMMIT\0" && due(&state, Fault::CutAfterCommit) => return,
+                // DataRow of two columns, a number and an empty text
+                b'D' if body.starts_with(&[0, 2]) && body.ends_with(&[0; 4]) => replaced = true,
+                // ReadyForQuery, which follows the commit
+                b'Z' if replaced && due(&state, Fault::CutAfterReplacement) => return,
+                b'Z' => replaced = false,
                 // NotificationResponse
                 b'A' if due(&state, Fault::DropNotifications) => continue,
                 _ => {}

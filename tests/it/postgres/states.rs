@@ -9,7 +9,7 @@ use serde_json::json;
 use std::time::Duration;
 
 /// States that pass. Source: PostgreSQL, appendix "PostgreSQL Error Codes".
-const PASSING: &[(&str, &str)] = &[
+pub(super) const PASSING: &[(&str, &str)] = &[
     ("40001", "serialization failure"),
     ("40P01", "deadlock"),
     ("55P03", "lock not available"),
@@ -26,10 +26,10 @@ const PASSING: &[(&str, &str)] = &[
     ("58030", "IO error"),
 ];
 /// States that are someone's fault: repeating does not mend them.
-const LASTING: &[(&str, &str)] = &[("42501", "insufficient privilege"), ("XX001", "data corrupted"), ("22P05", "untranslatable character")];
+pub(super) const LASTING: &[(&str, &str)] = &[("42501", "insufficient privilege"), ("XX001", "data corrupted"), ("22P05", "untranslatable character")];
 
 /// Raises the SQLSTATE in the row of `faults`, as often as it says; a sequence counts, for a rollback does not undo it.
-const TRIGGERS: &str = "CREATE SEQUENCE raised; CREATE TABLE faults (place TEXT, state TEXT, times BIGINT); \
+pub(super) const TRIGGERS: &str = "CREATE SEQUENCE raised; CREATE TABLE faults (place TEXT, state TEXT, times BIGINT); \
     CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ DECLARE it record; BEGIN \
         SELECT * INTO it FROM faults WHERE place = TG_ARGV[0]; \
         IF FOUND AND nextval('raised') <= it.times THEN RAISE EXCEPTION 'injected' USING ERRCODE = it.state; END IF; \
@@ -38,13 +38,13 @@ const TRIGGERS: &str = "CREATE SEQUENCE raised; CREATE TABLE faults (place TEXT,
     CREATE TRIGGER fail AFTER INSERT ON objects FOR EACH ROW WHEN (NEW.name LIKE 'poor%') EXECUTE FUNCTION fail('middle'); \
     CREATE CONSTRAINT TRIGGER fail_late AFTER INSERT ON log DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION fail('commit')";
 
-async fn arm(home: &Home, place: &str, state: &str, times: u32) {
+pub(super) async fn arm(home: &Home, place: &str, state: &str, times: u32) {
     let sql = format!("DELETE FROM faults; INSERT INTO faults VALUES ('{place}', '{state}', {times}); SELECT setval('raised', 1, FALSE)");
     home.execute(&sql).await;
 }
 
 /// How often it was raised.
-async fn raised(home: &Home, times: u32) -> bool {
+pub(super) async fn raised(home: &Home, times: u32) -> bool {
     let last: u32 = home.ask("SELECT last_value::text FROM raised").await.parse().unwrap();
     last >= times && home.ask("SELECT is_called::text FROM raised").await == "true"
 }
