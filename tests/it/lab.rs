@@ -70,6 +70,15 @@ impl World {
         Self::with_gateway("127.0.0.1:9".parse().unwrap()).await
     }
 
+    /// One with a VM 1000 of one disk, and root.
+    async fn with_vm() -> (Self, access::Caller) {
+        let world = Self::start().await;
+        let root = access::Caller::new(&world, "root@pam!full", false);
+        world.clone_image(1000).await;
+        world.ok(world.client.create(&world.node, Vmid(1000), &Self::values(1000, "src")).await).await;
+        (world, root)
+    }
+
     async fn with_gateway(gateway: std::net::SocketAddr) -> Self {
         let directory = tempfile::tempdir().unwrap();
         Self::in_directory(directory, gateway, None).await

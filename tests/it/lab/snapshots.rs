@@ -1,22 +1,11 @@
 //! Proxmox' own snapshots, templates and clones on a zfspool, and the locks that failures leave.
 
-use super::{World, access::Caller};
-use autovibe::{
-    proxmox::Vmid,
-    zfs::{Properties, Snapshot},
-};
-
-async fn world() -> (World, Caller) {
-    let world = World::start().await;
-    let root = Caller::new(&world, "root@pam!full", false);
-    world.clone_image(1000).await;
-    world.ok(world.client.create(&world.node, Vmid(1000), &World::values(1000, "src")).await).await;
-    (world, root)
-}
+use super::World;
+use autovibe::zfs::{Properties, Snapshot};
 
 #[tokio::test]
 async fn snapshots_make_a_tree_and_only_the_newest_is_rolled_back_to() {
-    let (world, root) = world().await;
+    let (world, root) = World::with_vm().await;
     let path = "/nodes/lab/qemu/1000/snapshot";
     for name in ["a1", "a2"] {
         assert_eq!(root.task("POST", path, &[("snapname", name)]).await, "OK");
@@ -43,7 +32,7 @@ async fn snapshots_make_a_tree_and_only_the_newest_is_rolled_back_to() {
 
 #[tokio::test]
 async fn a_failed_deletion_leaves_the_vm_locked_and_force_forgets() {
-    let (world, root) = world().await;
+    let (world, root) = World::with_vm().await;
     let path = "/nodes/lab/qemu/1000/snapshot";
     assert_eq!(root.task("POST", path, &[("snapname", "held")]).await, "OK");
     let held = Snapshot { dataset: world.volume(1000), name: "held".into() };
@@ -67,7 +56,7 @@ async fn a_failed_deletion_leaves_the_vm_locked_and_force_forgets() {
 
 #[tokio::test]
 async fn clones_are_linked_to_templates_alone() {
-    let (world, root) = world().await;
+    let (world, root) = World::with_vm().await;
     let clone = "/nodes/lab/qemu/1000/clone";
     let linked = root.call("POST", clone, &[("newid", "1001"), ("full", "0")]).await;
     assert_eq!(linked.reason, "Linked clone feature is not supported for 'tank:vm-1000-disk-0' (scsi0)");

@@ -1,7 +1,6 @@
 //! VMs that are suspended to disk, as recorded of Proxmox VE 9.2.
 
 use super::{World, access::Caller};
-use autovibe::proxmox::Vmid;
 use serde_json::{Value, json};
 
 const STATUS: &str = "/nodes/lab/qemu/1000/status";
@@ -12,17 +11,9 @@ async fn refused(caller: &Caller, method: &str, path: &str, parameters: &[(&str,
     assert_eq!((answer.status, answer.reason.as_str()), (status, why), "{method} {path}");
 }
 
-async fn world() -> (World, Caller) {
-    let world = World::start().await;
-    let root = Caller::new(&world, "root@pam!full", false);
-    world.clone_image(1000).await;
-    world.ok(world.client.create(&world.node, Vmid(1000), &World::values(1000, "src")).await).await;
-    (world, root)
-}
-
 #[tokio::test]
 async fn a_suspended_vm_is_off_locked_and_started_from_its_memory() {
-    let (world, root) = world().await;
+    let (world, root) = World::with_vm().await;
     let suspend = format!("{STATUS}/suspend");
     refused(&root, "POST", &suspend, &[("todisk", "1")], 500, "VM 1000 not running").await;
     assert_eq!(root.task("POST", &format!("{STATUS}/start"), &[]).await, "OK");
@@ -49,7 +40,7 @@ async fn a_suspended_vm_is_off_locked_and_started_from_its_memory() {
 
 #[tokio::test]
 async fn its_memory_is_given_up_unless_it_is_protected_and_goes_with_it() {
-    let (world, root) = world().await;
+    let (world, root) = World::with_vm().await;
     let suspend = async || {
         assert_eq!(root.task("POST", &format!("{STATUS}/start"), &[]).await, "OK");
         assert_eq!(root.task("POST", &format!("{STATUS}/suspend"), &[("todisk", "1")]).await, "OK");
@@ -74,7 +65,7 @@ async fn its_memory_is_given_up_unless_it_is_protected_and_goes_with_it() {
 
 #[tokio::test]
 async fn it_takes_what_proxmox_says_it_takes() {
-    let (world, root) = world().await;
+    let (world, root) = World::with_vm().await;
     assert_eq!(root.task("POST", &format!("{STATUS}/start"), &[]).await, "OK");
     let alice = Caller::new(&world, "alice@pve!t1", false);
     let suspend = format!("{STATUS}/suspend");
