@@ -31,6 +31,9 @@ pub enum Error {
     /// The storage has no room.
     #[error("{0}")]
     OutOfSpace(String),
+    /// A volume that a config or a call names is not on its storage.
+    #[error("{0}")]
+    NoVolume(String),
     /// Something else stands on it: linked clones, snapshots.
     #[error("{0}")]
     InUse(String),
@@ -109,6 +112,7 @@ const TEXTS: &[Known] = &[
     (&["VM ", " not running"], Error::NotRunning),
     (&["CT ", " not running"], Error::NotRunning),
     (&["is running", "destroy"], Error::AlreadyRunning),
+    (&["volume '", "' does not exist"], Error::NoVolume),
     (&["storage '", "' is disabled"], Error::Refused),
     (&["storage '", "' does not exist"], Error::Refused),
     (&["storage '", "' is not available on node"], Error::Refused),
@@ -216,7 +220,7 @@ impl Error {
             | Self::Forbidden(_)
             | Self::Unauthorized { .. }
             | Self::Parameters { .. } => Class::Permanent,
-            Self::Unknown(_) | Self::Other { .. } => Class::Unknown,
+            Self::Unknown(_) | Self::NoVolume(_) | Self::Other { .. } => Class::Unknown,
         }
     }
 

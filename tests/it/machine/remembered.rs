@@ -170,6 +170,24 @@ async fn without_its_memory_it_goes_on_from_its_disks_and_says_so() {
     stage.stop().await;
 }
 
+/// As on a node that is short of memory for a moment.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_memory_that_fails_to_load_for_a_while_is_kept() {
+    let mut stage = Stage::new().await;
+    stage.create("a", spec("#sim idle=true")).await;
+    stage.until_phase("a", Phase::Running).await;
+    set(&stage, OperatingMode::Suspended).await;
+    stage.until_phase("a", Phase::Suspended).await;
+    for _ in 0..4 {
+        stage.lab.fail_next(Call::Start, 500);
+    }
+    set(&stage, OperatingMode::Running).await;
+    let again = stage.until_phase("a", Phase::Running).await;
+    assert_eq!(stage.lab.fired(), 4);
+    assert_eq!((agent(&again), lost_memories(&stage).await), ((1, 1), 0));
+    stage.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn where_its_memory_cannot_be_saved_it_is_suspended_without() {
     let mut stage = Stage::new().await;

@@ -26,7 +26,8 @@ pub(super) const PASSING: &[(&str, &str)] = &[
     ("58030", "IO error"),
 ];
 /// States that are someone's fault: repeating does not mend them.
-pub(super) const LASTING: &[(&str, &str)] = &[("42501", "insufficient privilege"), ("XX001", "data corrupted"), ("22P05", "untranslatable character")];
+pub(super) const LASTING: &[(&str, &str)] =
+    &[("42501", "insufficient privilege"), ("XX001", "data corrupted"), ("22P05", "untranslatable character")];
 
 /// Raises the SQLSTATE in the row of `faults`, as often as it says; a sequence counts, for a rollback does not undo it.
 pub(super) const TRIGGERS: &str = "CREATE SEQUENCE raised; CREATE TABLE faults (place TEXT, state TEXT, times BIGINT); \

@@ -7,7 +7,7 @@ use crate::driver::guest::AgentState;
 use crate::driver::vm::Owner;
 use crate::driver::{self};
 use crate::objects::EventType;
-use crate::proxmox::Power;
+use crate::proxmox::{self, Power};
 use crate::runtime::Seen;
 use crate::store::calls::CallState;
 use rand::RngCore;
@@ -20,8 +20,20 @@ const ANSWERS: Duration = Duration::from_mins(2);
 const LOOK: Duration = Duration::from_millis(250);
 /// From the decision until its guest is suspended: its agent has been told to ask again later by then.
 const TOLD: Duration = Duration::from_millis(500);
-/// Failures to save or to load the memory after which it goes on without.
+/// Failures to save the memory, or to find it, after which it goes on without.
 const PATIENCE: u32 = 3;
+/// Failures to load a memory that is there, after which it is given up. Each comes up to a minute after the one before: a node that is
+/// short of room for it for some minutes is waited for.
+const LOADS: u32 = 12;
+
+/// So often a memory may fail to load with this before it is given up: what is wrong around it says nothing of it.
+fn loads(error: &driver::Error) -> u32 {
+    match error {
+        driver::Error::Proxmox(proxmox::Error::NoVolume(_)) => PATIENCE,
+        driver::Error::Proxmox(error) if error.class() == proxmox::Class::Unknown => LOADS,
+        _ => u32::MAX,
+    }
+}
 
 impl Act<'_> {
     /// An answer that is cut in its middle ends most agents, and a guest that goes on hears nothing of the connection that it was on.
@@ -50,7 +62,7 @@ impl Act<'_> {
                 self.remember_vm(Seen::Present(Vm::Suspended));
                 Ok(Done::Next)
             }
-            Err(driver::Error::Unknown(_) | driver::Error::Proxmox(crate::proxmox::Error::Unknown(_))) => {
+            Err(driver::Error::Unknown(_) | driver::Error::Proxmox(proxmox::Error::Unknown(_))) => {
                 // It may be on its way: what its config says decides.
                 self.context.machines.update(self.uid(), |known| known.vm = None);
                 Ok(Done::Later(LOOK))
@@ -73,8 +85,8 @@ impl Act<'_> {
                 self.remember_power(Power::Running);
                 Ok(Done::Next)
             }
-            Err(error @ (driver::Error::Unknown(_) | driver::Error::Proxmox(crate::proxmox::Error::Unknown(_)))) => Err(error.into()),
-            Err(error) if self.refusals() >= PATIENCE => {
+            Err(error @ (driver::Error::Unknown(_) | driver::Error::Proxmox(proxmox::Error::Unknown(_)))) => Err(error.into()),
+            Err(error) if self.refusals() >= loads(&error) => {
                 self.give_up_memory().await?;
                 Ok(Done::Stop(Some(self.memory_lost(&format!("its memory could not be loaded: {error}")).await)))
             }
