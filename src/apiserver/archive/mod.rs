@@ -75,3 +75,24 @@ impl Sums {
         let _ = writeln!(self.0, "{}  {name}", hex::encode(Sha256::digest(bytes)));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_storage_says_is_told_with_what_helps() {
+        let cases = [
+            (driver::Error::Zfs(zfs::Error::OutOfSpace("out of space".into())), 507, "make room in the pool"),
+            (driver::Error::Zfs(zfs::Error::Exists("it exists".into())), 409, "it exists"),
+            (driver::Error::Zfs(zfs::Error::Other("checksum mismatch".into())), 422, "the file is damaged"),
+            (driver::Error::Zfs(zfs::Error::Unavailable("no route".into())), 503, "try again"),
+        ];
+        for (error, code, part) in cases {
+            let status = refused("checkpoint a is not imported", &error);
+            let right =
+                status.code == code && status.message.starts_with("checkpoint a is not imported: ") && status.message.contains(part);
+            assert!(right, "{error:?}: {} {}", status.code, status.message);
+        }
+    }
+}
