@@ -90,6 +90,31 @@ fn the_api_bench_measures_each_store_beside_etcd_and_hides_no_target() {
 }
 
 #[test]
+fn the_gateway_bench_measures_each_kind_of_call_and_hides_no_target() {
+    let report = bench(&["gateway", "--calls", "1", "--crowd", "3", "--paced", "4", "--peers", "/nonexistent"]);
+    for size in ["1.6 KB", "80 KB"] {
+        for how in ["whole", "stream"] {
+            let (through, direct) = figure(&report, &format!("{size}, {how}, 1 at once: p50"));
+            assert!(through > 0.0 && direct.is_some_and(|direct| direct > 0.0), "{report:#}");
+            assert!(figure(&report, &format!("{size}, {how}, 3 at once: calls")).0 > 0.0, "{report:#}");
+        }
+    }
+    let (first, direct) = figure(&report, "1.6 KB, paced stream, 4 at once: first byte p50");
+    assert!(first > 0.0 && direct.is_some_and(|direct| direct > 0.0), "{report:#}");
+    assert!(figure(&report, "hub's memory (RSS) after all calls").0 > 0.0);
+    // Beside no other gateway nothing of what is compared with one is met or missed, and it is said which are not there.
+    let figures = report["figures"].as_array().unwrap();
+    let (alone, compared): (Vec<&Value>, Vec<&Value>) = figures
+        .iter()
+        .filter(|figure| figure.get("target").is_some())
+        .partition(|figure| figure["name"].as_str().unwrap().starts_with("hub's memory"));
+    assert_eq!((alone.len(), compared.len()), (1, 13), "{report:#}");
+    assert!(alone[0]["met"].is_boolean() && compared.iter().all(|figure| figure["met"].is_null()), "{report:#}");
+    let notes = report["notes"].to_string();
+    assert!(["nginx", "LiteLLM", "Portkey"].iter().all(|peer| notes.contains(&format!("{peer} is not in /nonexistent"))), "{notes}");
+}
+
+#[test]
 fn benches_are_listed() {
     let output = Command::new(env!("CARGO_BIN_EXE_autovibe")).arg("bench").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();

@@ -22,10 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Agents that ask at once, as fast as they can.
-const CROWD: usize = 64;
-/// Agents whose answers come as slowly as a model writes.
-const PACED: usize = 128;
 /// Between two events of such an answer.
 const PACE: Duration = Duration::from_millis(20);
 /// The sides take turns in so many blocks, so that what else the machine does meets all.
@@ -45,9 +41,26 @@ pub(super) struct Gateway {
     /// How many calls one agent alone makes of each kind, direct and through each gateway
     #[arg(long, default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
     calls: u32,
+    /// How many agents ask at once, each as fast as it can
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(2..=512))]
+    crowd: u32,
+    /// How many agents at once are answered at a model's pace
+    #[arg(long, default_value_t = 128, value_parser = clap::value_parser!(u32).range(1..=512))]
+    paced: u32,
     /// Where `images/install-peers` put the gateways to compare with
     #[arg(long, value_name = "DIR", default_value = "target/peers")]
     peers: PathBuf,
+}
+
+/// How agents ask.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Load {
+    /// One, and after each answer its tools take time.
+    Alone,
+    /// Several at once, as fast as they can.
+    Crowd,
+    /// Several at once, whose answers come as slowly as a model writes.
+    Paced,
 }
 
 /// One kind of call.
@@ -55,33 +68,17 @@ pub(super) struct Gateway {
 struct Case {
     size: Size,
     stream: bool,
+    load: Load,
     /// Agents at once.
     agents: usize,
 }
 
 impl Case {
-    fn all() -> Vec<Self> {
-        let mut all = Vec::new();
-        for agents in [1, CROWD] {
-            for size in [Size::Small, Size::Large] {
-                all.extend([false, true].map(|stream| Self { size, stream, agents }));
-            }
-        }
-        all.push(Self { size: Size::Small, stream: true, agents: PACED });
-        all
-    }
-
-    fn is_paced(self) -> bool {
-        self.agents == PACED
-    }
-
     fn name(self) -> String {
-        let how = if self.is_paced() {
-            "paced stream"
-        } else if self.stream {
-            "stream"
-        } else {
-            "whole"
+        let how = match (self.load, self.stream) {
+            (Load::Paced, _) => "paced stream",
+            (_, true) => "stream",
+            (_, false) => "whole",
         };
         format!("{}, {how}, {} at once", self.size.name(), self.agents)
     }
@@ -129,11 +126,27 @@ const DIRECT: &str = "direct";
 const OURS: &str = "autovibe";
 
 impl Gateway {
+    fn cases(&self) -> Vec<Case> {
+        let mut all = Vec::new();
+        for (load, agents) in [(Load::Alone, 1), (Load::Crowd, self.crowd as usize)] {
+            for size in [Size::Small, Size::Large] {
+                all.extend([false, true].map(|stream| Case { size, stream, load, agents }));
+            }
+        }
+        all.push(Case { size: Size::Small, stream: true, load: Load::Paced, agents: self.paced as usize });
+        all
+    }
+
+    /// So many agents there are.
+    fn agents(&self) -> usize {
+        self.crowd.max(self.paced) as usize
+    }
+
     pub(super) async fn run(&self, context: &Context) -> anyhow::Result<Report> {
         let place = Place::new(context, "gateway")?;
         let clock = Clock::system();
         let upstream = Upstream::start().await?;
-        let tokens = prepare(place.path(), &upstream, &clock).await?;
+        let tokens = prepare(place.path(), &upstream, self.agents(), &clock).await?;
         let hub = Hub::start(place.path(), &HUB.map(OsStr::new), &clock).await?;
         let mut others = Vec::new();
         for kind in peers::Kind::ALL {
@@ -147,13 +160,13 @@ impl Gateway {
             Side { name: OURS, pid: Some(pid), callers: callers(hub.gateway()?, &tokens)?, seldom: 1 },
         ];
         for peer in &others {
-            sides.push(Side::of(peer, upstream.address)?);
+            sides.push(Side::of(peer, upstream.address, self.agents())?);
         }
         let mut appended = Appended::new(place.path())?;
         let mut syncs = Vec::new();
         let mut all = Vec::new();
-        for case in Case::all() {
-            upstream.pace(if case.is_paced() { PACE } else { Duration::ZERO });
+        for case in self.cases() {
+            upstream.pace(if case.load == Load::Paced { PACE } else { Duration::ZERO });
             let measured = self.compare(case, &sides).await?;
             if all.is_empty() {
                 for _ in 0..self.calls {
@@ -175,13 +188,14 @@ impl Gateway {
             figures.push(Figure::new(format!("memory (RSS) of {} after all calls", peer.kind.name()), memory, Unit::Mebibytes));
         }
         hub.stop().await?;
+        let crowd = self.crowd;
         let mut notes = vec![
             format!("{} calls of each kind by one agent alone; direct and through each gateway in turns", self.calls),
-            format!("1 at once: {} ms between two calls, as an agent's tools take time; {CROWD} at once: one call after the other", PAUSE.as_millis()),
+            format!("1 at once: {} ms between two calls, as an agent's tools take time; {crowd} at once: one call after the other", PAUSE.as_millis()),
             format!("paced: {} ms between the events of an answer", PACE.as_millis()),
             "each gateway is one process; agents and provider share this one, and the processors with the gateway".into(),
             "each call through ours is reserved durably before it is forwarded, and metered, settled and kept after it; the others do none of that".into(),
-            format!("at {CROWD} at once the provider and the agents wait for a processor too: read those as capacity, not as added time"),
+            format!("at {crowd} at once the provider and the agents wait for a processor too: read those as capacity, not as added time"),
         ];
         for missing in peers::Kind::ALL.iter().filter(|kind| others.iter().all(|peer| peer.kind != **kind)) {
             notes.push(format!("{} is not in {}: images/install-peers installs it", missing.name(), self.peers.display()));
@@ -193,14 +207,14 @@ impl Gateway {
     async fn compare(&self, case: Case, sides: &[Side]) -> anyhow::Result<Vec<Measured>> {
         let mut all: Vec<Measured> = sides.iter().map(|_| Measured::default()).collect();
         // Each of a paced crowd once is enough: it lasts.
-        let blocks = if case.is_paced() { 2 } else { BLOCKS };
+        let blocks = if case.load == Load::Paced { 2 } else { BLOCKS };
         // The first block makes connections and fills caches.
         for block in 0..=blocks {
             for (side, measured) in sides.iter().zip(&mut all) {
-                let each = match case.agents {
-                    1 => (self.calls / BLOCKS / side.seldom).max(1) as usize,
-                    CROWD => (ROUNDS / side.seldom as usize).max(1),
-                    _ => 1,
+                let each = match case.load {
+                    Load::Alone => (self.calls / BLOCKS / side.seldom).max(1) as usize,
+                    Load::Crowd => (ROUNDS / side.seldom as usize).max(1),
+                    Load::Paced => 1,
                 };
                 let worked = || side.pid.map_or(Ok(Duration::ZERO), processor_time);
                 let (begun, before) = (Instant::now(), worked()?);
@@ -217,9 +231,9 @@ impl Gateway {
 }
 
 impl Side {
-    fn of(peer: &Peer, upstream: SocketAddr) -> anyhow::Result<Self> {
+    fn of(peer: &Peer, upstream: SocketAddr, agents: usize) -> anyhow::Result<Self> {
         let caller = || Caller::new(peer.address, peers::TOKEN).map(|caller| Arc::new(caller.with_headers(peer.kind.headers(upstream))));
-        let callers = (0..PACED).map(|_| caller()).collect::<anyhow::Result<_>>()?;
+        let callers = (0..agents).map(|_| caller()).collect::<anyhow::Result<_>>()?;
         let seldom = if peer.kind == peers::Kind::Nginx { 1 } else { 8 };
         Ok(Self { name: peer.kind.name(), pid: Some(peer.pid()?), callers, seldom })
     }
@@ -232,11 +246,11 @@ fn figures_of(case: Case, sides: &[Side], measured: &[Measured], commit: f64) ->
     let name = case.name();
     // Of a paced answer all but the begin is the model's own time.
     let (what, time): (&str, fn(&Times) -> Duration) =
-        if case.is_paced() { ("first byte ", |times| times.first) } else { ("", |times| times.whole) };
+        if case.load == Load::Paced { ("first byte ", |times| times.first) } else { ("", |times| times.whole) };
     let added = |side: &Measured| side.percentile(50, time) - direct.percentile(50, time);
     let others = || sides.iter().zip(measured).filter(|(side, _)| ![DIRECT, OURS].contains(&side.name));
     let mut figures = Vec::new();
-    if case.agents != CROWD {
+    if case.load != Load::Crowd {
         for percent in [50, 99] {
             let figure = Figure::new(format!("{name}: {what}p{percent}"), ours.percentile(percent, time), Unit::Milliseconds);
             figures.push(figure.against(DIRECT, direct.percentile(percent, time)));
@@ -267,13 +281,13 @@ fn figures_of(case: Case, sides: &[Side], measured: &[Measured], commit: f64) ->
 
 /// Writes what the hub is to find when it starts: providers, and Machines with tokens, as many as call at once. There are no
 /// VMs behind them, so nothing is checkpointed.
-async fn prepare(data: &Path, upstream: &Upstream, clock: &Clock) -> anyhow::Result<Vec<String>> {
+async fn prepare(data: &Path, upstream: &Upstream, agents: usize, clock: &Clock) -> anyhow::Result<Vec<String>> {
     let store = Store::open(&data.join("autovibe.db")).await?;
     let objects = Objects::new(store.clone(), clock.clone(), Cipher::load(&data.join("secrets.key"))?);
     objects.ensure_presets().await?;
     create_hub(&objects, json!([]), json!([upstream.provider()])).await?;
     let mut tokens = Vec::new();
-    for number in 0..PACED {
+    for number in 0..agents {
         let spec = json!({
             "from": { "image": "none" }, "goal": { "prompt": "work" }, "agent": { "type": "Command", "command": ["true"] },
             "checkpoints": {
@@ -299,7 +313,7 @@ async fn load(callers: &[Arc<Caller>], case: Case, each: usize) -> anyhow::Resul
         tokio::spawn(async move {
             let mut times = Vec::with_capacity(each);
             for _ in 0..each {
-                if case.agents == 1 {
+                if case.load == Load::Alone {
                     Clock::system().sleep(PAUSE).await;
                 }
                 times.push(caller.call(case.size, case.stream).await?);
