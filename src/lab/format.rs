@@ -56,6 +56,9 @@ pub(super) fn check(format: &str, text: &str) -> Result<(), String> {
             matches!(text, "none" | "cdrom") || text.starts_with('/') || VOLUME.is_match(text),
             format!("unable to parse volume ID '{text}'"),
         ),
+        "pve-volume-id-or-absolute-path" => {
+            wrong(text.starts_with('/') || VOLUME.is_match(text), format!("unable to parse volume ID '{text}'"))
+        }
         "pve-fw-addr-spec" => wrong(text.split(',').all(is_firewall_address), format!("invalid address '{text}'")),
         "pve-fw-dport-spec" | "pve-fw-sport-spec" => wrong(PORTS.is_match(text), format!("invalid port '{text}'")),
         "IPorCIDRorAlias" => wrong(is_network(text) || ALIAS.is_match(text), format!("invalid address or network '{text}'")),

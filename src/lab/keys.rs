@@ -54,6 +54,11 @@ pub(super) fn volume(value: &str) -> Option<(&str, &str)> {
     value.split(',').next()?.split_once(':')
 }
 
+/// An option of a disk's value, after its volume: `format=qcow2`.
+pub(super) fn option<'a>(value: &'a str, name: &str) -> Option<&'a str> {
+    value.split(',').skip(1).find_map(|option| option.strip_prefix(name)?.strip_prefix('='))
+}
+
 /// The volume itself: a linked clone's name has its base in front, `base-100-disk-0/vm-101-disk-0`.
 pub(super) fn last(volume: &str) -> &str {
     volume.rsplit('/').next().unwrap_or(volume)

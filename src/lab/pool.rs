@@ -2,13 +2,20 @@
 
 use super::{keys, real, simulated, state::Store, storage::Kind};
 use crate::zfs::{self, Dataset, Zfs};
-use std::{collections::BTreeSet, path::PathBuf, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    io::Read as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
 
 /// The snapshot that a template's disk is cloned from.
 pub(super) const BASE: &str = "__base__";
 /// Where a directory's files would lie; it says so in its errors.
 pub(super) const IMAGES: &str = "/var/lib/vz/images";
-const NO_VOLUMES: &str = "this lab attaches volumes and makes none";
+const NO_COPIES: &str = "this lab copies no volumes; make a template, and a linked clone of it";
+/// How a qcow2 image begins. Source: QEMU, docs/interop/qcow2.rst.
+const QCOW2: &[u8] = b"QFI\xfb";
 
 #[derive(Clone)]
 pub(super) enum Pool {
@@ -48,7 +55,7 @@ impl Pool {
     fn model(&self) -> Result<(&Store, &str), String> {
         match self {
             Self::Model { store, pool, .. } => Ok((store, pool)),
-            Self::Real(_) => Err(NO_VOLUMES.into()),
+            Self::Real(_) => Err(NO_COPIES.into()),
         }
     }
 
@@ -76,45 +83,72 @@ impl Pool {
             }
             Self::Real(real) => {
                 let found = real.zfs.dataset(&Dataset(self.full(volume))).await.map_err(text)?;
-                // A device has no length in its metadata; the disk's size is then left out of the config.
-                Ok(found.map(|_| std::fs::metadata(self.path(volume)).map_or(0, |file| file.len())))
+                Ok(found.map(|_| self.length(volume)))
             }
         }
+    }
+
+    /// Bytes of a real volume that is there. A device has no length in its metadata; the disk's size is then left out of the config.
+    fn length(&self, volume: &str) -> u64 {
+        std::fs::metadata(self.path(volume)).map_or(0, |file| file.len())
     }
 
     /// Direct children whose name is a volume's.
     pub(super) async fn list(&self) -> Result<Vec<Volume>, String> {
         let prefix = format!("{}/", self.dataset());
-        let names: Vec<String> = match self {
-            Self::Model { store, pool: model, .. } => {
-                store.read(|state| state.pools.get(model).map(|pool| pool.datasets.keys().cloned().collect()).unwrap_or_default())
-            }
-            Self::Real(real) => {
-                real.zfs.datasets(&Dataset(self.dataset().to_owned())).await.map_err(text)?.into_iter().map(|info| info.name.0).collect()
-            }
+        let own = |name: &str| {
+            let name = name.strip_prefix(&prefix)?;
+            (!name.contains('/') && keys::owner(name).is_some()).then(|| name.to_owned())
         };
+        if let Self::Real(real) = self {
+            let all = real.zfs.datasets(&Dataset(self.dataset().to_owned())).await.map_err(text)?;
+            let volume = |info: zfs::DatasetInfo| {
+                let (name, origin) = (own(&info.name.0)?, info.origin.filter(|origin| origin.name == BASE));
+                Some(Volume { size: self.length(&name), name: self.shown(&name, origin.map(|origin| origin.dataset.0)) })
+            };
+            return Ok(all.into_iter().filter_map(volume).collect());
+        }
+        let (store, model) = self.model()?;
+        let names: Vec<String> =
+            store.read(|state| state.pools.get(model).map(|pool| pool.datasets.keys().cloned().collect()).unwrap_or_default());
         let mut volumes = Vec::new();
-        for name in
-            names.iter().filter_map(|name| name.strip_prefix(&prefix)).filter(|name| !name.contains('/') && keys::owner(name).is_some())
-        {
-            if let Some(size) = self.size(name).await? {
-                volumes.push(Volume { name: self.shown(name), size });
+        for name in names.iter().filter_map(|name| own(name)) {
+            if let Some(size) = self.size(&name).await? {
+                let base = store.read(|state| state.pools.get(model)?.base_of(&self.full(&name)));
+                volumes.push(Volume { name: self.shown(&name, base), size });
             }
         }
         Ok(volumes)
     }
 
-    /// Makes a new, empty volume for `vmid` and returns its name. Only the model can.
+    /// Makes a new, empty volume for `vmid` and returns its name.
     pub(super) async fn allocate(&self, vmid: u32, size: u64, format: Option<&str>) -> Result<String, String> {
         let name = self.free_name(vmid, format.unwrap_or("raw")).await?;
-        self.create(&name, size)?;
+        self.create(&name, size).await?;
         Ok(name)
     }
 
+    /// Makes a volume of this name, with what is in a raw image. Errors: also when the file is no such image.
+    pub(super) async fn import(&self, file: &Path, volume: &str) -> Result<(), String> {
+        let unreadable = |error: std::io::Error| format!("could not get file size of {}: {error}", file.display());
+        let size = std::fs::metadata(file).map_err(unreadable)?.len();
+        let mut begin = Vec::new();
+        std::fs::File::open(file).and_then(|image| image.take(4).read_to_end(&mut begin)).map_err(unreadable)?;
+        if begin == QCOW2 {
+            return Err(format!("{} is qcow2, and this lab imports raw images alone; `qemu-img convert -O raw` makes one", file.display()));
+        }
+        match self {
+            // Models have no bytes.
+            Self::Model { .. } => self.create(volume, size).await,
+            Self::Real(real) => {
+                let dataset = Dataset(self.full(volume));
+                real.zfs.import_disk(file, &dataset, &Default::default()).await.map_err(|error| self.error(&text(error)))
+            }
+        }
+    }
+
     /// A volume's name as the storage lists it: a file with its directory, a clone with its base in front.
-    fn shown(&self, name: &str) -> String {
-        let Self::Model { store, pool, .. } = self else { return name.to_owned() };
-        let base = store.read(|state| state.pools.get(pool)?.base_of(&self.full(name)));
+    fn shown(&self, name: &str, base: Option<String>) -> String {
         base.map_or_else(|| self.own(name), |base| self.linked(&base, name))
     }
 
@@ -132,27 +166,26 @@ impl Pool {
         format!("{}/{}", self.own(base), self.own(name))
     }
 
-    /// Makes an empty volume of this name. Only the model can.
-    pub(super) fn create(&self, volume: &str, size: u64) -> Result<(), String> {
-        let (store, model) = self.model()?;
-        store
-            .change(|state| {
-                let pool = state.pools.entry(model.to_owned()).or_default();
-                pool.create(&self.full(volume), Some(size), Default::default(), Default::default())
-            })
-            .map_err(|why| match self.kind() {
-                Kind::ZfsPool => self.error(&why),
-                Kind::Dir => format!("disk image '{IMAGES}/{volume}' already exists"),
-            })
-    }
-
-    /// Makes a volume for a VM's memory.
-    pub(super) async fn create_state(&self, volume: &str, size: u64) -> Result<(), String> {
+    /// Makes an empty volume of this name.
+    pub(super) async fn create(&self, volume: &str, size: u64) -> Result<(), String> {
         match self {
-            Self::Model { .. } => self.create(volume, size),
+            Self::Model { store, pool: model, .. } => store
+                .change(|state| {
+                    let pool = state.pools.entry(model.to_owned()).or_default();
+                    pool.create(&self.full(volume), Some(size), Default::default(), Default::default())
+                })
+                .map_err(|why| match self.kind() {
+                    Kind::ZfsPool => self.error(&why),
+                    Kind::Dir => format!("disk image '{IMAGES}/{volume}' already exists"),
+                }),
             Self::Real(real) => {
                 let dataset = Dataset(self.full(volume));
-                real.zfs.create_volume(&dataset, size).await.map_err(|error| self.error(&text(error)))
+                real.zfs.create_volume(&dataset, size).await.map_err(|error| self.error(&text(error)))?;
+                if real.storage.mountpoint.is_none() {
+                    return Ok(());
+                }
+                let made = std::fs::File::create(self.path(volume)).and_then(|file| file.set_len(size));
+                made.map_err(|error| self.error(&format!("{}: {error}", self.path(volume).display())))
             }
         }
     }

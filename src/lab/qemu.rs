@@ -16,6 +16,7 @@ use super::{
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -82,8 +83,12 @@ pub(super) fn with_new_mac(value: &str) -> String {
 impl Node {
     /// Storage and owner of each disk that is named: found before any worker starts.
     fn check_disks(&self, vmid: u32, config: &BTreeMap<String, String>, who: &Who) -> Result<(), Refusal> {
-        for (_, value) in config.iter().filter(|(key, _)| keys::is_disk(key)) {
+        for (key, value) in config.iter().filter(|(key, _)| keys::is_disk(key)) {
             let Some((storage, volume)) = keys::volume(value) else { continue };
+            if let Some(source) = keys::option(value, "import-from") {
+                self.check_import(key, storage, volume, source, who)?;
+                continue;
+            }
             let pool = self.pool(storage).map_err(Refusal::die)?;
             let size = volume.parse::<f64>().is_ok_and(|size| size > 0.0);
             match keys::owner(volume) {
@@ -102,6 +107,23 @@ impl Node {
             }
         }
         Ok(())
+    }
+
+    /// Whether a disk may be made of what is somewhere else. Source: qemu-server, `check_drive_param` and `check_storage_access`.
+    fn check_import(&self, key: &str, storage: &str, volume: &str, source: &str, who: &Who) -> Result<(), Refusal> {
+        if !volume.parse::<f64>().is_ok_and(|size| size == 0.0) {
+            let why = "'import-from' requires special syntax - use <storage ID>:0,import-from=<source>";
+            return Err(Refusal::parameter(key, why));
+        }
+        self.pool(storage).map_err(Refusal::die)?;
+        self.access(|access| access.need(who, &format!("/storage/{storage}"), "Datastore.AllocateSpace"))?;
+        if source.starts_with('/') {
+            return if who.is_root() { Ok(()) } else { Err(Refusal::die("Only root can pass arbitrary filesystem paths.")) };
+        }
+        let (storage, volume) = keys::volume(source).unwrap_or_default();
+        let pool = self.pool(storage).map_err(Refusal::die)?;
+        let owner = keys::owner(volume).filter(|_| pool.has_form(volume)).ok_or_else(|| Refusal::die(pool.no_name(volume)))?;
+        self.access(|access| access.need(who, &format!("/vms/{owner}"), "VM.Clone"))
     }
 
     /// Whether a VM of this number, or in this pool, may be made.
@@ -140,7 +162,18 @@ impl Node {
     async fn attach(&self, vmid: u32, value: &str, made: &Made) -> Result<String, String> {
         let Some((storage, volume)) = keys::volume(value) else { return Ok(value.to_owned()) };
         let pool = self.pool(storage)?;
-        let (name, size) = if let Ok(gib) = volume.parse::<f64>() {
+        let format = keys::option(value, "format");
+        let (name, size) = if let Some(source) = keys::option(value, "import-from") {
+            let _lock = self.lock_storage(storage).await?;
+            let name = pool.free_name(vmid, format.unwrap_or("raw")).await?;
+            match keys::volume(source).filter(|_| !source.starts_with('/')) {
+                Some((from, volume)) => self.pool(from)?.copy(volume, None, &pool, &name)?,
+                None => pool.import(Path::new(source), &name).await?,
+            }
+            lock(made).push((storage.to_owned(), name.clone()));
+            let size = pool.size(&name).await?.unwrap_or_default();
+            (name, size)
+        } else if let Ok(gib) = volume.parse::<f64>() {
             #[expect(
                 clippy::cast_possible_truncation,
                 clippy::cast_sign_loss,
@@ -148,7 +181,6 @@ impl Node {
             )]
             let size = (gib * f64::from(1 << 30)) as u64;
             let _lock = self.lock_storage(storage).await?;
-            let format = value.split(',').find_map(|option| option.strip_prefix("format="));
             let name = pool.allocate(vmid, size, format).await?;
             lock(made).push((storage.to_owned(), name.clone()));
             (name, size)
@@ -156,7 +188,8 @@ impl Node {
             let found = pool.size(volume).await?;
             (volume.to_owned(), found.ok_or_else(|| format!("volume '{storage}:{volume}' does not exist"))?)
         };
-        let options = value.split(',').skip(1).filter(|option| !option.starts_with("size=") && !option.starts_with("format="));
+        let of_making = ["size=", "format=", "import-from="];
+        let options = value.split(',').skip(1).filter(|option| !of_making.iter().any(|key| option.starts_with(key)));
         let mut options: Vec<String> = options.map(str::to_owned).collect();
         if size > 0 {
             options.push(format!("size={}", keys::size(size)));

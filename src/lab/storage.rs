@@ -184,7 +184,7 @@ impl Node {
             _ => 10,
         };
         let _lock = self.lock_storage(storage).await.map_err(Refusal::die)?;
-        pool.create(&volume, digits << shift).map_err(Refusal::die)?;
+        pool.create(&volume, digits << shift).await.map_err(Refusal::die)?;
         Ok(Value::from(format!("{storage}:{volume}")).into())
     }
 

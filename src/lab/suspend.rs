@@ -80,7 +80,7 @@ impl Node {
         let volume = if pool.kind() == Kind::Dir { format!("{vmid}/{name}.raw") } else { name };
         {
             let _lock = self.lock_storage(storage).await?;
-            pool.create_state(&volume, size(&config)).await?;
+            pool.create(&volume, size(&config)).await?;
         }
         if pool.kind() == Kind::Dir {
             log.line(format!("Formatting '{}/{volume}', fmt=raw size={} preallocation=off", super::pool::IMAGES, size(&config)));

@@ -7,6 +7,9 @@ const LONGEST_NAME: usize = 255;
 const LONGEST_PROPERTY: usize = 256;
 const LONGEST_VALUE: usize = 8191;
 
+/// Proxmox' snapshot of a template's disk; no other name may begin so. Source: proxmox-zfs facts 5.5 and 5.7.
+const BASE_OF_TEMPLATE: &str = "__base__";
+
 fn component(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_alphanumeric() || "_.:- ".contains(c);
     text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(allowed)
@@ -21,7 +24,8 @@ pub(super) fn dataset(name: &Dataset) -> Result<&str, Error> {
 pub(super) fn snapshot(name: &Snapshot) -> Result<String, Error> {
     dataset(&name.dataset)?;
     let text = name.to_string();
-    if component(&name.name) && text.len() <= LONGEST_NAME { Ok(text) } else { Err(Error::BadName(format!("`{}`", text.escape_debug()))) }
+    let legal = component(&name.name) || name.name == BASE_OF_TEMPLATE;
+    if legal && text.len() <= LONGEST_NAME { Ok(text) } else { Err(Error::BadName(format!("`{}`", text.escape_debug()))) }
 }
 
 pub(super) fn tag(tag: &str) -> Result<&str, Error> {
