@@ -56,6 +56,11 @@ impl Node {
         format!("Configuration file 'nodes/{}/qemu-server/{vmid}.conf' does not exist", self.name)
     }
 
+    /// Likewise of a container, of which there is none.
+    pub(super) fn no_container(&self, vmid: u32) -> String {
+        format!("Configuration file 'nodes/{}/lxc/{vmid}.conf' does not exist", self.name)
+    }
+
     /// The same, as tasks that stop find it.
     pub(super) fn not_found(&self, vmid: u32) -> String {
         format!("unable to find configuration file for VM {vmid} on node '{}'", self.name)

@@ -75,6 +75,14 @@ impl Pool {
         }
     }
 
+    /// Where Proxmox would say that it is.
+    pub(super) fn shown_path(&self, volume: &str) -> String {
+        match self.kind() {
+            Kind::ZfsPool => format!("/dev/zvol/{}", self.full(volume)),
+            Kind::Dir => format!("{IMAGES}/{volume}"),
+        }
+    }
+
     /// Size of a volume in bytes; `None` when there is none of that name.
     pub(super) async fn size(&self, volume: &str) -> Result<Option<u64>, String> {
         match self {

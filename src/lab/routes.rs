@@ -98,6 +98,8 @@ async fn dispatch(node: &Arc<Node>, name: &str, parameters: &Parameters) -> Answ
         ["GET", "storage", _] => node.storage_config(text("storage")),
         ["GET", "nodes", _, "storage"] => node.storages(parameters),
         ["GET", "nodes", _, "storage", _, "content"] => node.content(text("storage"), parameters).await,
+        ["GET", "nodes", _, "storage", _, "content", _] => node.volume(parameters).await,
+        ["GET", "nodes", _, "storage", _, "status"] => node.storage_status(text("storage")),
         ["POST", "nodes", _, "storage", _, "content"] => node.allocate(parameters).await,
         ["DELETE", "nodes", _, "storage", _, "content", _] => node.free_volume(parameters),
         ["GET", "nodes", _, "tasks"] => node.task_list(parameters),
@@ -129,6 +131,9 @@ async fn dispatch(node: &Arc<Node>, name: &str, parameters: &Parameters) -> Answ
         ["GET", "nodes", _, "qemu", _, "agent", "exec-status"] => node.agent_exec_status(vmid, parameters).await,
         ["POST", "nodes", _, "qemu", _, "agent", "file-write"] => node.agent_write(vmid, parameters).await,
         ["POST", "nodes", _, "qemu", _, "agent", name] => node.agent_simple(vmid, name).await,
+        // It has no containers.
+        ["GET", "nodes", _, "lxc"] => Ok(json!([]).into()),
+        ["GET" | "DELETE", "nodes", _, "lxc", _, ..] => Err(Refusal::die(node.no_container(vmid))),
         [method, "nodes", _, "qemu", _, "firewall", ref rest @ ..] => firewall(node, method, rest, vmid, parameters),
         // In the schema and not served.
         _ => Err(not_served(name)),

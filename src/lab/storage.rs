@@ -100,6 +100,12 @@ impl Config {
     }
 }
 
+/// Storage and volume of a path that ends in a volume: its whole id, or its name there.
+fn named_volume(parameters: &Parameters) -> (&str, &str) {
+    let (storage, volume) = (parameters.get("storage").unwrap_or_default(), parameters.get("volume").unwrap_or_default());
+    (storage, volume.strip_prefix(storage).and_then(|rest| rest.strip_prefix(':')).unwrap_or(volume))
+}
+
 /// That of the whole `storage.cfg`.
 fn digest(all: &BTreeMap<String, Config>) -> String {
     hex::encode(&Sha256::digest(json!(all).to_string())[..20])
@@ -148,6 +154,35 @@ impl Node {
         Ok(rows.collect::<Value>().into())
     }
 
+    pub(super) fn storage_status(&self, name: &str) -> Answer {
+        let storage = self.store.read(|state| state.storages.get(name).filter(|storage| storage.on(&self.name)).cloned());
+        let Some(storage) = storage else { return Err(Refusal::parameter("storage", "No such storage.")) };
+        Ok(json!({ "type": storage.kind.name(), "content": storage.kind.content(), "active": 1, "enabled": 1,
+            "shared": u8::from(storage.shared), "total": TOTAL, "used": 0, "avail": TOTAL })
+        .into())
+    }
+
+    /// `GET …/content/{volume}`: one volume.
+    pub(super) async fn volume(&self, parameters: &Parameters) -> Answer {
+        let (storage, volume) = named_volume(parameters);
+        let pool = self.pool(storage).map_err(Refusal::die)?;
+        let Some(owner) = keys::owner(volume).filter(|_| pool.has_form(volume)) else {
+            return Err(Refusal::die(pool.no_name(volume)));
+        };
+        self.access(|access| {
+            let path = format!("/storage/{storage}");
+            if access.may(&parameters.who, &path, "Datastore.Allocate") {
+                return Ok(());
+            }
+            access.need(&parameters.who, &path, "Datastore.Audit")?;
+            access.need(&parameters.who, &format!("/vms/{owner}"), "VM.Config.Disk")
+        })?;
+        match pool.size(keys::last(volume)).await.map_err(Refusal::die)? {
+            Some(size) => Ok(json!({ "path": pool.shown_path(volume), "size": size, "used": 0, "format": keys::format(volume) }).into()),
+            None => Err(Refusal::die(format!("volume_size_info on '{storage}:{volume}' failed - no format"))),
+        }
+    }
+
     pub(super) async fn content(&self, storage: &str, parameters: &Parameters) -> Answer {
         let pool = self.pool(storage).map_err(Refusal::die)?;
         let images = parameters.get("content").is_none_or(|content| content == "images");
@@ -190,9 +225,8 @@ impl Node {
 
     /// `DELETE …/content/{volume}`: also of one that a stopped VM uses.
     pub(super) fn free_volume(self: &Arc<Self>, parameters: &Parameters) -> Answer {
-        let storage = parameters.get("storage").unwrap_or_default().to_owned();
-        let volume = parameters.get("volume").unwrap_or_default();
-        let volume = volume.strip_prefix(&format!("{storage}:")).unwrap_or(volume).to_owned();
+        let (storage, volume) = named_volume(parameters);
+        let (storage, volume) = (storage.to_owned(), volume.to_owned());
         let pool = self.pool(&storage).map_err(Refusal::die)?;
         let name = keys::last(&volume).to_owned();
         let Some(owner) = keys::owner(&name).filter(|_| pool.has_form(&volume)) else {
