@@ -197,8 +197,9 @@ fn hubs_name_their_infrastructure_providers_and_images() {
     check(json!({ "infrastructure": { "proxmox": proxmox(200), "zfs": zfs }, "gateway": gateway }), &[]);
     check(
         json!({ "infrastructure": {} }),
-        &["spec.infrastructure: Invalid value: give either proxmox and one of zfs and templates, or lab: {}"],
+        &["spec.infrastructure: Invalid value: give either proxmox and one of zfs and templates, or lab: {}, alone or with templates"],
     );
+    check(lab(json!({ "infrastructure": { "templates": { "storage": "tank" } }, "images": [{ "name": "a", "template": 900 }] })), &[]);
     check(lab(json!({ "infrastructure": { "zfs": zfs } })), &["spec.infrastructure: Invalid value: give either"]);
     check(
         json!({ "infrastructure": { "proxmox": proxmox(200), "zfs": zfs } }),

@@ -1,22 +1,15 @@
 //! The memory of a real guest: a hub in this process suspends a Machine of a real lab with it, and it goes on. Skips aloud where this
 //! machine lacks the parts.
 
-use crate::real::{PATIENCE, Place, as_root, connect, lacking, micro_image};
+use crate::real::{PATIENCE, Place, as_root, hub::Side, lacking, micro_image};
 use autovibe::api::machine::{MachineStatus, OperatingMode, Phase, Suspend, SuspendMemory};
-use autovibe::api::{Hub, Kind, Machine};
-use autovibe::clock::Clock;
-use autovibe::controller::{self, machine::Memory};
-use autovibe::driver::{Connection, Driver};
-use autovibe::gateway;
 use autovibe::lab::real::pool;
-use autovibe::objects::{Cipher, Objects, WriteOptions};
+use autovibe::objects::WriteOptions;
 use autovibe::proxmox::Vmid;
-use autovibe::store::{self, Store};
 use serde_json::json;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
-use tokio_util::sync::CancellationToken;
 
 /// The model thinks long enough for a suspension to come meanwhile.
 const CONVERSATION: &str = "\
@@ -43,51 +36,16 @@ n=0
 while :; do n=$((n + 1)); echo "$n" >/dev/shm/count.new; mv /dev/shm/count.new /dev/shm/count; sleep 0.1; done
 "#;
 
-/// The hub, and the Machines that it runs.
-struct Side {
-    objects: Objects,
-    driver: Driver,
-    clock: Clock,
-}
-
 impl Side {
-    async fn until(&self, name: &str, what: &str, wanted: impl Fn(&MachineStatus) -> bool) -> MachineStatus {
-        let started = Instant::now();
-        loop {
-            let status = self.objects.get::<Machine>("default", name).await.unwrap().unwrap().status.unwrap_or_default();
-            if wanted(&status) {
-                return status;
-            }
-            assert!(started.elapsed() < 2 * PATIENCE, "{name} is not {what}: {status:?}");
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    }
-
-    async fn change(&self, name: &str, change: impl Fn(&mut Machine)) {
-        loop {
-            let mut machine = self.objects.get::<Machine>("default", name).await.unwrap().unwrap();
-            change(&mut machine);
-            match self.objects.update(&machine).await {
-                Ok(_) => return,
-                Err(autovibe::objects::Error::Conflict { .. }) => {}
-                Err(error) => panic!("{error}"),
-            }
-        }
-    }
-
-    async fn create(&self, name: &str) {
-        let machine: Machine = serde_json::from_value(json!({
-            "metadata": { "namespace": "default", "name": name },
-            "spec": {
-                "from": { "image": "micro" },
-                "goal": { "prompt": "work" },
-                "agent": { "type": "Command", "command": ["sh", "-c", AGENT] },
-                "resources": { "memory": "256Mi" },
-                "suspend": { "memory": "Keep" },
-            },
-        }))
-        .unwrap();
-        self.objects.create(&machine).await.unwrap();
+    async fn create_counting(&self, name: &str) {
+        let spec = json!({
+            "from": { "image": "micro" },
+            "goal": { "prompt": "work" },
+            "agent": { "type": "Command", "command": ["sh", "-c", AGENT] },
+            "resources": { "memory": "256Mi" },
+            "suspend": { "memory": "Keep" },
+        });
+        self.create(name, spec).await;
     }
 
     async fn set(&self, name: &str, mode: OperatingMode) {
@@ -139,50 +97,25 @@ async fn a_real_guest_goes_on_from_its_memory() {
         eprintln!("SKIPPED a_real_guest_goes_on_from_its_memory: {reason}");
         return;
     }
-    rustls::crypto::ring::default_provider().install_default().ok();
     let image = micro_image().await;
-    let (data, hub) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let data = tempfile::tempdir().unwrap();
     let pool = pool::name(data.path());
     let mut place = Place { data, pool, vms: Vec::new(), lab: None };
-    let store = Store::open(&hub.path().join("state.db")).await.unwrap();
-    let objects = Objects::new(store.clone(), Clock::system(), Cipher::load(&hub.path().join("key")).unwrap());
-    objects.ensure_presets().await.unwrap();
-    let shutdown = CancellationToken::new();
-    let listening = gateway::Config { listen: "127.0.0.1:0".parse().unwrap(), ..gateway::Config::default() };
-    let gateway = gateway::start(listening, objects.clone(), shutdown.clone()).await.unwrap();
-    let endpoint = place.start_lab(gateway.address).await;
-    place.vms = (endpoint.vmid_from..endpoint.vmid_from + 2).collect();
-    let config = controller::Config {
-        door: Default::default(),
-        lab: Some(Connection::of_lab(&endpoint)),
-        data: hub.path().to_owned(),
-        concurrency: 4,
-        source_roots: Vec::new(),
-        resync: Duration::from_secs(5),
-    };
-    let epoch: Result<i64, store::Error> = store.write(|transaction| Box::pin(async move { transaction.next_leader().await })).await;
-    let controllers = controller::start_with(config, Memory::default(), objects.under(epoch.unwrap()), shutdown.clone());
-    std::fs::write(hub.path().join("conversation.yaml"), CONVERSATION).unwrap();
+    let side = Side::start(&mut place, None).await;
+    let conversation = side.data.path().join("conversation.yaml");
+    std::fs::write(&conversation, CONVERSATION).unwrap();
     let secrets = autovibe::admission::resources().iter().find(|resource| resource.plural == "secrets").unwrap();
     let secret = json!({ "apiVersion": "v1", "kind": "Secret", "metadata": { "name": "provider", "namespace": "autovibe-system" },
         "stringData": { "api-key": PROVIDER_KEY } });
-    objects.create_document(secrets, "autovibe-system", secret, &WriteOptions::default()).await.unwrap();
-    let wanted: Hub = serde_json::from_value(json!({
-        "metadata": { "name": "default" },
-        "spec": {
-            "infrastructure": { "lab": {} },
-            "images": [{ "name": "micro", "file": image }],
-            "providers": [
-                { "name": "replay", "type": "Replay", "models": ["claude-*"], "replay": { "file": hub.path().join("conversation.yaml") } },
-                { "name": "other", "type": "Anthropic", "models": ["other-*"], "apiKeySecretRef": { "name": "provider" } },
-            ],
-        },
-    }))
-    .unwrap();
-    objects.create(&wanted).await.unwrap();
-    let side = Side { objects, driver: connect(endpoint.clone()).await, clock: Clock::system() };
-    side.create("a").await;
-    side.create("b").await;
+    side.objects.create_document(secrets, "autovibe-system", secret, &WriteOptions::default()).await.unwrap();
+    let providers = json!([
+        { "name": "replay", "type": "Replay", "models": ["claude-*"], "replay": { "file": conversation } },
+        { "name": "other", "type": "Anthropic", "models": ["other-*"], "apiKeySecretRef": { "name": "provider" } },
+    ]);
+    side.create_hub(json!({ "infrastructure": { "lab": {} }, "images": [{ "name": "micro", "file": image }], "providers": providers }))
+        .await;
+    side.create_counting("a").await;
+    side.create_counting("b").await;
     let vmid = |status: MachineStatus| Vmid(status.vm.unwrap().vmid);
     let a = vmid(side.until("a", "running", |status| status.phase == Phase::Running).await);
     let b = vmid(side.until("b", "running", |status| status.phase == Phase::Running).await);
@@ -212,7 +145,8 @@ async fn a_real_guest_goes_on_from_its_memory() {
         let file = volumes.join(volume).join("disk.raw");
         assert!(std::fs::metadata(&file).unwrap().len() > 16 << 20, "{volume} is not whole");
         assert!(holds(&file, &own), "the search finds nothing in {volume}");
-        for (secret, what) in [(others.as_str(), "another machine's token"), (&endpoint.secret, "Proxmox' token"), (PROVIDER_KEY, "a key")]
+        for (secret, what) in
+            [(others.as_str(), "another machine's token"), (&side.endpoint.secret, "Proxmox' token"), (PROVIDER_KEY, "a key")]
         {
             assert!(!holds(&file, secret), "{what} is in {volume}");
         }
@@ -240,8 +174,8 @@ async fn a_real_guest_goes_on_from_its_memory() {
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     assert!(!side.in_guest(a, "cat /dev/shm/again").await.is_empty(), "it was never told to ask again");
-    let uid = side.objects.get::<Machine>("default", "a").await.unwrap().unwrap().uid().to_owned();
-    let balance = store.balance(&format!("machine/{uid}")).await.unwrap();
+    let uid = side.uid("a").await;
+    let balance = side.store.balance(&format!("machine/{uid}")).await.unwrap();
     assert_eq!((balance.api_calls, balance.reserved), (3, 0), "{balance:?}");
 
     // The same guest from its disks alone, to compare.
@@ -253,7 +187,5 @@ async fn a_real_guest_goes_on_from_its_memory() {
     let agent = side.until("a", "running", |status| status.phase == Phase::Running).await.agent.unwrap();
     assert_eq!((agent.launches, agent.resumed), (2, 1));
 
-    shutdown.cancel();
-    controllers.stopped().await;
-    gateway.stopped().await;
+    side.stop().await;
 }

@@ -1,5 +1,8 @@
 //! Real parts: the micro guest under QEMU, on a clone in a real pool. Skips aloud where this machine lacks them.
 
+pub(crate) mod hub;
+mod templates;
+
 use crate::own_zfs::{destroy_pool, zfs, zpool};
 use autovibe::agent::Launch;
 use autovibe::api::exec::Exec;
@@ -82,12 +85,18 @@ impl Drop for Place {
 impl Place {
     /// Starts the lab as a process of its own, and returns when it serves.
     pub(crate) async fn start_lab(&mut self, gateway: SocketAddr) -> LabEndpoint {
+        self.start_lab_from(gateway, None).await
+    }
+
+    /// Likewise, from what this file says.
+    pub(crate) async fn start_lab_from(&mut self, gateway: SocketAddr, setup: Option<&Path>) -> LabEndpoint {
         let file = self.data.path().join("endpoint.json");
         std::fs::remove_file(&file).ok();
         let program = env!("CARGO_BIN_EXE_autovibe");
-        let command =
-            Command::new(program).arg("lab").arg("--data").arg(self.data.path()).arg("--gateway").arg(gateway.to_string()).spawn();
-        self.lab = Some(command.unwrap());
+        let mut command = Command::new(program);
+        command.arg("lab").arg("--data").arg(self.data.path()).arg("--gateway").arg(gateway.to_string());
+        setup.map(|file| command.arg("--config").arg(file));
+        self.lab = Some(command.spawn().unwrap());
         let started = Instant::now();
         loop {
             if let Ok(text) = std::fs::read(&file) {

@@ -8,14 +8,13 @@ use crate::api::rule;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The Proxmox and the storage that the Hub drives: `proxmox` with `zfs` or with `templates`, or `lab`.
+/// The Proxmox and the storage that the Hub drives: `proxmox` with `zfs` or with `templates`; or `lab`, alone or with `templates`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
     rule::holds(
-        "has(self.lab) ? !has(self.proxmox) && !has(self.zfs) && !has(self.templates) \
-         : has(self.proxmox) && has(self.zfs) != has(self.templates)",
-        "give either proxmox and one of zfs and templates, or lab: {}",
+        "has(self.lab) ? !has(self.proxmox) && !has(self.zfs) : has(self.proxmox) && has(self.zfs) != has(self.templates)",
+        "give either proxmox and one of zfs and templates, or lab: {}, alone or with templates",
     ),
     rule::forbidden(
         "nodes",
@@ -55,7 +54,8 @@ pub struct Infrastructure {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub nodes: Vec<Node>,
-    /// The lab that `autovibe up` started beside this hub: a Proxmox-compatible node on this machine.
+    /// The lab that `autovibe up` started beside this hub: a Proxmox-compatible node on this machine. With `templates` it is used by
+    /// Proxmox' API alone, as the node would be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab: Option<Lab>,
 }

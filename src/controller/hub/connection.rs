@@ -40,9 +40,19 @@ pub(super) async fn resolve(
             Ok(found.map(|connection| Connection { made_by, ..connection }))
         }
         _ => Ok(lab
-            .map(|lab| Connection { tenure: objects.tenure().clone(), made_by: made_by.clone(), ..lab.clone() })
+            .map(|lab| match &infrastructure.templates {
+                Some(templates) => by_its_api_alone(lab, &templates.storage),
+                None => lab.clone(),
+            })
+            .map(|lab| Connection { tenure: objects.tenure().clone(), made_by: made_by.clone(), ..lab })
             .ok_or_else(|| Waiting("this hub has no lab; start it with `autovibe up --lab real` or `--lab simulated`".into()))),
     }
+}
+
+/// The lab as a node on which no `zfs` can be run.
+fn by_its_api_alone(lab: &Connection, storage: &str) -> Connection {
+    let none = || Dataset(String::new());
+    Connection { runner: Runner::Nowhere, storage: storage.to_owned(), dataset: none(), keep: none(), ..lab.clone() }
 }
 
 /// One that runs no `zfs`.
