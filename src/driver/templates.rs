@@ -322,7 +322,7 @@ fn uuid(config: &VmConfig) -> String {
 }
 
 /// Key and volume of each disk of a VM that is not a CD.
-fn disks(config: &VmConfig) -> Vec<(String, String)> {
+pub(super) fn disks(config: &VmConfig) -> Vec<(String, String)> {
     let is_disk = |key: &str| {
         let (family, number) = key.split_at(key.trim_end_matches(|c: char| c.is_ascii_digit()).len());
         matches!(family, "scsi" | "virtio" | "sata" | "ide" | "efidisk" | "tpmstate") && !number.is_empty()

@@ -1,7 +1,8 @@
 //! A VM's way: created with its marks, started, shut down, deleted. Every outcome is decided by looking; a task is a hint.
 //!
 //! A VM is ours only if its tag *and* its smbios uuid name the Machine: [`OwnedVm`] can be made by that check alone, and
-//! nothing is stopped or deleted without one.
+//! nothing is stopped or deleted without one. A clone that was just made has neither yet, as Proxmox' call for it takes none: until it is
+//! adopted it is known by what did come with that call, and before it is deleted it gets both.
 
 use super::{Driver, Error, Turns};
 use crate::clock::Clock;
@@ -229,33 +230,63 @@ impl Driver {
         }
     }
 
-    /// Clears the protection and deletes the VM, if its config is still the one that proved it ours. Its disks must have been
-    /// moved out of its way before. Returns when the config is gone.
+    /// Clears the protection and deletes the VM, if its config is still the one that proved it ours, however long ago that was. Its
+    /// disks must have been moved out of its way before. Returns when the config is gone.
+    ///
+    /// Errors: `Conflict` when it is not the Machine's any more.
     pub async fn delete_vm(&self, vm: OwnedVm, namespace: &str, clock: &Clock) -> Result<(), Error> {
         let (driver, vmid, time) = (self.clone(), vm.vmid, clock.clone());
-        let work = async move |waited: bool| {
+        let work = async move |_: bool| {
             // Whether it began, and its task may run.
             let mut began = false;
-            let outcome = driver.delete_now(vm, waited, &mut began, &time).await;
+            let outcome = driver.delete_now(vm, &mut began, &time).await;
             let ended = outcome.is_ok() || !began;
             (outcome, ended)
         };
         self.in_turn(namespace, vmid, clock, work).await
     }
 
-    async fn delete_now(&self, vm: OwnedVm, waited: bool, began: &mut bool, clock: &Clock) -> Result<(), Error> {
-        // Its marks are compared right before, not before the others whose turn it was.
-        let now = if waited { self.verify_owned(vm.vmid, &vm.machine_uid).await? } else { Owner::Ours(vm) };
-        let vm = match now {
-            Owner::Ours(vm) => vm,
-            Owner::Nobody => return Ok(()),
-            Owner::Other(why) => return Err(Error::Conflict(why)),
-        };
-        if vm.protected {
-            let values = [("protection".to_owned(), "0".to_owned())].into();
-            self.proxmox.configure(self.node(), vm.vmid, &values, &[], Some(&vm.digest)).await?;
+    /// Takes the protection off a VM that is the Machine's. Proxmox itself compares the digest of the config that bore both marks, so
+    /// that none is read again for it; where it changed since, where a mark was missing, and where nothing is to be taken off, the marks
+    /// are looked at now. `None`: it is gone.
+    async fn unprotect(&self, vm: OwnedVm) -> Result<Option<Vmid>, Error> {
+        let off = || [("protection".to_owned(), "0".to_owned())].into();
+        if vm.protected && vm.whole {
+            match self.proxmox.configure(self.node(), vm.vmid, &off(), &[], Some(&vm.digest)).await {
+                Ok(()) => return Ok(Some(vm.vmid)),
+                Err(proxmox::Error::NoConfig(_)) => return Ok(None),
+                Err(proxmox::Error::Changed(_)) => {}
+                Err(error) => return Err(error.into()),
+            }
         }
-        match self.proxmox.delete(self.node(), vm.vmid).await {
+        let Some(mut now) = self.ours(vm.vmid, &vm.machine_uid).await? else { return Ok(None) };
+        if !now.whole {
+            let marks = marks(&vm.machine_uid).map(|(key, value)| (key.to_owned(), value)).into();
+            self.proxmox.configure(self.node(), vm.vmid, &marks, &[], Some(&now.digest)).await?;
+            let Some(marked) = self.ours(vm.vmid, &vm.machine_uid).await? else { return Ok(None) };
+            now = marked;
+        }
+        if !now.whole {
+            return Err(Error::Unknown(format!("VM {} was given its marks, and does not bear them", vm.vmid)));
+        }
+        if now.protected {
+            self.proxmox.configure(self.node(), vm.vmid, &off(), &[], Some(&now.digest)).await?;
+        }
+        Ok(Some(vm.vmid))
+    }
+
+    /// A VM that is the Machine's now; `None` when there is none. Errors: `Conflict` when it is someone else's.
+    async fn ours(&self, vmid: Vmid, machine_uid: &str) -> Result<Option<OwnedVm>, Error> {
+        match self.verify_owned(vmid, machine_uid).await? {
+            Owner::Ours(vm) => Ok(Some(vm)),
+            Owner::Nobody => Ok(None),
+            Owner::Other(why) => Err(Error::Conflict(why)),
+        }
+    }
+
+    async fn delete_now(&self, vm: OwnedVm, began: &mut bool, clock: &Clock) -> Result<(), Error> {
+        let Some(vmid) = self.unprotect(vm).await? else { return Ok(()) };
+        match self.proxmox.delete(self.node(), vmid).await {
             Ok(_) | Err(proxmox::Error::NoConfig(_) | proxmox::Error::Unknown(_)) => *began = true,
             Err(error) => return Err(error.into()),
         }
@@ -263,13 +294,13 @@ impl Driver {
         let mut wait = Wait::task(Duration::from_millis(150));
         loop {
             wait.pause(clock).await;
-            match self.proxmox.config(self.node(), vm.vmid).await {
+            match self.proxmox.config(self.node(), vmid).await {
                 Err(proxmox::Error::NoConfig(_)) => return Ok(()),
                 Ok(_) => {}
                 Err(error) => return Err(error.into()),
             }
             if wait.spent >= TASK {
-                return Err(Error::Unknown(format!("VM {} was deleted, but its config is still there", vm.vmid)));
+                return Err(Error::Unknown(format!("VM {vmid} was deleted, but its config is still there")));
             }
         }
     }
@@ -415,21 +446,26 @@ pub(super) fn described(config: &VmConfig) -> serde_json::Value {
     serde_json::from_str::<serde_json::Value>(text).map(|mut whole| whole["autovibe"].take()).unwrap_or_default()
 }
 
+/// The two marks by which a VM is a Machine's.
+fn marks(machine_uid: &str) -> [(&'static str, String); 2] {
+    [("tags", format!("autovibe;{}", tag(machine_uid))), ("smbios1", format!("uuid={machine_uid}"))]
+}
+
 /// Marks and size of a Machine, whatever its VM was made of, and its network card, if it is to have one; keys as Proxmox names them.
 pub(super) fn own_values(spec: &VmSpec, card: Option<String>) -> BTreeMap<String, String> {
-    [
-        ("tags", format!("autovibe;{}", tag(&spec.machine_uid))),
-        ("smbios1", format!("uuid={}", spec.machine_uid)),
+    let more = [
         ("description", about(spec, &[])),
         ("protection", "1".into()),
         ("agent", "enabled=1".into()),
         ("cores", spec.cores.to_string()),
         ("memory", spec.memory_mebibytes.to_string()),
-    ]
-    .into_iter()
-    .chain(card.map(|card| ("net0", card)))
-    .map(|(key, value)| (key.to_owned(), value))
-    .collect()
+    ];
+    marks(&spec.machine_uid)
+        .into_iter()
+        .chain(more)
+        .chain(card.map(|card| ("net0", card)))
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
 }
 
 /// The config of a new VM.
@@ -444,14 +480,23 @@ fn config_values(spec: &VmSpec, storage: &str, card: Option<String>) -> BTreeMap
     values
 }
 
-/// Whether a clone was just made for a Machine: that is in its description, with its own VMID, and in its name. Both come with the call
-/// that makes it, and of a copy that someone made of it the VMID is another.
+/// Whether a clone was just made for a Machine: that is in its description, with its own VMID, and in its name, both of which come with
+/// the call that makes it; and its disks are its own, as Proxmox named them when it made them for this VMID. Of a copy that someone made
+/// of it the VMID is another. Once it is adopted its description says so no more, and only the marks count.
 fn is_fresh_clone(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> bool {
     let (about, value) = (described(config), |key: &str| config.values.get(key).map(String::as_str));
     about["machine"] == machine_uid
         && about["clone"] == vmid.to_string()
         && about["name"].as_str().is_some_and(|name| value("name") == Some(name))
         && value("template") != Some("1")
+        && has_own_disks(vmid, config)
+}
+
+/// Whether there are disks, and each is named after this VMID: `vm-<vmid>-…`, whatever it is linked to. Source: proxmox-zfs facts 5.5.
+fn has_own_disks(vmid: Vmid, config: &VmConfig) -> bool {
+    let (disks, own) = (super::templates::disks(config), format!("vm-{vmid}-"));
+    let is_own = |volume: &str| volume.rsplit(['/', ':']).next().is_some_and(|name| name.starts_with(&own));
+    !disks.is_empty() && disks.iter().all(|(_, volume)| is_own(volume))
 }
 
 /// Errors: `Unknown` while it is being made. A number is taken with nothing but `lock: create` or `lock: clone`, and its marks come with
@@ -545,6 +590,38 @@ mod tests {
         assert!(matches!(look(&[("lock", "clone")]), Err(Error::Unknown(_))));
         assert!(matches!(look(&[("lock", "backup")]), Ok(Owner::Other(_))));
         assert!(matches!(look(&[]), Ok(Owner::Other(_))));
+    }
+
+    #[test]
+    fn a_clone_that_was_just_made_is_known_by_all_that_came_with_its_call() {
+        let whose = |vmid: u32, change: &[(&str, &str)]| {
+            let about = about(&spec(), &[("clone", "20001")]);
+            let made = [
+                ("name", "add-tests"),
+                ("description", about.as_str()),
+                // Of its template, with what Proxmox gave it.
+                ("tags", "autovibe;av-parent;avc-checkpoint"),
+                ("smbios1", "uuid=6a1f0d6e-6c1b-4b8e-9a53-000000000000"),
+                ("scsi0", "s:900/base-900-disk-0.qcow2/20001/vm-20001-disk-0.qcow2,size=4G"),
+                ("ide2", "none,media=cdrom"),
+            ];
+            let mut values: BTreeMap<String, String> = made.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+            values.extend(change.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())));
+            owner(Vmid(vmid), UID, &VmConfig { digest: "d".into(), values }).unwrap()
+        };
+        assert!(matches!(whose(20001, &[]), Owner::Ours(vm) if !vm.is_whole()));
+        let none: &[(&str, &str)] = &[];
+        for (vmid, change) in [
+            (20002, none),
+            (20001, &[("name", "other")]),
+            (20001, &[("description", "")]),
+            (20001, &[("template", "1")]),
+            (20001, &[("scsi0", "s:base-900-disk-0/vm-20002-disk-0")]),
+            (20001, &[("scsi0", "none")]),
+            (20001, &[("scsi1", "s:vm-300-disk-0")]),
+        ] {
+            assert!(matches!(whose(vmid, change), Owner::Other(_)), "{vmid} {change:?}");
+        }
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod beside;
 mod commands;
 mod confined;
 mod crashes;
+mod deaths;
 mod elsewhere;
 mod exec;
 mod exercised;

@@ -3,6 +3,7 @@
 use super::place::Promises;
 use super::plan::Vm;
 use super::step::Step;
+use crate::driver::vm::OwnedVm;
 use crate::runtime::Seen;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -44,6 +45,8 @@ pub struct Memory {
 pub(super) struct Known {
     /// As our own last action left it, or as it was last looked at; forgotten with any error.
     pub vm: Option<Seen<Vm>>,
+    /// Its VM as it was last proved its own, and its config then: Proxmox itself says whether that is the config still.
+    pub owned: Option<OwnedVm>,
     /// When the last action on it was done: older views say nothing about it.
     pub acted_at: Option<Instant>,
     /// Whether this process has looked at the agent, or launched it.

@@ -13,6 +13,7 @@ use autovibe::{
     objects::{Cipher, Objects, Part, Patch, WriteOptions},
     proxmox::{self, Node, VmConfig, Vmid},
     store::{self, Database, Store},
+    wire::Service,
 };
 use futures::StreamExt;
 use serde_json::{Value, json};
@@ -87,7 +88,7 @@ struct HubSide {
 const FOREIGN: Vmid = Vmid(1001);
 
 pub(crate) struct Stage {
-    pub(crate) lab: Lab,
+    pub(crate) lab: Arc<Lab>,
     hub: Option<HubSide>,
     gateway: SocketAddr,
     foreign: VmConfig,
@@ -153,7 +154,7 @@ impl Stage {
         .await
         .unwrap();
         let foreign = make_foreign(&lab).await;
-        Self { lab, hub: None, gateway, foreign, directory }
+        Self { lab: Arc::new(lab), hub: None, gateway, foreign, directory }
     }
 
     /// The hub's data directory.
@@ -177,7 +178,18 @@ impl Stage {
 
     /// The same, beside an API server that has the same door.
     pub(super) async fn start_with(&mut self, after_step: Option<AfterStep>, door: Door) {
-        let store = Store::open(&self.directory.path().join("state.db")).await.unwrap();
+        self.begin(after_step, door, None, None).await;
+    }
+
+    /// Starts them behind something that stands between them and the world: this answers for Proxmox, and that is asked before and
+    /// after each commit.
+    pub(super) async fn start_behind(&mut self, proxmox: Service, goes_on: store::GoesOn) {
+        self.begin(None, Door::default(), Some(proxmox), Some(goes_on)).await;
+    }
+
+    async fn begin(&mut self, after_step: Option<AfterStep>, door: Door, proxmox: Option<Service>, goes_on: Option<store::GoesOn>) {
+        let options = store::Options { goes_on, ..store::Options::default() };
+        let store = Store::open_with(&self.database(), options).await.unwrap();
         let cipher = Cipher::load(&self.directory.path().join("key")).unwrap();
         let objects = Objects::new(store.clone(), Clock::system(), cipher);
         objects.ensure_presets().await.unwrap();
@@ -192,7 +204,7 @@ impl Stage {
         let timing = Timing { boot: Duration::from_millis(500), shutdown: Duration::from_secs(1) };
         let config = controller::Config {
             door,
-            lab: Some(Connection::of_lab(self.lab.endpoint())),
+            lab: Some(Connection { service: proxmox, ..Connection::of_lab(self.lab.endpoint()) }),
             data: self.data().to_owned(),
             concurrency: 16,
             source_roots: vec![self.source_root()],
@@ -231,6 +243,14 @@ impl Stage {
         hub.controllers.stopped().await;
         hub.gateway.stopped().await;
         hub.store.close().await;
+    }
+
+    /// Ends the hub as SIGKILL does: nothing of it is waited for but its gateway's address, which the next one takes.
+    pub(super) async fn kill(&mut self) {
+        let Some(hub) = self.hub.take() else { return };
+        hub.store.close().await;
+        hub.shutdown.cancel();
+        hub.gateway.stopped().await;
     }
 
     /// Someone stops and deletes a VM by hand.

@@ -19,11 +19,11 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// The image's template, outside the Hub's range.
-const IMAGE: u32 = 900;
+pub(super) const IMAGE: u32 = 900;
 /// qcow2 in a directory, whose linked clones are files with a backing file; and ZFS that nobody may run `zfs` on.
-const STORAGES: [(&str, &str); 2] = [("files", "files:1,format=qcow2"), ("tank", "tank:1")];
+pub(super) const STORAGES: [(&str, &str); 2] = [("files", "files:1,format=qcow2"), ("tank", "tank:1")];
 
-fn setup((_, disk): (&str, &str), faults: &str) -> String {
+pub(super) fn setup((_, disk): (&str, &str), faults: &str) -> String {
     format!(
         "storages: [{{ storage: files, type: dir }}]\n\
          vms: [{{ vmid: {IMAGE}, config: {{ name: micro, scsi0: \"{disk}\", net0: \"virtio,bridge=vmbr9\" }}, template: true }}]\n{faults}"
@@ -109,7 +109,7 @@ async fn taken(stage: &Stage, name: &str) -> CheckpointStatus {
 }
 
 /// VMID of the template that a Machine ended in: it is there, marked, leased, and all that is left.
-async fn assert_kept(stage: &Stage, machine: &Machine) -> u32 {
+pub(super) async fn assert_kept(stage: &Stage, machine: &Machine) -> u32 {
     let state = status(machine);
     let name = state.final_checkpoint.clone().unwrap_or_else(|| panic!("{} has no final checkpoint: {state:?}", machine.name()));
     let last = stage.checkpoint(&name).await.unwrap();
@@ -129,7 +129,7 @@ async fn assert_kept(stage: &Stage, machine: &Machine) -> u32 {
     vmid
 }
 
-async fn leases(stage: &Stage) -> BTreeMap<u32, String> {
+pub(super) async fn leases(stage: &Stage) -> BTreeMap<u32, String> {
     stage.store().vmid_leases("default").await.unwrap().into_iter().map(|lease| (lease.vmid, lease.machine_uid)).collect()
 }
 
@@ -146,7 +146,7 @@ async fn until<F: Future<Output = bool>>(what: &str, holds: impl Fn() -> F) {
     assert!(tokio::time::timeout(Duration::from_mins(1), all).await.is_ok(), "waited in vain: {what}");
 }
 
-async fn until_collected(stage: &Stage, name: &str) {
+pub(super) async fn until_collected(stage: &Stage, name: &str) {
     until(&format!("{name} is gone"), || async { stage.checkpoint(name).await.is_none() }).await;
 }
 
@@ -355,7 +355,7 @@ async fn audited(stage: &Stage, asked: &str) -> Vec<(FindingKind, String)> {
     audit.findings.into_iter().map(|finding| (finding.kind, finding.name)).collect()
 }
 
-fn spec() -> Value {
+pub(super) fn spec() -> Value {
     json!({ "goal": { "prompt": "work", "verify": { "command": ["sim-turns", "2"] } }, "agent": agent() })
 }
 

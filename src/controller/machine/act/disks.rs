@@ -173,16 +173,25 @@ impl Act<'_> {
 
     pub(super) async fn delete_vm(&self) -> Result<Done, Problem> {
         let (driver, vmid) = (self.driver()?, self.vmid().await?);
-        match driver.verify_owned(vmid, self.uid()).await? {
-            Owner::Ours(vm) => driver.delete_vm(vm, self.machine.namespace(), self.clock()).await?,
-            Owner::Nobody => {}
-            Owner::Other(why) => {
+        let mut proved = None;
+        self.context.machines.update(self.uid(), |known| proved = known.owned.take().filter(|vm| vm.vmid() == vmid));
+        let owner = match proved {
+            Some(vm) => Owner::Ours(vm),
+            None => driver.verify_owned(vmid, self.uid()).await?,
+        };
+        let deleted = match owner {
+            Owner::Ours(vm) => driver.delete_vm(vm, self.machine.namespace(), self.clock()).await,
+            Owner::Nobody => Ok(()),
+            Owner::Other(why) => Err(driver::Error::Conflict(why)),
+        };
+        match deleted {
+            Ok(()) => self.remember_vm(Seen::Absent),
+            Err(driver::Error::Conflict(why)) => {
                 warn!(vm.id = %vmid, "{}: not deleted: {why}", self.machine.name());
                 self.remember_vm(Seen::Present(Vm::Foreign(why)));
-                return Ok(Done::Next);
             }
+            Err(error) => return Err(error.into()),
         }
-        self.remember_vm(Seen::Absent);
         Ok(Done::Next)
     }
 

@@ -165,6 +165,7 @@ impl Act<'_> {
                     driver.shut_down(&vm, self.context.machines.timing.shutdown, self.clock()).await?;
                 }
                 self.remember_power(Power::Stopped);
+                self.context.machines.update(self.uid(), |known| known.owned = Some(vm));
                 Ok(Done::Next)
             }
             Owner::Nobody | Owner::Other(_) => {
