@@ -36,6 +36,9 @@ pub(super) struct Life {
     /// How many lives; one more before them is not counted, as it also connects the hub
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..))]
     lives: u32,
+    /// As a Hub with `firewall.mode: Managed`, which makes each VM's rules before it is first started
+    #[arg(long)]
+    firewall: bool,
 }
 
 impl Life {
@@ -43,7 +46,11 @@ impl Life {
         let place = Place::new(context, "life")?;
         let conversation = place.path().join("conversation.yaml");
         std::fs::write(&conversation, CONVERSATION)?;
-        let stage = Stage::start(place.path(), Mode::Simulated, RESYNC).await?;
+        let mut stage = Stage::start(place.path(), Mode::Simulated, RESYNC).await?;
+        if self.firewall {
+            stage.confine(RESYNC).await;
+        }
+        stage.make_foreign().await?;
         let provider = json!({ "name": "replay", "type": "Replay", "models": ["claude-*"], "replay": { "file": conversation } });
         stage.create_hub(json!([{ "name": "micro", "dataset": "tank/images/micro@base" }]), json!([provider])).await?;
         live(&stage, "life-0", json!({ "image": "micro" })).await?;
@@ -88,6 +95,12 @@ impl Life {
                 "{} lives in the simulated lab, one after the other, each with two model calls and two checkpoints between them",
                 self.lives
             ),
+            if self.firewall {
+                "the Hub makes the rules of each VM's firewall; `guestNetworks` take one call more, and one for each of them".into()
+            } else {
+                "guests reach what their bridge lets them: `--firewall` counts with rules that the Hub makes".into()
+            },
+            "there is a VM of someone else's, as on most nodes; where no VM at all is listed, the node is asked too (List)".into(),
             "the simulated lab's tasks end within a moment; a real Proxmox is asked a few times more (TaskStatus) while a slow one runs"
                 .into(),
         ];

@@ -4,12 +4,12 @@ use crate::api::{DEFAULT_HUB, Hub, Kind, Machine, SYSTEM_NAMESPACE};
 use crate::cli::lab::{self, process};
 use crate::clock::Clock;
 use crate::controller::{self, Controllers};
-use crate::driver::Door;
+use crate::driver::{Door, firewall::Firewall};
 use crate::lab::{Config, Lab, Mode};
 use crate::objects::{Cipher, Objects, WriteOptions};
 use crate::store::{self, Change, Store};
 use crate::wire::LabEndpoint;
-use crate::{admission, apiserver, driver, gateway};
+use crate::{admission, apiserver, driver, gateway, proxmox};
 use anyhow::{Context as _, anyhow};
 use futures::StreamExt;
 use rand::RngCore;
@@ -23,6 +23,8 @@ use std::{
 use tokio_util::sync::CancellationToken;
 
 pub(super) const NAMESPACE: &str = "default";
+/// A VMID outside the Hub's range.
+const FOREIGN: u32 = 100;
 /// A free port of this machine's own.
 const ANY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// As `autovibe up` has it.
@@ -53,6 +55,8 @@ pub(super) struct Stage {
     pub(super) gateway: gateway::Server,
     pub(super) node: Node,
     api: apiserver::Server,
+    /// The rules that its Hubs make, if they do.
+    firewall: Option<Firewall>,
     controllers: Option<(Controllers, CancellationToken)>,
     shutdown: CancellationToken,
 }
@@ -78,7 +82,7 @@ impl Stage {
                 Node::Simulated(crate::lab::start_in_memory(config).await?)
             }
         };
-        let mut stage = Self { objects, store, gateway, node, api, controllers: None, shutdown };
+        let mut stage = Self { objects, store, gateway, node, api, firewall: None, controllers: None, shutdown };
         stage.start_controllers(resync);
         Ok(stage)
     }
@@ -86,7 +90,8 @@ impl Stage {
     fn start_controllers(&mut self, resync: Duration) {
         let stop = self.shutdown.child_token();
         // Whose storage is slow to lock is not this lab.
-        let lab = Some(driver::Connection { concurrency: CONCURRENCY, ..driver::Connection::of_lab(&self.node.endpoint()) });
+        let firewall = self.firewall.clone();
+        let lab = Some(driver::Connection { concurrency: CONCURRENCY, firewall, ..driver::Connection::of_lab(&self.node.endpoint()) });
         let config = controller::Config {
             lab,
             data: std::path::PathBuf::new(),
@@ -96,6 +101,21 @@ impl Stage {
             door: Door::default(),
         };
         self.controllers = Some((controller::start(config, self.objects.clone(), stop.clone()), stop));
+    }
+
+    /// From now on its Hubs make the rules of each VM's firewall, as with `firewall.mode: Managed`.
+    pub(super) async fn confine(&mut self, resync: Duration) {
+        let gateway = (self.gateway.address.ip(), self.gateway.address.port());
+        self.firewall = Some(Firewall { gateway, guests: Vec::new() });
+        self.restart_controllers(resync).await;
+    }
+
+    /// Makes a VM of someone else's, as any node has.
+    pub(super) async fn make_foreign(&self) -> anyhow::Result<()> {
+        let at = self.node.endpoint();
+        let client = proxmox::Client::new(driver::Connection::of_lab(&at).proxmox)?;
+        client.create(&proxmox::Node(at.node), proxmox::Vmid(FOREIGN), &[("name".to_owned(), "beside".to_owned())].into()).await?;
+        Ok(())
     }
 
     /// Ends the controllers and starts them anew: they remember nothing of what they did.

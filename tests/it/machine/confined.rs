@@ -91,10 +91,16 @@ async fn rules_are_made_before_a_vm_is_started_and_cost_two_calls() {
     manage(&stage, &[]).await;
     let message = condition(&stage.objects().get("", "default").await.unwrap().unwrap(), "FirewallInactive").unwrap();
     assert!(message.contains("pvesh set /cluster/firewall/options --enable 1"), "{message}");
+    let before = stage.lab.counts();
     stage.create("m", json!({ "goal": { "prompt": LASTS } })).await;
     let machine = stage.until_phase("m", Phase::Running).await;
     assert_confined(&stage, status(&machine).vm.unwrap().vmid);
-    assert_eq!(stage.lab.count(Call::Firewall), 2, "the options and the rule");
+    let made = |call| stage.lab.count(call) - before.get(&call).copied().unwrap_or_default();
+    assert_eq!(made(Call::Firewall), 2, "the options and the rule");
+    // One look at its task, and more only where this machine is so busy that it is not done by then.
+    let of_one = [Call::Create, Call::Start, Call::Firewall, Call::Config, Call::Configure, Call::Status];
+    let calls = of_one.map(made).iter().sum::<u64>() + made(Call::TaskStatus).min(1);
+    assert!(calls <= 6, "{calls} calls make a machine: {:?}", stage.lab.counts());
     root(&stage, reqwest::Method::PUT, "/cluster/firewall/options", &[("enable", "1")]).await;
     change_hub(&stage, |hub| hub.metadata.labels = Some([("look".to_owned(), "again".to_owned())].into())).await;
     until_hub(&stage, "the rules are in force", |hub| condition(hub, "FirewallInactive").is_none()).await;
