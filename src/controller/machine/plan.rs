@@ -388,6 +388,10 @@ pub(super) fn spawn(machine: &Machine, observed: &Observed, mut next: MachineSta
 /// While the agent works: mostly nothing.
 fn run(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp, resync: Duration) -> Plan {
     if machine.spec.operating_mode == OperatingMode::Suspended {
+        // Whether its memory can be kept is not known before, as right after a start of this process.
+        if let Err(why) = &observed.hub {
+            return Plan::of(next).wait("HubNotReady", format!("for its hub, to be suspended: {why}"), Requeue::After(SOON));
+        }
         begin(machine, observed, &mut next, now);
         return suspend(observed, next, now);
     }

@@ -487,6 +487,11 @@ fn with_its_memory_a_machine_is_suspended_and_goes_on_as_the_same_launch() {
     let before = running.status.as_ref().unwrap().agent.as_ref().map(|agent| agent.launches);
     let plan = check(&running, seen(), "Suspending AwaitAnswers,Flush,Suspend,CaptureSuspend");
     assert!(plan.next.memory_kept_at.is_some());
+    // What a hub can do that was not seen yet is not known: that is not "it cannot".
+    let unseen =
+        Observed { hub: Err("it is not connected yet".into()), can: Capabilities::default(), vm: Seen::unknown("no hub"), ..seen() };
+    let plan = check(&running, unseen, "Running (HubNotReady)");
+    assert_eq!(plan.next.memory_kept_at, None);
     // Its hub cannot: as any other.
     let cannot = || Capabilities::all_but(&[(CapabilityName::SuspendWithMemory, "x")]);
     let plan = check(&running, Observed { can: cannot(), ..seen() }, "Suspending StopAgent,Flush,ShutDown,CaptureSuspend");
