@@ -42,7 +42,7 @@ impl Connection {
     pub(super) async fn lives(&mut self) -> bool {
         match self {
             Self::Sqlite(_) => true,
-            Self::Postgres(connection) => tokio::time::timeout(PING, connection.ping()).await.is_ok_and(|pong| pong.is_ok()),
+            Self::Postgres(connection) => postgres::within(PING, connection.ping()).await.is_ok(),
         }
     }
 

@@ -40,6 +40,7 @@ pub use calls::{CallEnd, CallKind, CallState, CallSummary, LastTurn, NewCall};
 pub use database::Database;
 pub use lineage::line;
 pub use open::{GoesOn, History, Moment, Options};
+pub use postgres::wait_in_place_of;
 pub use restore::{Replace, restore};
 pub use sqlite::wait_in_place;
 pub use tokens::TokenOwner;

@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnectOptions, PgConnection, PgListener, PgPoolOptions, 
 use sqlx::{AssertSqlSafe, ConnectOptions, Connection as _, Row as _};
 use std::{
     borrow::Cow,
+    cell::RefCell,
     fmt,
     str::FromStr,
     sync::{
@@ -20,6 +21,7 @@ use std::{
     },
     time::Duration,
 };
+use tokio::runtime::Handle;
 use tokio::sync::{mpsc, oneshot};
 use uuid::Uuid;
 
@@ -263,15 +265,14 @@ pub(super) async fn replace(connection: &mut PgConnection, replacement: &Replace
     let statement = sqlx::query_as::<_, (i32, String)>(REPLACE).bind(&key.resource).bind(&key.namespace).bind(&key.name).bind(now);
     let statement = statement.bind(known + 1).bind(storable(text)).bind(at.0).bind(known).bind(newest).bind(writer.to_string()).bind(batch);
     // All rows: what follows them is the commit.
-    match tokio::time::timeout(ANSWER, Box::pin(statement.fetch_all(connection))).await {
-        Ok(Ok(rows)) => Ok(rows.first().map(|(process, _)| process.cast_unsigned())),
+    match answered(ANSWER, statement.fetch_all(connection)).await? {
+        Ok(rows) => Ok(rows.first().map(|(process, _)| process.cast_unsigned())),
         // It is one statement, which takes effect as a whole.
-        Ok(Err(sqlx::Error::Database(refused))) => {
+        Err(sqlx::Error::Database(refused)) => {
             tracing::debug!("a write is made step by step, for at once it was refused: {refused}");
             Ok(None)
         }
-        Ok(Err(lost)) => Err(Error::Unavailable(lost.to_string())),
-        Err(_) => Err(Error::Unavailable(format!("it did not answer within {} s", ANSWER.as_secs()))),
+        Err(lost) => Err(Error::Unavailable(lost.to_string())),
     }
 }
 
@@ -372,12 +373,33 @@ pub(super) async fn patiently<T>(answer: impl Future<Output = Result<T, sqlx::Er
     within(ANSWER, answer).await
 }
 
-async fn within<T>(patience: Duration, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+pub(super) async fn within<T>(patience: Duration, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, Error> {
+    Ok(answered(patience, answer).await??)
+}
+
+/// What came within so much time. Errors: `Unavailable` when nothing did.
+async fn answered<T>(patience: Duration, answer: impl Future<Output = Result<T, sqlx::Error>>) -> Result<Result<T, sqlx::Error>, Error> {
     // Boxed, for it would make the futures of SQLite's statements larger too.
-    match tokio::time::timeout(patience, Box::pin(answer)).await {
-        Ok(answer) => Ok(answer?),
-        Err(_) => Err(Error::Unavailable(format!("it did not answer within {} s", patience.as_secs()))),
-    }
+    let answer = Box::pin(answer);
+    let answered = match SESSIONS.with_borrow(Clone::clone) {
+        None => tokio::time::timeout(patience, answer).await,
+        Some(sessions) => {
+            // Its clock is the one that the time is taken by.
+            let _of_theirs = sessions.enter();
+            futures::executor::block_on(tokio::task::unconstrained(tokio::time::timeout(patience, answer)))
+        }
+    };
+    answered.map_err(|_| Error::Unavailable(format!("it did not answer within {} s", patience.as_secs())))
+}
+
+thread_local! {
+    static SESSIONS: RefCell<Option<Handle>> = const { RefCell::new(None) };
+}
+
+/// From now on this thread waits for PostgreSQL where it stands, as it does for SQLite after [`super::wait_in_place`]. What it opens
+/// belongs to `sessions`, a runtime with threads and a clock of its own, which goes on meanwhile.
+pub fn wait_in_place_of(sessions: Handle) {
+    SESSIONS.set(Some(sessions));
 }
 
 /// Whether this is the server's state rather than the statement's fault: what failed may be tried again in whole.
