@@ -237,6 +237,12 @@ impl Cluster {
         Home::at(self.url("postgres")).execute(&format!("CREATE DATABASE {name}")).await;
         self.url(&name)
     }
+
+    /// Drops a database that was created, with the sessions on it.
+    pub(crate) async fn drop(&self, url: &str) {
+        let name = url.strip_prefix("postgres:///").and_then(|rest| rest.split('?').next()).unwrap();
+        Home::at(self.url("postgres")).execute(&format!("DROP DATABASE {name} WITH (FORCE)")).await;
+    }
 }
 
 impl Drop for Cluster {

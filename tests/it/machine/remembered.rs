@@ -102,7 +102,7 @@ fn agent_went_on(state: &MachineStatus) -> bool {
 async fn dies_after(step: u32) -> bool {
     let death = Death::unarmed(step);
     let mut stage = Stage::with(Some(death.hook())).await;
-    stage.create("a", spec("work #sim pace=1500")).await;
+    stage.create("a", spec("work\n#sim pace=1500")).await;
     stage.until_phase("a", Phase::Running).await;
     death.arm();
     let reached = tokio::select! {
@@ -133,7 +133,7 @@ async fn a_hub_that_dies_after_any_step_of_a_suspension_loses_and_repeats_nothin
 
 async fn loses_the_reply_to(call: Call) {
     let mut stage = Stage::new().await;
-    stage.create("a", spec("work #sim pace=1500")).await;
+    stage.create("a", spec("work\n#sim pace=1500")).await;
     stage.until_phase("a", Phase::Running).await;
     stage.lab.drop_reply(call);
     suspend_and_go_on(&stage).await;

@@ -1,7 +1,7 @@
 //! A hub that dies at any point of a life, once and twice, comes to the same end.
 
 use super::gate::Plan;
-use super::life::{each, live, put_back};
+use super::life::{Kind, Lived, each, live, live_as, live_on_postgres};
 
 pub(super) fn dying_at(point: usize) -> Plan {
     Plan { die_at: Some(point), ..Plan::default() }
@@ -21,26 +21,58 @@ fn a_life_is_the_same_in_each_run() {
     });
 }
 
-#[test]
-fn a_hub_that_dies_at_any_point_comes_to_the_same_end() {
-    let points = live("none died", 0, vec![]).points;
-    each(points.len(), |point| {
-        let lived = live(&format!("died at {point}, {:?}", points[point]), 0, vec![dying_at(point)]);
+/// A life for each `nth` of the points of this kind, all with `AUTOVIBE_RUNS`=nth, in which the hub dies there. Returns how many points
+/// there are; `None` where what it runs on is not there.
+fn dies_at_each(nth: usize, live: impl Fn(&str, Vec<Plan>) -> Option<Lived> + Sync) -> Option<usize> {
+    let points = live("none died", vec![])?.points;
+    let nth = nth.div_ceil(super::runs(1));
+    each(points.len().div_ceil(nth), |case| {
+        let point = case * nth;
+        let lived = live(&format!("died at {point}, {:?}", points[point]), vec![dying_at(point)]).unwrap();
         assert_eq!(lived.died, 1, "point {point} of {}, {:?}, was not reached", points.len(), points[point]);
     });
-    eprintln!("{} points", points.len());
+    eprintln!("{} of {} points", points.len().div_ceil(nth), points.len());
+    Some(points.len())
+}
+
+fn on_sqlite(kind: Kind) -> impl Fn(&str, Vec<Plan>) -> Option<Lived> + Sync {
+    move |what, plans| Some(live_as(kind, None, what, 0, plans))
+}
+
+#[test]
+fn a_hub_that_dies_at_any_point_comes_to_the_same_end() {
+    dies_at_each(1, on_sqlite(Kind::Plain));
 }
 
 /// Also where it puts a Machine back: with the points of a plain life there are more than three hundred.
 #[test]
 fn a_hub_that_dies_at_any_point_puts_back_what_failed() {
-    let points = put_back("none died", 0, vec![]).points;
-    each(points.len(), |point| {
-        let lived = put_back(&format!("died at {point}, {:?}", points[point]), 0, vec![dying_at(point)]);
-        assert_eq!(lived.died, 1, "point {point} of {}, {:?}, was not reached", points.len(), points[point]);
-    });
-    eprintln!("{} points", points.len());
-    assert!(points.len() > 300, "{}", points.len());
+    assert!(dies_at_each(1, on_sqlite(Kind::PutBack)) > Some(300));
+}
+
+#[test]
+fn a_hub_that_dies_at_any_point_suspends_and_goes_on() {
+    assert!(dies_at_each(1, on_sqlite(Kind::Suspended)) > Some(300));
+}
+
+#[test]
+fn a_hub_that_dies_at_any_point_suspends_and_goes_on_from_memory() {
+    assert!(dies_at_each(1, on_sqlite(Kind::Kept)) > Some(300));
+}
+
+#[test]
+fn a_hub_that_dies_at_any_point_forks_what_works() {
+    assert!(dies_at_each(5, on_sqlite(Kind::Forked)) > Some(600));
+}
+
+/// There a hub that died is succeeded by another leader, which may share the database with others.
+#[test]
+fn a_hub_that_dies_at_any_point_on_postgresql_comes_to_the_same_end() {
+    let live = |what: &str, plans| live_on_postgres(Kind::Plain, what, plans);
+    let (Some(first), Some(second)) = (live("none died", vec![]), live("none died again", vec![])) else { return };
+    let differs = first.points.iter().zip(&second.points).position(|(first, second)| first != second);
+    assert_eq!(differs.map(|at| (at, &first.points[at], &second.points[at])), None);
+    assert!(dies_at_each(3, live) > Some(200));
 }
 
 /// The second death comes in the recovery from the first: some points after the start.

@@ -1,7 +1,7 @@
 //! Each call of a life goes wrong in each way; and lives in which much goes wrong, by seed.
 
 use super::gate::{Fault, Moment, Plan};
-use super::life::{Lived, each, live, put_back};
+use super::life::{Kind, each, live, live_as};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use std::time::Duration;
 
@@ -19,35 +19,45 @@ pub(super) fn reads(what: &str) -> bool {
 
 #[test]
 fn a_call_that_goes_wrong_once_changes_no_end() {
-    goes_wrong_once(live, 0, 1);
+    goes_wrong_once(Kind::Plain, 0, 1);
 }
 
 #[test]
 fn a_call_that_goes_wrong_once_changes_nothing_of_what_is_put_back() {
     // Those before it are the same as of any life.
     let first_end = live("no fault", 0, vec![]).points.iter().filter(|point| point.moment == Moment::BeforeSend).count() / 2;
-    // Every third case; all with `AUTOVIBE_RUNS=3`.
-    goes_wrong_once(put_back, first_end, 3 / super::runs(1).min(3));
+    goes_wrong_once(Kind::PutBack, first_end, 3);
 }
 
-/// Each call after the first `skipped` goes wrong in each way, in a life of its own; every `nth` of these cases.
-fn goes_wrong_once(live: fn(&str, u64, Vec<Plan>) -> Lived, skipped: usize, nth: usize) {
+#[test]
+fn a_call_that_goes_wrong_once_changes_nothing_of_what_is_suspended() {
+    goes_wrong_once(Kind::Suspended, 0, 4);
+}
+
+#[test]
+fn a_call_that_goes_wrong_once_changes_nothing_of_what_is_suspended_with_its_memory() {
+    goes_wrong_once(Kind::Kept, 0, 4);
+}
+
+/// Each call after the first `skipped` goes wrong in each way, in a life of its own; every `nth` of these cases, all with `AUTOVIBE_RUNS`=nth.
+fn goes_wrong_once(kind: Kind, skipped: usize, nth: usize) {
+    let live = |what: &str, plans| live_as(kind, None, what, 0, plans);
     let calls: Vec<String> =
-        live("no fault", 0, vec![]).points.into_iter().filter(|point| point.moment == Moment::BeforeSend).map(|point| point.what).collect();
+        live("no fault", vec![]).points.into_iter().filter(|point| point.moment == Moment::BeforeSend).map(|point| point.what).collect();
     let mut cases = Vec::new();
     for (at, what) in calls.iter().enumerate().skip(skipped) {
         let faults = [Fault::LoseRequest, Fault::LoseReply, TOO_LATE, Fault::Stale, Fault::Repeat];
         // The guest tells how a command ended itself, once: what it said before under the same pid, in its disk's earlier life, is
         // in nobody's memory.
-        let may_be_stale = reads(what) && (skipped == 0 || !what.contains("/agent/exec-status"));
+        let may_be_stale = reads(what) && (kind == Kind::Plain || !what.contains("/agent/exec-status"));
         cases.extend(faults.into_iter().filter(|fault| *fault != Fault::Stale || may_be_stale).map(|fault| (at + 1, fault)));
     }
-    let cases: Vec<_> = cases.into_iter().step_by(nth).collect();
+    let cases: Vec<_> = cases.into_iter().step_by(nth.div_ceil(super::runs(1))).collect();
     let struck = std::sync::atomic::AtomicUsize::new(0);
     each(cases.len(), |case| {
         let (number, fault) = cases[case];
         let what = format!("call {number}, {}: {fault:?}", calls[number - 1]);
-        let lived = live(&what, 0, vec![striking(number, fault)]);
+        let lived = live(&what, vec![striking(number, fault)]);
         let times = lived.struck.values().sum::<usize>();
         // What was never read before cannot be shown again.
         assert!(times == 1 || fault == Fault::Stale, "{what} did not strike");
@@ -136,12 +146,22 @@ pub(super) fn storms(seed: u64) -> Vec<Plan> {
 /// `AUTOVIBE_SEED=n` runs one alone.
 #[test]
 fn storms_of_faults_change_no_end() {
+    storms_in(&[Kind::Plain], 200);
+}
+
+#[test]
+fn storms_of_faults_change_no_end_of_what_is_suspended() {
+    storms_in(&[Kind::Suspended, Kind::Kept], 40);
+}
+
+/// Lives of these kinds in turn, one for each seed.
+fn storms_in(kinds: &[Kind], usually: usize) {
     let one = super::given("AUTOVIBE_SEED");
     let struck = std::sync::atomic::AtomicUsize::new(0);
     let seed_of = |number: usize| one.unwrap_or(number);
-    each(one.map_or(super::runs(200), |_| 1), |number| {
-        let seed = seed_of(number) as u64;
-        let lived = live(&format!("AUTOVIBE_SEED={seed}"), seed, storms(seed));
+    each(one.map_or(super::runs(usually), |_| 1), |number| {
+        let (seed, kind) = (seed_of(number) as u64, kinds[seed_of(number) % kinds.len()]);
+        let lived = live_as(kind, None, &format!("AUTOVIBE_SEED={seed}, {kind:?}"), seed, storms(seed));
         struck.fetch_add(lived.struck.values().sum::<usize>() + lived.died, std::sync::atomic::Ordering::Relaxed);
     });
     eprintln!("{} faults and deaths struck", struck.into_inner());

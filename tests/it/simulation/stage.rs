@@ -3,7 +3,9 @@
 use super::gate::{Gate, Plan};
 use super::invariants::Invariants;
 use super::planted::{self, Bug};
-use autovibe::api::{Checkpoint, Hub, Kind, Machine, machine::Phase};
+use crate::database::Cluster;
+use autovibe::api::machine::{OperatingMode, Phase};
+use autovibe::api::{Checkpoint, Hub, Kind, Machine};
 use autovibe::clock::Clock;
 use autovibe::controller::{
     self, Controllers,
@@ -20,13 +22,15 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 pub(super) const NAMESPACE: &str = "default";
 /// How often a quiet object is looked at all the same.
 pub(super) const RESYNC: Duration = Duration::from_mins(5);
+/// The same on PostgreSQL, where each second of simulated time costs a look at the database.
+const RESYNC_ON_POSTGRES: Duration = Duration::from_mins(2);
 /// Within so much simulated time everything must come to its end.
 const PATIENCE: Duration = Duration::from_hours(2);
 
@@ -44,6 +48,24 @@ pub(super) fn simulate<F: Future<Output = T>, T: Send + 'static>(seed: u64, scen
         Ok(value) => value,
         Err(panic) => std::panic::resume_unwind(panic),
     }
+}
+
+/// Likewise, with a new database on PostgreSQL, whose answers are waited for in place; `None`, said aloud, where there is none.
+pub(super) fn simulate_on_postgres<F: Future<Output = T>, T: Send + 'static>(
+    seed: u64,
+    scenario: impl FnOnce(Database) -> F + Send + 'static,
+) -> Option<T> {
+    static SESSIONS: OnceLock<tokio::runtime::Runtime> = OnceLock::new();
+    let cluster = Cluster::shared()?;
+    let sessions = SESSIONS.get_or_init(|| tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap());
+    let url = sessions.block_on(cluster.create());
+    let database = url.parse().unwrap();
+    let result = simulate(seed, move || {
+        store::wait_in_place_of(sessions.handle().clone());
+        scenario(database)
+    });
+    sessions.block_on(cluster.drop(&url));
+    Some(result)
 }
 
 /// One life of a hub.
@@ -68,6 +90,8 @@ pub(super) struct Stage {
     pub(super) base_holds: usize,
     clock: Clock,
     directory: tempfile::TempDir,
+    /// Instead of a file in that directory.
+    postgres: Option<Database>,
 }
 
 fn memory_directory() -> tempfile::TempDir {
@@ -88,6 +112,10 @@ fn copy_database(from: &Path, to: &Path) {
 
 impl Stage {
     pub(super) async fn with(bug: Option<Bug>, plan: Plan) -> Self {
+        Self::on(None, bug, plan).await
+    }
+
+    pub(super) async fn on(postgres: Option<Database>, bug: Option<Bug>, plan: Plan) -> Self {
         let directory = memory_directory();
         std::fs::write(directory.path().join("conversation.yaml"), crate::machine::stage::CONVERSATION).unwrap();
         let clock = Clock::simulated("2026-11-02T08:00:00Z".parse::<Timestamp>().unwrap());
@@ -109,7 +137,7 @@ impl Stage {
         };
         let lab = Arc::new(lab::simulate(config, guests, clock.clone()).await.unwrap());
         let invariants = Arc::new(Invariants::new(lab.clone()).await);
-        let mut stage = Self { lab, invariants, hub: None, gateway, bug: None, base_holds: 0, clock, directory };
+        let mut stage = Self { lab, invariants, hub: None, gateway, bug: None, base_holds: 0, clock, directory, postgres };
         stage.start(Plan::default()).await;
         stage.create_hub().await;
         stage.stop().await;
@@ -119,10 +147,14 @@ impl Stage {
         stage
     }
 
+    fn resync(&self) -> Duration {
+        if self.postgres.is_some() { RESYNC_ON_POSTGRES } else { RESYNC }
+    }
+
     /// Starts a hub on what is there.
     pub(super) async fn start(&mut self, plan: Plan) {
         let gate = Gate::new(plan);
-        let database = Database::Sqlite(self.directory.path().join("state.db"));
+        let database = self.postgres.clone().unwrap_or_else(|| Database::Sqlite(self.directory.path().join("state.db")));
         let options = store::Options { clock: self.clock.clone(), goes_on: Some(self.commits(&gate)), ..store::Options::default() };
         let store = Store::open_with(&database, options).await.unwrap();
         let objects = Objects::new(store.clone(), self.clock.clone(), Cipher::load(&self.directory.path().join("key")).unwrap());
@@ -158,7 +190,7 @@ impl Stage {
             data: self.directory.path().to_owned(),
             concurrency: 16,
             source_roots: Vec::new(),
-            resync: RESYNC,
+            resync: self.resync(),
         };
         let controllers = controller::start_with(config, Memory::with(Timing::default(), None), objects.clone(), shutdown.clone());
         self.hub = Some(Incarnation { objects, store, gate, running: Some((controllers, server)), shutdown });
@@ -237,6 +269,24 @@ impl Stage {
         }
     }
 
+    /// As a user does, who tries again when someone else wrote meanwhile.
+    pub(super) async fn set_mode(&self, name: &str, mode: OperatingMode) {
+        loop {
+            let mut machine = match self.hub().objects.get::<Machine>(NAMESPACE, name).await {
+                Ok(found) => found.unwrap(),
+                Err(objects::Error::Store(store::Error::Closed)) => std::future::pending().await,
+                Err(error) => panic!("{error}"),
+            };
+            machine.spec.operating_mode = mode;
+            match self.hub().objects.update(&machine).await {
+                Ok(_) => return,
+                Err(objects::Error::Conflict { .. }) => {}
+                Err(objects::Error::Store(store::Error::Closed)) => std::future::pending().await,
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
     /// Waits in simulated time until some object of the kind is as wanted.
     pub(super) async fn until<K: Kind>(&self, what: &str, wanted: impl Fn(&K) -> bool) -> K {
         let mut changes = self.hub().objects.watch::<K>();
@@ -261,13 +311,24 @@ impl Stage {
         }
     }
 
+    /// Until Machine `a` is so.
+    pub(super) async fn until_it(&self, what: &str, is_so: impl Fn(&Machine) -> bool) -> Machine {
+        self.until::<Machine>(&format!("a {what}"), |machine| machine.name() == "a" && is_so(machine)).await
+    }
+
     pub(super) async fn until_finished(&self, name: &str) -> Machine {
         self.until::<Machine>(&format!("{name} is finished"), |machine| machine.name() == name && phase(machine).is_finished()).await
     }
 
+    /// The disks of Machines, and volumes with their memory, wherever they are on the node.
+    pub(super) fn disks(&self) -> BTreeSet<String> {
+        let of_machine = |name: &String| (name.contains("-disk-") || name.contains("-state-")) && !name.contains('@');
+        self.lab.datasets().into_iter().filter(|name| of_machine(name) && !name.contains("-1001-")).collect()
+    }
+
     /// What is under way comes to its end, and what was missed is looked at again.
     pub(super) async fn settle(&self) {
-        tokio::time::sleep(RESYNC * 2).await;
+        tokio::time::sleep(self.resync() * 2).await;
     }
 
     /// When a user lets one checkpoint go, the others stay.
@@ -275,10 +336,14 @@ impl Stage {
         let stays = |checkpoint: &Checkpoint| checkpoint.status.as_ref().is_some_and(|status| !status.volumes.is_empty());
         let ready: Vec<Checkpoint> = self.checkpoints().await.into_iter().filter(stays).collect();
         let machines = self.hub().objects.list::<Machine>(Some(NAMESPACE)).await.unwrap().0;
-        let put_back_to =
-            |name: &str| machines.iter().any(|m| m.status.as_ref().and_then(|s| s.restored.as_ref()?.checkpoint.as_deref()) == Some(name));
-        // That one stays for those that came of it.
-        let (one, others): (Vec<_>, Vec<_>) = ready.iter().partition(|ready| !put_back_to(ready.name()));
+        let came_of = |machine: &Machine, name: &str| {
+            let status = machine.status.as_ref();
+            let put_back_to = status.and_then(|status| status.restored.as_ref()?.checkpoint.as_deref());
+            put_back_to == Some(name) || status.and_then(|status| status.spawned_from.as_deref()) == Some(name)
+        };
+        // Such a one stays for those that came of it.
+        let (one, others): (Vec<_>, Vec<_>) =
+            ready.iter().partition(|ready| !machines.iter().any(|machine| came_of(machine, ready.name())));
         let Some((one, rest)) = one.split_first() else { return };
         let others = rest.iter().chain(&others);
         self.hub().objects.delete::<Checkpoint>(NAMESPACE, one.name(), None).await.unwrap();
@@ -288,7 +353,8 @@ impl Stage {
             assert!(snapshots.contains(&volume.snapshot), "{what}: with {} went {}", one.name(), volume.snapshot);
         }
         let gone = &one.status.as_ref().unwrap().volumes[0].snapshot;
-        assert!(!snapshots.contains(gone), "{what}: {} is deleted, and {gone} is still there", one.name());
+        let left = self.checkpoints().await.into_iter().find(|left| left.name() == one.name()).and_then(|left| left.status);
+        assert!(!snapshots.contains(gone), "{what}: {} is deleted, and {gone} is still there: {left:?}", one.name());
     }
 
     /// When a user lets all objects go, nothing of theirs stays on the node: neither what was recorded nor what was not.
@@ -301,18 +367,32 @@ impl Stage {
             objects.delete::<Checkpoint>(NAMESPACE, checkpoint.name(), None).await.unwrap();
         }
         self.settle().await;
-        let left = self.lab.datasets().into_iter().filter(|name| name.contains("-disk-") && !name.contains("-1001-"));
-        assert_eq!(left.collect::<Vec<_>>(), [""; 0], "{what}: {:?}", self.checkpoints().await);
+        assert_eq!(self.disks(), BTreeSet::new(), "{what}: {:?}", self.checkpoints().await);
         self.invariants.assert(what);
     }
 
     /// Nothing is written or called any more, also when every object is looked at again.
     pub(super) async fn assert_quiet(&self, what: &str) {
-        tokio::time::sleep(RESYNC).await;
-        let (writes, changes) = (self.hub().store.writes(), self.lab.changes());
-        tokio::time::sleep(RESYNC * 3).await;
-        assert_eq!(self.hub().store.writes(), writes, "{what}: still written");
+        tokio::time::sleep(self.resync()).await;
+        let (written, changes) = (self.written().await, self.lab.changes());
+        tokio::time::sleep(self.resync() * 3).await;
+        assert_eq!(self.written().await, written, "{what}: still written");
         assert_eq!(self.lab.changes(), changes, "{what}: the node is still changed");
+    }
+
+    /// What changes with each write; where several hubs may share a database, with each but those by which its leader stays that.
+    async fn written(&self) -> Vec<String> {
+        let hub = self.hub();
+        if self.postgres.is_none() {
+            return vec![hub.store.writes().to_string()];
+        }
+        let mut all = Vec::new();
+        for resource in ["machines.autovibe.dev", "checkpoints.autovibe.dev", "hubs.autovibe.dev", "events"] {
+            let page = hub.store.list(&store::Query { resource: resource.into(), ..store::Query::default() }).await.unwrap();
+            all.extend(page.items.iter().map(|object| format!("{:?} {:?}", object.key, object.revision)));
+        }
+        assert!(all.len() > 3, "{all:?}");
+        all
     }
 
     pub(super) async fn checkpoints(&self) -> Vec<Checkpoint> {
