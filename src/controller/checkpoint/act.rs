@@ -119,7 +119,7 @@ async fn capture(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed
     let machine = observed.machine.as_ref();
     let status = machine.and_then(|machine| machine.status.clone()).unwrap_or_default();
     let own = Some(checkpoint.name());
-    let parent = context.newest.get(&capture.machine_uid);
+    let parent = context.newest.before(&capture.machine_uid, &volumes);
     let parent = match parent.filter(|name| Some(name.as_str()) != own) {
         Some(name) if context.objects.get::<Checkpoint>(checkpoint.namespace(), &name).await?.is_some() => Some(name),
         _ => status.last_checkpoint.filter(|name| Some(name.as_str()) != own).or(status.spawned_from),

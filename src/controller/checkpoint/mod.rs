@@ -16,7 +16,7 @@ pub use retain::retain;
 pub(in crate::controller) use verify::{asked, home};
 
 use super::{Context, Error, kstatus};
-use crate::api::{Checkpoint, Kind};
+use crate::api::{Checkpoint, Kind, checkpoint::Volume};
 use crate::objects::{self, EventType};
 use crate::runtime::{Key, Requeue};
 use crate::wire::annotation;
@@ -44,7 +44,7 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
     }
     if let Some(captured) = &outcome.captured {
         // Before anyone can read that it is Ready: the next one may be asked for at once.
-        context.newest.set(&captured.machine_uid, checkpoint.name());
+        context.newest.set(&captured.machine_uid, checkpoint.name(), &captured.volumes);
     }
     match outcome.failed {
         // Someone else wrote it meanwhile, or the store does not answer: nothing of it is the Checkpoint's to say.
@@ -139,17 +139,25 @@ impl Taken {
 /// The newest checkpoint captured of each Machine, as far as this process took it: spares waiting for the Machine's own status
 /// to name it. Lost, the Machine's status is the answer.
 #[derive(Default)]
-pub struct Newest(Mutex<BTreeMap<String, String>>);
+pub struct Newest(Mutex<BTreeMap<String, (String, Option<String>)>>);
 
 impl Newest {
-    fn get(&self, machine_uid: &str) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(machine_uid).cloned()
+    /// The one before these disks were captured, if they are the same: one whose capture took long may be of disks that were put away
+    /// meanwhile.
+    fn before(&self, machine_uid: &str, volumes: &[Volume]) -> Option<String> {
+        let newest = self.0.lock().unwrap_or_else(PoisonError::into_inner).get(machine_uid).cloned();
+        newest.and_then(|(name, disk)| (disk == first_disk(volumes)).then_some(name))
     }
     /// The Machine was put back: its own status is the answer.
     pub(in crate::controller) fn forget(&self, machine_uid: &str) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(machine_uid);
     }
-    fn set(&self, machine_uid: &str, name: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(machine_uid.to_owned(), name.to_owned());
+    fn set(&self, machine_uid: &str, name: &str, volumes: &[Volume]) {
+        let newest = (name.to_owned(), first_disk(volumes));
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(machine_uid.to_owned(), newest);
     }
+}
+
+fn first_disk(volumes: &[Volume]) -> Option<String> {
+    volumes.first().map(|volume| volume.dataset.clone())
 }

@@ -150,8 +150,8 @@ fn storms_of_faults_change_no_end() {
 }
 
 #[test]
-fn storms_of_faults_change_no_end_of_what_is_suspended() {
-    storms_in(&[Kind::Suspended, Kind::Kept], 40);
+fn storms_of_faults_change_no_end_of_what_is_put_back_or_suspended() {
+    storms_in(&[Kind::PutBack, Kind::Suspended, Kind::Kept], 60);
 }
 
 /// Lives of these kinds in turn, one for each seed.
