@@ -258,11 +258,14 @@ impl Stage {
         let (client, node) = (client(&self.lab), Node(self.lab.endpoint().node.clone()));
         let unprotected = [("protection".to_owned(), "0".to_owned())].into();
         client.configure(&node, Vmid(vmid), &unprotected, &[], None).await.unwrap();
-        for task in [client.stop(&node, Vmid(vmid)).await.unwrap(), client.delete(&node, Vmid(vmid)).await.unwrap()] {
-            while client.task(&task).await.unwrap() == proxmox::TaskStatus::Running {
+        let ended = async |task: &proxmox::Upid| {
+            while client.task(task).await.unwrap() == proxmox::TaskStatus::Running {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
-        }
+        };
+        ended(&client.stop(&node, Vmid(vmid)).await.unwrap()).await;
+        // What runs is not deleted.
+        ended(&client.delete(&node, Vmid(vmid)).await.unwrap()).await;
     }
 
     /// Names of the VMs that are not someone else's, by VMID.
