@@ -1,8 +1,11 @@
 //! `Machine`: an agent with a goal in a VM of its own.
 
+mod check;
 mod status;
+mod work;
 
 pub use status::{AgentStatus, MachineStatus, Phase, Pushed, Restored, TerminationReason, Usage, VmStatus};
+pub use work::{AfterFailure, Agent, AgentType, Goal, Verify};
 
 use super::approval::OnTimeout;
 use super::meta::{Column, FieldError, Kind, Scope, object};
@@ -13,8 +16,6 @@ use super::rule;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
-use std::time::Duration;
 
 object!(
     /// An AI agent with a goal, living in a VM of its own. It is spawned from a checkpoint, checkpointed while it works,
@@ -160,65 +161,6 @@ pub enum Capture {
     Now,
 }
 
-/// What to do.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-pub struct Goal {
-    /// The goal in words, as the agent gets it.
-    pub prompt: String,
-    /// The agent's working directory in the guest.
-    #[serde(default = "default_workspace")]
-    pub workspace: String,
-    /// A command that must exit 0 in the workspace when the agent is done.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub verify: Option<Verify>,
-    /// Machines of this namespace that must have Succeeded first.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(extend("x-kubernetes-list-type" = "set"))]
-    pub after: Vec<String>,
-    /// What to do when one of `after` failed.
-    #[serde(default)]
-    pub after_failure: AfterFailure,
-}
-
-fn default_workspace() -> String {
-    "/home/agent/workspace".into()
-}
-
-/// A command that decides whether the goal was achieved.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-kubernetes-validations" = [rule::required("command", "size(self.command) > 0", "give the program and its arguments as a list")]))]
-pub struct Verify {
-    /// Program and arguments; run as the agent's user in the workspace.
-    pub command: Vec<String>,
-    /// Ends the command after this long; it counts as failed then.
-    #[serde(default = "default_verify_timeout")]
-    pub timeout: GoDuration,
-}
-
-impl Verify {
-    /// The default of `timeout`.
-    pub const TIMEOUT: GoDuration = GoDuration(Duration::from_mins(10));
-}
-
-fn default_verify_timeout() -> GoDuration {
-    Verify::TIMEOUT
-}
-
-/// What to do when a Machine in `goal.after` failed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub enum AfterFailure {
-    /// Wait until someone makes it succeed, for example by creating it anew.
-    #[default]
-    Wait,
-    /// Fail too.
-    Fail,
-    /// Go on from its final checkpoint.
-    Continue,
-}
-
 /// A state to put a Machine back to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -254,61 +196,6 @@ pub enum RetryMode {
     Fork,
     /// From what it was spawned from, as if nothing had been done.
     Cold,
-}
-
-/// Who does it.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
-#[schemars(extend("x-kubernetes-validations" = [
-    rule::required(
-        "command",
-        "self.type != 'Command' || (has(self.command) && size(self.command) > 0)",
-        "type Command needs the program and its arguments as a list",
-    ),
-    rule::forbidden("maxTurns", "self.type != 'Command' || !has(self.maxTurns)", "type Command has no turns; remove it"),
-    rule::forbidden(
-        "maxTurns",
-        "self.type != 'Aider' || !has(self.maxTurns)",
-        "type Aider cannot count turns; set apiCalls in spec.budget.limits instead",
-    ),
-    rule::required("model", "self.type == 'ClaudeCode' || self.type == 'Command' || has(self.model)", "types QwenCode and Aider have no default"),
-    rule::forbidden(
-        "command",
-        "self.type == 'Command' || !has(self.command) || size(self.command) == 0",
-        "only type Command takes one; use spec.agent.args for further arguments",
-    ),
-]))]
-pub struct Agent {
-    /// The agent program.
-    #[serde(default, rename = "type")]
-    pub r#type: AgentType,
-    /// The model's name, as the provider knows it. Default: Claude Code's own; types `QwenCode` and `Aider` need one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub model: Option<String>,
-    /// Further arguments for the agent program.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub args: Vec<String>,
-    /// Further environment variables for the agent. Not for secrets: they stay in the hub.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub env: BTreeMap<String, String>,
-    /// Program and arguments, for type `Command`. The prompt is in `AUTOVIBE_PROMPT`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub command: Vec<String>,
-    /// Ends the conversation after this many turns. Not for types `Aider` and `Command`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub max_turns: Option<u32>,
-}
-
-/// The agent programs autovibe knows how to start, resume and judge.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[schemars(inline)]
-pub enum AgentType {
-    #[default]
-    ClaudeCode,
-    QwenCode,
-    Aider,
-    /// Any other program.
-    Command,
 }
 
 /// Whether the Machine should run.
@@ -426,9 +313,6 @@ pub struct Checkpoints {
     #[serde(default)]
     pub retention: Retention,
 }
-
-/// The least [`Checkpoints::interval`].
-const LEAST_INTERVAL: Duration = Duration::from_mins(1);
 
 /// On or off, as an enum so that modes can be added.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -631,54 +515,6 @@ impl Kind for Machine {
     }
 
     fn validate(&self) -> Vec<FieldError> {
-        let mut errors = Vec::new();
-        let spec = &self.spec;
-        let goal = &spec.goal;
-        if goal.prompt.trim().is_empty() && spec.agent.r#type != AgentType::Command {
-            errors.push(FieldError::required("spec.goal.prompt", "say what the agent is to do"));
-        }
-        if !goal.workspace.starts_with('/') || goal.workspace.contains(['\n', '\0']) || goal.workspace.split('/').any(|part| part == "..") {
-            errors.push(FieldError::invalid("spec.goal.workspace", &goal.workspace, "must be an absolute path in the guest, without `..`"));
-        }
-        for (index, name) in goal.after.iter().enumerate() {
-            if self.metadata.name.as_deref() == Some(name) {
-                errors.push(FieldError::invalid(format!("spec.goal.after[{index}]"), name, "a Machine cannot wait for itself"));
-            }
-        }
-        for name in spec.agent.env.keys() {
-            let legal = !name.is_empty()
-                && !name.starts_with(|c: char| c.is_ascii_digit())
-                && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
-            if !legal {
-                errors.push(FieldError::invalid(
-                    format!("spec.agent.env[{name}]"),
-                    name,
-                    "must be letters, digits and `_`, not starting with a digit",
-                ));
-            }
-        }
-        if spec.push.is_some() && spec.push_to("").is_none() {
-            errors.push(FieldError::required("spec.push.git", "name a repository; without spec.source.git there is no default"));
-        }
-        if let Some(network) = &spec.network {
-            network.validate(&mut errors);
-        }
-        if spec.approvals.timeout.0.is_zero() {
-            errors.push(FieldError::invalid(
-                "spec.approvals.timeout",
-                spec.approvals.timeout.to_string(),
-                "must be more than 0s, for example 10m",
-            ));
-        }
-        if spec.resources.memory.0 < 64 * Bytes::MIB {
-            errors.push(FieldError::invalid("spec.resources.memory", spec.resources.memory, "must be at least 64Mi"));
-        }
-        if let Some(interval) = spec.checkpoints.interval.filter(|interval| interval.0 < LEAST_INTERVAL) {
-            errors.push(FieldError::invalid("spec.checkpoints.interval", interval, "must be at least 1m; leave it out for none"));
-        }
-        if spec.resources.cpu.0 == 0 {
-            errors.push(FieldError::invalid("spec.resources.cpu", spec.resources.cpu, "must be more than 0"));
-        }
-        errors
+        check::check(self)
     }
 }

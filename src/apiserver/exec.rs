@@ -7,7 +7,7 @@ use crate::api::exec::{Exec, ExecOutput, ExecUser, Executed, LONGEST, MOST_COMMA
 use crate::api::{DEFAULT_HUB, FieldError, GROUP, Kind, Machine};
 use crate::driver::Driver;
 use crate::driver::guest::Said;
-use crate::driver::vm::Owner;
+use crate::driver::marks::Owner;
 use crate::objects::EventType;
 use crate::proxmox::{Node, Vmid};
 use axum::{body::Body, response::Response};

@@ -8,6 +8,7 @@
 mod door;
 pub mod firewall;
 pub mod guest;
+pub mod marks;
 pub mod needs;
 mod sites;
 pub mod storage;

@@ -5,7 +5,7 @@
 //! `protection` it refuses even that, so the protection is off for as long as the memory is kept. Source: pve-recordings 05 and 08;
 //! qemu-server's `vm_suspend`, `vm_start` and `update_vm_api`.
 
-use super::vm::{OwnedVm, Owner};
+use super::marks::{OwnedVm, Owner};
 use super::{Driver, Error};
 use crate::clock::Clock;
 use crate::proxmox::{self, TaskStatus, Vmid};

@@ -5,8 +5,9 @@
 //! Not here: Proxmox' own snapshots. One of a running VM stops its CPUs and rewrites the cluster's configuration, and a VM that has
 //! any becomes no template.
 
+use super::marks::{self, OwnedVm, Owner, described, owner};
 use super::storage::Image;
-use super::vm::{self, OwnedVm, Owner, TASK, VmSpec, described, own_values, owner};
+use super::vm::{TASK, VmSpec, own_values};
 use super::{Driver, Error};
 use crate::api::capability::{Capabilities, CapabilityName};
 use crate::api::checkpoint::Volume;
@@ -113,7 +114,7 @@ impl Driver {
             about["checkpoint"] = checkpoint_uid.into();
             about["vmid"] = vmid.0.into();
             let values = [
-                ("tags", format!("autovibe;{};{}", vm::tag(machine_uid), tag(checkpoint_uid))),
+                ("tags", format!("autovibe;{};{}", marks::tag(machine_uid), tag(checkpoint_uid))),
                 ("description", serde_json::json!({ "autovibe": about }).to_string()),
                 ("protection", "1".into()),
             ];

@@ -1,15 +1,9 @@
 //! A VM's way: created with its marks, started, shut down, deleted. Every outcome is decided by looking; a task is a hint.
-//!
-//! A VM is ours only if its tag *and* its smbios uuid name the Machine: [`OwnedVm`] can be made by that check alone, and
-//! nothing is stopped or deleted without one. A clone that was just made has neither yet, as Proxmox' call for it takes none: until it is
-//! adopted it is known by what did come with that call, and before it is deleted it gets both.
 
-#[cfg(test)]
-mod tests;
-
+use super::marks::{Bearer, OwnedVm, Owner, about, bearer, marks, owner};
 use super::{Driver, Error, Turns};
 use crate::clock::Clock;
-use crate::proxmox::{self, Node, Power, TaskStatus, Upid, VmConfig, Vmid};
+use crate::proxmox::{self, Node, Power, TaskStatus, Upid, Vmid};
 use std::collections::BTreeMap;
 use std::time::Duration;
 use tokio::sync::oneshot;
@@ -32,62 +26,6 @@ pub struct VmSpec {
     pub disks: u32,
     /// The template that it is a clone of, with all its disks, in place of those.
     pub template: Option<Vmid>,
-}
-
-/// A VM that both marks prove to be a Machine's, as its config was a moment ago.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct OwnedVm {
-    vmid: Vmid,
-    machine_uid: String,
-    digest: String,
-    protected: bool,
-    /// `lock:` in the config.
-    lock: Option<String>,
-    /// It is a template now.
-    template: bool,
-    /// It bears all its marks. A clone that was just made says whose it is, and has all else from its template.
-    whole: bool,
-}
-
-impl OwnedVm {
-    /// Whether it is a template, which never runs again.
-    pub fn is_template(&self) -> bool {
-        self.template
-    }
-    pub(super) fn is_whole(&self) -> bool {
-        self.whole
-    }
-    pub(super) fn digest(&self) -> &str {
-        &self.digest
-    }
-    pub(super) fn is_protected(&self) -> bool {
-        self.protected
-    }
-    pub fn vmid(&self) -> Vmid {
-        self.vmid
-    }
-    /// The kind of lock on its config: something works on it, or died while it did.
-    pub fn lock(&self) -> Option<&str> {
-        self.lock.as_deref()
-    }
-}
-
-/// Whose VM has a VMID.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Owner {
-    /// Proxmox says that there is no config of that number.
-    Nobody,
-    Ours(OwnedVm),
-    /// Someone else's; says why it is not ours.
-    Other(String),
-}
-
-/// The Machine that a VM was made for, as its marks name it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Bearer {
-    pub machine_uid: String,
-    pub namespace: String,
-    pub name: String,
 }
 
 /// Longest wait for a task that creates or deletes; what it did is looked at then.
@@ -422,38 +360,6 @@ fn takes_locks(task: &Upid) -> Option<Vmid> {
         .flatten()
 }
 
-/// Name of a Machine's own tag.
-pub fn tag(machine_uid: &str) -> String {
-    format!("av-{machine_uid}")
-}
-
-/// The Machine that a VM's tags name.
-pub fn tagged(tags: &[String]) -> Option<&str> {
-    tags.iter().find_map(|tag| tag.strip_prefix("av-"))
-}
-
-/// What a VM's description says of its Machine; and `more`.
-fn about(spec: &VmSpec, more: &[(&str, &str)]) -> String {
-    let mut about = serde_json::json!({
-        "machine": spec.machine_uid, "namespace": spec.namespace, "name": spec.name, "installation": spec.installation,
-    });
-    for (key, value) in more {
-        about[*key] = (*value).into();
-    }
-    serde_json::json!({ "autovibe": about }).to_string()
-}
-
-/// What the description of a VM of ours says.
-pub(super) fn described(config: &VmConfig) -> serde_json::Value {
-    let text = config.values.get("description").map(|text| text.trim()).unwrap_or_default();
-    serde_json::from_str::<serde_json::Value>(text).map(|mut whole| whole["autovibe"].take()).unwrap_or_default()
-}
-
-/// The two marks by which a VM is a Machine's.
-fn marks(machine_uid: &str) -> [(&'static str, String); 2] {
-    [("tags", format!("autovibe;{}", tag(machine_uid))), ("smbios1", format!("uuid={machine_uid}"))]
-}
-
 /// Marks and size of a Machine, whatever its VM was made of, and its network card, if it is to have one; keys as Proxmox names them.
 pub(super) fn own_values(spec: &VmSpec, card: Option<String>) -> BTreeMap<String, String> {
     let more = [
@@ -472,7 +378,7 @@ pub(super) fn own_values(spec: &VmSpec, card: Option<String>) -> BTreeMap<String
 }
 
 /// The config of a new VM.
-fn config_values(spec: &VmSpec, storage: &str, card: Option<String>) -> BTreeMap<String, String> {
+pub(super) fn config_values(spec: &VmSpec, storage: &str, card: Option<String>) -> BTreeMap<String, String> {
     let more =
         [("name", spec.name.as_str()), ("scsihw", "virtio-scsi-single"), ("boot", "order=scsi0"), ("serial0", "socket"), ("ostype", "l26")];
     let mut values = own_values(spec, card);
@@ -481,62 +387,4 @@ fn config_values(spec: &VmSpec, storage: &str, card: Option<String>) -> BTreeMap
         values.insert(format!("scsi{index}"), format!("{storage}:vm-{}-disk-{}", spec.vmid, spec.first_disk + index));
     }
     values
-}
-
-/// Whether a clone was just made for a Machine: that is in its description, with its own VMID, and in its name, both of which come with
-/// the call that makes it; and its disks are its own, as Proxmox named them when it made them for this VMID. Of a copy that someone made
-/// of it the VMID is another. Once it is adopted its description says so no more, and only the marks count.
-fn is_fresh_clone(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> bool {
-    let (about, value) = (described(config), |key: &str| config.values.get(key).map(String::as_str));
-    about["machine"] == machine_uid
-        && about["clone"] == vmid.to_string()
-        && about["name"].as_str().is_some_and(|name| value("name") == Some(name))
-        && value("template") != Some("1")
-        && has_own_disks(vmid, config)
-}
-
-/// Whether there are disks, and each is named after this VMID: `vm-<vmid>-…`, whatever it is linked to. Source: proxmox-zfs facts 5.5.
-fn has_own_disks(vmid: Vmid, config: &VmConfig) -> bool {
-    let (disks, own) = (super::templates::disks(config), format!("vm-{vmid}-"));
-    let is_own = |volume: &str| volume.rsplit(['/', ':']).next().is_some_and(|name| name.starts_with(&own));
-    !disks.is_empty() && disks.iter().all(|(_, volume)| is_own(volume))
-}
-
-/// Errors: `Unknown` while it is being made. A number is taken with nothing but `lock: create` or `lock: clone`, and its marks come with
-/// the rest: it may be the one that we asked for, whose answer we did not get.
-pub(super) fn owner(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> Result<Owner, Error> {
-    let value = |key: &str| config.values.get(key).map(String::as_str).unwrap_or_default();
-    let tagged = value("tags").split([';', ',', ' ']).any(|found| found == tag(machine_uid));
-    let uuid = value("smbios1").split(',').find_map(|part| part.strip_prefix("uuid="));
-    let stamped = uuid.is_some_and(|uuid| uuid.eq_ignore_ascii_case(machine_uid));
-    if matches!(value("lock"), "create" | "clone") && value("tags").is_empty() && uuid.is_none() {
-        let remedy = format!("if nothing creates it any more, remove it with `qm unlock {vmid}` and `qm destroy {vmid}`");
-        return Err(Error::Unknown(format!("VM {vmid} is being created and bears no marks yet; {remedy}")));
-    }
-    let owned = |whole| {
-        Owner::Ours(OwnedVm {
-            vmid,
-            machine_uid: machine_uid.to_owned(),
-            digest: config.digest.clone(),
-            protected: value("protection") == "1",
-            lock: config.values.get("lock").cloned(),
-            template: value("template") == "1",
-            whole,
-        })
-    };
-    Ok(match (tagged, stamped) {
-        (true, true) => owned(true),
-        _ if is_fresh_clone(vmid, machine_uid, config) => owned(false),
-        (true, false) => Owner::Other(format!("VM {vmid} has our tag, but the smbios uuid {}; it is left alone", uuid.unwrap_or("(none)"))),
-        (false, true) => Owner::Other(format!("VM {vmid} has our smbios uuid, but not the tag {}; it is left alone", tag(machine_uid))),
-        (false, false) => Owner::Other(format!("VM {vmid} is not autovibe's; it is left alone")),
-    })
-}
-
-fn bearer(vmid: Vmid, installation: &str, config: &VmConfig) -> Option<Bearer> {
-    let about = described(config);
-    let text = |key: &str| about[key].as_str().map(str::to_owned);
-    let bearer = Bearer { machine_uid: text("machine")?, namespace: text("namespace")?, name: text("name")? };
-    let ours = text("installation")? == installation && matches!(owner(vmid, &bearer.machine_uid, config), Ok(Owner::Ours(_)));
-    ours.then_some(bearer)
 }

@@ -11,8 +11,11 @@ use autovibe::api::quantity::GoDuration;
 use autovibe::cli::image::{self, ImageKind};
 use autovibe::clock::Clock;
 use autovibe::driver::guest::{AgentState, Said};
-use autovibe::driver::vm::{OwnedVm, Owner, VmSpec};
 use autovibe::driver::{Connection, Driver, Turns};
+use autovibe::driver::{
+    marks::{OwnedVm, Owner},
+    vm::VmSpec,
+};
 use autovibe::lab::guests::VmConfig;
 use autovibe::lab::real::{Qemu, pool};
 use autovibe::proxmox::{self, ExecStatus, Power, Vmid};

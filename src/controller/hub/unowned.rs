@@ -5,7 +5,7 @@ use super::observe::Link;
 use crate::api::hub::UnownedVm;
 use crate::api::{Hub, Kind};
 use crate::controller::{Context, Error};
-use crate::driver::vm::tagged;
+use crate::driver::marks::tagged;
 use crate::objects;
 use std::collections::BTreeSet;
 

@@ -3,7 +3,7 @@
 use super::place::Promises;
 use super::plan::Vm;
 use super::step::Step;
-use crate::driver::vm::OwnedVm;
+use crate::driver::marks::OwnedVm;
 use crate::runtime::Seen;
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -5,6 +5,7 @@
 
 mod act;
 mod base;
+mod end;
 mod memory;
 mod observe;
 mod place;

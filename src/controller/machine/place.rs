@@ -9,7 +9,7 @@ use crate::api::machine::{Machine, Phase};
 use crate::api::{Kind, hub};
 use crate::controller::hub::{HubHandle, usable};
 use crate::controller::{Context, Error};
-use crate::driver::vm::tagged;
+use crate::driver::marks::tagged;
 use crate::objects;
 use crate::placement::{Claim, Request, Site, Size, place};
 use crate::proxmox::Node;

@@ -3,14 +3,13 @@
 //! `status.phase` is the record of what was decided, written before the steps that depend on it; each pass plans the steps
 //! from there to the next decision. Steps are safe to repeat, so a pass that was cut off is planned again.
 
-use super::put_back::{put_back, restore, retried};
-use super::step::{Ask, Base, Ending, Step};
+use super::end::{end, ended, finish, lost};
+use super::put_back::{put_back, restore};
+use super::step::{Ask, Base, Step};
 use super::suspend::{begin, by_someone_else, resume, suspend, suspended};
-use crate::agent::{LastCall, Verdict, verdict};
+use crate::agent::LastCall;
 use crate::api::capability::{Capabilities, CapabilityName};
-use crate::api::machine::{
-    AfterFailure, AgentStatus, Limits, Machine, MachineStatus, OnTerminate, OperatingMode, Phase, TerminationReason,
-};
+use crate::api::machine::{AfterFailure, AgentStatus, Limits, Machine, MachineStatus, OperatingMode, Phase, TerminationReason};
 use crate::api::{Kind, quantity::GoDuration};
 use crate::driver::guest::AgentState;
 use crate::proxmox::{Node, Power, Vmid};
@@ -105,7 +104,7 @@ impl Observed {
         !self.can.has(CapabilityName::Restore)
     }
     /// Disks that lie apart from their VM are destroyed apart from it.
-    fn destroy_disks(&self) -> Option<Step> {
+    pub(super) fn destroy_disks(&self) -> Option<Step> {
         self.can.has(CapabilityName::DetachDisks).then_some(Step::DestroyDisks)
     }
 }
@@ -444,134 +443,6 @@ fn run(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
     }
 }
 
-/// The agent's process ended: done, to be launched again, or failed.
-fn ended(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp, code: Option<i32>) -> Plan {
-    let mut outcome = verdict(machine.spec.agent.r#type, code, &observed.last_call);
-    if observed.hub_was_away && matches!(outcome, Verdict::Failed(_)) {
-        outcome = Verdict::Interrupted;
-    }
-    if let Some(agent) = &mut next.agent {
-        agent.exit_code = code;
-    }
-    match outcome {
-        Verdict::Completed if machine.spec.goal.verify.is_some() => {
-            // Whether it is done is for the verify command to say.
-            leave_running(&mut next, now);
-            next.phase = Phase::Finishing;
-            end(machine, observed, next, now)
-        }
-        Verdict::Completed => finish(next, now, TerminationReason::Completed),
-        Verdict::BudgetExhausted => finish(next, now, TerminationReason::BudgetExhausted),
-        Verdict::Interrupted if launches(&next) <= RELAUNCHES => {
-            leave_running(&mut next, now);
-            relaunch(&mut next, now);
-            spawn(machine, observed, next, now)
-        }
-        Verdict::Interrupted => {
-            next.message = Some(format!("the agent was interrupted {} times", launches(&next)));
-            finish(next, now, TerminationReason::AgentFailed)
-        }
-        Verdict::Failed(why) => {
-            next.message = Some(why);
-            finish(next, now, TerminationReason::AgentFailed)
-        }
-    }
-}
-
-/// To the end: guest put to rest, disks kept or destroyed, VM deleted, lease ended.
-fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
-    if let Err(why) = &observed.hub
-        && observed.lease.is_some()
-    {
-        return Plan::of(next).wait("HubNotReady", format!("for its hub: {why}"), Requeue::After(SOON));
-    }
-    if let Some(again) = retried(machine, observed, &next, now) {
-        let mut plan = Plan::of(again);
-        plan.requeue = Requeue::After(Duration::ZERO);
-        return plan;
-    }
-    // What was never started has nothing that its base has not.
-    let discard = machine.spec.on_terminate == OnTerminate::Discard || next.started_at.is_none();
-    let vm = match &observed.vm {
-        Seen::Unknown { why } if observed.lease.is_some() => {
-            return Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON));
-        }
-        Seen::Present(Vm::Ours(power)) => Some(*power),
-        // Its disks are its state: what its memory held beside ends with it.
-        Seen::Present(Vm::Suspended) => return Plan::of(next).steps([Step::DiscardMemory]),
-        _ => None,
-    };
-    // Its VM is its final checkpoint, or is to be.
-    let is_template = observed.vm == Seen::Present(Vm::Template);
-    let captured = observed.checkpoints.last_of_all.is_some() || (is_template && next.final_checkpoint.is_some());
-    if vm == Some(Power::Running) {
-        let undecided = next.termination_reason.is_none();
-        let guest_is_lost = next.termination_reason == Some(TerminationReason::GuestLost);
-        let plan = Plan::of(next);
-        return if undecided {
-            plan.steps([Step::StopAgent, Step::Verify])
-        } else if guest_is_lost {
-            plan.steps([Step::ShutDown])
-        } else if discard {
-            plan.steps([Step::StopAgent, Step::ShutDown])
-        } else {
-            plan.steps([Step::StopAgent, Step::KeepBundle, Step::Flush(Some(Ending::Final)), Step::ShutDown])
-        };
-    }
-    if next.termination_reason.is_none() {
-        next.termination_reason = Some(TerminationReason::VerifyFailed);
-        next.message = Some("the VM stopped before the verify command could run".into());
-    }
-    if observed.lease.is_none() || (is_template && captured && !discard) {
-        if machine.is_deleting() {
-            return Plan::of(next).steps([Step::RemoveFinalizer]);
-        }
-        next.phase = if next.termination_reason == Some(TerminationReason::Completed) { Phase::Succeeded } else { Phase::Failed };
-        if next.phase == Phase::Succeeded && machine.spec.goal.verify.is_none() {
-            // What was done on the way is over.
-            next.message = None;
-        }
-        next.finished_at.get_or_insert_with(|| api_time(now));
-        next.vm = None;
-        let mut plan = Plan::of(next);
-        plan.requeue = Requeue::After(Duration::ZERO);
-        return plan;
-    }
-    let mut plan = Plan::of(next);
-    if discard {
-        plan.steps.extend(observed.destroy_disks());
-    } else {
-        if !captured {
-            plan.steps.push(Step::Capture(Ending::Final));
-        }
-        if observed.can.has(CapabilityName::DetachDisks) {
-            plan.steps.push(Step::KeepDisks);
-        } else if vm.is_some() || is_template {
-            // The checkpoint is the VM: it stays, and its number stays leased.
-            return plan;
-        }
-    }
-    if vm.is_some() || is_template {
-        plan.steps.push(Step::DeleteVm);
-    }
-    plan.steps(std::iter::once(Step::EndLease))
-}
-
-/// Decides the end; what it takes is planned in the next pass, from this record.
-fn finish(mut next: MachineStatus, now: Timestamp, reason: TerminationReason) -> Plan {
-    leave_running(&mut next, now);
-    next.phase = Phase::Finishing;
-    next.termination_reason = Some(reason);
-    let mut plan = Plan::of(next);
-    plan.requeue = Requeue::After(Duration::ZERO);
-    plan
-}
-
-pub(super) fn lost(mut next: MachineStatus, now: Timestamp, why: &str) -> Plan {
-    next.message = Some(why.into());
-    finish(next, now, TerminationReason::GuestLost)
-}
-
 pub(super) fn relaunch(next: &mut MachineStatus, now: Timestamp) {
     next.phase = Phase::Spawning;
     let agent = next.agent.get_or_insert_with(AgentStatus::default);
@@ -613,7 +484,7 @@ fn interval_left(machine: &Machine, observed: &Observed, status: &MachineStatus,
     Some((left, format!("{}-{}", machine.name(), due.strftime("%Y%m%d-%H%M%S"))))
 }
 
-fn launches(status: &MachineStatus) -> u32 {
+pub(super) fn launches(status: &MachineStatus) -> u32 {
     status.agent.as_ref().map_or(0, |agent| agent.launches)
 }
 

@@ -1,6 +1,7 @@
 //! Putting a Machine back to an earlier state: because a person asks for it, or to try again after a failure. Pure.
 
-use super::plan::{Observed, Plan, SOON, TEMPLATE, VM_UNKNOWN, Vm, api_time, leave_running, lost, relaunch};
+use super::end::lost;
+use super::plan::{Observed, Plan, SOON, TEMPLATE, VM_UNKNOWN, Vm, api_time, leave_running, relaunch};
 use super::step::{Ending, Step};
 use crate::api::Kind;
 use crate::api::machine::{Machine, MachineStatus, Phase, Restored, RetryMode, TerminationReason};

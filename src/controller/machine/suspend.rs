@@ -3,7 +3,8 @@
 //! With its memory nothing of the agent ends: what it was doing it does on, and its launch is the same. Where that memory is lost its
 //! disks are what they were at that moment, and it goes on from them with a new launch.
 
-use super::plan::{Observed, Plan, SOON, TEMPLATE, VM_UNKNOWN, Vm, api_time, leave_running, lost, relaunch, spawn};
+use super::end::lost;
+use super::plan::{Observed, Plan, SOON, TEMPLATE, VM_UNKNOWN, Vm, api_time, leave_running, relaunch, spawn};
 use super::step::{Ending, Step};
 use crate::api::capability::CapabilityName;
 use crate::api::machine::{Machine, MachineStatus, OperatingMode, Phase};

@@ -7,8 +7,11 @@ use super::{Act, Done, Problem};
 use crate::api::Kind;
 use crate::api::machine::{TerminationReason, VmStatus};
 use crate::controller::machine::observe::hub_name;
-use crate::driver::vm::{Owner, VmSpec, tagged};
 use crate::driver::{self, Driver};
+use crate::driver::{
+    marks::{Owner, tagged},
+    vm::VmSpec,
+};
 use crate::proxmox::{Power, Vmid};
 use crate::runtime::Seen;
 use crate::world::View;

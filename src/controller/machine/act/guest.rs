@@ -8,7 +8,7 @@ use crate::api::machine::TerminationReason;
 use crate::api::{Checkpoint, Kind};
 use crate::controller::checkpoint::awaited_results;
 use crate::driver::guest::{AgentState, Guest};
-use crate::driver::vm::Owner;
+use crate::driver::marks::Owner;
 use crate::driver::{self};
 use crate::git;
 use crate::proxmox::Power;

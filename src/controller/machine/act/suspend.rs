@@ -4,7 +4,7 @@ use super::super::plan::Vm;
 use super::{Act, Done, Fact, Problem};
 use crate::api::Kind;
 use crate::driver::guest::AgentState;
-use crate::driver::vm::Owner;
+use crate::driver::marks::Owner;
 use crate::driver::{self};
 use crate::objects::EventType;
 use crate::proxmox::{self, Power};

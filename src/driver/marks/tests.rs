@@ -1,6 +1,6 @@
-//! Whose a VM is, by what it bears.
-
+use super::super::vm::config_values;
 use super::*;
+use std::collections::BTreeMap;
 
 const UID: &str = "6a1f0d6e-6c1b-4b8e-9a53-1f2f3a4b5c6d";
 
