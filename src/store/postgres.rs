@@ -77,8 +77,9 @@ pub(super) const PUT_ALL: &str = "WITH wanted AS (SELECT * FROM unnest($1::text[
      SELECT found.n, sound.revision, found.before_revision IS NOT NULL FROM found LEFT JOIN sound USING (n) ORDER BY n";
 /// Replaces a document and commits, all in one: of a key (1 to 3) at a time (4), the revision that follows the newest (5), with a
 /// document (6), if the object is at a revision (7), the newest is the one that is known here (8), the newest migration too (9), and
-/// the database went nowhere; notes who did (10 and 11). What it reads is the state of that newest revision: the row that each writer
-/// locks is taken as it is when the lock was got, and nothing is done if it says another number. The server's process, if it did.
+/// the database went nowhere, by a writer (10) who notes that it did so (11). What it reads is the state of that newest revision: the
+/// row that each writer locks is taken as it is when the lock was got, and nothing is done if it says another number, or if what is noted
+/// of the writer is not there or not older: see [`was_committed`]. The server's process, if it did.
 const REPLACE: &str = concat!(
     "WITH ours AS (SELECT number FROM revisions CROSS JOIN (SELECT ",
     lines!(),
@@ -87,14 +88,14 @@ const REPLACE: &str = concat!(
     " FOR UPDATE OF revisions), \
      before AS (SELECT document, revision FROM objects CROSS JOIN ours \
      WHERE resource = $1 AND namespace = $2 AND name = $3 AND revision = $7), \
-     counted AS (UPDATE revisions SET number = $5 FROM before), \
-     writer AS (INSERT INTO writers (writer, batch) SELECT $10::uuid, $11 FROM before \
-     ON CONFLICT (writer) DO UPDATE SET batch = excluded.batch, at = now()), \
-     replaced AS (UPDATE objects SET revision = $5, document = $6 FROM before \
+     sound AS (UPDATE writers SET batch = $11, at = now() FROM before WHERE writer = $10::uuid AND batch < $11 \
+     RETURNING before.document, before.revision), \
+     counted AS (UPDATE revisions SET number = $5 FROM sound), \
+     replaced AS (UPDATE objects SET revision = $5, document = $6 FROM sound \
      WHERE resource = $1 AND namespace = $2 AND name = $3 AND objects.revision = $7), \
      logged AS (INSERT INTO log (revision, change, resource, namespace, name, document, previous, previous_revision, at_seconds) \
-     SELECT $5, 'Modified', $1, $2, $3, $6, document, revision, $4 FROM before) \
-     SELECT pg_backend_pid(), pg_notify('autovibe', '')::text FROM before"
+     SELECT $5, 'Modified', $1, $2, $3, $6, document, revision, $4 FROM sound) \
+     SELECT pg_backend_pid(), pg_notify('autovibe', '')::text FROM sound"
 );
 pub(super) const REMOVE: &str = "WITH removed AS (DELETE FROM objects WHERE resource = $1 AND namespace = $2 AND name = $3 \
      AND ($6 IS NULL OR revision = $6) RETURNING document, revision) \
@@ -290,11 +291,12 @@ pub(super) async fn commit(connection: &mut PgConnection, newest: Option<i64>) -
     patiently(sqlx::raw_sql(AssertSqlSafe(sql)).execute(connection)).await.map(drop)
 }
 
-/// Whether a batch whose answer was lost was committed. Waits for its transaction to end, by taking the lock.
+/// Whether a batch whose answer was lost was committed. Waits for its transaction to end, by taking the lock. If it was not, it never
+/// is: a [`REPLACE`] that is still on its way to the server finds nothing noted of its writer, until the next [`begin`].
 pub(super) async fn was_committed(connection: &mut PgConnection, writer: Uuid, batch: i64) -> Result<bool, Error> {
     let sql = format!(
-        "BEGIN; SELECT number FROM revisions FOR UPDATE; \
-         SELECT COALESCE((SELECT batch FROM writers WHERE writer = '{writer}'), -1); ROLLBACK"
+        "BEGIN; SELECT number FROM revisions FOR UPDATE; DELETE FROM writers WHERE writer = '{writer}' AND batch < {batch}; \
+         SELECT COALESCE((SELECT batch FROM writers WHERE writer = '{writer}'), -1); COMMIT"
     );
     let rows = patiently(sqlx::raw_sql(AssertSqlSafe(sql)).fetch_all(connection)).await?;
     let row = rows.last().ok_or_else(|| Error::Corrupt("the database did not say what it committed".into()))?;

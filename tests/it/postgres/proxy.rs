@@ -3,10 +3,16 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream, UnixStream};
+use tokio::net::{
+    TcpListener, TcpStream, UnixStream,
+    unix::{OwnedReadHalf, OwnedWriteHalf},
+};
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +24,9 @@ pub(super) enum Fault {
     CutBeforeCommit,
     /// Once: what is asked with this in it does not come to the server.
     CutAsked(&'static str),
+    /// Once: what is asked with this in it is on its way for so long that its connection is given up. It comes to the server when
+    /// that has answered whether it was committed, before this answer comes here; which counts once more.
+    LateAsked(&'static str),
     /// Once: the server has committed a replacement, and does not come to say so.
     CutAfterReplacement,
     /// All notifications.
@@ -29,12 +38,28 @@ struct State {
     server: PathBuf,
     fault: Fault,
     injected: u32,
+    late: Option<Late>,
     /// Connections that were made.
     made: u64,
     /// Questions that were asked: what came at once from a client.
     asked: u64,
     /// Those before this one say nothing any more, in either direction, and stay open.
     silent: u64,
+}
+
+/// What is still on its way.
+struct Late {
+    asked: Vec<u8>,
+    to_server: OwnedWriteHalf,
+    from_server: OwnedReadHalf,
+}
+
+impl Late {
+    /// It comes to the server, which does what it asks.
+    async fn arrive(mut self) {
+        self.to_server.write_all(&self.asked).await.unwrap();
+        while message(&mut self.from_server).await.unwrap().0[0] != b'Z' {}
+    }
 }
 
 pub(super) struct Proxy {
@@ -45,7 +70,7 @@ pub(super) struct Proxy {
 impl Proxy {
     /// Runs as long as the test's runtime.
     pub(super) async fn start(server: PathBuf) -> Self {
-        let state = Arc::new(Mutex::new(State { server, fault: Fault::None, injected: 0, made: 0, asked: 0, silent: 0 }));
+        let state = Arc::new(Mutex::new(State { server, fault: Fault::None, injected: 0, late: None, made: 0, asked: 0, silent: 0 }));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = state.clone();
@@ -116,10 +141,22 @@ fn due(state: &Mutex<State>, fault: Fault) -> bool {
     due
 }
 
+/// The head and the body of what the server says next, if it says anything.
+async fn message(from_server: &mut OwnedReadHalf) -> Option<([u8; 5], Vec<u8>)> {
+    let mut head = [0; 5];
+    from_server.read_exact(&mut head).await.ok()?;
+    let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize;
+    let mut body = vec![0; length - 4];
+    from_server.read_exact(&mut body).await.ok()?;
+    Some((head, body))
+}
+
 /// Until either side ends, or a cut.
 async fn forward(client: TcpStream, server: UnixStream, state: Arc<Mutex<State>>, number: u64) {
     let silent = || number < state.lock().unwrap().silent;
     let ((mut from_client, mut to_client), (mut from_server, mut to_server)) = (client.into_split(), server.into_split());
+    let looks_up = AtomicBool::new(false);
+    let mut late = None;
     let asked = async {
         let mut buffer = vec![0; 64 * 1024];
         while let Ok(count @ 1..) = from_client.read(&mut buffer).await {
@@ -135,6 +172,13 @@ async fn forward(client: TcpStream, server: UnixStream, state: Arc<Mutex<State>>
             if matches!(fault, Fault::CutAsked(what) if asks(what)) && due(&state, fault) {
                 return;
             }
+            if matches!(fault, Fault::LateAsked(what) if asks(what)) && due(&state, fault) {
+                late = Some(buffer[..count].to_vec());
+                return;
+            }
+            if asks("FROM writers WHERE writer") {
+                looks_up.store(true, Ordering::Relaxed);
+            }
             // Our commits are the end of a simple query, which comes in one piece.
             if buffer[..count].ends_with(b"; COMMIT\0") && due(&state, Fault::CutBeforeCommit) {
                 return;
@@ -145,14 +189,8 @@ async fn forward(client: TcpStream, server: UnixStream, state: Arc<Mutex<State>>
         }
     };
     let answered = async {
-        let mut head = [0; 5];
         let mut replaced = false;
-        while from_server.read_exact(&mut head).await.is_ok() {
-            let length = u32::from_be_bytes(head[1..].try_into().unwrap()) as usize;
-            let mut body = vec![0; length - 4];
-            if from_server.read_exact(&mut body).await.is_err() {
-                return;
-            }
+        while let Some((head, body)) = message(&mut from_server).await {
             if silent() {
                 continue;
             }
@@ -163,7 +201,14 @@ async fn forward(client: TcpStream, server: UnixStream, state: Arc<Mutex<State>>
                 b'D' if body.starts_with(&[0, 2]) && body.ends_with(&[0; 4]) => replaced = true,
                 // ReadyForQuery, which follows the commit
                 b'Z' if replaced && due(&state, Fault::CutAfterReplacement) => return,
-                b'Z' => replaced = false,
+                b'Z' => {
+                    replaced = false;
+                    let late = if looks_up.load(Ordering::Relaxed) { state.lock().unwrap().late.take() } else { None };
+                    if let Some(late) = late {
+                        state.lock().unwrap().injected += 1;
+                        late.arrive().await;
+                    }
+                }
                 // NotificationResponse
                 b'A' if due(&state, Fault::DropNotifications) => continue,
                 _ => {}
@@ -176,5 +221,8 @@ async fn forward(client: TcpStream, server: UnixStream, state: Arc<Mutex<State>>
     tokio::select! {
         () = asked => {}
         () = answered => {}
+    }
+    if let Some(asked) = late {
+        state.lock().unwrap().late = Some(Late { asked, to_server, from_server });
     }
 }

@@ -64,6 +64,23 @@ async fn it_is_one_question_and_the_next_revision_whatever_is_cut() {
     }
 }
 
+/// What was not committed when that was looked up is made step by step, and so must never come to stand by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_comes_to_the_server_late_does_nothing() {
+    let Some(home) = Home::postgres().await else { return };
+    let proxy = Proxy::start(Cluster::shared().unwrap().socket()).await;
+    let store = Store::open_with(&proxy.url(&home.url).parse().unwrap(), Options::default()).await.unwrap();
+    let mut at = make(&store).await.revision;
+    for round in 1..=4 {
+        proxy.arm(Fault::LateAsked("of 'quotes'"));
+        let replaced = replace(&store, at, round).await.unwrap();
+        assert_eq!(u64::from(proxy.faults()), 2 * round, "not injected, or it never came");
+        assert_eq!((value(&replaced), replaced.revision), (round, Revision(at.0 + 1)));
+        assert_eq!(stored(&store).await.document, replaced.document);
+        at = replaced.revision;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn it_is_refused_as_the_steps_would_be() {
     let Some(home) = Home::postgres().await else { return };
