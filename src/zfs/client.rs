@@ -16,6 +16,10 @@ const BUSY_TRIES: u32 = 6;
 const BUSY_PAUSE: Duration = Duration::from_millis(400);
 /// Commands of one call at once: more would wait for each other.
 const AT_ONCE: usize = 8;
+/// Names in one command: far from the longest that a system starts.
+const NAMES: usize = 200;
+/// How often what changes meanwhile is listed anew.
+const LISTINGS: u32 = 4;
 const COLUMNS: &str = "name,property,value,source";
 
 /// Runs `zfs`; cheap to clone.
@@ -62,20 +66,51 @@ impl Zfs {
         self.capabilities
     }
 
-    /// Every dataset below (and with) `root`, one command.
+    /// Every dataset below (and with) `root`, however many snapshots there are. One command where ZFS can tell them apart.
     pub async fn datasets(&self, root: &Dataset) -> Result<Vec<DatasetInfo>, Error> {
-        let mut words = vec!["get", "-Hp", "-r"];
-        if self.capabilities.list_parsable {
-            words.extend(["-t", "filesystem,volume"]);
+        let text = name::dataset(root)?;
+        let items = if self.capabilities.list_parsable {
+            self.listing(vec!["get", "-Hp", "-r", "-t", "filesystem,volume"], &[text]).await?
+        } else {
+            self.named_one_by_one(text).await?
+        };
+        items.into_iter().map(|(name, item)| item.into_dataset(&name)).collect()
+    }
+
+    /// As a listing with `-r`, where that goes through all snapshots too: the names first, then what they have.
+    async fn named_one_by_one(&self, root: &str) -> Result<BTreeMap<String, Item>, Error> {
+        let mut tries = 1;
+        loop {
+            let list = argv(["list", "-H", "-r", "-t", "filesystem", "-o", "name", root]);
+            let listed = checked(root, run(&self.runner, &self.tenure, list).await?)?;
+            let names: Vec<&str> = listed.lines().collect();
+            let mut items = BTreeMap::new();
+            let mut gone = None;
+            for names in names.chunks(NAMES) {
+                match self.listing(vec!["get", "-Hp"], names).await {
+                    Ok(found) => items.extend(found),
+                    Err(error @ Error::NotFound(_)) => gone = Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+            match gone {
+                None => return Ok(items),
+                // One went in between.
+                Some(_) if tries < LISTINGS => tries += 1,
+                Some(_) => return Err(Error::Unknown(format!("the datasets below {root} change faster than they are listed"))),
+            }
         }
-        let items = self.listing(words, name::dataset(root)?).await?;
-        items.into_iter().filter(|(name, _)| !name.contains('@')).map(|(name, item)| item.into_dataset(&name)).collect()
+    }
+
+    /// Whether a dataset that was just seen has snapshots. They are listed only where they take no room: there may be thousands.
+    pub async fn has_snapshots(&self, seen: &DatasetInfo) -> Result<bool, Error> {
+        Ok(seen.snapshots_bytes.is_some_and(|bytes| bytes > 0) || !self.snapshots(&seen.name).await?.is_empty())
     }
 
     /// Every dataset and every snapshot below (and with) `root`, one command. Slow where there are many: for audits alone.
     pub async fn tree(&self, root: &Dataset) -> Result<(Vec<DatasetInfo>, Vec<SnapshotInfo>), Error> {
         let (mut datasets, mut snapshots) = (Vec::new(), Vec::new());
-        for (name, item) in self.listing(vec!["get", "-Hp", "-r"], name::dataset(root)?).await? {
+        for (name, item) in self.listing(vec!["get", "-Hp", "-r"], &[name::dataset(root)?]).await? {
             if name.contains('@') {
                 snapshots.push(item.into_snapshot(&name)?);
             } else {
@@ -108,7 +143,7 @@ impl Zfs {
             words.extend(["-t", "snapshot"]);
         }
         let text = name::dataset(dataset)?;
-        let items = self.listing(words, text).await?;
+        let items = self.listing(words, &[text]).await?;
         let of_it = |name: &str| name.strip_prefix(text).is_some_and(|rest| rest.starts_with('@'));
         items.into_iter().filter(|(name, _)| of_it(name)).map(|(name, item)| item.into_snapshot(&name)).collect()
     }
@@ -251,10 +286,11 @@ impl Zfs {
         checked(dataset, output).map(drop)
     }
 
-    async fn listing(&self, words: Vec<&str>, subject: &str) -> Result<BTreeMap<String, Item>, Error> {
+    /// Errors are about the first of `subjects`.
+    async fn listing(&self, words: Vec<&str>, subjects: &[&str]) -> Result<BTreeMap<String, Item>, Error> {
         let get = async |sources: &str, properties: &str| {
-            let words = words.iter().copied().chain(["-s", sources, "-o", COLUMNS, properties, subject]);
-            listing::read(&checked(subject, run(&self.runner, &self.tenure, argv(words)).await?)?)
+            let words = words.iter().copied().chain(["-s", sources, "-o", COLUMNS, properties]).chain(subjects.iter().copied());
+            listing::read(&checked(subjects.first().copied().unwrap_or_default(), run(&self.runner, &self.tenure, argv(words)).await?)?)
         };
         if self.capabilities.list_parsable {
             return get("local,none", "all").await;
@@ -272,7 +308,7 @@ impl Zfs {
 
     /// Lists one dataset or snapshot. A pool that is not imported hides all of it, so the pool must be seen for `None`.
     async fn one(&self, text: &str, dataset: &Dataset) -> Result<Option<BTreeMap<String, Item>>, Error> {
-        match self.listing(vec!["get", "-Hp"], text).await {
+        match self.listing(vec!["get", "-Hp"], &[text]).await {
             Ok(items) => Ok(Some(items)),
             Err(Error::NotFound(_)) => self.pool_guid(dataset).await.map(|_| None),
             Err(error) => Err(error),

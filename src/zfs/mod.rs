@@ -17,7 +17,7 @@ mod tests;
 
 pub use client::Zfs;
 pub use error::Error;
-pub use run::Output;
+pub use run::{Output, local};
 pub use ssh::Ssh;
 pub use turn::in_turn;
 

@@ -92,7 +92,10 @@ fn start(argv: &[String], input: fn() -> Stdio) -> Result<Child, Error> {
     result.map_err(|error| Error::Unavailable(error.to_string()))
 }
 
-async fn local(argv: &[String]) -> Result<Output, Error> {
+/// Runs `zfs` with these arguments on this machine, in its turn, and waits for its end however long that takes.
+///
+/// Errors: `Unavailable` when it did not start, `Unknown` when its end was not seen. What it refuses is its `Output`.
+pub async fn local(argv: &[String]) -> Result<Output, Error> {
     let run = async { start(argv, Stdio::null)?.wait_with_output().await.map_err(|error| Error::Unknown(error.to_string())) };
     let output = in_turn(&argv[0], run).await?;
     ended(argv, output.status, output.stdout, output.stderr)

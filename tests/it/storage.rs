@@ -5,7 +5,7 @@ use autovibe::api::checkpoint::Volume;
 use autovibe::driver::{Connection, Driver, Error, storage};
 use autovibe::lab::{Call, Lab};
 use autovibe::proxmox::Vmid;
-use autovibe::zfs::{Dataset, Properties, Runner, Snapshot};
+use autovibe::zfs::{Dataset, Output, Properties, Runner, Service, Snapshot};
 use futures::future::BoxFuture;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -112,6 +112,38 @@ async fn pass_on(stream: UnixStream, real: PathBuf, changes: Arc<AtomicUsize>, n
     helper.read_to_end(&mut answer).await.unwrap();
     if number < n {
         stream.get_mut().write_all(&answer).await.ok();
+    }
+}
+
+/// How often `zfs` was asked, and how many bytes it answered.
+#[derive(Clone, Default)]
+struct Asked {
+    commands: Arc<AtomicUsize>,
+    bytes: Arc<AtomicUsize>,
+}
+
+impl Asked {
+    /// A driver of the bench that is counted.
+    async fn driver(&self, bench: &Bench) -> Driver {
+        let (asked, real) = (self.clone(), bench.lab.endpoint().zfs_socket.clone().unwrap());
+        let service = Service::new(move |argv| {
+            let (asked, real) = (asked.clone(), real.clone());
+            Box::pin(async move {
+                let mut helper = UnixStream::connect(real).await.ok()?;
+                helper.write_all(format!("{}\n", serde_json::json!({ "argv": argv })).as_bytes()).await.ok()?;
+                let mut answer = Vec::new();
+                helper.read_to_end(&mut answer).await.ok()?;
+                asked.commands.fetch_add(1, Ordering::SeqCst);
+                asked.bytes.fetch_add(answer.len(), Ordering::SeqCst);
+                serde_json::from_slice::<Output>(&answer).ok()
+            })
+        });
+        Driver::open(Connection { runner: Runner::Service(service), ..connection(&bench.lab, None) }).await.unwrap()
+    }
+
+    /// What was asked since the last time.
+    fn take(&self) -> (usize, usize) {
+        (self.commands.swap(0, Ordering::SeqCst), self.bytes.swap(0, Ordering::SeqCst))
     }
 }
 
@@ -247,6 +279,50 @@ async fn an_import_survives_a_kill_at_every_command() {
             bench.driver.zfs.destroy_snapshot(&image.snapshot).await.unwrap();
             bench.driver.zfs.destroy_dataset(&dataset).await.unwrap();
         }
+    }
+}
+
+/// What each verb asks of a disk with so many checkpoints: commands, and bytes of their answers.
+async fn asked_with(checkpoints: usize) -> Vec<(&'static str, (usize, usize))> {
+    let (bench, asked) = (bench().await, Asked::default());
+    let disk = bench.fork().await.unwrap();
+    let mut volumes = Vec::new();
+    for number in 0..checkpoints {
+        let uid = format!("33333333-0000-4000-8000-{number:012}");
+        volumes.push((bench.driver.capture(std::slice::from_ref(&disk), &uid, MACHINE).await.unwrap().remove(0), uid));
+    }
+    let driver = asked.driver(&bench).await;
+    let mut found = Vec::new();
+    let mut note = |verb| found.push((verb, asked.take()));
+    note("open");
+    let volume = driver.capture(std::slice::from_ref(&disk), CHECKPOINT, MACHINE).await.unwrap().remove(0);
+    note("capture");
+    let source = driver.locate(&volume, Some(MACHINE)).await.unwrap().unwrap();
+    note("locate");
+    driver.fork(&source, &volume.guid, OTHER, Vmid(1001), 0).await.unwrap();
+    note("fork");
+    driver.destroy_disks(OTHER, Vmid(1001)).await.unwrap();
+    note("destroy the fork");
+    driver.collect(&volume, CHECKPOINT, MACHINE).await.unwrap();
+    note("collect");
+    driver.checkpoint_bytes(MACHINE).await.unwrap();
+    note("checkpoint bytes");
+    driver.keep(MACHINE, std::slice::from_ref(&disk)).await.unwrap();
+    note("keep");
+    let (volume, uid) = volumes.remove(0);
+    let collected = driver.collect(&volume, &uid, MACHINE).await.unwrap();
+    assert!(collected.snapshot.is_some() && collected.disk.is_none());
+    note("collect of a kept disk");
+    found
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_asked_of_zfs_does_not_grow_with_the_checkpoints() {
+    let (few, many) = (asked_with(2).await, asked_with(60).await);
+    for ((verb, few), (_, many)) in few.into_iter().zip(many) {
+        assert_eq!(few.0, many.0, "commands of {verb}");
+        // Numbers in it have a digit more or less.
+        assert!(many.1.abs_diff(few.1) < 40, "bytes that {verb} is answered: {} and {}", few.1, many.1);
     }
 }
 

@@ -113,7 +113,7 @@ impl Driver {
                 outcome.foreign.push(disk.name);
                 continue;
             }
-            if !self.zfs.snapshots(&disk.name).await?.is_empty() {
+            if self.zfs.has_snapshots(&disk).await? {
                 outcome.kept.append(&mut self.keep(machine_uid, std::slice::from_ref(&disk.name)).await?);
                 continue;
             }

@@ -86,7 +86,7 @@ impl Driver {
         })?;
         let dataset = self.image_dataset(name);
         if let Some(half) = self.zfs.dataset(&dataset).await? {
-            if !is_marked(&half.properties, IMAGE, name) || !self.zfs.snapshots(&dataset).await?.is_empty() {
+            if !is_marked(&half.properties, IMAGE, name) || self.zfs.has_snapshots(&half).await? {
                 return Err(Error::Conflict(format!("{dataset} exists, but is not an image that autovibe imported")));
             }
             self.destroy_empty(&dataset).await?;

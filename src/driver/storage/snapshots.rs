@@ -201,7 +201,7 @@ impl Driver {
     /// Destroys a kept disk of an ended Machine once no snapshot is left on it: then nothing can come back from it.
     async fn prune(&self, kept: Dataset, machine_uid: &str) -> Result<Option<Dataset>, Error> {
         let Some(info) = self.zfs.dataset(&kept).await? else { return Ok(None) };
-        if !is_marked(&info.properties, MACHINE, machine_uid) || !self.zfs.snapshots(&kept).await?.is_empty() {
+        if !is_marked(&info.properties, MACHINE, machine_uid) || self.zfs.has_snapshots(&info).await? {
             return Ok(None);
         }
         self.destroy_empty(&kept).await?;

@@ -49,10 +49,13 @@ impl Driver {
                 Err(error) => return Err(error.into()),
             }
         }
-        if !self.zfs.snapshots(name).await?.is_empty() {
+        let found = self.zfs.dataset(name).await?;
+        if let Some(found) = &found
+            && self.zfs.has_snapshots(found).await?
+        {
             return Err(Error::InUse(format!("{name} carries snapshots")));
         }
-        match self.zfs.dataset(name).await? {
+        match found {
             None => Ok(()),
             Some(now) if now.guid == seen.guid && machine == now.properties.get(MACHINE) && self.made(&now.properties) => {
                 self.destroy_empty(name).await

@@ -124,6 +124,7 @@ impl Limits {
         let words: Vec<&str> = argv.iter().map(String::as_str).collect();
         match words.as_slice() {
             ["list", "-Hp", "-d", "0", "-o", "name"] => plain(Vec::new()),
+            ["list", "-H", "-r", "-t", "filesystem", "-o", "name", root] if self.readable(root) => plain(Vec::new()),
             ["get", "-Hp", rest @ ..] => self.get(rest),
             ["snapshot", rest @ ..] => {
                 let (properties, names) = options(rest)?;
@@ -198,22 +199,26 @@ impl Limits {
                 _ => break,
             };
         }
-        let [properties, name] = rest else { return Err("get takes properties and a name".into()) };
+        let [properties, names @ ..] = rest else { return Err("get takes properties and names".into()) };
+        if names.is_empty() {
+            return Err("get takes properties and names".into());
+        }
         if !properties.chars().all(|c| c.is_ascii_lowercase() || ",_:".contains(c)) {
             return Err("a property that no one has".into());
         }
-        // The guid of a pool says whether it is there at all.
-        let pool = self.roots.iter().chain(&self.images).any(|root| root.split('/').next() == Some(*name));
-        let dataset = match name.split_once('@') {
-            Some((dataset, snapshot)) if name::tag(snapshot).is_ok() => dataset,
-            Some(_) => return Err(format!("`{}` is no name", name.escape_debug())),
-            None => name,
-        };
-        if (pool && *properties == "guid" && rest.len() == 2 && !words.contains(&"-r")) || self.readable(dataset) {
-            plain(Vec::new())
-        } else {
-            Err(format!("{} is outside what this helper may see", name.escape_debug()))
+        for name in names {
+            // The guid of a pool says whether it is there at all.
+            let pool = self.roots.iter().chain(&self.images).any(|root| root.split('/').next() == Some(*name));
+            let dataset = match name.split_once('@') {
+                Some((dataset, snapshot)) if name::tag(snapshot).is_ok() => dataset,
+                Some(_) => return Err(format!("`{}` is no name", name.escape_debug())),
+                None => name,
+            };
+            if !(pool && *properties == "guid" && names.len() == 1 && !words.contains(&"-r")) && !self.readable(dataset) {
+                return Err(format!("{} is outside what this helper may see", name.escape_debug()));
+            }
         }
+        plain(Vec::new())
     }
 
     fn receive(&self, words: &[&str]) -> Result<Allowed, String> {
