@@ -120,10 +120,49 @@ fn the_gateway_bench_measures_each_kind_of_call_and_hides_no_target() {
 }
 
 #[test]
+fn what_is_done_with_checkpoints_asks_real_zfs_the_same_however_many_there_are() {
+    if let Some(lacking) = crate::real::lacking() {
+        eprintln!("SKIPPED: what_is_done_with_checkpoints_asks_real_zfs_the_same_however_many_there_are: {lacking}");
+        return;
+    }
+    let report = bench(&["storage", "--checkpoints", "160", "--machines", "3", "--rounds", "2"]);
+    for verb in [
+        "checkpoint",
+        "lookup",
+        "fork",
+        "delete",
+        "delete, its Machine ended",
+        "lookup, many disks",
+        "fork, many disks",
+        "delete, many disks",
+    ] {
+        let (time, plain) = figure(&report, verb);
+        assert!(time > 0.0 && plain.is_some_and(|plain| plain > 0.0), "{verb}: {report:#}");
+        let figures = report["figures"].as_array().unwrap();
+        let slope = figures.iter().find(|figure| figure["name"].as_str().unwrap().starts_with(&format!("  {verb}: slope")));
+        assert!(slope.is_some_and(|figure| figure["met"].is_boolean()), "{verb}: {report:#}");
+    }
+    let counted = |what: &str| -> Vec<(f64, f64)> {
+        let all = report["figures"].as_array().unwrap().iter().filter(|figure| figure["name"].as_str().unwrap().contains(what));
+        all.map(|figure| (figure["value"].as_f64().unwrap(), figure["baseline"]["value"].as_f64().unwrap())).collect()
+    };
+    let commands = counted(": zfs commands, of");
+    assert!(commands.len() == 9 && commands.iter().all(|(many, few)| many == few && *few > 0.0), "{report:#}");
+    // Numbers in it have a digit more or less.
+    let bytes = counted("bytes that they print");
+    assert!(bytes.len() == 9 && bytes.iter().all(|(many, few)| *many < few * 1.1 + 20.0), "{report:#}");
+    let (all, one) = figure(&report, "3 checkpoints due together");
+    assert!(all > 0.0 && one.is_some_and(|one| one > 0.0), "{report:#}");
+    let pool = report["notes"][0].as_str().unwrap().split([' ', ',']).find(|word| word.starts_with("autovibe-")).unwrap();
+    let pools = crate::own_zfs::zpool(&["list", "-H", "-o", "name"]).unwrap();
+    assert!(!String::from_utf8_lossy(&pools.stdout).contains(pool), "{pool} is still there");
+}
+
+#[test]
 fn benches_are_listed() {
     let output = Command::new(env!("CARGO_BIN_EXE_autovibe")).arg("bench").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
-    for name in ["checkpoint", "watch", "life", "idle", "gateway", "api"] {
+    for name in ["checkpoint", "watch", "life", "idle", "storage", "gateway", "api"] {
         assert!(text.lines().any(|line| line.starts_with(&format!("autovibe bench {name} "))), "{text}");
     }
 }

@@ -17,6 +17,7 @@ mod report;
 mod samples;
 mod scale;
 mod stage;
+mod storage;
 mod upstream;
 mod watch;
 
@@ -45,6 +46,8 @@ enum Which {
     Scale(scale::Scale),
     /// The API server on both stores against etcd: writes, watches, lists, memory
     Api(api::Api),
+    /// What is done with checkpoints on real ZFS when there are many, and many checkpoints at once
+    Storage(storage::Storage),
     /// What the gateway adds to a model call beside nginx, LiteLLM and Portkey, and the memory it takes
     Gateway(gateway::Gateway),
 }
@@ -62,6 +65,7 @@ impl Bench {
             Which::Idle(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
             Which::Scale(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
             Which::Api(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
+            Which::Storage(bench) => Box::pin(bench.run(context)).await?,
             Which::Gateway(bench) => unless_interrupted(Box::pin(bench.run(context))).await?,
         };
         report.print(context.options.output)?;

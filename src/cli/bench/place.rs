@@ -19,6 +19,11 @@ impl Place {
     pub(super) fn path(&self) -> &Path {
         &self.0
     }
+
+    /// Keeps what is in it, for a person to look at.
+    pub(super) fn leave(self) -> PathBuf {
+        std::mem::ManuallyDrop::new(self).0.clone()
+    }
 }
 
 /// A page of a database, which is what its smallest durable write appends.
