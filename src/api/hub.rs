@@ -2,7 +2,9 @@
 
 mod infrastructure;
 
-pub use infrastructure::{CONCURRENCY, Firewall, FirewallMode, Infrastructure, Lab, Node, Proxmox, Runner, Ssh, Templates, VmidRange, Zfs};
+pub use infrastructure::{
+    CONCURRENCY, Firewall, FirewallMode, Infrastructure, Lab, Node, Proxmox, Runner, Ssh, Templates, VmidRange, Zfs, overlap,
+};
 
 use super::capability::Capability;
 use super::machine::Limits;

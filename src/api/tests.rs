@@ -128,6 +128,22 @@ fn hubs_name_datasets_and_endpoints_that_can_be() {
         pve("https://pve1:8006", "rpool/a b"),
         &["spec.infrastructure.zfs.keep: Invalid value: \"rpool/a b\": must be the name of a dataset"],
     );
+    let exports = |to: Value| {
+        let mut hub = pve("https://pve1:8006", "rpool/autovibe");
+        hub["infrastructure"]["exportTo"] = to;
+        hub
+    };
+    check::<Hub>(exports(json!(["backup/av", "rpool/autovibe-exports"])), &[]);
+    check::<Hub>(
+        exports(json!(["rpool/data/x", "rpool", "rpool/autovibe", "backup/../x", "7/x"])),
+        &[
+            "exportTo[0]: Invalid value: \"rpool/data/x\": must be apart from spec.infrastructure.zfs.dataset",
+            "exportTo[1]",
+            "exportTo[2]: Invalid value: \"rpool/autovibe\": must be apart from spec.infrastructure.zfs.keep",
+            "exportTo[3]: Invalid value: \"backup/../x\": must be the name of a dataset",
+            "exportTo[4]",
+        ],
+    );
     let images = |names: &[&str]| {
         let images: Vec<Value> = names.iter().map(|name| json!({ "name": name, "file": "disk.raw" })).collect();
         json!({ "infrastructure": { "lab": {} }, "images": images })

@@ -75,7 +75,8 @@ async fn answer(State(server): State<Arc<Shared>>, request: Request) -> Response
     let id = id.unwrap_or_else(|| HeaderValue::from_str(&crate::random::uuid().to_string()).expect("a uuid is plain ASCII"));
     let (method, path) = (request.method().clone(), request.uri().path().to_owned());
     // A file of disks may take hours to come; one of which nothing comes is given up by who reads it.
-    let long = matches!(route::parse(&path), Route::Object(target) if archive::is_import(&target));
+    let streams = |target| archive::is_import(target) || (archive::is_export(target) && method == Method::POST);
+    let long = matches!(route::parse(&path), Route::Object(target) if streams(&target));
     let span = tracing::debug_span!("request", request.id = ?id, %method, route = %path);
     let clock = server.objects.clock().clone();
     let started = clock.now();
@@ -134,7 +135,13 @@ async fn dispatch(server: &Arc<Shared>, request: Request) -> Result<Response, St
         let lost = access_lost(server.clone(), parts.headers.clone(), peer, action.clone());
         return archive::export(server, &target, &query).await.map(|response| until(response, lost));
     }
+    if archive::is_export(&target) && parts.method == Method::POST {
+        return archive::export_to_pool(server, &target, &query).await;
+    }
     if archive::is_import(&target) && parts.method == Method::POST {
+        if query.has("fromPool") {
+            return archive::import_from_pool(server, &target, &query, &user, &action).await;
+        }
         return archive::import(server, &target, &query, body).await;
     }
     let zip = |response| if gzip::is_accepted(headers) { gzip::compressed(response) } else { response };

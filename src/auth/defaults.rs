@@ -56,7 +56,7 @@ fn edit() -> Vec<PolicyRule> {
         // Who may make a Machine's agent do something may as well do it in its guest.
         rule(GROUP, &["machines/exec"], CREATE),
         // All that was ever on a disk, also what the workspace leaves out: not for who only views.
-        rule(GROUP, &["checkpoints/export"], &["get"]),
+        rule(GROUP, &["checkpoints/export"], &["create", "get"]),
         rule(GROUP, &["checkpoints/import"], CREATE),
         // Made by the hub alone. Who may run a Machine without any may also decide those of one that has them.
         rule(GROUP, &["approvals"], &["patch", "update"]),

@@ -1,6 +1,6 @@
-//! `autovibe export` and `autovibe import`: a checkpoint with its disks as one file, from one hub to another.
+//! `autovibe export` and `autovibe import`: a checkpoint with its disks as one file, or in another pool, from one hub to another.
 
-use super::{Context, Output, print, resource};
+use super::{Context, Output, client::Client, print, resource};
 use crate::api::Kind;
 use crate::remote::Error;
 use crate::remote::archive::{BLOCK, MANIFEST, MAX_MANIFEST, Manifest, SUMS, padding, read_header};
@@ -17,26 +17,34 @@ use tokio_util::io::ReaderStream;
 /// Bytes of a file that are read at once.
 const BUFFER: usize = 256 << 10;
 
-/// Writes a checkpoint with its disks, its workspace and its lineage to one file, which `autovibe import` reads on another hub
+/// Writes a checkpoint with its disks and its lineage to one file, or to another pool; `autovibe import` reads it on another hub
 ///
-/// The file is a tar: manifest.json, the workspace as a git bundle, each disk as `zfs send` in pieces, SHA256SUMS.
+/// The file is a tar: manifest.json, the workspace as a git bundle, each disk as `zfs send` in pieces, SHA256SUMS. In another pool the
+/// disks are datasets, and the manifest is in the properties of the first.
 #[derive(Debug, clap::Args)]
 pub(super) struct Export {
     /// A checkpoint or a Machine (then: its last checkpoint)
     checkpoint: String,
     /// The file to write, which must be new; `-` is standard output
-    #[arg(long = "to", short = 'f', value_name = "FILE")]
-    file: PathBuf,
-    /// Only what changed since this checkpoint, which the other hub must have
+    #[arg(long = "to", short = 'f', value_name = "FILE", required_unless_present = "pool", conflicts_with = "pool")]
+    file: Option<PathBuf>,
+    /// The dataset of another pool to copy it to, which the Hub lists in spec.infrastructure.exportTo. Repeated, it goes on
+    #[arg(long = "to-pool", value_name = "DATASET")]
+    pool: Option<String>,
+    /// Only what changed since this checkpoint, which the other hub, or the other pool, must have
     #[arg(long, value_name = "CHECKPOINT")]
     since: Option<String>,
 }
 
-/// Reads a checkpoint from a file of `autovibe export`; it is there when all of it has proved right, or not at all
+/// Reads a checkpoint from a file of `autovibe export`, or from another pool; it is there when all of it has proved right, or not at all
 #[derive(Debug, clap::Args)]
 pub(super) struct Import {
-    /// The file; `-` is standard input
-    file: PathBuf,
+    /// The file; `-` is standard input. With --from-pool the checkpoint's name or uid there [default: the only one]
+    #[arg(value_name = "FILE|CHECKPOINT", required_unless_present = "pool")]
+    what: Option<String>,
+    /// A dataset that a checkpoint was exported to, which the Hub lists in spec.infrastructure.exportTo
+    #[arg(long = "from-pool", value_name = "DATASET")]
+    pool: Option<String>,
     /// The checkpoint's name here [default: as it was called there]
     #[arg(long)]
     name: Option<String>,
@@ -54,20 +62,24 @@ impl Export {
         let checkpoint = super::workspace::find(&client, &self.checkpoint).await?;
         let name = checkpoint.name();
         let path = format!("{}/export", resource::checkpoint(&client.namespace, name));
-        let mut request = client.request(Method::GET, &path);
+        let mut request = client.request(if self.pool.is_some() { Method::POST } else { Method::GET }, &path);
         if let Some(since) = &self.since {
             let since = super::workspace::find(&client, since).await?;
             request = request.query(&[("since", since.name())]);
         }
+        if let Some(pool) = &self.pool {
+            return to_pool(&client, request.query(&[("toPool", pool)]), name, pool, context).await;
+        }
         let bytes = client.send(request).await?.bytes_stream();
-        if self.file == Path::new("-") {
+        let target = self.file.as_deref().unwrap_or(Path::new("-"));
+        if target == Path::new("-") {
             save(bytes, &mut tokio::io::stdout()).await.with_context(|| incomplete(name))?;
             return Ok(ExitCode::SUCCESS);
         }
         // Under another name until it is whole: what is cut off is not taken for a file.
-        let partial = PathBuf::from(format!("{}.partial", self.file.display()));
-        if self.file.exists() {
-            bail!("{} exists; name a new file", self.file.display());
+        let partial = PathBuf::from(format!("{}.partial", target.display()));
+        if target.exists() {
+            bail!("{} exists; name a new file", target.display());
         }
         let mut file = private(&partial).await.with_context(|| format!("{} cannot be written", partial.display()))?;
         let saved = async {
@@ -77,8 +89,8 @@ impl Export {
         };
         match saved.await {
             Ok(size) => {
-                tokio::fs::rename(&partial, &self.file).await.with_context(|| self.file.display().to_string())?;
-                let (size, to) = (print::bytes(size), self.file.display());
+                tokio::fs::rename(&partial, target).await.with_context(|| target.display().to_string())?;
+                let (size, to) = (print::bytes(size), target.display());
                 print::out(&format!("{to} holds checkpoint {name} ({size}): autovibe import {to}, on another hub\n"))?;
                 Ok(ExitCode::SUCCESS)
             }
@@ -88,6 +100,26 @@ impl Export {
             }
         }
     }
+}
+
+async fn to_pool(client: &Client, request: reqwest::RequestBuilder, name: &str, pool: &str, context: &Context) -> anyhow::Result<ExitCode> {
+    let done = match client.send(request).await {
+        Err(error @ Error::Unreachable { .. }) => {
+            return Err(error)
+                .with_context(|| format!("whether checkpoint/{name} is whole in {pool} is not known: run the same command again"));
+        }
+        done => done?,
+    };
+    let was_there = done.status() == reqwest::StatusCode::OK;
+    let document: serde_json::Value = serde_json::from_slice(&done.bytes().await?).context("the hub's answer is not JSON")?;
+    if let Some(output @ (Output::Json | Output::Yaml)) = context.options.output {
+        print::out(&print::document(&document, output)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let (word, node) = (if was_there { "held it before" } else { "holds it" }, document["node"].as_str().unwrap_or_default());
+    let text = format!("{pool} on node {node} {word}: autovibe import --from-pool {pool} {name}, on another hub that has the pool\n");
+    print::out(&print::printable(&text))?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn incomplete(name: &str) -> String {
@@ -161,27 +193,17 @@ impl End {
 impl Import {
     pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
         let client = context.client()?;
-        let mut from: Box<dyn AsyncRead + Send + Unpin> = if self.file == Path::new("-") {
-            Box::new(tokio::io::stdin())
-        } else {
-            let file = tokio::fs::File::open(&self.file).await;
-            Box::new(file.with_context(|| format!("{} cannot be read", self.file.display()))?)
+        let (name, request) = match &self.pool {
+            Some(pool) => self.of_pool(&client, pool),
+            None => self.of_file(&client, Path::new(self.what.as_deref().unwrap_or("-"))).await?,
         };
-        let (head, manifest) = head(&mut from).await.with_context(|| format!("{} cannot be imported", self.file.display()))?;
-        let name = self.name.clone().unwrap_or(manifest.checkpoint.name);
-        let path = format!("{}/import", resource::checkpoint(&client.namespace, &name));
-        let whole = std::io::Cursor::new(head).chain(from);
-        let mut request = client.request(Method::POST, &path).header(header::CONTENT_TYPE, "application/x-tar");
         let wanted = [("hub", &self.hub), ("node", &self.node)];
         let query: Vec<(&str, &String)> = wanted.into_iter().filter_map(|(key, value)| Some((key, value.as_ref()?))).collect();
-        request = request.query(&query);
-        let body = reqwest::Body::wrap_stream(ReaderStream::with_capacity(whole, BUFFER));
-        let answer = client.send(request.body(body)).await;
+        let answer = client.send(request.query(&query)).await;
         let done = match answer {
             Ok(answer) => answer,
             Err(error @ Error::Unreachable { .. }) => {
-                return Err(error)
-                    .with_context(|| format!("whether checkpoint/{name} was imported is not known: `autovibe get checkpoint {name}`"));
+                return Err(error).with_context(|| format!("whether {name} was imported is not known; `autovibe get checkpoints` says it"));
             }
             Err(error) => return Err(error.into()),
         };
@@ -191,9 +213,38 @@ impl Import {
             print::out(&print::document(&document, output)?)?;
             return Ok(ExitCode::SUCCESS);
         }
+        let name = document["metadata"]["name"].as_str().unwrap_or(&name);
         let word = if was_there { "was imported before" } else { "imported" };
         print::out(&format!("checkpoint/{name} {word}; spawn from it with spec.from.checkpoint: {name}\n"))?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Import {
+    /// What it is called in messages, and the request.
+    fn of_pool(&self, client: &Client, pool: &str) -> (String, reqwest::RequestBuilder) {
+        // `-`: as it was called there.
+        let path = format!("{}/import", resource::checkpoint(&client.namespace, self.name.as_deref().unwrap_or("-")));
+        let mut query = vec![("fromPool", pool)];
+        query.extend(self.what.as_deref().map(|what| ("checkpoint", what)));
+        let what = self.what.clone().unwrap_or_else(|| "the checkpoint".into());
+        (format!("{what} of {pool}"), client.request(Method::POST, &path).query(&query))
+    }
+
+    async fn of_file(&self, client: &Client, file: &Path) -> anyhow::Result<(String, reqwest::RequestBuilder)> {
+        let mut from: Box<dyn AsyncRead + Send + Unpin> = if file == Path::new("-") {
+            Box::new(tokio::io::stdin())
+        } else {
+            let open = tokio::fs::File::open(file).await;
+            Box::new(open.with_context(|| format!("{} cannot be read", file.display()))?)
+        };
+        let (head, manifest) = head(&mut from).await.with_context(|| format!("{} cannot be imported", file.display()))?;
+        let name = self.name.clone().unwrap_or(manifest.checkpoint.name);
+        let path = format!("{}/import", resource::checkpoint(&client.namespace, &name));
+        let whole = std::io::Cursor::new(head).chain(from);
+        let request = client.request(Method::POST, &path).header(header::CONTENT_TYPE, "application/x-tar");
+        let body = reqwest::Body::wrap_stream(ReaderStream::with_capacity(whole, BUFFER));
+        Ok((format!("checkpoint/{name}"), request.body(body)))
     }
 }
 

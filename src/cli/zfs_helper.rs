@@ -15,6 +15,9 @@ pub(super) struct ZfsHelper {
     /// Datasets below which there are images to clone from; nothing there is changed
     #[arg(long, value_name = "DATASET,…", value_delimiter = ',')]
     images: Vec<String>,
+    /// Datasets that checkpoints are exported to and imported from, as in the Hub; nothing there is destroyed
+    #[arg(long, value_name = "DATASET,…", value_delimiter = ',')]
+    exports: Vec<String>,
     /// The VM ids that are autovibe's alone, as in the Hub [default: all]
     #[arg(long, value_name = "FROM-TO", value_parser = range)]
     vmids: Option<(u32, u32)>,
@@ -35,7 +38,7 @@ fn range(text: &str) -> Result<(u32, u32), String> {
 
 impl ZfsHelper {
     pub(super) async fn run(self) -> anyhow::Result<ExitCode> {
-        let limits = Limits { roots: self.datasets, images: self.images, vmids: self.vmids };
+        let limits = Limits { roots: self.datasets, images: self.images, exports: self.exports, vmids: self.vmids };
         let runner = self.socket.map_or(Runner::Local, Runner::Socket);
         Helper { limits, state: self.state, runner }.serve().await;
         Ok(ExitCode::SUCCESS)

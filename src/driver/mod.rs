@@ -52,6 +52,8 @@ pub struct Connection {
     pub dataset: Dataset,
     /// The checkpoint tree, outside `dataset`, in the same pool.
     pub keep: Dataset,
+    /// Datasets that checkpoints may be exported to and imported from.
+    pub exports: Vec<Dataset>,
     /// Whose all is that is made here: see [`made_by`].
     pub made_by: String,
     pub runner: zfs::Runner,
@@ -95,6 +97,7 @@ impl Connection {
             storage: lab.storage.clone(),
             dataset: Dataset(lab.dataset.clone()),
             keep: Dataset(lab.keep.clone()),
+            exports: Vec::new(),
             made_by: String::new(),
             runner: lab.zfs_socket.clone().map_or(zfs::Runner::Local, zfs::Runner::Socket),
             vmids: VmidRange { from: lab.vmid_from, to: lab.vmid_to },

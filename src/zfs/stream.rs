@@ -153,6 +153,14 @@ impl Zfs {
         }
     }
 
+    /// Where a file system would be mounted; `none` and `legacy` are nowhere.
+    pub async fn mountpoint(&self, dataset: &Dataset) -> Result<String, Error> {
+        let text = name::dataset(dataset)?;
+        let argv = ["get", "-Hp", "-o", "value", "mountpoint", text].map(str::to_owned).to_vec();
+        let output = run::run(&self.runner, &self.tenure, argv).await?;
+        super::client::checked(text, output).map(|value| value.trim().to_owned())
+    }
+
     /// Gives up a receive that was cut: what came of it goes.
     pub async fn abort_receive(&self, dataset: &Dataset) -> Result<(), Error> {
         let text = name::dataset(dataset)?;

@@ -133,6 +133,7 @@ pub(crate) async fn connect(endpoint: LabEndpoint) -> Driver {
         storage: endpoint.storage,
         dataset: Dataset(endpoint.dataset),
         keep: Dataset(endpoint.keep),
+        exports: Vec::new(),
         made_by: autovibe::driver::made_by("i", 0),
         runner: Runner::Local,
         vmids: VmidRange { from: endpoint.vmid_from, to: endpoint.vmid_to },

@@ -37,6 +37,11 @@ use serde::{Deserialize, Serialize};
          (!has(self.zfs.runner.ssh) && !has(self.zfs.runner.socket))",
         "says for each node how zfs is run there; remove zfs.runner",
     ),
+    rule::forbidden(
+        "exportTo",
+        "!has(self.exportTo) || size(self.exportTo) == 0 || !has(self.templates)",
+        "with templates nothing can be exported; remove it",
+    ),
 ]))]
 pub struct Infrastructure {
     /// A Proxmox VE node or cluster.
@@ -54,6 +59,11 @@ pub struct Infrastructure {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub nodes: Vec<Node>,
+    /// Datasets that checkpoints may be exported to and imported from, such as `backup/autovibe`: of other pools, each on one node or
+    /// more. Default: none, and checkpoints are exported to files alone.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16), extend("x-kubernetes-list-type" = "set"))]
+    pub export_to: Vec<String>,
     /// The lab that `autovibe up` started beside this hub: a Proxmox-compatible node on this machine. With `templates` it is used by
     /// Proxmox' API alone, as the node would be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -242,6 +252,7 @@ impl Infrastructure {
         if let (Some(_), Some(zfs)) = (&self.proxmox, &self.zfs) {
             validate_zfs(zfs, errors);
         }
+        self.validate_exports(errors);
         for (index, node) in self.nodes.iter().enumerate() {
             let path = format!("spec.infrastructure.nodes[{index}]");
             if !is_host(&node.name) {
@@ -253,6 +264,33 @@ impl Infrastructure {
             }
         }
     }
+}
+
+impl Infrastructure {
+    fn validate_exports(&self, errors: &mut Vec<FieldError>) {
+        for (index, dataset) in self.export_to.iter().enumerate() {
+            let path = format!("spec.infrastructure.exportTo[{index}]");
+            if !is_dataset(dataset) || !dataset.starts_with(|c: char| c.is_ascii_alphabetic()) {
+                errors.push(FieldError::invalid(path, dataset, "must be the name of a dataset, for example backup/autovibe"));
+                continue;
+            }
+            let own = self.zfs.iter().flat_map(|zfs| [("dataset", &zfs.dataset), ("keep", &zfs.keep)]);
+            let near = own.filter(|(_, own)| overlap(dataset, own)).map(|(field, _)| field).next();
+            if let Some(field) = near {
+                errors.push(FieldError::invalid(
+                    path,
+                    dataset,
+                    format!("must be apart from spec.infrastructure.zfs.{field}, best in another pool"),
+                ));
+            }
+        }
+    }
+}
+
+/// Whether one dataset is the other, or within it.
+pub fn overlap(one: &str, other: &str) -> bool {
+    let within = |inner: &str, outer: &str| inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    within(one, other) || within(other, one)
 }
 
 /// Whether ZFS takes it as the name of a dataset. Source: zfs(8), "ZFS File System Hierarchy".

@@ -21,56 +21,85 @@ const BUFFER: usize = 256 << 10;
 const ANCESTORS: usize = 1000;
 
 /// A disk, and where it is read.
-struct Source {
-    driver: Driver,
-    snapshot: Snapshot,
-    base: Option<Snapshot>,
+pub(super) struct Source {
+    pub(super) driver: Driver,
+    pub(super) snapshot: Snapshot,
+    pub(super) base: Option<Snapshot>,
+}
+
+/// A checkpoint that can be exported, and stays until this is dropped.
+pub(super) struct Opened {
+    pub(super) checkpoint: Checkpoint,
+    pub(super) since: Option<Checkpoint>,
+    pub(super) sources: Vec<Source>,
+    pub(super) disks: Vec<Disk>,
+    _passing: Passing,
+}
+
+impl Opened {
+    /// Finds what is asked for, and where its disks are.
+    pub(super) async fn find(server: &Shared, target: &Target, query: &Query) -> Result<Self, Status> {
+        let (namespace, name) = (target.namespace.as_deref().unwrap_or_default(), target.name.as_deref().unwrap_or_default());
+        let found = server.objects.get::<Checkpoint>(namespace, name).await?;
+        found.ok_or_else(|| Status::not_found(&target.entry.name(), name))?;
+        let drivers = drivers(server).await?;
+        // Before it is looked at: what is Ready then stays until it is read.
+        let passing = server.door.enter(namespace, name);
+        let checkpoint = ready(&server.objects, target, namespace, name).await?;
+        let since = match query.get("since") {
+            Some(since) => Some(ready(&server.objects, target, namespace, since).await?),
+            None => None,
+        };
+        let (sources, disks) = sources(&checkpoint, since.as_ref(), &drivers).await?;
+        Ok(Self { checkpoint, since, sources, disks, _passing: passing })
+    }
+
+    /// `workspace` is the commit of what goes with it.
+    pub(super) async fn manifest(&self, objects: &Objects, workspace: Option<String>) -> Result<Manifest, Status> {
+        Ok(Manifest {
+            format_version: FORMAT,
+            autovibe: env!("CARGO_PKG_VERSION").into(),
+            installation: objects.store().installation().to_owned(),
+            checkpoint: exported(objects, &self.checkpoint).await?,
+            since: self.since.as_ref().map(|since| Since { name: since.name().into(), uid: since.uid().into() }),
+            disks: self.disks.clone(),
+            workspace,
+        })
+    }
+
+    pub(super) async fn hold(&self) -> Result<(), Status> {
+        for source in &self.sources {
+            if let Err(error) = source.driver.hold_for_export(std::slice::from_ref(&source.snapshot)).await {
+                let_go(&self.sources).await;
+                return Err(refused(&format!("checkpoint {} is not exported", self.checkpoint.name()), &error));
+            }
+        }
+        Ok(())
+    }
 }
 
 pub(in crate::apiserver) async fn export(server: &Arc<Shared>, target: &Target, query: &Query) -> Result<Response, Status> {
-    let (namespace, name) = (target.namespace.as_deref().unwrap_or_default(), target.name.as_deref().unwrap_or_default());
-    let found = server.objects.get::<Checkpoint>(namespace, name).await?;
-    found.ok_or_else(|| Status::not_found(&target.entry.name(), name))?;
-    let drivers = drivers(server).await?;
-    // Before it is looked at: what is Ready then stays until it is read.
-    let passing = server.door.enter(namespace, name);
-    let checkpoint = ready(&server.objects, target, namespace, name).await?;
-    let since = match query.get("since") {
-        Some(since) => Some(ready(&server.objects, target, namespace, since).await?),
-        None => None,
-    };
-    let (sources, disks) = sources(&checkpoint, since.as_ref(), &drivers).await?;
-    let (commit, bundle) = bundle(server, &checkpoint).await?.unzip();
-    let manifest = Manifest {
-        format_version: FORMAT,
-        autovibe: env!("CARGO_PKG_VERSION").into(),
-        installation: server.objects.store().installation().to_owned(),
-        checkpoint: exported(&server.objects, &checkpoint).await?,
-        since: since.map(|since| Since { name: since.name().into(), uid: since.uid().into() }),
-        disks,
-        workspace: commit,
-    };
-    for source in &sources {
-        if let Err(error) = source.driver.hold_for_export(std::slice::from_ref(&source.snapshot)).await {
-            let_go(&sources).await;
-            return Err(refused(&format!("checkpoint {name} is not exported"), &error));
-        }
-    }
+    let opened = Opened::find(server, target, query).await?;
+    let (commit, bundle) = bundle(server, &opened.checkpoint).await?.unzip();
+    let manifest = opened.manifest(&server.objects, commit).await?;
+    opened.hold().await?;
     let (mut writer, reader) = tokio::io::duplex(BUFFER);
-    let name = name.to_owned();
     // In a task of its own: it lets the snapshots go also when the client went away.
     tokio::spawn(async move {
-        match write(&mut writer, &manifest, bundle.as_deref(), &sources, passing).await {
+        // All of it, or the checkpoint would not stay.
+        let opened = opened;
+        let name = opened.checkpoint.name();
+        match write(&mut writer, &manifest, bundle.as_deref(), &opened.sources).await {
             Ok(()) => tracing::info!("exported checkpoint {name}"),
             // Without the sums the client knows that it is not whole.
             Err(why) => tracing::warn!("the export of checkpoint {name} was cut off: {why}"),
         }
-        let_go(&sources).await;
+        let_go(&opened.sources).await;
     });
     Ok(reply::with_type(200, Body::from_stream(ReaderStream::new(reader)), "application/x-tar"))
 }
 
-async fn let_go(sources: &[Source]) {
+pub(super) async fn let_go(sources: &[Source]) {
     for source in sources {
         if let Err(error) = source.driver.export_ended(&source.snapshot).await {
             tracing::warn!("{} is still held by autovibe-export: {error}; it is let go when its checkpoint is deleted", source.snapshot);
@@ -217,13 +246,7 @@ fn machine_status(machine: Option<Machine>) -> Option<String> {
     machine.and_then(|machine| machine.status).map(|status| status.usage.money.dollars())
 }
 
-async fn write(
-    to: &mut DuplexStream,
-    manifest: &Manifest,
-    bundle: Option<&[u8]>,
-    sources: &[Source],
-    _passing: Passing,
-) -> Result<(), String> {
+async fn write(to: &mut DuplexStream, manifest: &Manifest, bundle: Option<&[u8]>, sources: &[Source]) -> Result<(), String> {
     let mut sums = Sums::default();
     let text = serde_json::to_vec_pretty(manifest).map_err(|error| error.to_string())?;
     entry(to, MANIFEST, &text, &mut sums).await.map_err(|error| gone(&error))?;

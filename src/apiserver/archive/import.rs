@@ -18,7 +18,6 @@ use crate::remote::archive::{BUNDLE, Begin, MANIFEST, MAX_MANIFEST, MAX_SUMS, Ma
 use crate::zfs::{Dataset, Snapshot};
 use axum::{body::Body, response::Response};
 use futures::TryStreamExt;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::json;
 use std::{io, sync::Arc, time::Duration};
 use tokio::io::{AsyncRead, AsyncWriteExt, DuplexStream};
@@ -33,11 +32,11 @@ const LOOK: Duration = Duration::from_millis(100);
 const MAX_BUNDLE: u64 = 65 << 20;
 
 /// Where the disks come to lie.
-struct Place {
+pub(super) struct Place {
     hub: String,
-    driver: Driver,
+    pub(super) driver: Driver,
     /// The Checkpoint that they build on, with the snapshot of each disk.
-    base: Option<(Checkpoint, Vec<Snapshot>)>,
+    pub(super) base: Option<(Checkpoint, Vec<Snapshot>)>,
 }
 
 pub(in crate::apiserver) async fn import(server: &Arc<Shared>, target: &Target, query: &Query, body: Body) -> Result<Response, Status> {
@@ -45,7 +44,7 @@ pub(in crate::apiserver) async fn import(server: &Arc<Shared>, target: &Target, 
         return Err(Status::bad_request("an import cannot be tried without being done"));
     }
     let (namespace, name) = (target.namespace.clone().unwrap_or_default(), target.name.clone().unwrap_or_default());
-    let (hub, node) = (query.get("hub").map(str::to_owned), query.get("node").map(str::to_owned));
+    let (hub, node) = (query.get("hub").map(str::to_owned), query.get("node").map(|node| Node(node.to_owned())));
     let server = Arc::clone(server);
     // In a task of its own: it cleans up also when its client went away.
     let work = async move {
@@ -59,7 +58,7 @@ pub(in crate::apiserver) async fn import(server: &Arc<Shared>, target: &Target, 
         }
         // Not before: what is waited for to go would wait for this one.
         let _passing = server.door.enter(&namespace, &name);
-        let place = place(&server.objects, &namespace, &name, &manifest, drivers, hub, node).await?;
+        let place = place(&server.objects, &namespace, &name, &manifest, &drivers, hub.as_deref(), node).await?;
         let begun = begin(&server, &namespace, &name, &manifest, &place).await?;
         let uid = begun.uid().to_owned();
         match receive(&server, begun, &manifest, &text, &place, &mut file).await {
@@ -67,18 +66,21 @@ pub(in crate::apiserver) async fn import(server: &Arc<Shared>, target: &Target, 
                 tracing::info!("imported checkpoint {namespace}/{name} to node {}", place.driver.node());
                 Ok((201, done))
             }
-            Err(status) => {
-                tracing::warn!("{}; it is deleted again", status.message);
-                match server.objects.delete::<Checkpoint>(&namespace, &name, Some(&uid)).await {
-                    Ok(()) | Err(objects::Error::NotFound { .. } | objects::Error::Conflict { .. }) => {}
-                    Err(error) => tracing::warn!("{error}; it is found by the controllers, and of no use to anyone before"),
-                }
-                Err(status)
-            }
+            Err(status) => Err(begun_failed(&server.objects, &namespace, &name, &uid, status).await),
         }
     };
     let (code, done) = tokio::spawn(work).await.map_err(|error| Status::internal(&error))??;
     Ok(reply::encoded(code, &serde_json::to_value(done).map_err(|error| Status::internal(&error))?, Encoding::Json))
+}
+
+/// What was begun is deleted again.
+pub(super) async fn begun_failed(objects: &Objects, namespace: &str, name: &str, uid: &str, why: Status) -> Status {
+    tracing::warn!("{}; it is deleted again", why.message);
+    match objects.delete::<Checkpoint>(namespace, name, Some(uid)).await {
+        Ok(()) | Err(objects::Error::NotFound { .. } | objects::Error::Conflict { .. }) => {}
+        Err(error) => tracing::warn!("{error}; it is found by the controllers, and of no use to anyone before"),
+    }
+    why
 }
 
 fn archive_of(manifest: &Manifest) -> Archive {
@@ -90,7 +92,7 @@ fn archive_of(manifest: &Manifest) -> Archive {
 }
 
 /// What has the name: the same one, imported before, is the answer; one whose import failed goes.
-async fn before(objects: &Objects, namespace: &str, name: &str, manifest: &Manifest) -> Result<Option<Checkpoint>, Status> {
+pub(super) async fn before(objects: &Objects, namespace: &str, name: &str, manifest: &Manifest) -> Result<Option<Checkpoint>, Status> {
     let Some(found) = objects.get::<Checkpoint>(namespace, name).await? else { return Ok(None) };
     let same = found.spec.import.as_ref().and_then(|import| import.archive.as_deref()) == Some(&archive_of(manifest));
     let phase = found.status.as_ref().map(|status| status.phase).unwrap_or_default();
@@ -123,21 +125,26 @@ async fn before(objects: &Objects, namespace: &str, name: &str, manifest: &Manif
     }
 }
 
+/// The Hub that is named, or else the only one, or the one named default. Errors: words for people.
+pub(super) fn hub_of(drivers: &[(String, Driver)], hub: Option<&str>) -> Result<(String, Driver), String> {
+    let wanted = hub.unwrap_or_else(|| if let [(only, _)] = drivers { only } else { DEFAULT_HUB });
+    let known = || drivers.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    let found = drivers.iter().find(|(name, _)| name == wanted).cloned();
+    found.ok_or_else(|| format!("hub {wanted} cannot be used now; name one of {} with --hub", known()))
+}
+
 /// The node to receive on. Errors: 422 with what to name instead.
-async fn place(
+pub(super) async fn place(
     objects: &Objects,
     namespace: &str,
     name: &str,
     manifest: &Manifest,
-    drivers: Vec<(String, Driver)>,
-    hub: Option<String>,
-    node: Option<String>,
+    drivers: &[(String, Driver)],
+    hub: Option<&str>,
+    node: Option<Node>,
 ) -> Result<Place, Status> {
     let invalid = |why: String| Status::new(422, "Invalid", format!("checkpoint {name} is not imported: {why}"));
-    let wanted = hub.unwrap_or_else(|| if drivers.len() == 1 { drivers[0].0.clone() } else { DEFAULT_HUB.into() });
-    let known: Vec<&str> = drivers.iter().map(|(name, _)| name.as_str()).collect();
-    let none = || invalid(format!("hub {wanted} cannot be used now; name one of {} with --hub", known.join(", ")));
-    let driver = drivers.iter().find(|(name, _)| *name == wanted).map(|(_, driver)| driver).ok_or_else(none)?;
+    let (hub, driver) = hub_of(drivers, hub).map_err(invalid)?;
     let at = async |node: &Node| driver.at(node).await.map_err(|error| refused(&format!("checkpoint {name} is not imported"), &error));
     let (all, _) = objects.list::<Checkpoint>(Some(namespace)).await?;
     let own = |checkpoint: &Checkpoint| checkpoint.status.clone().unwrap_or_default().volumes;
@@ -146,9 +153,9 @@ async fn place(
         let text = format!("checkpoint {name} is not imported: its disks are here already, as checkpoint {}; spawn from that", twin.name());
         return Err(Status::new(409, "AlreadyExists", text));
     }
-    let mut place = Place { hub: wanted.clone(), driver: driver.clone(), base: None };
+    let mut place = Place { hub, driver: driver.clone(), base: None };
     if let Some(node) = node {
-        place.driver = at(&Node(node)).await?;
+        place.driver = at(&node).await?;
     }
     if let Some(since) = &manifest.since {
         let guids: Vec<&str> = manifest.disks.iter().filter_map(|disk| disk.since.as_deref()).collect();
@@ -184,7 +191,7 @@ async fn place(
 }
 
 /// The object, which says where its disks may come to lie.
-async fn begin(server: &Shared, namespace: &str, name: &str, manifest: &Manifest, place: &Place) -> Result<Checkpoint, Status> {
+pub(super) async fn begin(server: &Shared, namespace: &str, name: &str, manifest: &Manifest, place: &Place) -> Result<Checkpoint, Status> {
     let (objects, door) = (&server.objects, &server.door);
     let from = &manifest.checkpoint;
     let import = Import { archive: Some(Box::new(archive_of(manifest))), hub: Some(place.hub.clone()), image: None };
@@ -293,19 +300,7 @@ async fn receive<R: AsyncRead + Unpin + Send>(
     for volume in &status.volumes {
         place.driver.accept_import(volume, checkpoint.uid(), door).await.map_err(failed)?;
     }
-    let commit = bundle.as_ref().map(|(commit, _)| commit.clone());
-    let ready = finish(&server.objects, checkpoint, bundle, |status, generation, now| {
-        status.phase = CheckpointPhase::Ready;
-        status.message = None;
-        status.commit.clone_from(&commit);
-        set_condition(
-            &mut status.conditions,
-            generation,
-            now,
-            ("Ready", true, "Imported", "its snapshots are received, verified and held"),
-        );
-    });
-    let ready = ready.await?;
+    let ready = finish(&server.objects, checkpoint, bundle).await?;
     door.passed("ready").await;
     Ok(ready)
 }
@@ -313,17 +308,17 @@ async fn receive<R: AsyncRead + Unpin + Send>(
 /// How often the last write is tried that somebody else's came before, such as a label's.
 const TRIES: usize = 5;
 
-/// Writes the status and the workspace, both or neither.
-async fn finish(
-    objects: &Objects,
-    mut checkpoint: Checkpoint,
-    bundle: Option<(String, Vec<u8>)>,
-    change: impl Fn(&mut CheckpointStatus, i64, &Time),
-) -> Result<Checkpoint, Status> {
+/// Writes that it is Ready, and the workspace, both or neither.
+pub(super) async fn finish(objects: &Objects, mut checkpoint: Checkpoint, bundle: Option<(String, Vec<u8>)>) -> Result<Checkpoint, Status> {
     let bundle = bundle.map(Arc::new);
     for _ in 0..TRIES {
         let generation = checkpoint.generation();
-        change(checkpoint.status.get_or_insert_default(), generation, &objects.clock().api_now());
+        let status = checkpoint.status.get_or_insert_default();
+        status.phase = CheckpointPhase::Ready;
+        status.message = None;
+        status.commit = bundle.as_ref().map(|bundle| bundle.0.clone());
+        let told = ("Ready", true, "Imported", "its snapshots are received, verified and held");
+        set_condition(&mut status.conditions, generation, &objects.clock().api_now(), told);
         let (uid, bundle) = (checkpoint.uid().to_owned(), bundle.clone());
         let written = objects.update_status_beside(&checkpoint, move |t| {
             Box::pin(async move {

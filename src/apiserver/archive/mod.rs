@@ -1,14 +1,19 @@
-//! Checkpoints as files: `GET …/checkpoints/NAME/export` and `POST …/checkpoints/NAME/import`.
+//! Checkpoints as files: `GET …/checkpoints/NAME/export` and `POST …/checkpoints/NAME/import`; and in other pools: `POST` of both, with
+//! `toPool` and `fromPool`.
 //!
-//! Both are streams between the client and `zfs` on a node: nothing is kept here but a piece of each. They need the drivers of the
+//! A file is a stream between the client and `zfs` on a node: nothing is kept here but a piece of it. All need the drivers of the
 //! controllers, so they are answered by the server in whose process those lead; another says which process that is.
 
 mod export;
+mod from_pool;
 mod import;
 mod reader;
+mod to_pool;
 
 pub(super) use export::export;
+pub(super) use from_pool::import_from_pool;
 pub(super) use import::import;
+pub(super) use to_pool::export_to_pool;
 
 use super::{Shared, route::Target, status::Status};
 use crate::admission;
@@ -59,7 +64,7 @@ fn refused(what: &str, error: &driver::Error) -> Status {
         Error::Zfs(zfs::Error::OutOfSpace(_)) => (507, "InsufficientStorage", "; make room in the pool, or name another node"),
         Error::Zfs(zfs::Error::Exists(_)) | Error::Conflict(_) | Error::InUse(_) => (409, "Conflict", ""),
         Error::Missing(_) | Error::Settings(_) => (422, "Invalid", ""),
-        Error::Zfs(zfs::Error::Other(_)) => (422, "Invalid", "; the file is damaged, or of a ZFS whose streams this one does not read"),
+        Error::Zfs(zfs::Error::Other(_)) => (422, "Invalid", "; the stream is damaged, or of a ZFS whose streams this one does not read"),
         _ => (503, "ServiceUnavailable", "; try again"),
     };
     Status::new(code, reason, format!("{what}: {error}{remedy}"))
@@ -85,7 +90,7 @@ mod tests {
         let cases = [
             (driver::Error::Zfs(zfs::Error::OutOfSpace("out of space".into())), 507, "make room in the pool"),
             (driver::Error::Zfs(zfs::Error::Exists("it exists".into())), 409, "it exists"),
-            (driver::Error::Zfs(zfs::Error::Other("checksum mismatch".into())), 422, "the file is damaged"),
+            (driver::Error::Zfs(zfs::Error::Other("checksum mismatch".into())), 422, "the stream is damaged"),
             (driver::Error::Zfs(zfs::Error::Unavailable("no route".into())), 503, "try again"),
         ];
         for (error, code, part) in cases {

@@ -44,9 +44,13 @@ pub(super) async fn resolve(
                 Some(templates) => by_its_api_alone(lab, &templates.storage),
                 None => lab.clone(),
             })
-            .map(|lab| Connection { tenure: objects.tenure().clone(), made_by: made_by.clone(), ..lab })
+            .map(|lab| Connection { tenure: objects.tenure().clone(), made_by: made_by.clone(), exports: exports(hub), ..lab })
             .ok_or_else(|| Waiting("this hub has no lab; start it with `autovibe up --lab real` or `--lab simulated`".into()))),
     }
+}
+
+fn exports(hub: &Hub) -> Vec<Dataset> {
+    hub.spec.infrastructure.export_to.iter().cloned().map(Dataset).collect()
 }
 
 /// The lab as a node on which no `zfs` can be run.
@@ -69,6 +73,7 @@ async fn of_proxmox(hub: &Hub, proxmox: &Proxmox, storage: &str, objects: &Clien
         storage: storage.to_owned(),
         dataset: Dataset(String::new()),
         keep: Dataset(String::new()),
+        exports: Vec::new(),
         made_by: String::new(),
         runner: Runner::Nowhere,
         vmids: proxmox.vmids,
@@ -118,6 +123,7 @@ async fn of_zfs(
         others,
         dataset: Dataset(zfs.dataset.clone()),
         keep: Dataset(zfs.keep.clone()),
+        exports: exports(hub),
         runner,
         ..connection
     }))

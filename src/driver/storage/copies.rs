@@ -42,6 +42,20 @@ pub struct Wanted {
     pub marks: Properties,
     /// What is set on the snapshot.
     pub snapshot_marks: Properties,
+    pub base: Base,
+}
+
+/// What a copy builds on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Base {
+    /// The newest snapshot before it that both nodes have; nothing, where there is none.
+    Nearest,
+    Nothing,
+    /// This one, there and here.
+    Only {
+        there: Snapshot,
+        here: Snapshot,
+    },
 }
 
 type Copying = Shared<BoxFuture<'static, Result<(), Arc<Error>>>>;
@@ -51,11 +65,13 @@ type Copying = Shared<BoxFuture<'static, Result<(), Arc<Error>>>>;
 pub struct Copies {
     running: Arc<Mutex<BTreeMap<(Node, Dataset), Copying>>>,
     places: Arc<Semaphore>,
+    /// Manifests of exports are written one after the other.
+    pub(super) sealing: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Default for Copies {
     fn default() -> Self {
-        Self { running: Arc::default(), places: Arc::new(Semaphore::new(AT_ONCE)) }
+        Self { running: Arc::default(), places: Arc::new(Semaphore::new(AT_ONCE)), sealing: Arc::default() }
     }
 }
 
@@ -99,11 +115,17 @@ impl Driver {
             Some(info) if info.guid == *guid => {}
             _ => return Err(Error::Missing(format!("{source} (guid {guid}) does not exist any more on node {}", from.node()))),
         }
-        self.zfs.create_parent(&self.connection().keep).await?;
+        if let Some((parent, _)) = target.0.rsplit_once('/') {
+            self.zfs.create_parent(&Dataset(parent.to_owned())).await?;
+        }
         let outcome = match self.zfs.dataset(target).await? {
             Some(_) => self.go_on(from, target).await,
             None => {
-                let base = self.common(from, source).await?;
+                let base = match &wanted.base {
+                    Base::Nearest => self.common(from, source).await?,
+                    Base::Nothing => None,
+                    Base::Only { there, here } => Some((there.clone(), here.clone())),
+                };
                 info!(zfs.dataset = %target, "copying {source} from node {} to {}{}", from.node(), self.node(), of(base.as_ref()));
                 self.pipe(from, source, base.as_ref(), target).await
             }

@@ -1,6 +1,6 @@
 //! First bases: raw disk images imported into the checkpoint tree, and snapshots that are in the pool already.
 
-use super::{HOLD, IMAGE, SOURCE, Wanted, is_marked, must_look, parse_snapshot, properties};
+use super::{Base, HOLD, IMAGE, SOURCE, Wanted, is_marked, must_look, parse_snapshot, properties};
 use crate::api::checkpoint::Volume;
 use crate::driver::{Driver, Error};
 use crate::proxmox::{Node, Vmid};
@@ -123,6 +123,7 @@ impl Driver {
             target: self.image_dataset(name),
             snapshot_marks: marks.clone(),
             marks,
+            base: Base::Nearest,
         })
     }
 

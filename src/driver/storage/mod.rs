@@ -7,12 +7,14 @@
 mod archive;
 mod copies;
 mod disks;
+mod exports;
 mod images;
 mod snapshots;
 mod unused;
 
-pub use copies::{Copies, Wanted};
+pub use copies::{Base, Copies, Wanted};
 pub use disks::Destroyed;
+pub use exports::{Exports, Passage, Sealed, disk as exported_disk};
 pub use images::Image;
 pub use snapshots::{Collected, Still};
 

@@ -36,6 +36,8 @@ use tokio_util::sync::CancellationToken;
 pub(crate) const DATASET: &str = "tank/data";
 /// The checkpoint tree.
 pub(crate) const KEEP: &str = "tank/autovibe";
+/// A dataset of another pool, which checkpoints may be exported to.
+const EXPORTS: &str = "backup/autovibe";
 /// The image that is there from the start.
 pub(crate) const IMAGE: &str = "tank/images/micro";
 const IMAGE_BYTES: u64 = 1 << 30;
@@ -105,8 +107,13 @@ pub(super) fn open_datasets(state: &State, pool: &str) -> BTreeSet<String> {
 
 /// A new pool on each node that has none: the storages' datasets, and one image.
 pub(super) fn fill(state: &mut State) -> Result<(), pool::Refusal> {
-    let empty = |pool: &mut pool::Pool, name: &str, size| {
-        if pool.datasets.contains_key(name) { Ok(()) } else { pool.create(name, size, BTreeMap::new(), disk::Disk::default()) }
+    let empty = |pool: &mut pool::Pool, name: &str, size| match pool.datasets.contains_key(name) {
+        true => Ok(()),
+        false if name.contains('/') => pool.create(name, size, BTreeMap::new(), disk::Disk::default()),
+        false => {
+            pool.add(name);
+            Ok(())
+        }
     };
     for (name, storage) in &state.storages {
         for node in state.nodes.iter().filter(|node| storage.kind == super::storage::Kind::Dir && storage.on(node)) {
@@ -115,7 +122,7 @@ pub(super) fn fill(state: &mut State) -> Result<(), pool::Refusal> {
     }
     for node in &state.nodes {
         let pool = state.pools.entry(node.clone()).or_default();
-        for name in ["tank", DATASET, "tank/images"] {
+        for name in ["tank", DATASET, "tank/images", "backup", EXPORTS] {
             empty(pool, name, None)?;
         }
         if !pool.datasets.contains_key(IMAGE) {

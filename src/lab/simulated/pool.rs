@@ -47,6 +47,11 @@ fn absent(name: &str) -> Refusal {
     format!("cannot open '{name}': dataset does not exist")
 }
 
+/// The pool that a dataset or snapshot is in.
+fn root(name: &str) -> &str {
+    name.split(['/', '@']).next().unwrap_or_default()
+}
+
 fn parent(name: &str) -> Option<&str> {
     name.rsplit_once('/').map(|(parent, _)| parent)
 }
@@ -93,9 +98,10 @@ impl Pool {
         self.datasets.get_mut(dataset).and_then(|d| d.snapshots.iter_mut().find(|s| s.name == short)).ok_or_else(|| absent(full))
     }
 
-    /// Full name of the snapshot with this guid.
-    pub(super) fn snapshot_name(&self, guid: u64) -> Option<String> {
-        self.datasets.iter().find_map(|(name, d)| d.snapshots.iter().find(|s| s.guid == guid).map(|s| format!("{name}@{}", s.name)))
+    /// Full name of the snapshot with this guid, in the pool of a dataset: another pool may have one that was received from there.
+    pub(super) fn snapshot_name(&self, guid: u64, near: &str) -> Option<String> {
+        let here = self.datasets.iter().filter(|(name, _)| root(name) == root(near));
+        here.into_iter().find_map(|(name, d)| d.snapshots.iter().find(|s| s.guid == guid).map(|s| format!("{name}@{}", s.name)))
     }
 
     /// Short names of a dataset's snapshots, oldest first.
@@ -105,18 +111,19 @@ impl Pool {
 
     /// Names of the clones of a snapshot, by its full name.
     pub(crate) fn clones_of(&self, full: &str) -> Vec<String> {
-        self.snapshot_of(full).map(|snapshot| self.clones(snapshot.guid).into_iter().map(str::to_owned).collect()).unwrap_or_default()
+        self.snapshot_of(full).map(|snapshot| self.clones(snapshot.guid, full).into_iter().map(str::to_owned).collect()).unwrap_or_default()
     }
 
     /// The base that a dataset is a clone of, when it is one of a template's.
     pub(crate) fn base_of(&self, name: &str) -> Option<String> {
-        let origin = self.snapshot_name(self.datasets.get(name)?.origin?)?;
+        let origin = self.snapshot_name(self.datasets.get(name)?.origin?, name)?;
         origin.strip_suffix("@__base__").map(str::to_owned)
     }
 
-    /// Names of the clones of a snapshot.
-    pub(super) fn clones(&self, guid: u64) -> Vec<&str> {
-        self.datasets.iter().filter(|(_, d)| d.origin == Some(guid)).map(|(name, _)| name.as_str()).collect()
+    /// Names of the clones of a snapshot, in the pool of a dataset.
+    pub(super) fn clones(&self, guid: u64, near: &str) -> Vec<&str> {
+        let here = self.datasets.iter().filter(|(name, d)| d.origin == Some(guid) && root(name) == root(near));
+        here.map(|(name, _)| name.as_str()).collect()
     }
 
     fn room_for(&self, name: &str) -> Result<(), Refusal> {
@@ -137,14 +144,20 @@ impl Pool {
         properties: BTreeMap<String, String>,
         disk: Disk,
     ) -> Result<(), Refusal> {
-        // The pool itself is the only dataset without a parent.
-        if parent(name).is_some() || !self.datasets.is_empty() {
-            self.room_for(name)?;
-        }
+        self.room_for(name)?;
+        self.put(name, volume, properties, disk);
+        Ok(())
+    }
+
+    /// A pool beside those that there are, as `zpool create` makes one.
+    pub(crate) fn add(&mut self, name: &str) {
+        self.put(name, None, BTreeMap::new(), Disk::default());
+    }
+
+    fn put(&mut self, name: &str, volume: Option<u64>, properties: BTreeMap<String, String>, disk: Disk) {
         let (guid, createtxg) = self.next();
         let made = Dataset { volume, guid, createtxg, origin: None, properties, snapshots: Vec::new(), disk, half: None };
         self.datasets.insert(name.to_owned(), made);
-        Ok(())
     }
 
     /// All or none.
@@ -200,7 +213,7 @@ impl Pool {
     pub(crate) fn clone_snapshot(&mut self, from: &str, to: &str, properties: BTreeMap<String, String>) -> Result<(), Refusal> {
         let snapshot = self.snapshot_of(from)?.clone();
         let volume = from.split_once('@').and_then(|(dataset, _)| self.datasets.get(dataset)).and_then(|d| d.volume);
-        if from.split('/').next() != to.split('/').next() {
+        if root(from) != root(to) {
             return Err(format!("cannot create '{to}': source and target pools differ"));
         }
         self.room_for(to)?;
@@ -243,7 +256,7 @@ impl Pool {
 
     pub(super) fn promote(&mut self, name: &str) -> Result<(), Refusal> {
         let origin = self.get(name)?.origin.ok_or_else(|| format!("cannot promote '{name}': not a cloned filesystem"))?;
-        let source = self.snapshot_name(origin).and_then(|full| full.split_once('@').map(|(dataset, _)| dataset.to_owned()));
+        let source = self.snapshot_name(origin, name).and_then(|full| full.split_once('@').map(|(dataset, _)| dataset.to_owned()));
         let source = source.ok_or_else(|| absent(name))?;
         let Some(parent) = self.datasets.get_mut(&source) else { return Err(absent(&source)) };
         let end = parent.snapshots.iter().position(|s| s.guid == origin).map_or(0, |at| at + 1);
@@ -288,7 +301,7 @@ impl Pool {
             return Err("could not find any snapshots to destroy; check snapshot names.".into());
         };
         let (held, guid) = (!snapshot.holds.is_empty(), snapshot.guid);
-        let clones = self.clones(guid).join("\n");
+        let clones = self.clones(guid, name).join("\n");
         if defer && (held || !clones.is_empty()) {
             self.snapshot_mut(name)?.deferred = true;
             return Ok(());
@@ -320,8 +333,11 @@ impl Pool {
             let list = all.iter().skip(1).cloned().chain(snapshots.iter().map(|(name, ..)| name.clone())).collect::<Vec<_>>().join("\n");
             return Err(format!("cannot destroy '{name}': {kind} has children\nuse '-r' to destroy the following datasets:\n{list}"));
         }
-        let clones: Vec<&str> =
-            snapshots.iter().flat_map(|(_, guid, _)| self.clones(*guid)).filter(|clone| !all.iter().any(|own| own == clone)).collect();
+        let clones: Vec<&str> = snapshots
+            .iter()
+            .flat_map(|(_, guid, _)| self.clones(*guid, name))
+            .filter(|clone| !all.iter().any(|own| own == clone))
+            .collect();
         if !clones.is_empty() {
             return Err(format!(
                 "cannot destroy '{name}': {kind} has dependent clones\nuse '-R' to destroy the following datasets:\n{}",
@@ -336,7 +352,7 @@ impl Pool {
         }
         let origins: Vec<u64> = all.iter().filter_map(|name| self.datasets.remove(name)).filter_map(|d| d.origin).collect();
         for origin in origins {
-            let Some(full) = self.snapshot_name(origin) else { continue };
+            let Some(full) = self.snapshot_name(origin, name) else { continue };
             if self.snapshot_of(&full).is_ok_and(|s| s.deferred && s.holds.is_empty()) {
                 self.destroy_snapshot(&full, true)?;
             }

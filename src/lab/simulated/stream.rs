@@ -81,7 +81,7 @@ fn is_before(pool: &Pool, earlier: &Snapshot, later: &str) -> bool {
         if dataset.snapshots.iter().any(|snapshot| snapshot.guid == earlier.guid) {
             return earlier.createtxg <= until;
         }
-        let Some(origin) = dataset.origin.and_then(|guid| pool.snapshot_name(guid)) else { return false };
+        let Some(origin) = dataset.origin.and_then(|guid| pool.snapshot_name(guid, &later)) else { return false };
         later = origin;
     }
 }
@@ -106,7 +106,7 @@ pub(super) fn receive(pool: &mut Pool, to: &str, origin: Option<&str>, keeps: bo
     if let Some(earlier) = earlier {
         return further(pool, to, earlier.snapshots.last().map(|last| last.guid), &header, &body);
     }
-    let base = header.base.map(|guid| pool.snapshot_name(guid).ok_or(guid)).transpose();
+    let base = header.base.map(|guid| pool.snapshot_name(guid, to).ok_or(guid)).transpose();
     let base = base.map_err(|_| format!("cannot receive: local origin for clone {to} does not exist"))?;
     if origin.is_some() && origin != base.as_deref() {
         return Err("cannot receive: local origin is not the base of the stream".into());

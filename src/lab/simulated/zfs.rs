@@ -138,6 +138,10 @@ fn create(pool: &mut Pool, words: &Words) -> Result<(), Refusal> {
 
 fn set(pool: &mut Pool, assignment: &str, name: &str) -> Result<(), Refusal> {
     let (property, value) = assignment.split_once('=').ok_or_else(|| "missing '=' for property=value argument".to_owned())?;
+    // Source: OpenZFS sys/zap.h, `ZAP_MAXVALUELEN`.
+    if value.len() >= 8192 {
+        return Err(format!("cannot set property for '{name}': property value too long"));
+    }
     if name.contains('@') {
         pool.snapshot_mut(name)?.properties.insert(property.to_owned(), value.to_owned());
         return Ok(());
@@ -173,7 +177,7 @@ impl Shown<'_> {
     /// Native properties and their values, `-p` form; source `-`.
     fn native(&self, pool: &Pool) -> Vec<(&'static str, String)> {
         match self {
-            Self::Dataset(_, dataset) => {
+            Self::Dataset(name, dataset) => {
                 let mut rows = vec![
                     ("type", self.kind().to_owned()),
                     ("guid", dataset.guid.to_string()),
@@ -182,12 +186,12 @@ impl Shown<'_> {
                 rows.extend([("used", "65536".to_owned()), ("referenced", "65536".to_owned())]);
                 // As if each of them had a block of its own.
                 rows.push(("usedbysnapshots", (dataset.snapshots.len() * 65536).to_string()));
-                rows.extend(dataset.origin.and_then(|guid| pool.snapshot_name(guid)).map(|name| ("origin", name)));
+                rows.extend(dataset.origin.and_then(|guid| pool.snapshot_name(guid, name)).map(|name| ("origin", name)));
                 rows.extend(dataset.volume.map(|size| ("volsize", size.to_string())));
                 rows.extend(dataset.half.as_ref().map(|half| ("receive_resume_token", half.token())));
                 rows
             }
-            Self::Snapshot(_, snapshot) => vec![
+            Self::Snapshot(name, snapshot) => vec![
                 ("type", "snapshot".to_owned()),
                 ("guid", snapshot.guid.to_string()),
                 ("createtxg", snapshot.createtxg.to_string()),
@@ -195,7 +199,7 @@ impl Shown<'_> {
                 ("referenced", "65536".to_owned()),
                 ("userrefs", snapshot.holds.len().to_string()),
                 ("defer_destroy", if snapshot.deferred { "on" } else { "off" }.to_owned()),
-                ("clones", pool.clones(snapshot.guid).join(",")),
+                ("clones", pool.clones(snapshot.guid, name).join(",")),
             ],
         }
     }

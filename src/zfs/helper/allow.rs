@@ -19,6 +19,8 @@ pub struct Limits {
     pub roots: Vec<String>,
     /// Datasets whose snapshots may be read, held and cloned.
     pub images: Vec<String>,
+    /// Datasets that copies of checkpoints are made in and read from. Only direct children with a copy's name; none is ever destroyed.
+    pub exports: Vec<String>,
     /// The VM ids that are autovibe's; all, if `None`.
     pub vmids: Option<(u32, u32)>,
 }
@@ -139,7 +141,8 @@ impl Limits {
                 if !tag.starts_with(TAG) || name::tag(tag).is_err() {
                     return Err(format!("tag {} is not autovibe's", tag.escape_debug()));
                 }
-                self.source(snapshot)?;
+                // What is held among the exports is let go by people.
+                self.source(snapshot).or_else(|why| if words[0] == "hold" { self.exported_snapshot(snapshot) } else { Err(why) })?;
                 plain(Vec::new())
             }
             ["clone", rest @ ..] => {
@@ -180,6 +183,7 @@ impl Limits {
             }
             ["send", rest @ ..] => self.send(rest),
             // What came half of a stream has no mark yet; ZFS aborts nothing that is whole.
+            ["receive", "-A", to] if self.exported(to).is_ok() => plain(Vec::new()),
             ["receive", "-A", to] => self.received(to).and_then(|_| plain(Vec::new())),
             ["receive", rest @ ..] => self.receive(rest.strip_prefix(&["-s", "-u"]).unwrap_or(rest)),
             ["set", assignment, to] => self.set(assignment, to),
@@ -208,7 +212,7 @@ impl Limits {
         }
         for name in names {
             // The guid of a pool says whether it is there at all.
-            let pool = self.roots.iter().chain(&self.images).any(|root| root.split('/').next() == Some(*name));
+            let pool = self.roots.iter().chain(&self.images).chain(&self.exports).any(|root| root.split('/').next() == Some(*name));
             let dataset = match name.split_once('@') {
                 Some((dataset, snapshot)) if name::tag(snapshot).is_ok() => dataset,
                 Some(_) => return Err(format!("`{}` is no name", name.escape_debug())),
@@ -223,11 +227,14 @@ impl Limits {
 
     fn receive(&self, words: &[&str]) -> Result<Allowed, String> {
         let (["-o", _, to] | [to]) = words else { return Err("receive takes one name".into()) };
+        let is_export = self.exported(to).is_ok();
         if let ["-o", origin, _] = words {
             let origin = origin.strip_prefix("origin=").ok_or("only an origin may be given")?;
-            self.source(origin)?;
+            if is_export { self.exported_snapshot(origin)? } else { self.source(origin)? }
         }
-        self.received(to)?;
+        if !is_export {
+            self.received(to)?;
+        }
         Ok(Allowed { work: Work::Reads, needs: Vec::new() })
     }
 
@@ -236,6 +243,16 @@ impl Limits {
         let (dataset, short) = to.split_once('@').map_or((to, None), |(dataset, short)| (dataset, Some(short)));
         if short.is_some_and(|short| name::tag(short).is_err()) {
             return Err(format!("{} is no snapshot of autovibe's", to.escape_debug()));
+        }
+        if let Ok(uid) = self.exported(dataset) {
+            let base64 = |value: &str| value.chars().all(|c| c.is_ascii_alphanumeric() || "+/= ".contains(c));
+            let numbered = |name: &str| name.strip_prefix("autovibe:manifest-").is_some_and(|number| number.parse::<u16>().is_ok());
+            let legal = match assignment.split_once('=') {
+                Some(("autovibe:checkpoint", value)) => value == uid,
+                Some((name, value)) => (name == "autovibe:manifest" || numbered(name)) && base64(value),
+                None => false,
+            };
+            return if legal && short.is_none() { plain(Vec::new()) } else { Err("that may not be set".into()) };
         }
         let legal = match (self.received(dataset)?, assignment.split_once('=')) {
             (Received::Kept(uid), Some(("autovibe:machine", value))) => short.is_none() && value == uid,
@@ -256,9 +273,9 @@ impl Limits {
         let rest = words.strip_prefix(&["-L", "-e", "-c"]).unwrap_or(words);
         let (["-i", _, snapshot] | [snapshot]) = rest else { return Err("send takes one snapshot".into()) };
         if let ["-i", base, _] = rest {
-            self.source(base)?;
+            self.sendable(base)?;
         }
-        self.source(snapshot)?;
+        self.sendable(snapshot)?;
         Ok(Allowed { work: Work::Prints, needs: Vec::new() })
     }
 
@@ -316,12 +333,35 @@ impl Limits {
         }
     }
 
+    /// A snapshot that may be sent: one that may be used, or one of an export.
+    pub(super) fn sendable(&self, snapshot: &str) -> Result<(), String> {
+        self.source(snapshot).or_else(|why| self.exported_snapshot(snapshot).map_err(|_| why))
+    }
+
+    fn exported_snapshot(&self, snapshot: &str) -> Result<(), String> {
+        match snapshot.split_once('@') {
+            Some((dataset, short)) if name::tag(short).is_ok() => self.exported(dataset).map(drop),
+            _ => Err(format!("{} is no snapshot", snapshot.escape_debug())),
+        }
+    }
+
+    /// A disk of an exported checkpoint, with the uid of that.
+    fn exported<'a>(&self, dataset: &'a str) -> Result<&'a str, String> {
+        let name = dataset.rsplit_once('/').filter(|(root, _)| legal(dataset) && self.exports.iter().any(|known| known == root));
+        let owner = name.and_then(|(_, name)| name.strip_prefix("c-")?.rsplit_once("-disk-"));
+        let index = |text: &str| text.len() <= 3 && !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
+        match owner {
+            Some((uid, number)) if uuid::Uuid::try_parse(uid).is_ok() && index(number) => Ok(uid),
+            _ => Err(format!("{} is no export", dataset.escape_debug())),
+        }
+    }
+
     fn image(&self, dataset: &str) -> bool {
         legal(dataset) && self.images.iter().any(|root| within(root, dataset))
     }
 
     fn readable(&self, dataset: &str) -> bool {
-        legal(dataset) && self.roots.iter().chain(&self.images).any(|root| within(root, dataset))
+        legal(dataset) && self.roots.iter().chain(&self.images).chain(&self.exports).any(|root| within(root, dataset))
     }
 }
 

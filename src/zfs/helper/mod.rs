@@ -138,7 +138,7 @@ impl Helper {
         let text = output.stdout + &output.stderr;
         let snapshot = text.lines().find_map(|line| line.trim().strip_prefix("toname = "));
         let snapshot = snapshot.ok_or_else(|| Error::Refused("the token does not say what it would send".into()))?;
-        self.limits.source(snapshot).map_err(Error::Refused)
+        self.limits.sendable(snapshot).map_err(Error::Refused)
     }
 
     async fn import(&self, to: &Dataset, size: u64, properties: &Properties) -> Result<Answer, Error> {

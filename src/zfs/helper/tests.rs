@@ -7,7 +7,12 @@ use crate::zfs::Properties;
 const UID: &str = "5f0c7d1e-1111-4222-8333-444455556666";
 
 fn limits() -> Limits {
-    Limits { roots: vec!["tank/data".into(), "tank/av".into()], images: vec!["tank/images".into()], vmids: Some((1000, 1999)) }
+    Limits {
+        roots: vec!["tank/data".into(), "tank/av".into()],
+        images: vec!["tank/images".into()],
+        exports: vec!["backup/av".into()],
+        vmids: Some((1000, 1999)),
+    }
 }
 
 fn allow(words: &[&str]) -> Result<super::allow::Allowed, String> {
@@ -71,6 +76,58 @@ fn the_clients_own_commands_are_run() {
     ));
     assert_eq!(allow(&["destroy", disk]).map(|allowed| allowed.needs), Ok(vec![Need::Disk(disk.into())]));
     assert_eq!(allow(&["destroy", &checkpoint]).map(|allowed| allowed.needs), Ok(vec![Need::Snapshot(checkpoint.clone())]));
+}
+
+#[test]
+fn an_export_is_made_marked_read_and_never_destroyed() {
+    let export = format!("backup/av/c-{UID}-disk-0");
+    let (snapshot, kept) = (format!("{export}@av-C"), format!("tank/av/m-{UID}-disk-0@av-C"));
+    let origin = format!("origin=backup/av/c-{UID}-disk-1@av-B");
+    for good in [
+        &["get", "-Hp", "-r", "-s", "local,none", "-o", "name,property,value,source", "all", "backup/av"] as &[&str],
+        &["get", "-Hp", "-o", "value", "mountpoint", "backup/av"],
+        &["get", "-Hp", "-o", "value", "guid", "backup"],
+        &["receive", "-s", "-u", &export],
+        &["receive", "-s", "-u", "-o", &origin, &export],
+        &["receive", "-A", &export],
+        &["hold", "autovibe", &snapshot],
+        &["set", &format!("autovibe:checkpoint={UID}"), &export],
+        &["set", "autovibe:manifest-12=eyJh+/==", &export],
+        &["set", "autovibe:manifest=1 c0ffee", &export],
+        &["send", "-L", "-e", "-c", &snapshot],
+        &["send", "-i", &format!("backup/av/c-{UID}-disk-1@av-B"), &snapshot],
+    ] {
+        assert!(allow(good).is_ok(), "{good:?}: {:?}", allow(good));
+    }
+    for bad in [
+        &["destroy", &export] as &[&str],
+        &["destroy", &snapshot],
+        &["destroy", "-d", &snapshot],
+        &["release", "autovibe", &snapshot],
+        &["rename", &export, "tank/data/vm-1000-disk-0"],
+        &["clone", "-o", "autovibe:machine=M", &snapshot, "tank/data/vm-1000-disk-0"],
+        &["promote", &export],
+        &["mount", &export],
+        &["snapshot", "-o", "autovibe:checkpoint=C", &snapshot],
+        &["create", "-o", "mountpoint=none", "-o", "canmount=off", "backup/av"],
+        &["receive", "backup/av"],
+        &["receive", "-F", &export],
+        &["receive", &format!("backup/av/m-{UID}-disk-0")],
+        &["receive", &format!("backup/av/x/c-{UID}-disk-0")],
+        &["receive", "backup/av/c-x-disk-0"],
+        &["receive", "-o", &format!("origin={kept}"), &export],
+        &["set", "autovibe:checkpoint=other", &export],
+        &["set", &format!("autovibe:checkpoint={UID}"), &snapshot],
+        &["set", "autovibe:manifest-x=a", &export],
+        &["set", "autovibe:manifest=a;b", &export],
+        &["set", "autovibe:machine=M", &export],
+        &["set", "mountpoint=/root", &export],
+        &["set", "autovibe:manifest=1 c0ffee", &format!("tank/av/c-{UID}-disk-0")],
+        &["send", "backup/other@x"],
+        &["send", "backup/av@x"],
+    ] {
+        assert!(allow(bad).is_err(), "{bad:?}");
+    }
 }
 
 #[test]

@@ -40,7 +40,7 @@ const ROWS: &[Row] = &[
     row("checkpoints.autovibe.dev", "", READ, ALL, ALL),
     row("checkpoints/status.autovibe.dev", "", READ, READ, READ),
     row("checkpoints/bundle.autovibe.dev", "", READ, READ, READ),
-    row("checkpoints/export.autovibe.dev", "", "", "g", "g"),
+    row("checkpoints/export.autovibe.dev", "", "", "gc", "gc"),
     row("checkpoints/import.autovibe.dev", "", "", "c", "c"),
     row("checkpoints/vmid.autovibe.dev", "", "", "", ""),
     row("approvals.autovibe.dev", "", READ, "glwup", "glwup"),

@@ -19,7 +19,7 @@ async fn audited(stage: &Stage, asked: &str) -> Audit {
 }
 
 /// Asks for one that collects, and waits for it.
-async fn collected(stage: &Stage, asked: &str) -> Audit {
+pub(super) async fn collected(stage: &Stage, asked: &str) -> Audit {
     annotated(stage, asked, Some(asked)).await
 }
 

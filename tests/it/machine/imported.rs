@@ -17,15 +17,15 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 
 const PATIENCE: Duration = Duration::from_mins(1);
-const NAME: &str = "a-final";
+pub(super) const NAME: &str = "a-final";
 
 /// The API of a stage's hub, with files in the stage's directory.
-struct Api {
+pub(crate) struct Api {
     server: apiserver::Server,
     shutdown: CancellationToken,
 }
 
-async fn serve(stage: &Stage, door: &Door) -> Api {
+pub(crate) async fn serve(stage: &Stage, door: &Door) -> Api {
     let shutdown = CancellationToken::new();
     let config = apiserver::Config { listen: "127.0.0.1:0".parse().unwrap(), data: stage.data().into(), door: door.clone() };
     let server = apiserver::start(config, stage.objects().clone(), shutdown.clone()).await.unwrap();
@@ -33,7 +33,7 @@ async fn serve(stage: &Stage, door: &Door) -> Api {
 }
 
 impl Api {
-    async fn stop(self) {
+    pub(crate) async fn stop(self) {
         self.shutdown.cancel();
         self.server.stopped().await;
     }
@@ -49,7 +49,7 @@ async fn stage(door: &Door) -> (Stage, Api) {
     (stage, api)
 }
 
-async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
+pub(crate) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     let looks = async {
         while !holds().await {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -58,12 +58,12 @@ async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
     tokio::time::timeout(PATIENCE, looks).await.unwrap_or_else(|_| panic!("{what} did not happen"));
 }
 
-async fn until_open(door: &Door) {
+pub(crate) async fn until_open(door: &Door) {
     until("the hub is connected", async || door.drivers().await.is_some_and(|drivers| !drivers.is_empty())).await;
 }
 
 /// Waits, elsewhere, for a command.
-async fn ran<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
+pub(crate) async fn ran<R: Send + 'static>(work: impl FnOnce() -> R + Send + 'static) -> R {
     tokio::task::spawn_blocking(work).await.unwrap()
 }
 
@@ -91,7 +91,7 @@ fn disks(stage: &Stage) -> Vec<String> {
     stage.datasets().into_iter().filter(|name| name.contains("/c-")).collect()
 }
 
-async fn delete(stage: &Stage) {
+pub(super) async fn delete(stage: &Stage) {
     stage.objects().delete::<Checkpoint>(NAMESPACE, NAME, None).await.unwrap();
     until("it is deleted", async || stage.checkpoint(NAME).await.is_none()).await;
 }

@@ -177,7 +177,7 @@ impl Stage {
     }
 
     /// The same, beside an API server that has the same door.
-    pub(super) async fn start_with(&mut self, after_step: Option<AfterStep>, door: Door) {
+    pub(crate) async fn start_with(&mut self, after_step: Option<AfterStep>, door: Door) {
         self.begin(after_step, door, None, None).await;
     }
 

@@ -1,5 +1,6 @@
 //! `zfs` on another machine: the real `ssh`, a real sshd, and the helper as its forced command.
 
+mod exports;
 pub(crate) mod lives;
 mod pools;
 pub(crate) mod sshd;

@@ -5,7 +5,10 @@ use crate::own_zfs::{destroy_pool, unmount_again, zfs, zpool};
 use autovibe::{
     api::checkpoint::{Volume, VolumeCopy},
     clock::Clock,
-    driver::{self, Connection, Door, Driver, storage::Wanted},
+    driver::{
+        self, Connection, Door, Driver,
+        storage::{self, Wanted},
+    },
     lab::{Lab, real::pool},
     proxmox::Vmid,
     remote::archive::{Begin, Disk},
@@ -19,9 +22,9 @@ use std::{
 };
 
 /// A pool of the test's own, gone with it.
-struct Pool {
-    name: String,
-    dir: tempfile::TempDir,
+pub(super) struct Pool {
+    pub(super) name: String,
+    pub(super) dir: tempfile::TempDir,
 }
 
 impl Drop for Pool {
@@ -32,7 +35,7 @@ impl Drop for Pool {
     }
 }
 
-async fn pool(test: &str) -> Option<Pool> {
+pub(super) async fn pool(test: &str) -> Option<Pool> {
     let root = Command::new("id").arg("-u").output().is_ok_and(|output| output.stdout == b"0\n");
     if !root || zpool(&["list"]).is_err() {
         eprintln!("SKIPPED {test}: it needs root and zfs");
@@ -56,10 +59,10 @@ async fn pool(test: &str) -> Option<Pool> {
 }
 
 impl Pool {
-    fn data(&self) -> String {
+    pub(super) fn data(&self) -> String {
         format!("{}/d", self.name)
     }
-    fn keep(&self) -> String {
+    pub(super) fn keep(&self) -> String {
         format!("{}/k", self.name)
     }
     fn disk(&self, vmid: u32) -> Dataset {
@@ -68,7 +71,7 @@ impl Pool {
     fn kept(&self, index: u32) -> Dataset {
         Dataset(format!("{}/m-{UID}-disk-{index}", self.keep()))
     }
-    fn arguments(&self) -> String {
+    pub(super) fn arguments(&self) -> String {
         format!("--datasets {},{} --state {{state}}", self.data(), self.keep())
     }
     /// A disk as the helper must see it: with our mark.
@@ -226,6 +229,7 @@ async fn a_checkpoint_moves_from_pool_to_pool_with_its_guid() {
         target: to.copy(uid, 0),
         snapshot_marks: marks.clone().into_iter().chain(super::marks("machine", UID)).collect(),
         marks,
+        base: storage::Base::Nearest,
     };
     // Whoever began it was killed: the rest of an earlier try is no one's, or what came of it is gone on with.
     let mut stream = Vec::new();

@@ -7,7 +7,7 @@ use super::super::step::Base;
 use super::{Act, Done, Problem};
 use crate::api::checkpoint::{Volume, VolumeCopy};
 use crate::api::{Checkpoint, Kind};
-use crate::driver::storage::{CHECKPOINT, Image, MACHINE, Wanted};
+use crate::driver::storage::{Base::Nearest, CHECKPOINT, Image, MACHINE, Wanted};
 use crate::driver::{self, Driver};
 use crate::objects;
 use crate::proxmox::Node;
@@ -64,6 +64,7 @@ impl Act<'_> {
                 target: here.copy(&uid, index),
                 marks: [mark.clone()].into(),
                 snapshot_marks: machine.chain([mark]).collect(),
+                base: Nearest,
             };
             if !done(here, &from, wanted).await? {
                 return Ok(Done::Later(AGAIN));
