@@ -198,7 +198,7 @@ async fn d7_calls_that_fail_lose_nothing_that_was_answered() {
         return;
     }
     let (mut hurt, mut doubtful) = (0, 0);
-    let each = ["fsync:error=EIO", "pwrite64:error=EIO", "pwrite64:error=ENOSPC", "fsync:error=ESTALE"];
+    let each = ["fdatasync:error=EIO", "pwrite64:error=EIO", "pwrite64:error=ENOSPC", "fdatasync:error=ESTALE"];
     for (n, fault) in each.iter().enumerate() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("autovibe.db");
@@ -207,7 +207,7 @@ async fn d7_calls_that_fail_lose_nothing_that_was_answered() {
         // Now and then, counted in each thread; a commit is about a hundred writes and one sync.
         let when = if fault.starts_with("pwrite64") { format!("{}+251", 350 + n) } else { format!("{}+9", 6 + n) };
         command.args(["-f", "-qq", "-o", "/dev/null", "-P"]).arg(with(&path, "-wal")).arg("-P").arg(&path);
-        command.args(["-e", "trace=fsync,pwrite64", "-e"]).arg(format!("inject={fault}:when={when}"));
+        command.args(["-e", "trace=fdatasync,pwrite64", "-e"]).arg(format!("inject={fault}:when={when}"));
         command.arg(std::env::current_exe().unwrap());
         let told = run(command, &path);
         assert!(told[0].len() > 20, "{fault}: {told:?}");
