@@ -75,15 +75,20 @@ fn a_hub_that_dies_at_any_point_on_postgresql_comes_to_the_same_end() {
     assert!(dies_at_each(3, live) > Some(200));
 }
 
+/// Points of the recovery.
+const SECONDS: usize = 40;
+
 /// The second death comes in the recovery from the first: some points after the start.
 #[test]
 fn a_hub_that_dies_again_while_it_recovers_comes_to_the_same_end() {
     let points = live("none died", 0, vec![]).points.len();
-    let pairs = super::runs(120);
+    let pairs = super::runs(2000);
+    assert!(pairs <= points * SECONDS, "{pairs} pairs of {points} points");
     let reached = std::sync::atomic::AtomicUsize::new(0);
     each(pairs, |pair| {
-        // Spread over both, without a pattern between them.
-        let (first, second) = (pair * 7919 % points, pair * 104_729 % 40);
+        // Spread over both, none twice: it has no divisor with their number in common.
+        let pair = pair * 7919 % (points * SECONDS);
+        let (first, second) = (pair / SECONDS, pair % SECONDS);
         let lived = live(&format!("died at {first}, then at {second}"), 0, vec![dying_at(first), dying_at(second)]);
         assert!(lived.died >= 1, "{first} was not reached");
         reached.fetch_add(usize::from(lived.died == 2), std::sync::atomic::Ordering::Relaxed);
