@@ -147,7 +147,7 @@ fn what_is_done_with_checkpoints_asks_real_zfs_the_same_however_many_there_are()
         all.map(|figure| (figure["value"].as_f64().unwrap(), figure["baseline"]["value"].as_f64().unwrap())).collect()
     };
     let commands = counted(": zfs commands, of");
-    assert!(commands.len() == 9 && commands.iter().all(|(many, few)| many == few && *few > 0.0), "{report:#}");
+    assert!(commands.len() == 9 && commands.iter().all(|(many, few)| (many - few).abs() < 0.5 && *few > 0.0), "{report:#}");
     // Numbers in it have a digit more or less.
     let bytes = counted("bytes that they print");
     assert!(bytes.len() == 9 && bytes.iter().all(|(many, few)| *many < few * 1.1 + 20.0), "{report:#}");

@@ -218,7 +218,8 @@ impl Limits {
                 Some(_) => return Err(format!("`{}` is no name", name.escape_debug())),
                 None => name,
             };
-            if !(pool && *properties == "guid" && names.len() == 1 && !words.contains(&"-r")) && !self.readable(dataset) {
+            let asks_of_pool = pool && *properties == "guid" && names.len() == 1 && !words.contains(&"-r");
+            if !asks_of_pool && !self.readable(dataset) {
                 return Err(format!("{} is outside what this helper may see", name.escape_debug()));
             }
         }
