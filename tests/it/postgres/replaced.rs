@@ -17,6 +17,12 @@ async fn make(store: &Store) -> Object {
     store.write(|t| Box::pin(async { t.put(&key("sum"), document(0), Expect::Absent).await as Result<_, Error> })).await.unwrap()
 }
 
+/// Returns when who follows for `store` has begun to: what that has the writer do would be of one batch with what is written meanwhile.
+async fn is_followed(store: &Store, other: &Store) {
+    let first = put_all(other, vec!["first".into()], Duration::ZERO).await.unwrap();
+    store.revisions().wait_for(|newest| *newest >= first).await.unwrap();
+}
+
 async fn replace(store: &Store, at: Revision, value: u64) -> Result<Object, Error> {
     store.replace(key("sum"), at, document(value)).await
 }
@@ -35,6 +41,7 @@ async fn it_is_one_question_and_the_next_revision_whatever_is_cut() {
     let proxy = Proxy::start(Cluster::shared().unwrap().socket()).await;
     let store = Store::open_with(&proxy.url(&home.url).parse().unwrap(), Options::default()).await.unwrap();
     let other = home.open().await;
+    is_followed(&store, &other).await;
     let mut at = make(&store).await.revision;
     let mut fewest = u64::MAX;
     for round in 1..=15_u64 {
@@ -70,6 +77,7 @@ async fn one_that_comes_to_the_server_late_does_nothing() {
     let Some(home) = Home::postgres().await else { return };
     let proxy = Proxy::start(Cluster::shared().unwrap().socket()).await;
     let store = Store::open_with(&proxy.url(&home.url).parse().unwrap(), Options::default()).await.unwrap();
+    is_followed(&store, &home.open().await).await;
     let mut at = make(&store).await.revision;
     for round in 1..=4 {
         proxy.arm(Fault::LateAsked("of 'quotes'"));
