@@ -216,7 +216,7 @@ mod tests {
         endless.remove(MANIFEST);
         assert_eq!(read(&endless), None);
         for (name, value) in [
-            ("autovibe:manifest-0", "d2hhd"),
+            ("autovibe:manifest-0", "d2hhe"),
             ("autovibe:manifest-1", "!"),
             (MANIFEST, "2"),
             (MANIFEST, "1 00"),
