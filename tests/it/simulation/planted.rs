@@ -186,6 +186,16 @@ pub(super) fn zfs(bug: Option<Bug>, mind: &Shared, inner: zfs::Service) -> zfs::
                 Bug::DestroyDependents if verb == "get" && argv.contains(&"snapshot".into()) && last.starts_with("tank/autovibe/") => {
                     return output(0, String::new());
                 }
+                // What they take is what none takes.
+                Bug::DestroyDependents if verb == "get" && last.starts_with("tank/autovibe/") && !last.contains('@') => {
+                    let mut answer = inner.call(argv).await?;
+                    let none = |line: &str| match line.split('\t').collect::<Vec<_>>().as_slice() {
+                        [name, "usedbysnapshots", _, source] => format!("{name}\tusedbysnapshots\t0\t{source}\n"),
+                        _ => format!("{line}\n"),
+                    };
+                    answer.stdout = answer.stdout.lines().map(none).collect();
+                    return Some(answer);
+                }
                 Bug::DestroyDependents if verb == "destroy" && last.starts_with("tank/autovibe/") && !last.contains('@') => {
                     let list = ["list", "-Hp", "-r", "-t", "snapshot", "-o", "name", &last];
                     let all = inner.call(list.map(str::to_owned).to_vec()).await?;
