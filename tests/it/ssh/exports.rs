@@ -1,7 +1,7 @@
 //! An export to another pool and back on this machine's own ZFS, through the API, a real sshd and the helper (skipped aloud where no ZFS
 //! answers).
 
-use super::lives::tls;
+use super::lives::infrastructure;
 use super::pools::{Pool, pool};
 use super::sshd::Sshd;
 use crate::machine::imported::{ran, serve, until, until_open};
@@ -17,24 +17,9 @@ use serde_json::json;
 const NAME: &str = "first";
 
 async fn hub(stage: &Stage, own: &Pool, sshd: &Sshd, export: &str) {
-    let (endpoint, fingerprint) = tls(&stage.lab).await;
     let at = stage.lab.endpoint().clone();
-    stage.create_secret("pve", &[("tokenId", &at.token_id), ("secret", &at.secret)]).await;
-    stage.create_secret("node", &[("ssh-privatekey", sshd.key())]).await;
-    let infrastructure = json!({
-        "proxmox": {
-            "endpoint": format!("https://{endpoint}"), "fingerprint": fingerprint, "tokenSecretRef": { "name": "pve" }, "node": at.node,
-            "vmids": { "from": at.vmid_from, "to": at.vmid_to }, "bridge": at.bridge,
-        },
-        "zfs": {
-            "storage": at.storage, "dataset": own.data(), "keep": own.keep(),
-            "runner": { "ssh": {
-                "host": "127.0.0.1", "port": sshd.port, "user": sshd.user(), "hostKey": sshd.host_key.trim(),
-                "keySecretRef": { "name": "node" },
-            } },
-        },
-        "exportTo": [export],
-    });
+    let mut infrastructure = infrastructure(stage, sshd, &own.data(), &own.keep()).await;
+    infrastructure["exportTo"] = json!([export]);
     let file = own.dir.path().join("image.raw");
     std::fs::write(&file, (0..2_000_000_u32).flat_map(u32::to_le_bytes).collect::<Vec<u8>>()).unwrap();
     stage.create_hub_with(infrastructure, Some(&at.gateway_url), json!({ "name": "debian", "file": file })).await;

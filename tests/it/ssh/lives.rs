@@ -10,7 +10,7 @@ use autovibe::{
     zfs::Runner,
 };
 use rustls::pki_types::PrivateKeyDer;
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use std::{net::SocketAddr, sync::Arc};
 use tokio::net::{TcpListener, TcpStream};
@@ -68,28 +68,34 @@ pub(crate) async fn tls(lab: &Lab) -> (SocketAddr, String) {
     (address, digest)
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn machines_of_a_hub_on_another_machine_live_and_end() {
-    rustls::crypto::ring::default_provider().install_default().ok();
-    let mut stage = Stage::without_hub().await;
-    let Some(sshd) = Sshd::start("machines_of_a_hub_on_another_machine_live_and_end", &arguments(&stage.lab)) else { return };
+/// The lab as a node whose `zfs` is run by SSH, with the secrets that it takes.
+pub(super) async fn infrastructure(stage: &Stage, sshd: &Sshd, dataset: &str, keep: &str) -> Value {
     let (endpoint, fingerprint) = tls(&stage.lab).await;
-    let at = stage.lab.endpoint().clone();
+    let at = stage.lab.endpoint();
     stage.create_secret("pve", &[("tokenId", &at.token_id), ("secret", &at.secret)]).await;
     stage.create_secret("node", &[("ssh-privatekey", sshd.key())]).await;
-    let infrastructure = json!({
+    json!({
         "proxmox": {
             "endpoint": format!("https://{endpoint}"), "fingerprint": fingerprint, "tokenSecretRef": { "name": "pve" }, "node": at.node,
             "vmids": { "from": at.vmid_from, "to": at.vmid_to }, "bridge": at.bridge,
         },
         "zfs": {
-            "storage": at.storage, "dataset": at.dataset, "keep": at.keep,
+            "storage": at.storage, "dataset": dataset, "keep": keep,
             "runner": { "ssh": {
                 "host": "127.0.0.1", "port": sshd.port, "user": sshd.user(), "hostKey": sshd.host_key.trim(),
                 "keySecretRef": { "name": "node" },
             } },
         },
-    });
+    })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_of_a_hub_on_another_machine_live_and_end() {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let mut stage = Stage::without_hub().await;
+    let Some(sshd) = Sshd::start("machines_of_a_hub_on_another_machine_live_and_end", &arguments(&stage.lab)) else { return };
+    let at = stage.lab.endpoint().clone();
+    let infrastructure = infrastructure(&stage, &sshd, &at.dataset, &at.keep).await;
     stage.create_hub(infrastructure, Some(&at.gateway_url)).await;
     let agent = json!({ "type": "ClaudeCode", "model": "claude-sonnet-4-5" });
     stage.create("a", json!({ "goal": { "prompt": "work" }, "agent": agent })).await;
