@@ -49,13 +49,12 @@ impl Driver {
                 Err(error) => return Err(error.into()),
             }
         }
-        let found = self.zfs.dataset(name).await?;
-        if let Some(found) = &found
-            && self.zfs.has_snapshots(found).await?
+        if let Some(found) = self.zfs.dataset(name).await?
+            && self.zfs.has_snapshots(&found).await?
         {
             return Err(Error::InUse(format!("{name} carries snapshots")));
         }
-        match found {
+        match self.zfs.dataset(name).await? {
             None => Ok(()),
             Some(now) if now.guid == seen.guid && machine == now.properties.get(MACHINE) && self.made(&now.properties) => {
                 self.destroy_empty(name).await
