@@ -118,6 +118,21 @@ fn a_vm_is_off_only_where_its_node_lists_it_so_too() {
     });
 }
 
+/// Whatever a hub is doing in the guest then: what it does not hear proves nothing, least of all that the work is not done.
+#[test]
+fn a_guest_whose_answers_are_lost_for_half_a_minute_changes_no_end() {
+    each(16, |begins| {
+        let (mut commands, mut since) = (0, None);
+        let fault = move |_: usize, what: &str| {
+            commands += usize::from(what == "POST /nodes/lab/qemu/1000/agent/exec");
+            let lost = commands > begins
+                && tokio::time::Instant::now() < *since.get_or_insert_with(tokio::time::Instant::now) + Duration::from_secs(30);
+            (lost && what.contains("/agent/exec-status")).then_some(Fault::LoseReply)
+        };
+        live(&format!("lost from command {begins} on"), 0, vec![Plan { fault: Some(Box::new(fault)), ..Plan::default() }]);
+    });
+}
+
 /// A plan in which calls go wrong at random, and its hub dies at some point or lives on.
 fn storm(random: &mut StdRng) -> Plan {
     let rate = [0.02, 0.05, 0.15][random.random_range(0..3)];

@@ -25,6 +25,9 @@ use tracing::{info, warn};
 
 /// Failures of a step in the guest after which the end goes on without it: it must come to an end.
 const PATIENCE: u32 = 3;
+/// The same of the verify command, by which work is judged: each try comes later after the one before, up to a minute, so that a network
+/// that is gone for some minutes judges nothing.
+const VERIFICATIONS: u32 = 12;
 /// Longest time to read a directory of a guest before it is shut down.
 const DIGEST: Duration = Duration::from_secs(30);
 /// Characters of a goal that the message of a commit has at most, and of its first line.
@@ -36,9 +39,13 @@ const ANCESTORS: usize = 200;
 impl Act<'_> {
     /// Goes on without a step in a guest that does not answer, or has refused it often enough.
     fn best_effort(&self, what: &str, error: Problem) -> Result<Done, Problem> {
+        self.within(PATIENCE, what, error)
+    }
+
+    fn within(&self, tries: u32, what: &str, error: Problem) -> Result<Done, Problem> {
         let silent =
             matches!(&error, Problem::Driver(driver::Error::Proxmox(proxmox::Error::AgentNotRunning(_) | proxmox::Error::NotRunning(_))));
-        if silent || self.refusals() >= PATIENCE {
+        if silent || self.refusals() >= tries {
             warn!("{}: {what} was left out: {error}", self.machine.name());
             return Ok(Done::LeftOut);
         }
@@ -68,7 +75,7 @@ impl Act<'_> {
                 let tail: String = result.output.trim_end().chars().rev().take(400).collect::<Vec<_>>().into_iter().rev().collect();
                 said(false, format!("`{}` ended with {code}: {tail}", verify.command.join(" ")))
             }
-            Err(error) => match self.best_effort("verify", error.into())? {
+            Err(error) => match self.within(VERIFICATIONS, "verify", error.into())? {
                 Done::LeftOut => said(false, "the verify command could not be run in the guest".into()),
                 other => Ok(other),
             },
