@@ -7,6 +7,9 @@ use tokio::process::Command;
 /// A clone of a large repository over a slow line; beyond it the source is better made smaller.
 const TIMEOUT: Duration = Duration::from_mins(10);
 
+/// ssh without a key of the hub's user.
+const NOBODY: &str = "ssh -F /dev/null -o BatchMode=yes -o IdentitiesOnly=yes -o IdentityFile=/dev/null -o IdentityAgent=none";
+
 /// One repository of ours, and the name of what is read into it, for messages.
 pub(super) struct Git {
     repository: PathBuf,
@@ -122,6 +125,11 @@ impl Git {
         Ok(())
     }
 
+    /// The directory that goes with the repository.
+    fn scratch(&self) -> &Path {
+        self.repository.parent().unwrap_or(&self.repository)
+    }
+
     pub(super) fn path(&self) -> &Path {
         &self.repository
     }
@@ -166,7 +174,7 @@ impl Git {
     }
 
     /// git on our repository, with nothing of this process's own environment that would turn it elsewhere.
-    fn command(&self) -> Result<Command, Error> {
+    pub(super) fn command(&self) -> Result<Command, Error> {
         let mut command = Command::new("git");
         for stray in [
             "GIT_WORK_TREE",
@@ -175,6 +183,10 @@ impl Git {
             "GIT_ALTERNATE_OBJECT_DIRECTORIES",
             "GIT_NAMESPACE",
             "GIT_CONFIG_PARAMETERS",
+            "GIT_CONFIG_GLOBAL",
+            "XDG_CONFIG_HOME",
+            "GIT_ASKPASS",
+            "SSH_ASKPASS",
         ] {
             command.env_remove(stray);
         }
@@ -182,11 +194,14 @@ impl Git {
             .env("GIT_DIR", &self.repository)
             .env("GIT_TERMINAL_PROMPT", "0")
             .env("GIT_ALLOW_PROTOCOL", "https:ssh:file")
-            .env("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
+            // Whoever may name a repository is nobody there without a credential of their own: keys, agents, passwords and
+            // settings of the hub's user are the hub's.
+            .env("HOME", self.scratch())
+            .env("GIT_SSH_COMMAND", NOBODY)
             .env("LC_ALL", "C");
-        command.args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"]);
+        command.args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false", "-c", "credential.helper="]);
         if let Some(credential) = &self.credential {
-            credential.give(&mut command, self.repository.parent().unwrap_or(&self.repository))?;
+            credential.give(&mut command, &self.origin, self.scratch())?;
         }
         Ok(command)
     }

@@ -6,7 +6,8 @@ use std::{os::unix::fs::OpenOptionsExt, path::Path};
 use tokio::process::Command;
 
 /// Answers git's question for a password out of its own environment.
-const HELPER: &str = "credential.helper=!f() { [ \"$1\" = get ] && printf 'username=%s\\npassword=%s\\n' \"$AUTOVIBE_GIT_USERNAME\" \"$AUTOVIBE_GIT_PASSWORD\"; }; f";
+const HELPER: &str =
+    "!f() { [ \"$1\" = get ] && printf 'username=%s\\npassword=%s\\n' \"$AUTOVIBE_GIT_USERNAME\" \"$AUTOVIBE_GIT_PASSWORD\"; }; f";
 
 /// What a repository lets in.
 #[derive(Clone, Debug)]
@@ -18,12 +19,15 @@ pub enum Credential {
 }
 
 impl Credential {
-    /// Gives it to one command; a key lies in `scratch` until that goes. Others of the machine's user are left out.
-    pub(super) fn give(&self, command: &mut Command, scratch: &Path) -> Result<(), Error> {
+    /// Gives it to one command, for the server of `url` alone; a key lies in `scratch` until that goes.
+    pub(super) fn give(&self, command: &mut Command, url: &str, scratch: &Path) -> Result<(), Error> {
         match self {
             Self::Basic { username, password } => {
-                command.env("AUTOVIBE_GIT_USERNAME", username).env("AUTOVIBE_GIT_PASSWORD", password.expose_secret());
-                command.args(["-c", "credential.helper=", "-c", HELPER]);
+                // Where that server sends git elsewhere, nobody gets it.
+                if let Ok(url) = url::Url::parse(url) {
+                    command.env("AUTOVIBE_GIT_USERNAME", username).env("AUTOVIBE_GIT_PASSWORD", password.expose_secret());
+                    command.args(["-c", &format!("credential.{}.helper={HELPER}", url.origin().ascii_serialization())]);
+                }
             }
             Self::Ssh { key, known_hosts } => {
                 let (key_file, hosts_file) = (scratch.join("key"), scratch.join("known_hosts"));

@@ -17,6 +17,7 @@ pub use deliver::{Target, deliver};
 pub use workspace::Workspace;
 
 use command::Git;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 /// The largest bundle: it goes into a guest in small pieces, and to the store.
@@ -180,7 +181,8 @@ struct Scratch(PathBuf);
 impl Scratch {
     fn new() -> Result<Self, Error> {
         let path = std::env::temp_dir().join(format!("autovibe-git-{}", crate::random::uuid()));
-        std::fs::create_dir(&path)?;
+        // What is fetched may be private.
+        std::fs::DirBuilder::new().mode(0o700).create(&path)?;
         Ok(Self(path))
     }
     fn path(&self) -> &Path {

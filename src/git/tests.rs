@@ -287,7 +287,7 @@ async fn a_password_is_given_to_git_alone_and_stands_on_no_command_line() {
     let temp = tempfile::tempdir().unwrap();
     let mut command = tokio::process::Command::new("git");
     let credential = Credential::Basic { username: "me".into(), password: "p'a\"ss $x".to_owned().into() };
-    credential.give(&mut command, temp.path()).unwrap();
+    credential.give(&mut command, "https://example.org/a.git", temp.path()).unwrap();
     let shown = format!("{:?}", command.as_std().get_args().collect::<Vec<_>>());
     assert!(!shown.contains("p'a"), "{shown}");
     assert!(!format!("{credential:?}").contains("p'a"));
@@ -297,4 +297,27 @@ async fn a_password_is_given_to_git_alone_and_stands_on_no_command_line() {
     tokio::io::AsyncWriteExt::write_all(&mut child.stdin.take().unwrap(), asked).await.unwrap();
     let said = String::from_utf8(child.wait_with_output().await.unwrap().stdout).unwrap();
     assert!(said.contains("username=me\npassword=p'a\"ss $x\n"), "{said}");
+}
+
+#[tokio::test]
+async fn a_password_is_for_the_server_of_its_url_alone() {
+    let temp = tempfile::tempdir().unwrap();
+    let mut command = tokio::process::Command::new("git");
+    let credential = Credential::Basic { username: "me".into(), password: "secret".to_owned().into() };
+    credential.give(&mut command, "https://example.org/a.git", temp.path()).unwrap();
+    command.args(["credential", "fill"]).env("GIT_TERMINAL_PROMPT", "0").env("HOME", temp.path()).stdin(std::process::Stdio::piped());
+    let mut child = command.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut child.stdin.take().unwrap(), b"protocol=https\nhost=evil.example\n\n").await.unwrap();
+    let said = String::from_utf8(child.wait_with_output().await.unwrap().stdout).unwrap();
+    assert!(!said.contains("secret"), "{said}");
+}
+
+#[test]
+fn without_a_credential_the_hub_is_nobody() {
+    let temp = tempfile::tempdir().unwrap();
+    let command = command::Git::new(temp.path().join("repository.git"), "https://example.org/a.git".into()).command().unwrap();
+    let of = |name: &str| command.as_std().get_envs().find(|(key, _)| *key == name).and_then(|(_, value)| value).unwrap().to_owned();
+    assert_eq!(of("HOME"), temp.path());
+    assert!(of("GIT_SSH_COMMAND").to_str().unwrap().contains("IdentityAgent=none"));
+    assert!(command.as_std().get_args().any(|word| word == "credential.helper="), "those of the machine are left out");
 }
