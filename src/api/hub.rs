@@ -3,7 +3,8 @@
 mod infrastructure;
 
 pub use infrastructure::{
-    CONCURRENCY, Firewall, FirewallMode, Infrastructure, Lab, Node, Proxmox, Runner, Ssh, Templates, VmidRange, Zfs, overlap,
+    CONCURRENCY, Firewall, FirewallMode, Infrastructure, Lab, Node, Proxmox, Runner, STORAGE_RESERVE_PERCENT, Ssh, Templates, VmidRange,
+    Zfs, overlap,
 };
 
 use super::capability::Capability;
@@ -255,7 +256,8 @@ pub struct HubStatus {
     /// The generation that this status speaks of.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
-    /// Ready; Reconciling, Stalled; UnownedVms, LedgerGap, AuditFindings, PermissionsMissing, FirewallInactive.
+    /// Ready; Reconciling, Stalled; UnownedVms, LedgerGap, AuditFindings, PermissionsMissing, FirewallInactive,
+    /// StorageLow.
     #[serde(default)]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,

@@ -122,7 +122,8 @@ async fn of_hub(name: &str, context: &Context) -> anyhow::Result<ExitCode> {
         _ => print::out(&print::printable(&text_of_hub(name, &status, managed)))?,
     }
     let fine = status.message.is_none() && status.proxmox_version.is_some() && status.lacking.is_empty();
-    let fine = fine && !status.conditions.iter().any(|condition| condition.type_ == "FirewallInactive" && condition.status == "True");
+    let bad = ["FirewallInactive", "StorageLow"];
+    let fine = fine && !status.conditions.iter().any(|condition| bad.contains(&&*condition.type_) && condition.status == "True");
     let fine = fine && status.nodes.iter().all(|node| node.message.is_none());
     Ok(if fine { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
@@ -150,6 +151,8 @@ fn text_of_hub(name: &str, status: &HubStatus, managed: Option<bool>) -> String 
         None if version.is_some() => lines.push("  ✔ the token may do all that is needed".into()),
         None => {}
     }
+    let low = status.conditions.iter().find(|condition| condition.type_ == "StorageLow" && condition.status == "True");
+    lines.extend(low.map(|condition| format!("  ✘ {}", condition.message)));
     let inactive = status.conditions.iter().find(|condition| condition.type_ == "FirewallInactive" && condition.status == "True");
     match (managed, inactive) {
         (_, Some(inactive)) => lines.push(format!("  ✘ {}", inactive.message)),

@@ -458,6 +458,13 @@ impl Lab {
         self.cluster.slow.store(!hold.is_zero(), std::sync::atomic::Ordering::Relaxed);
     }
 
+    /// The storage of Machines says from now on that so much of it is used on a node.
+    pub fn fill_storage(&self, node: &str, used_bytes: u64) {
+        self.cluster.store.change(|state| {
+            state.storages.entry(node::STORAGE.to_owned()).or_default().used.insert(node.to_owned(), used_bytes);
+        });
+    }
+
     /// How tasks ended whose end has this text; the newest some hundred are known.
     pub fn failed(&self, text: &str) -> Vec<String> {
         self.cluster

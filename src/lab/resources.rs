@@ -181,13 +181,17 @@ impl Cluster {
         rows.extend(nodes);
         let storages = self.store.read(|state| state.storages.clone());
         for node in self.names() {
-            let status = if self.is_up(&node) { "available" } else { "unknown" };
+            let up = self.is_up(&node);
             for (name, storage) in storages.iter().filter(|(_, storage)| storage.on(&node)) {
-                rows.push(
-                    json!({ "id": format!("storage/{node}/{name}"), "type": "storage", "storage": name, "node": node, "status": status,
-                    "plugintype": storage.kind.name(), "content": storage.kind.content(), "shared": u8::from(storage.shared), "disk": 0,
-                    "maxdisk": super::storage::TOTAL }),
-                );
+                let usage = if up { super::storage::usage(self.real.as_deref(), storage, &node).await } else { None };
+                let status = if usage.is_some() { "available" } else { "unknown" };
+                let mut row = json!({ "id": format!("storage/{node}/{name}"), "type": "storage", "storage": name, "node": node,
+                    "status": status, "plugintype": storage.kind.name(), "content": storage.kind.content(),
+                    "shared": u8::from(storage.shared) });
+                if let Some(usage) = usage {
+                    (row["disk"], row["maxdisk"]) = (usage.used.into(), usage.total.into());
+                }
+                rows.push(row);
             }
         }
         rows

@@ -14,7 +14,7 @@ use super::{
     state::{State, Store},
     storage,
 };
-use crate::api::quantity::GoDuration;
+use crate::api::quantity::{Bytes, GoDuration};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
@@ -68,6 +68,8 @@ struct Storage {
     pool: Option<String>,
     /// How long each change of a volume takes.
     takes: Option<GoDuration>,
+    /// What it says is used on each node; simulated volumes take nothing.
+    used: Option<Bytes>,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -254,6 +256,7 @@ and without --config the lab goes on from it";
                     shared: storage.shared,
                     pool: storage.pool.clone(),
                     takes_ms: storage.takes.map_or(0, |time| u64::try_from(time.0.as_millis()).unwrap_or(u64::MAX)),
+                    used: storage.used.iter().flat_map(|used| self.nodes().into_iter().map(|node| (node, used.0))).collect(),
                 };
                 state.storages.insert(storage.storage.clone(), config);
             }

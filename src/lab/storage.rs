@@ -7,6 +7,7 @@ use super::{
     parameters::Parameters,
     simulated,
 };
+use crate::zfs::Dataset;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -16,7 +17,7 @@ use std::{
 };
 
 /// Size of each in bytes.
-pub(super) const TOTAL: u64 = 1 << 38;
+const TOTAL: u64 = 1 << 38;
 
 /// A storage of the cluster, as `storage.cfg` has it.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
@@ -31,6 +32,15 @@ pub(super) struct Config {
     pub(super) pool: Option<String>,
     /// How long each change of its volumes takes.
     pub(super) takes_ms: u64,
+    /// Bytes that it says are used on a node: the model's volumes take none.
+    pub(super) used: BTreeMap<String, u64>,
+}
+
+/// What a storage has on a node, bytes.
+#[derive(Clone, Copy)]
+pub(super) struct Usage {
+    pub(super) used: u64,
+    pub(super) total: u64,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -100,6 +110,23 @@ impl Config {
     }
 }
 
+/// What a storage of a lab has on a node, with its pool if that is real; `None` while that does not answer.
+pub(super) async fn usage(real: Option<&super::pool::Real>, storage: &Config, node: &str) -> Option<Usage> {
+    let Some(real) = real else {
+        let used = storage.used.get(node).copied().unwrap_or_default();
+        return Some(Usage { used: used.min(TOTAL), total: TOTAL });
+    };
+    let (used, free) = real.zfs.room(&Dataset(real.storage.dataset.clone())).await.ok()?;
+    Some(Usage { used, total: used.saturating_add(free) })
+}
+
+/// A storage as its node shows it.
+fn status(storage: &Config, usage: Option<Usage>) -> Value {
+    let (active, Usage { used, total }) = (u8::from(usage.is_some()), usage.unwrap_or(Usage { used: 0, total: 0 }));
+    json!({ "type": storage.kind.name(), "content": storage.kind.content(), "active": active, "enabled": 1,
+        "shared": u8::from(storage.shared), "total": total, "used": used, "avail": total - used })
+}
+
 /// Storage and volume of a path that ends in a volume: its whole id, or its name there.
 fn named_volume(parameters: &Parameters) -> (&str, &str) {
     let (storage, volume) = (parameters.get("storage").unwrap_or_default(), parameters.get("volume").unwrap_or_default());
@@ -115,6 +142,11 @@ impl Node {
     /// Names of the storages that this node has.
     pub(super) fn storages_here(&self) -> Vec<String> {
         self.store.read(|state| state.storages.iter().filter(|(_, storage)| storage.on(&self.name)).map(|(name, _)| name.clone()).collect())
+    }
+
+    /// `None` while its pool does not answer.
+    async fn usage(&self, storage: &Config) -> Option<Usage> {
+        usage(self.real.as_deref(), storage, &self.name).await
     }
 
     /// `GET /storage`: the storages as they are configured.
@@ -136,7 +168,7 @@ impl Node {
             .ok_or_else(|| Refusal::die(format!("storage '{name}' does not exist")))
     }
 
-    pub(super) fn storages(&self, parameters: &Parameters) -> Answer {
+    pub(super) async fn storages(&self, parameters: &Parameters) -> Answer {
         let all = self.store.read(|state| state.storages.clone());
         let content = parameters.get("content");
         let shown = all.iter().filter(|(name, storage)| {
@@ -147,19 +179,22 @@ impl Node {
                     access.need_any(&parameters.who, &format!("/storage/{name}"), &["Datastore.Audit", "Datastore.AllocateSpace"]).is_ok()
                 })
         });
-        let rows = shown.map(|(name, storage)| {
-            json!({ "storage": name, "type": storage.kind.name(), "content": storage.kind.content(), "active": 1, "enabled": 1,
-                "shared": u8::from(storage.shared), "total": TOTAL, "used": 0, "avail": TOTAL, "used_fraction": 0 })
-        });
-        Ok(rows.collect::<Value>().into())
+        let shown: Vec<(&String, &Config)> = shown.collect();
+        let mut rows = Vec::new();
+        for (name, storage) in shown {
+            let mut row = status(storage, self.usage(storage).await);
+            row["storage"] = name.as_str().into();
+            let number = |key: &str| row[key].as_f64().unwrap_or_default();
+            row["used_fraction"] = (number("used") / number("total").max(1.0)).into();
+            rows.push(row);
+        }
+        Ok(Value::from(rows).into())
     }
 
-    pub(super) fn storage_status(&self, name: &str) -> Answer {
+    pub(super) async fn storage_status(&self, name: &str) -> Answer {
         let storage = self.store.read(|state| state.storages.get(name).filter(|storage| storage.on(&self.name)).cloned());
         let Some(storage) = storage else { return Err(Refusal::parameter("storage", "No such storage.")) };
-        Ok(json!({ "type": storage.kind.name(), "content": storage.kind.content(), "active": 1, "enabled": 1,
-            "shared": u8::from(storage.shared), "total": TOTAL, "used": 0, "avail": TOTAL })
-        .into())
+        Ok(status(&storage, self.usage(&storage).await).into())
     }
 
     /// `GET …/content/{volume}`: one volume.

@@ -1,7 +1,8 @@
 //! The calls that autovibe makes, one method each; none waits for a task or retries a change.
 
 use super::{
-    Breaker, Config, Error, ExecStatus, Node, Power, ResourceNode, ResourceVm, Resources, TaskStatus, Upid, VmConfig, Vmid,
+    Breaker, Config, Error, ExecStatus, Node, Power, ResourceNode, ResourceStorage, ResourceVm, Resources, Room, TaskStatus, Upid,
+    VmConfig, Vmid,
     http::{Http, Parameters, segment},
     value,
 };
@@ -60,6 +61,12 @@ fn vm_of(row: &Value, node: Option<Node>) -> Result<ResourceVm, Error> {
         memory_bytes: size_of(row, "maxmem"),
         tags: tags.split(';').filter(|tag| !tag.is_empty()).map(str::to_owned).collect(),
     })
+}
+
+/// A storage that was not measured has no numbers, or none but zeros.
+fn room_of(row: &Value) -> Option<Room> {
+    let total_bytes = size_of(row, "maxdisk").filter(|total| *total > 0)?;
+    Some(Room { total_bytes, free_bytes: total_bytes.saturating_sub(size_of(row, "disk")?) })
 }
 
 fn power_of(row: &Value) -> Option<Power> {
@@ -126,7 +133,8 @@ impl Client {
                     cores: size_of(row, "maxcpu"),
                 }),
                 (Some("storage"), Some(node)) if row["status"] == "available" => {
-                    resources.storages.extend(value::text_of(row, "storage").map(|storage| (node, storage)));
+                    let room = room_of(row);
+                    resources.storages.extend(value::text_of(row, "storage").map(|storage| ResourceStorage { node, storage, room }));
                 }
                 _ => {}
             }

@@ -78,8 +78,25 @@ pub struct Config {
 pub struct Resources {
     pub vms: Vec<ResourceVm>,
     pub nodes: Vec<ResourceNode>,
-    /// Storages that are there to be used, each with its node.
-    pub storages: Vec<(Node, String)>,
+    /// Storages that are there to be used.
+    pub storages: Vec<ResourceStorage>,
+}
+
+/// A storage of a node in `/cluster/resources`. Its numbers lag some 10 s.
+#[derive(Clone, Debug, PartialEq)]
+pub struct ResourceStorage {
+    pub node: Node,
+    pub storage: String,
+    /// `None` where Proxmox has not measured it, as shortly after a start.
+    pub room: Option<Room>,
+}
+
+/// How much a storage has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// What is used and what is free, bytes.
+    pub total_bytes: u64,
+    pub free_bytes: u64,
 }
 
 /// A node in `/cluster/resources`. Its numbers are shown to those with Sys.Audit on it, and while it is online.

@@ -7,8 +7,8 @@
 #[cfg(test)]
 mod tests;
 
-use crate::proxmox::{Client, Node, Power, Resources, Vmid};
-use std::collections::{BTreeMap, BTreeSet};
+use crate::proxmox::{Client, Node, Power, ResourceStorage, Resources, Room, Vmid};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::Mutex;
@@ -35,8 +35,8 @@ pub struct NodeSeen {
     pub memory_bytes: Option<u64>,
     /// All that it has.
     pub cores: Option<u64>,
-    /// Names of the storages that are there to be used.
-    pub storages: BTreeSet<String>,
+    /// The storages that are there to be used, each with its room, if that is known.
+    pub storages: BTreeMap<String, Option<Room>>,
 }
 
 /// All VMs and nodes at one moment.
@@ -190,12 +190,12 @@ fn vms(resources: &Resources) -> BTreeMap<Vmid, VmSeen> {
 
 fn nodes(resources: Resources) -> BTreeMap<Node, NodeSeen> {
     let seen = |node: crate::proxmox::ResourceNode| {
-        let seen = NodeSeen { online: node.online, memory_bytes: node.memory_bytes, cores: node.cores, storages: BTreeSet::new() };
+        let seen = NodeSeen { online: node.online, memory_bytes: node.memory_bytes, cores: node.cores, storages: BTreeMap::new() };
         (node.node, seen)
     };
     let mut nodes: BTreeMap<Node, NodeSeen> = resources.nodes.into_iter().map(seen).collect();
-    for (node, storage) in resources.storages {
-        nodes.entry(node).or_default().storages.insert(storage);
+    for ResourceStorage { node, storage, room } in resources.storages {
+        nodes.entry(node).or_default().storages.insert(storage, room);
     }
     nodes
 }

@@ -1,5 +1,7 @@
 use super::*;
 
+use crate::proxmox::ResourceStorage;
+
 fn listed(vmids: &[u32]) -> BTreeMap<Vmid, VmSeen> {
     vmids
         .iter()
@@ -64,7 +66,7 @@ fn resources(vms: &[(u32, &str, &str)], nodes: &[(&str, bool)]) -> Resources {
     Resources {
         vms: vms.iter().map(vm).collect(),
         nodes: nodes.iter().map(node).collect(),
-        storages: vec![(Node("a".into()), "tank".into())],
+        storages: vec![ResourceStorage { node: Node("a".into()), storage: "tank".into(), room: None }],
     }
 }
 
@@ -92,5 +94,5 @@ fn nothing_is_said_of_a_node_that_is_down_or_did_not_answer() {
     let view = View { asked_at: Instant::now(), vms: BTreeMap::new(), nodes: nodes(seen), silent };
     let hidden = |name: &str| view.hidden(&Node(name.into()));
     assert_eq!((hidden("a"), hidden("b").as_deref(), hidden("c").as_deref()), (None, Some("node b is offline"), Some("no answer")));
-    assert!(view.nodes[&Node("a".into())].storages.contains("tank"));
+    assert!(view.nodes[&Node("a".into())].storages.contains_key("tank"));
 }

@@ -7,15 +7,12 @@ use super::{
     run::{Output, run},
 };
 use crate::clock::{Clock, Tenure};
-use futures::StreamExt;
 use std::{collections::BTreeMap, time::Duration};
 use tracing::warn;
 
 /// A dataset that was just unmounted or closed stays busy for a moment.
 const BUSY_TRIES: u32 = 6;
 const BUSY_PAUSE: Duration = Duration::from_millis(400);
-/// Commands of one call at once: more would wait for each other.
-const AT_ONCE: usize = 8;
 /// Names in one command: far from the longest that a system starts.
 const NAMES: usize = 200;
 /// How often what changes meanwhile is listed anew.
@@ -158,13 +155,6 @@ impl Zfs {
             self.act(&subject, [argv(["snapshot"]), options.clone(), names].concat()).await?;
         }
         Ok(())
-    }
-
-    /// Snapshots several groups at the same time, each with its own marks and its own outcome, in their order. Each is as
-    /// atomic as [`Self::snapshot`]; ZFS puts what comes together into one transaction group.
-    pub async fn snapshot_groups(&self, groups: &[(Vec<Snapshot>, Properties)]) -> Vec<Result<(), Error>> {
-        let each = groups.iter().map(|(snapshots, properties)| self.snapshot(snapshots, properties));
-        futures::stream::iter(each).buffered(AT_ONCE).collect().await
     }
 
     /// Holds them; one that has this tag already is fine.
@@ -313,6 +303,15 @@ impl Zfs {
             Err(Error::NotFound(_)) => self.pool_guid(dataset).await.map(|_| None),
             Err(error) => Err(error),
         }
+    }
+
+    /// What a dataset and all below it use, and what is left to them, bytes.
+    pub async fn room(&self, dataset: &Dataset) -> Result<(u64, u64), Error> {
+        let text = name::dataset(dataset)?;
+        let shown = checked(text, run(&self.runner, &self.tenure, argv(["get", "-Hp", "-o", "value", "used,available", text])).await?)?;
+        let numbers: Vec<u64> = shown.lines().map_while(|line| line.trim().parse().ok()).collect();
+        let [used, available] = numbers[..] else { return Err(Error::Unknown(format!("the room of {text} cannot be read: {shown}"))) };
+        Ok((used, available))
     }
 
     /// Guid of the pool's root dataset, decimal: what tells one pool from another of the same name.

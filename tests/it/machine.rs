@@ -14,6 +14,7 @@ mod exec;
 mod exercised;
 mod exported;
 mod forks;
+mod full;
 pub(crate) mod imported;
 pub(crate) mod killed;
 mod leaders;

@@ -9,7 +9,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The Proxmox and the storage that the Hub drives: `proxmox` with `zfs` or with `templates`; or `lab`, alone or with `templates`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[schemars(extend("x-kubernetes-validations" = [
     rule::holds(
@@ -59,6 +59,11 @@ pub struct Infrastructure {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(extend("x-kubernetes-list-type" = "map", "x-kubernetes-list-map-keys" = ["name"]))]
     pub nodes: Vec<Node>,
+    /// How much of the storage is left to the Machines that are there, percent: a node whose storage has less free takes no new ones.
+    /// A pool that is full stops every guest on it. 0 keeps nothing.
+    #[serde(default = "default_reserve")]
+    #[schemars(range(min = 0, max = 90))]
+    pub storage_reserve_percent: u32,
     /// Datasets that checkpoints may be exported to and imported from, such as `backup/autovibe`: of other pools, each on one node or
     /// more. Default: none, and checkpoints are exported to files alone.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -68,6 +73,27 @@ pub struct Infrastructure {
     /// Proxmox' API alone, as the node would be.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lab: Option<Lab>,
+}
+
+/// How much of a storage is kept free, where nothing is said, percent. ZFS grows slow and fragmented beyond.
+pub const STORAGE_RESERVE_PERCENT: u32 = 10;
+
+fn default_reserve() -> u32 {
+    STORAGE_RESERVE_PERCENT
+}
+
+impl Default for Infrastructure {
+    fn default() -> Self {
+        Self {
+            proxmox: None,
+            zfs: None,
+            templates: None,
+            nodes: Vec::new(),
+            storage_reserve_percent: STORAGE_RESERVE_PERCENT,
+            export_to: Vec::new(),
+            lab: None,
+        }
+    }
 }
 
 /// A node that Machines may run on.

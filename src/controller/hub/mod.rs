@@ -14,7 +14,7 @@ mod unowned;
 mod verify;
 
 pub use connection::Waiting;
-pub use nodes::usable;
+pub use nodes::{low, usable};
 pub use registry::{HubHandle, Hubs};
 
 use super::{Context, Error, kstatus};
@@ -71,11 +71,11 @@ async fn write_status(hub: &Hub, observed: &observe::Observed, plan: &plan::Plan
     {
         context.objects.record(hub, EventType::Warning, &found.reason, &found.message).await;
     }
-    let inactive = |status: &HubStatus| status.conditions.iter().any(|condition| condition.type_ == status::FIREWALL);
-    if !inactive(&before)
-        && let Some(found) = after.conditions.iter().find(|condition| condition.type_ == status::FIREWALL)
-    {
-        context.objects.record(hub, EventType::Warning, &found.reason, &found.message).await;
+    let has = |status: &HubStatus, kind: &str| status.conditions.iter().any(|condition| condition.type_ == kind);
+    for found in after.conditions.iter().filter(|found| [status::FIREWALL, status::STORAGE].contains(&found.type_.as_str())) {
+        if !has(&before, &found.type_) {
+            context.objects.record(hub, EventType::Warning, &found.reason, &found.message).await;
+        }
     }
     if before.audit.as_ref().map(|audit| &audit.findings) != after.audit.as_ref().map(|audit| &audit.findings)
         && let Some(found) = after.conditions.iter().find(|condition| condition.type_ == status::AUDIT)

@@ -1,12 +1,13 @@
 //! Reads what a Hub's Proxmox and ZFS show; changes nothing.
 
 use super::connection::{self, Waiting};
-use super::{nodes, unowned};
+use super::nodes::{self, Low};
+use super::unowned;
 use crate::api::hub::{Audit, Lack, NodeStatus, UnownedVm, Verification};
 use crate::api::{Hub, Kind};
 use crate::controller::{Context, Error};
 use crate::driver::{self, Driver, storage::Image};
-use crate::proxmox::{self, Vmid};
+use crate::proxmox::{self, Node, Vmid};
 use crate::runtime::Seen;
 use crate::store::ledger::Gap;
 use crate::world::World;
@@ -42,6 +43,8 @@ pub(super) struct Observed {
     pub(super) images: BTreeMap<String, Seen<Image>>,
     /// How each of several nodes stands; `None` when that was not seen.
     pub(super) nodes: Option<Vec<NodeStatus>>,
+    /// The nodes whose storage is too full for new Machines; `None` when that was not seen.
+    pub(super) low: Option<Vec<(Node, Low)>>,
     /// VMs of this installation that no Machine holds; `None` when that could not be seen.
     pub(super) unowned: Option<Vec<UnownedVm>>,
     /// What the token lacks; `None` when that was not looked at, or not seen.
@@ -64,6 +67,7 @@ impl Observed {
             link: None,
             images: BTreeMap::new(),
             nodes: None,
+            low: None,
             unowned: None,
             lacking: None,
             firewall: None,
@@ -115,11 +119,12 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
         _ => None,
     };
     let images = images(hub, &driver, &world, context).await;
-    let nodes = nodes::look(&hub.spec.infrastructure.nodes, &driver, &world, context.config.resync).await;
+    let nodes = nodes::look(&hub.spec.infrastructure, &driver, &world, context.config.resync).await;
+    let low = nodes::all_low(&hub.spec.infrastructure, &driver, &world, context.config.resync).await;
     let link = Link { driver, world, identity };
     let unowned = unowned::unowned(hub, &link, context).await?;
     let state = refused.map_or(State::Open { version }, State::Refused);
-    Ok(Observed { state, link: Some(link), images, nodes, unowned, lacking, firewall, audit: None, verification: None, gap })
+    Ok(Observed { state, link: Some(link), images, nodes, low, unowned, lacking, firewall, audit: None, verification: None, gap })
 }
 
 /// The images, on the first node that has each; of those that do not answer the others are enough.

@@ -1,11 +1,12 @@
 //! What a Hub's status says: pure.
 
 use super::observe::{Observed, State};
-use super::plan::Plan;
+use super::{nodes::Low, plan::Plan};
 use crate::api::hub::{Audit, HubStatus, ImageStatus, Lack, UnownedVm};
 use crate::api::meta::{clear_condition, set_condition};
 use crate::api::{Hub, Kind};
 use crate::driver::needs;
+use crate::proxmox::Node;
 use crate::store::ledger::Gap;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -17,6 +18,8 @@ pub(super) const LACKING: &str = "PermissionsMissing";
 pub(super) const AUDIT: &str = "AuditFindings";
 /// The rules that are made for VMs are not in force.
 pub(super) const FIREWALL: &str = "FirewallInactive";
+/// A storage is too full for new Machines.
+pub(super) const STORAGE: &str = "StorageLow";
 /// Something may be missing in the ledger.
 const GAP: &str = "LedgerGap";
 
@@ -38,6 +41,9 @@ pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) ->
     let managed = observed.link.as_ref().is_none_or(|link| link.driver.connection().firewall.is_some());
     if observed.firewall.is_some() || !managed {
         shown(FIREWALL, (observed.firewall == Some(false)).then(|| ("DatacenterFirewallOff", OFF.to_owned())));
+    }
+    if let Some(low) = &observed.low {
+        shown(STORAGE, (!low.is_empty()).then(|| ("BelowReserve", without_room(low))));
     }
     if let Some(audit) = &observed.audit {
         shown(AUDIT, (audit.found > 0).then(|| ("Disagreement", disagreement(audit))));
@@ -73,6 +79,15 @@ pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) ->
 
 const OFF: &str = "The rules by which VMs reach nothing but the gateway are made and are not in force: the firewall of the Proxmox datacenter is \
                    off. See that its own rules leave you a way in, then as root on a node: pvesh set /cluster/firewall/options --enable 1";
+
+fn without_room(low: &[(Node, Low)]) -> String {
+    let each: Vec<String> = low.iter().map(|(node, low)| format!("node {node}: {low}")).collect();
+    format!(
+        "No new Machine is put there, those that are there go on. {}. Delete checkpoints that nobody needs, shorten their retention, or \
+         give the storage more room.",
+        each.join("; ")
+    )
+}
 
 fn without_machine(unowned: &[UnownedVm]) -> String {
     let vms: Vec<String> = unowned.iter().map(|vm| format!("VM {} of {}/{}", vm.vmid, vm.namespace, vm.name)).collect();

@@ -7,7 +7,7 @@ use super::observe::hub_name;
 use super::step::Base;
 use crate::api::machine::{Machine, Phase};
 use crate::api::{Kind, hub};
-use crate::controller::hub::{HubHandle, usable};
+use crate::controller::hub::{HubHandle, low, usable};
 use crate::controller::{Context, Error};
 use crate::driver::marks::tagged;
 use crate::objects;
@@ -144,17 +144,14 @@ pub(super) async fn placed(machine: &Machine, base: &Base, hub: &HubHandle, cont
     let only = machine.spec.placement.iter().flat_map(|placement| placement.nodes.iter().cloned().map(Node)).collect();
     let limits = &hub.spec.infrastructure.nodes;
     if limits.is_empty() {
-        let (node, only): (_, std::collections::BTreeSet<Node>) = (hub.driver.node(), only);
-        let fits = only.is_empty() || only.contains(node);
-        return Ok(if fits { Ok(node.clone()) } else { Err(format!("{node}: spec.placement.nodes does not name it")) });
+        return Ok(on_the_only_node(machine, &only, hub).await);
     }
     let view = match hub.world.at_most(SEEN).await {
         Ok(view) => view,
         Err(unknown) => return Ok(Err(unknown.to_string())),
     };
-    // One whose record was lost, as with the restore of an older database, has its VM already: it is there.
-    if let Some(vm) = view.vms.values().find(|vm| tagged(&vm.tags) == Some(machine.uid())) {
-        return Ok(Ok(vm.node.clone()));
+    if let Some(node) = is_there(machine, &view) {
+        return Ok(Ok(node));
     }
     let origin = base.nodes();
     if !origin.is_empty() && origin.iter().all(|node| view.hidden(node).is_some()) {
@@ -166,6 +163,25 @@ pub(super) async fn placed(machine: &Machine, base: &Base, hub: &HubHandle, cont
     context.machines.promises.decide(machine, &sites, &request, context).await
 }
 
+/// Where its VM is: one whose record was lost, as with the restore of an older database, has it already.
+fn is_there(machine: &Machine, view: &View) -> Option<Node> {
+    view.vms.values().find(|vm| tagged(&vm.tags) == Some(machine.uid())).map(|vm| vm.node.clone())
+}
+
+/// A Hub without a list of nodes has one, with as many Machines as its owner asks for, while its storage has room.
+async fn on_the_only_node(machine: &Machine, only: &BTreeSet<Node>, hub: &HubHandle) -> Result<Node, String> {
+    let node = hub.driver.node();
+    if !only.is_empty() && !only.contains(node) {
+        return Err(format!("{node}: spec.placement.nodes does not name it"));
+    }
+    // What cannot be seen is not called full; the steps that follow say what does not answer.
+    let Ok(view) = hub.world.at_most(SEEN).await else { return Ok(node.clone()) };
+    match low(node, &hub.spec.infrastructure, &hub.driver, &view) {
+        Some(low) if is_there(machine, &view).is_none() => Err(format!("{node}: {low}")),
+        Some(_) | None => Ok(node.clone()),
+    }
+}
+
 async fn site(limit: &hub::Node, hub: &HubHandle, view: &View) -> Site {
     let node = Node(limit.name.clone());
     let seen = view.nodes.get(&node).cloned().unwrap_or_default();
@@ -173,6 +189,6 @@ async fn site(limit: &hub::Node, hub: &HubHandle, view: &View) -> Site {
     let theirs = view.vms.values().filter(|vm| vm.node == node && tagged(&vm.tags).is_none()).filter_map(|vm| vm.memory_bytes);
     let own = seen.memory_bytes.unwrap_or_default() / 10 * 9;
     let memory_bytes = limit.memory.map_or_else(|| own.saturating_sub(theirs.sum()), |memory| memory.0);
-    let usable = usable(limit, &hub.driver, view).await;
+    let usable = usable(limit, &hub.spec.infrastructure, &hub.driver, view).await;
     Site { node, usable, memory_bytes, max_machines: limit.max_machines, cores: seen.cores.unwrap_or_default() }
 }

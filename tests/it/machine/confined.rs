@@ -18,7 +18,7 @@ async fn root(stage: &Stage, method: reqwest::Method, path: &str, form: &[(&str,
 }
 
 /// Changes the Hub, whose controller writes it at the same time.
-async fn change_hub(stage: &Stage, change: impl Fn(&mut Hub)) {
+pub(super) async fn change_hub(stage: &Stage, change: impl Fn(&mut Hub)) {
     for _ in 0..100 {
         let mut hub: Hub = stage.objects().get("", "default").await.unwrap().unwrap();
         change(&mut hub);
@@ -40,12 +40,12 @@ async fn manage(stage: &Stage, guests: &[&str]) {
     until_hub(stage, "it is seen", |hub| condition(hub, "FirewallInactive").is_some()).await;
 }
 
-fn condition(hub: &Hub, kind: &str) -> Option<String> {
+pub(super) fn condition(hub: &Hub, kind: &str) -> Option<String> {
     let found = hub.status.as_ref()?.conditions.iter().find(|condition| condition.type_ == kind && condition.status == "True")?;
     Some(found.message.clone())
 }
 
-async fn until_hub(stage: &Stage, what: &str, wanted: impl Fn(&Hub) -> bool) -> Hub {
+pub(super) async fn until_hub(stage: &Stage, what: &str, wanted: impl Fn(&Hub) -> bool) -> Hub {
     for _ in 0..1000 {
         let hub: Hub = stage.objects().get("", "default").await.unwrap().unwrap();
         if wanted(&hub) {

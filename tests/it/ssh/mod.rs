@@ -262,7 +262,7 @@ async fn z9_of_fifty_checkpoints_at_once_only_the_bad_one_fails() {
     futures::future::join_all(clones).await;
     let groups: Vec<_> =
         (1000..1050).map(|vmid| (vec![at(&disk(vmid), &format!("av-{vmid}"))], marks("checkpoint", &vmid.to_string()))).collect();
-    let outcomes = zfs.snapshot_groups(&groups).await;
+    let outcomes = futures::future::join_all(groups.iter().map(|(snapshots, marks)| zfs.snapshot(snapshots, marks))).await;
     for (group, outcome) in groups.iter().zip(&outcomes) {
         let (snapshot, properties) = (&group.0[0], &group.1);
         if snapshot.dataset == disk(1025) {
