@@ -147,7 +147,8 @@ impl Call {
         let ruled = self.gateway.shutdown.run_until_cancelled(approvals.ask(&self.machine, &asked, enough)).await;
         match ruled {
             Some(Ok(Ruling::Allowed)) => Ok(()),
-            Some(Ok(Ruling::Refused(words) | Ruling::Undecided(words))) if can_be_told(tool) => {
+            // A call without an id cannot be found again to put another in its place.
+            Some(Ok(Ruling::Refused(words) | Ruling::Undecided(words))) if can_be_told(tool) && !id.is_empty() => {
                 judged.told.insert(id.to_owned(), told(input, &words));
                 Ok(())
             }

@@ -142,20 +142,24 @@ fn messages(events: &[Bytes], inputs: &Inputs) -> Bytes {
 
 /// The chunks of choices: a changed call has its new arguments where its id stands.
 fn chat(events: &[Bytes], inputs: &Inputs) -> Bytes {
+    let calls_of = |value: &Value| value["choices"][0]["delta"]["tool_calls"].as_array().cloned().unwrap_or_default();
+    let parsed: Vec<Option<Value>> = events.iter().map(|event| data(event)).collect();
+    // Places of changed calls among the calls, with their new input until that is out. A call's id need not come first.
+    let mut changed: Vec<(Value, Option<&Value>)> = Vec::new();
+    for call in parsed.iter().flatten().flat_map(calls_of) {
+        if let Some(input) = call["id"].as_str().and_then(|id| inputs.get(id)) {
+            changed.push((call["index"].clone(), Some(input)));
+        }
+    }
     let mut passed = Vec::new();
-    // Places of changed calls among the calls.
-    let mut changed: Vec<Value> = Vec::new();
-    for event in events {
-        let Some(mut value) = data(event).filter(|value| value["choices"][0]["delta"]["tool_calls"].is_array()) else {
+    for (event, value) in events.iter().zip(parsed) {
+        let Some(mut value) = value.filter(|value| value["choices"][0]["delta"]["tool_calls"].is_array()) else {
             passed.extend_from_slice(event);
             continue;
         };
         for call in value["choices"][0]["delta"]["tool_calls"].as_array_mut().into_iter().flatten() {
-            if let Some(input) = call["id"].as_str().and_then(|id| inputs.get(id)) {
-                call["function"]["arguments"] = input.to_string().into();
-                changed.push(call["index"].clone());
-            } else if changed.contains(&call["index"]) {
-                call["function"]["arguments"] = "".into();
+            if let Some((_, input)) = changed.iter_mut().find(|(index, _)| *index == call["index"]) {
+                call["function"]["arguments"] = input.take().map(ToString::to_string).unwrap_or_default().into();
             }
         }
         passed.extend_from_slice(format!("data: {value}\n\n").as_bytes());

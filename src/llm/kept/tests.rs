@@ -109,3 +109,19 @@ fn an_event_without_an_end_is_not_kept_for_ever() {
     let pushed = (0..=MAX_EVENT / piece.len()).map(|_| events.push(&piece)).find(Result::is_err);
     assert_eq!(pushed, Some(Err(TooLong)));
 }
+
+#[test]
+fn a_call_whose_id_comes_late_is_changed_from_its_beginning() {
+    let stream = [
+        chunk(json!({ "index": 0, "function": { "name": "run", "arguments": "{\"command\":" } }), None),
+        chunk(json!({ "index": 0, "id": "a", "function": { "arguments": "\"git push\"}" } }), None),
+        chunk(json!({ "index": 0 }), Some("tool_calls")),
+    ];
+    let inputs: Inputs = [("a".to_owned(), json!({ "command": "echo no" }))].into();
+    let (passed, _) = pass(Protocol::Chat, &stream.concat(), &inputs);
+    let passed = passed.concat();
+    assert!(!passed.contains("git push"), "{passed}");
+    let mut meter = Meter::new(Protocol::Chat);
+    meter.stream(passed.as_bytes());
+    assert_eq!(meter.calls()[0]["input"], json!({ "command": "echo no" }));
+}
