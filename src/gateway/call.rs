@@ -5,7 +5,7 @@ use super::{
     Gateway,
     answer::{Answer, End, Gate, Head},
     before::Judged,
-    live::{Due, Live},
+    live::{Due, Live, Measured},
     log,
     refusal::{Again, Refusal},
     resolve::{Route, Upstream},
@@ -21,7 +21,7 @@ use crate::{
         kept::{self, Events, Kept, Unchangeable},
         meter::{Caching, Meter, Metered},
         openai, prices,
-        request::Request,
+        request::{Pieces, Request},
         usage_chunk::Filter,
     },
     objects::EventType,
@@ -30,6 +30,7 @@ use crate::{
 use bytes::Bytes;
 use futures::StreamExt;
 use std::{sync::Arc, time::Duration};
+use tokio::sync::OwnedSemaphorePermit;
 
 /// No answer of a model is larger; what is, is cut off.
 const MAX_ANSWER: usize = 32 << 20;
@@ -62,11 +63,14 @@ pub(super) struct Call {
     pub(super) version: Option<String>,
     pub(super) betas: Option<String>,
     pub(super) beta: bool,
+    /// Among its Machine's calls that are under way.
+    pub(super) _place: OwnedSemaphorePermit,
 }
 
 /// What bounds the cost of a call.
-#[derive(Clone, Copy)]
 struct Bounds {
+    /// What its input is made of.
+    pieces: Pieces,
     input: u64,
     caching: Caching,
     reserved: NanoUsd,
@@ -85,7 +89,7 @@ impl Call {
         let open = Open::new(&self.live, &self.answer);
         self.ask_for_checkpoint();
         let told = self.store_request();
-        let mut meter = Meter::new(self.request.protocol);
+        let mut meter = Meter::new(self.request.protocol).of_one_that_thinks(self.request.thinks());
         let end = {
             let (gateway, id) = (self.gateway.clone(), self.answer.id.clone());
             let renewing = gateway.renew(&id);
@@ -102,7 +106,8 @@ impl Call {
     async fn reserve(&mut self) -> Result<Bounds, Refusal> {
         let now = self.gateway.clock().now();
         let caching = self.request.caching();
-        let input = self.live.input_bound(&self.context, self.request.size(), self.request.input_bound());
+        let pieces = self.request.pieces();
+        let input = self.live.input_bound(&self.context, &self.request.model, &pieces, self.request.input_bound());
         let rate = prices::worst_case(&self.route.price_lists, &self.request.model, input, caching, now)
             .map_err(|error| Refusal::new(400, "invalid_request_error", error.to_string(), Again::Never))?;
         let demand = Demand { fixed: rate.fixed, per_token: rate.per_token, wanted: self.request.max_tokens, floor: self.request.floor() };
@@ -124,7 +129,7 @@ impl Call {
         match self.gateway.ledger.reserve(call, self.route.accounts.clone(), demand).await {
             Ok(Ok(grant)) => {
                 self.request.clamp(grant.tokens);
-                Ok(Bounds { input, caching, reserved: grant.money })
+                Ok(Bounds { input, caching, reserved: grant.money, pieces })
             }
             Ok(Err(refused)) => {
                 self.exhausted(&refused).await;
@@ -380,9 +385,12 @@ impl Call {
             self.answer.end(End::Complete((!self.changed).then(|| Arc::new(meter.message()))));
         }
         let metered = meter.metered(bounds.input, self.request.max_tokens, bounds.caching);
-        let (cost, estimated) = self.cost(&metered, bounds);
-        if !metered.estimated {
-            self.live.measured(&self.context, self.request.size(), metered.usage.total_input() + metered.usage.output);
+        let (cost, estimated) = self.cost(&metered, &bounds);
+        // What was left out of the input may be in the next one.
+        let cleared = meter.cleared().or((!self.request.is_edited()).then_some(0));
+        if let Some(cleared) = cleared.filter(|_| !metered.estimated) {
+            let tokens = metered.usage.total_input() + metered.usage.output + cleared;
+            self.live.measured(&self.context, Measured { model: self.request.model.clone(), pieces: bounds.pieces, tokens });
         }
         // What counts is whether the agent got it: an answer that was lost is as good as a cut one.
         let got = said.is_none() && self.gateway.until_read_out(&self.answer, READ_OUT).await;
@@ -430,8 +438,14 @@ impl Call {
         }
     }
 
-    fn cost(&self, metered: &Metered, bounds: Bounds) -> (NanoUsd, bool) {
-        match prices::cost(&self.route.price_lists, &self.request.model, &metered.usage, self.gateway.clock().now()) {
+    fn cost(&self, metered: &Metered, bounds: &Bounds) -> (NanoUsd, bool) {
+        let (lists, model, now) = (&self.route.price_lists, &self.request.model, self.gateway.clock().now());
+        let cost = if metered.assumed_input {
+            prices::cost_at_most(lists, model, &metered.usage, bounds.caching, now)
+        } else {
+            prices::cost(lists, model, &metered.usage, now)
+        };
+        match cost {
             Ok(cost) => (cost, metered.estimated),
             Err(error) => {
                 tracing::error!(call.id = self.answer.id, "charged at its worst case: {error}");

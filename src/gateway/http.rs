@@ -31,6 +31,7 @@ use axum::{
 };
 use serde_json::json;
 use std::{sync::Arc, time::Duration};
+use tokio::sync::OwnedSemaphorePermit;
 use tracing::Instrument;
 
 /// The size at which agents' programs themselves speak of a request that is too large.
@@ -91,8 +92,7 @@ async fn answer(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let (machine, request, route) = admit(&gateway, protocol, &headers, body, false).await?;
-    let live = gateway.live(machine.uid()).await?;
+    let Admitted { machine, live, request, route, place } = admit(&gateway, protocol, &headers, body, false).await?;
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).map(str::to_owned);
     let (session, agent) = (text(SESSION_HEADER), text(AGENT_HEADER));
     let seen = Seen {
@@ -145,6 +145,7 @@ async fn answer(
         version: text("anthropic-version"),
         betas: joined(&headers, "anthropic-beta"),
         beta,
+        _place: place,
     };
     gateway.tasks.spawn(call.run().in_current_span());
     unless_suspended(&gateway, &caller, &known, &reader.answer).await?;
@@ -179,17 +180,24 @@ fn suspended(machine: &Machine) -> Option<Refusal> {
 }
 
 /// Who calls, with what, and where it goes.
-async fn admit(
-    gateway: &Gateway,
-    protocol: Protocol,
-    headers: &HeaderMap,
-    body: Body,
-    counting: bool,
-) -> Result<(Arc<Machine>, Request, Route), Refusal> {
+struct Admitted {
+    machine: Arc<Machine>,
+    live: Arc<Live>,
+    request: Request,
+    route: Route,
+    /// Among its calls that are under way.
+    place: OwnedSemaphorePermit,
+}
+
+/// Reads a request of a Machine, of which so many are read and answered at a time; more wait.
+async fn admit(gateway: &Gateway, protocol: Protocol, headers: &HeaderMap, body: Body, counting: bool) -> Result<Admitted, Refusal> {
     let machine = authenticate(gateway, headers).await?;
     if let Some(refusal) = suspended(&machine) {
         return Err(refusal);
     }
+    let live = gateway.live(machine.uid()).await?;
+    let stops = || Refusal::later("the gateway stops; try again", 5);
+    let place = live.calls.clone().acquire_owned().await.map_err(|_| stops())?;
     let Ok(bytes) = to_bytes(body, MAX_BODY).await else {
         return Err(Refusal::new(413, "request_too_large", "the request is larger than 32 MiB or broke off", Again::Maybe));
     };
@@ -202,7 +210,7 @@ async fn admit(
     if let Upstream::OpenAi { endpoint, .. } = &route.upstream {
         request.bound_output(openai::output_bound(endpoint));
     }
-    Ok((machine, request, route))
+    Ok(Admitted { machine, live, request, route, place })
 }
 
 /// The Machine whose token a request carries. Absent and wrong tokens look alike.
@@ -255,7 +263,7 @@ async fn count_tokens(State(gateway): State<Arc<Gateway>>, OriginalUri(uri): Ori
 }
 
 async fn count(gateway: &Gateway, beta: bool, headers: &HeaderMap, body: Body) -> Result<Response, Refusal> {
-    let (_, request, route) = admit(gateway, Protocol::Messages, headers, body, true).await?;
+    let Admitted { request, route, place: _place, .. } = admit(gateway, Protocol::Messages, headers, body, true).await?;
     let not_counted = |text: &str| Refusal::new(502, "api_error", text, Again::Maybe);
     let reply = match &route.upstream {
         Upstream::Replay { .. } => Ok(replay::count_tokens(&request)),

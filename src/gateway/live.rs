@@ -8,6 +8,7 @@ use super::{
 };
 use crate::{
     boundary::{Context, Contexts, Part},
+    llm::request::Pieces,
     store::LastTurn,
 };
 use std::{
@@ -25,11 +26,16 @@ const THERE: Duration = Duration::from_secs(30);
 /// What one agent may have asked of its hub at a time, so that it takes no more of the hub's time than others do.
 pub(super) const ASKS: usize = 8;
 
+/// How many model calls of one agent may be under way, more than programs with sub-agents have.
+const CALLS: usize = 32;
+
 /// A Machine's live state.
 pub(super) struct Live {
     state: Mutex<State>,
     /// Calls that are not settled yet.
     pub(super) open: watch::Sender<usize>,
+    /// One is taken for each model call, before its body is read and until it is settled.
+    pub(super) calls: Arc<Semaphore>,
     /// One is taken for each thing that its agent asks of the hub.
     pub(super) asks: Semaphore,
     /// Whether it was said that its token is used elsewhere.
@@ -64,8 +70,15 @@ struct Conversation {
     calls: Vec<String>,
     awaited: Vec<(String, String)>,
     turn: u64,
-    /// Body size and total input of the last settled call.
-    measured: Option<(u64, u64)>,
+    measured: Option<Measured>,
+}
+
+/// What the last settled call of a conversation came to.
+pub(super) struct Measured {
+    pub(super) model: String,
+    pub(super) pieces: Pieces,
+    /// Its input and its output, which the next input has, too.
+    pub(super) tokens: u64,
 }
 
 /// What a request gets.
@@ -140,6 +153,7 @@ impl Live {
         Self {
             state: Mutex::new(state),
             open: watch::channel(0).0,
+            calls: Arc::new(Semaphore::new(CALLS)),
             asks: Semaphore::new(ASKS),
             elsewhere: AtomicBool::new(false),
             moved: Notify::new(),
@@ -281,21 +295,19 @@ impl Live {
         found.unwrap_or(Place { context: None, turn: state.turn, gate: None, is_first: false })
     }
 
-    /// A bound of the input tokens that is tighter than `bound`, from the last settled call of the context: what was added
-    /// to its body is at most one token a byte.
-    pub(super) fn input_bound(&self, context: &Context, size: u64, bound: u64) -> u64 {
+    /// A bound of the input tokens that is tighter than `bound`, from the last settled call of the context: what that call did not
+    /// have is at most one token a byte. Of another model its tokens say nothing.
+    pub(super) fn input_bound(&self, context: &Context, model: &str, pieces: &Pieces, bound: u64) -> u64 {
         let state = self.state();
-        let measured = state.conversations.get(context).and_then(|conversation| conversation.measured);
-        match measured {
-            Some((then, tokens)) if size >= then => bound.min(tokens + (size - then) + MARGIN),
-            _ => bound,
-        }
+        let measured = state.conversations.get(context).and_then(|conversation| conversation.measured.as_ref());
+        let tight = |measured: &Measured| measured.tokens.saturating_add(pieces.beyond(&measured.pieces)).saturating_add(MARGIN);
+        measured.filter(|measured| measured.model == model).map_or(bound, |measured| bound.min(tight(measured)))
     }
 
     /// Notes what a call's input came to.
-    pub(super) fn measured(&self, context: &Context, size: u64, tokens: u64) {
+    pub(super) fn measured(&self, context: &Context, measured: Measured) {
         if let Some(conversation) = self.state().conversations.get_mut(context) {
-            conversation.measured = Some((size, tokens));
+            conversation.measured = Some(measured);
         }
     }
 }

@@ -12,6 +12,7 @@ mod approvals;
 mod asks;
 mod before;
 mod call;
+mod connections;
 mod directory;
 mod egress;
 mod elsewhere;
@@ -34,6 +35,7 @@ use crate::{
 use answer::Answer;
 use approvals::Approvals;
 use axum::serve::ListenerExt;
+use connections::Capped;
 use directory::Directory;
 use hold::Checkpoints;
 use live::Live;
@@ -201,7 +203,7 @@ async fn charge_dead(ledger: &Ledger) -> Result<(), store::Error> {
 
 async fn serve(gateway: Arc<Gateway>, listener: tokio::net::TcpListener, limit: Duration, shutdown: CancellationToken) {
     // Each event of a stream is to leave at once.
-    let listener = listener.tap_io(|socket| drop(socket.set_nodelay(true)));
+    let listener = Capped::new(listener).tap_io(|connection| drop(connection.stream().set_nodelay(true)));
     let router = http::router(gateway.clone()).into_make_service_with_connect_info::<SocketAddr>();
     let stop = shutdown.clone();
     let serving = tokio::spawn(async move { axum::serve(listener, router).with_graceful_shutdown(stop.cancelled_owned()).await });

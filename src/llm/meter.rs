@@ -48,7 +48,29 @@ impl Usage {
     }
 
     /// Reads a `usage` object on top of what is known; values that make no sense are passed over.
+    ///
+    /// `iterations` has each pass of the model over the input: what is told beside them may be the last one's alone.
     fn merge(&mut self, usage: &Value) {
+        self.read(usage);
+        let mut all = Self::default();
+        for iteration in usage["iterations"].as_array().into_iter().flatten() {
+            let mut one = Self::default();
+            one.read(iteration);
+            all.map(one, u64::saturating_add);
+        }
+        self.map(all, u64::max);
+    }
+
+    fn map(&mut self, other: Self, of: impl Fn(u64, u64) -> u64) {
+        self.input = of(self.input, other.input);
+        self.cache_write = of(self.cache_write, other.cache_write);
+        self.cache_write_long = of(self.cache_write_long, other.cache_write_long);
+        self.cache_read = of(self.cache_read, other.cache_read);
+        self.output = of(self.output, other.output);
+        self.web_searches = of(self.web_searches, other.web_searches);
+    }
+
+    fn read(&mut self, usage: &Value) {
         let read = count;
         let raise = |field: &mut u64, value: Option<u64>| *field = (*field).max(value.unwrap_or(0));
         raise(&mut self.input, read(&usage["input_tokens"]));
@@ -88,6 +110,8 @@ pub struct Metered {
     pub usage: Usage,
     /// Some of it is counted or assumed.
     pub estimated: bool,
+    /// The provider did not report the input: it is the bound.
+    pub assumed_input: bool,
 }
 
 /// Reads one answer.
@@ -107,6 +131,10 @@ pub struct Meter {
     error: Option<String>,
     /// Bytes of generated text: each token is at least one.
     generated: u64,
+    /// The model may have generated what it does not show.
+    hides: bool,
+    /// Input that the provider left out, as the request told it to; `None` when it does not say.
+    cleared: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -158,7 +186,15 @@ impl Meter {
             complete: false,
             error: None,
             generated: 0,
+            hides: false,
+            cleared: None,
         }
+    }
+
+    /// The same for a request whose model may think: it need not show that, nor how much it was.
+    #[must_use]
+    pub fn of_one_that_thinks(self, thinks: bool) -> Self {
+        Self { hides: thinks, ..self }
     }
 
     /// Reads the next bytes of an event stream.
@@ -187,6 +223,7 @@ impl Meter {
             self.usage.merge(usage);
             self.output_reported = usage.get("output_tokens").is_some();
         }
+        self.left_out(message.get("context_management"));
         self.stop_reason = message.get("stop_reason").and_then(Value::as_str).map(str::to_owned);
         if let Some(Value::Array(content)) = message.remove("content") {
             self.generated += content.iter().map(|block| block.to_string().len() as u64).sum::<u64>();
@@ -218,6 +255,7 @@ impl Meter {
                     self.stop_reason = Some(reason.to_owned());
                 }
                 self.stop_sequence = event["delta"]["stop_sequence"].clone();
+                self.left_out(event.get("context_management"));
             }
             "message_stop" => self.complete = true,
             "error" => self.error = Some(event["error"]["message"].as_str().unwrap_or("an error without words").to_owned()),
@@ -225,8 +263,19 @@ impl Meter {
         }
     }
 
+    fn left_out(&mut self, told: Option<&Value>) {
+        let Some(edits) = told.and_then(|told| told["applied_edits"].as_array()) else { return };
+        self.cleared = Some(edits.iter().filter_map(|edit| count(&edit["cleared_input_tokens"])).sum());
+    }
+
+    /// Tokens of the input that the provider left out by itself; `None` when it does not say.
+    pub fn cleared(&self) -> Option<u64> {
+        self.cleared
+    }
+
     fn delta(&mut self, delta: &Value) {
         let Some(block) = self.blocks.last_mut() else { return };
+        self.hides |= block.value["type"].as_str().is_some_and(|kind| kind.ends_with("thinking"));
         for (kind, field) in [("text", "text"), ("thinking", "thinking"), ("signature", "signature")] {
             if let Some(text) = delta[kind].as_str() {
                 self.generated += text.len() as u64;
@@ -304,9 +353,9 @@ impl Meter {
     /// nothing was seen at all, `input_bound` and `output_bound`. Never nothing.
     pub fn metered(&self, input_bound: u64, output_bound: u64, caching: Caching) -> Metered {
         let mut usage = self.usage;
-        let mut estimated = false;
-        if usage.total_input() == 0 {
-            estimated = true;
+        let assumed_input = usage.total_input() == 0;
+        let mut estimated = assumed_input;
+        if assumed_input {
             match caching {
                 Caching::Never => usage.input = input_bound,
                 Caching::Short => usage.cache_write = input_bound,
@@ -316,14 +365,14 @@ impl Meter {
         if !self.output_reported || (usage.output == 0 && self.generated > 0) {
             estimated = true;
             let unseen = match self.protocol {
-                Protocol::Messages => self.head.is_empty() && self.generated == 0,
+                Protocol::Messages if !self.hides => self.head.is_empty() && self.generated == 0,
                 // What a model thinks is not shown there, so what was cut may have cost anything.
-                Protocol::Chat | Protocol::Responses => !self.complete || self.generated == 0,
+                Protocol::Messages | Protocol::Chat | Protocol::Responses => !self.complete || self.generated == 0,
             };
             let counted = if unseen { output_bound } else { self.generated };
             usage.output = usage.output.max(counted.min(output_bound));
         }
-        Metered { usage, estimated }
+        Metered { usage, estimated, assumed_input }
     }
 }
 

@@ -98,14 +98,35 @@ fn full_name(list: &str, model: &str) -> Option<String> {
 
 /// What a call with so many input tokens may cost at most.
 pub fn worst_case(lists: &[String], model: &str, input: u64, caching: Caching, at: Timestamp) -> Result<Rate, Error> {
-    let usage = match caching {
-        Caching::Never => Usage { input, ..Usage::default() },
-        Caching::Short => Usage { cache_write: input, ..Usage::default() },
-        Caching::Long => Usage { cache_write_long: input, ..Usage::default() },
-    };
-    let fixed = cost(lists, model, &usage, at)?;
-    let with_output = cost(lists, model, &Usage { output: MANY.unsigned_abs(), ..usage }, at)?;
-    Ok(Rate { fixed, per_token: NanoUsd((with_output.0 - fixed.0 + MANY - 1) / MANY) })
+    let mut worst = Rate { fixed: NanoUsd(0), per_token: NanoUsd(0) };
+    // Some write to the cache for less than they read plain input.
+    for usage in ways(input, caching) {
+        let fixed = cost(lists, model, &usage, at)?;
+        let with_output = cost(lists, model, &Usage { output: MANY.unsigned_abs(), ..usage }, at)?;
+        worst.fixed = worst.fixed.max(fixed);
+        worst.per_token = worst.per_token.max(NanoUsd((with_output.0 - fixed.0 + MANY - 1) / MANY));
+    }
+    Ok(worst)
+}
+
+/// What a call cost of which only the output is known, and the input's bound.
+pub fn cost_at_most(lists: &[String], model: &str, usage: &Usage, caching: Caching, at: Timestamp) -> Result<NanoUsd, Error> {
+    let mut most = NanoUsd(0);
+    for way in ways(usage.total_input(), caching) {
+        most = most.max(cost(lists, model, &Usage { output: usage.output, web_searches: usage.web_searches, ..way }, at)?);
+    }
+    Ok(most)
+}
+
+/// The ways in which so much input may be paid for.
+fn ways(input: u64, caching: Caching) -> impl Iterator<Item = Usage> {
+    let plain = Usage { input, ..Usage::default() };
+    let short = Usage { cache_write: input, ..Usage::default() };
+    let long = Usage { cache_write_long: input, ..Usage::default() };
+    [(plain, Caching::Never), (short, Caching::Short), (long, Caching::Long)]
+        .into_iter()
+        .filter(move |(_, least)| *least <= caching)
+        .map(|(usage, _)| usage)
 }
 
 /// Output tokens to measure the rate by.

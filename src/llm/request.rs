@@ -2,9 +2,11 @@
 
 mod chat;
 mod messages;
+mod pieces;
 mod responses;
 
 pub(super) use chat::tool_use;
+pub use pieces::Pieces;
 
 use super::{Protocol, meter::Caching};
 use bytes::Bytes;
@@ -13,6 +15,10 @@ use sha2::{Digest, Sha256};
 
 /// What the provider adds by itself: the prompt that explains tools.
 const OVERHEAD_TOKENS: u64 = 1000;
+/// More input than any model takes: what a document may come to, as its pages cannot be told from its bytes.
+const CONTEXT_TOKENS: u64 = 1_000_000;
+/// Values in a body; each takes some 100 bytes of memory, however short it is written.
+const MOST_VALUES: usize = 300_000;
 /// Fewer output tokens are of no use to an agent.
 const FLOOR_TOKENS: u64 = 4096;
 
@@ -50,6 +56,8 @@ struct Shape {
 struct Images {
     count: u64,
     bytes: u64,
+    /// Files of another kind.
+    documents: u64,
 }
 
 /// Why a request is not forwarded; the text is for the agent.
@@ -63,6 +71,9 @@ impl Request {
     /// `counting`: a body for `count_tokens`, which has no `max_tokens`.
     pub fn parse(protocol: Protocol, bytes: Bytes, counting: bool) -> Result<Self, Refused> {
         let refuse = |text: &str| Refused(text.to_owned());
+        if has_too_many_values(&bytes) {
+            return Err(Refused(format!("autovibe: the body has more than {MOST_VALUES} values; send fewer")));
+        }
         let Ok(Value::Object(mut body)) = serde_json::from_slice(&bytes) else {
             return Err(refuse("the body is not a JSON object"));
         };
@@ -103,11 +114,28 @@ impl Request {
         self.shape.hides_usage
     }
 
-    /// Writes the bound of the output into `field`, unless the request bounds it by itself.
+    /// Has the bound of the output in `field`, the one that the server knows: in another it would bound nothing.
     pub fn bound_output(&mut self, field: &'static str) {
-        if self.shape.bound.is_none() {
+        if self.protocol == Protocol::Chat && self.shape.bound != Some(field) {
+            self.shape.bound.map(|other| self.body.remove(other));
             self.write_bound(field);
         }
+    }
+
+    /// Whether the model may think, which is paid for and need not be shown.
+    pub fn thinks(&self) -> bool {
+        self.body.get("thinking").is_some_and(|thinking| !thinking.is_null() && thinking["type"] != "disabled")
+    }
+
+    /// Whether the provider may leave out more than what was thought before, as a guest tells it to.
+    pub fn is_edited(&self) -> bool {
+        let edits = self.body.get("context_management").and_then(|management| management["edits"].as_array());
+        edits.into_iter().flatten().any(|edit| !edit["type"].as_str().is_some_and(|kind| kind.starts_with("clear_thinking_")))
+    }
+
+    /// What the model is to read.
+    pub fn pieces(&self) -> Pieces {
+        Pieces::of(self.protocol, &self.body)
     }
 
     /// Asks for fewer output tokens.
@@ -149,14 +177,10 @@ impl Request {
         hex::encode(hash.finalize())
     }
 
-    /// An upper bound of the input tokens: a token is at least one byte; images count by their own measure.
+    /// An upper bound of the input tokens: a token is at least one byte; images count by their own measure, and a document is as
+    /// much as a model takes.
     pub fn input_bound(&self) -> u64 {
-        let Images { count, bytes } = self.shape.images;
-        let per_image = match self.protocol {
-            Protocol::Messages => messages::IMAGE_TOKENS,
-            Protocol::Chat | Protocol::Responses => chat::IMAGE_TOKENS,
-        };
-        self.size.saturating_sub(bytes) + count * per_image + OVERHEAD_TOKENS
+        self.shape.images.bound(self.protocol, self.size) + OVERHEAD_TOKENS
     }
 
     /// How the input may be written to the provider's cache, which costs more than plain input.
@@ -187,6 +211,21 @@ impl Request {
         let thinking = self.body.get("thinking").and_then(|t| t["budget_tokens"].as_u64()).unwrap_or(0);
         (FLOOR_TOKENS + thinking).min(self.max_tokens)
     }
+}
+
+/// Looks at the marks between values alone, before any of them takes memory.
+fn has_too_many_values(bytes: &[u8]) -> bool {
+    let (mut values, mut in_text, mut escaped) = (0_usize, false, false);
+    for byte in bytes {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if in_text => escaped = true,
+            b'"' => in_text = !in_text,
+            b',' | b'[' | b'{' if !in_text => values += 1,
+            _ => {}
+        }
+    }
+    values > MOST_VALUES
 }
 
 struct HashWriter<'a>(&'a mut Sha256);

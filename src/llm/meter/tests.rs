@@ -29,7 +29,7 @@ fn a_whole_stream_is_metered_as_reported_and_assembled() {
     let mut meter = Meter::new(Protocol::Messages);
     meter.stream(stream().as_bytes());
     let usage = Usage { input: 10, cache_write: 15, cache_write_long: 5, cache_read: 30, output: 55, web_searches: 0 };
-    assert_eq!(meter.metered(9, 9, Caching::Never), Metered { usage, estimated: false });
+    assert_eq!(meter.metered(9, 9, Caching::Never), Metered { usage, estimated: false, assumed_input: false });
     assert!(meter.is_complete());
     assert_eq!(meter.tools(), [("t1".to_owned(), "Bash".to_owned())]);
     let message = meter.message();
@@ -41,7 +41,7 @@ fn a_whole_stream_is_metered_as_reported_and_assembled() {
     // The same answer in one piece is metered alike.
     let mut whole = Meter::new(Protocol::Messages);
     whole.whole(message.to_string().as_bytes());
-    assert_eq!(whole.metered(9, 9, Caching::Never), Metered { usage, estimated: false });
+    assert_eq!(whole.metered(9, 9, Caching::Never), Metered { usage, estimated: false, assumed_input: false });
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn chunks_of_a_chat_completion_are_assembled_and_metered() {
     let mut meter = Meter::new(Protocol::Chat);
     meter.stream(chunks().as_bytes());
     let usage = Usage { input: 60, cache_read: 40, output: 50, ..Usage::default() };
-    assert_eq!(meter.metered(9, 9, Caching::Never), Metered { usage, estimated: false });
+    assert_eq!(meter.metered(9, 9, Caching::Never), Metered { usage, estimated: false, assumed_input: false });
     assert_eq!((meter.is_complete(), meter.stop_reason()), (true, Some("tool_use")));
     let expected = json!([
         {"type": "thinking", "thinking": "Hm"},
@@ -226,4 +226,45 @@ fn what_is_no_answer_is_read_without_harm() {
         assert!(meter.metered(500, 700, Caching::Never).usage.total_input() > 0);
         assert!(meter.message().is_object());
     }
+}
+
+#[test]
+fn what_is_thought_unseen_is_charged_at_its_bound_when_it_is_cut() {
+    let start = json!({"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 10, "output_tokens": 1}}});
+    let block = |kind: &str| json!({"type": "content_block_start", "index": 0, "content_block": {"type": kind}});
+    let output = |thinks: bool, events: &[Value]| {
+        let mut meter = Meter::new(Protocol::Messages).of_one_that_thinks(thinks);
+        events.iter().for_each(|event| meter.stream(encode("e", event).as_bytes()));
+        meter.metered(9, 700, Caching::Never).usage.output
+    };
+    let text = json!({"type": "content_block_delta", "index": 0, "delta": {"type": "text_delta", "text": "Hello"}});
+    assert_eq!(output(false, &[start.clone(), block("text"), text.clone()]), 5);
+    assert_eq!(output(true, &[start.clone(), block("text"), text]), 700, "it may have thought before");
+    for kind in ["thinking", "redacted_thinking"] {
+        let signature = json!({"type": "content_block_delta", "index": 0, "delta": {"type": "signature_delta", "signature": "s"}});
+        assert_eq!(output(false, &[start.clone(), block(kind), signature]), 700, "{kind}");
+    }
+    let end = json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 44}});
+    assert_eq!(output(true, &[start, end]), 44, "what is reported holds");
+}
+
+#[test]
+fn each_pass_over_the_input_is_charged() {
+    let usage = json!({"input_tokens": 23_000, "output_tokens": 1000, "iterations": [
+        {"type": "compaction", "input_tokens": 180_000, "output_tokens": 3500},
+        {"type": "message", "input_tokens": 23_000, "output_tokens": 1000, "cache_read_input_tokens": 7},
+    ]});
+    let expected = Usage { input: 203_000, output: 4500, cache_read: 7, ..Usage::default() };
+    let message = json!({"id": "m", "content": [], "stop_reason": "end_turn", "usage": usage, "context_management": {"applied_edits": [
+        {"type": "clear_tool_uses_20250919", "cleared_input_tokens": 500}, {"cleared_input_tokens": 20}, {}]}});
+    let mut whole = Meter::new(Protocol::Messages);
+    whole.whole(message.to_string().as_bytes());
+    assert_eq!((whole.metered(9, 9, Caching::Never).usage, whole.cleared()), (expected, Some(520)));
+    let mut streamed = Meter::new(Protocol::Messages);
+    let start = json!({"type": "message_start", "message": {"id": "m", "usage": {"input_tokens": 23_000, "output_tokens": 1}}});
+    let delta =
+        json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": usage, "context_management": {"applied_edits": []}});
+    [start, delta].iter().for_each(|event| streamed.stream(encode("e", event).as_bytes()));
+    assert_eq!((streamed.metered(9, 9, Caching::Never).usage, streamed.cleared()), (expected, Some(0)));
+    assert_eq!(Meter::new(Protocol::Messages).cleared(), None);
 }

@@ -67,6 +67,24 @@ fn the_worst_case_bounds_every_split_of_the_input() {
 }
 
 #[test]
+fn the_worst_case_bounds_every_model_of_the_lists() {
+    for list in REPLAYED {
+        let provider = Calculator::bundled().find_provider(Some(list), None).unwrap().unwrap();
+        for model in provider.models() {
+            let lists = lists(&[list]);
+            let Ok(worst) = worst_case(&lists, model.id(), 50_000, Caching::Short, at()) else { continue };
+            for written in [0, 20_000, 50_000] {
+                let usage = Usage { input: 50_000 - written, cache_write: written, output: 777, ..Usage::default() };
+                let real = super::cost(&lists, model.id(), &usage, at()).unwrap();
+                assert!(real.0 <= worst.fixed.0 + 777 * worst.per_token.0, "{list} {} {written}", model.id());
+                let most = cost_at_most(&lists, model.id(), &usage, Caching::Short, at()).unwrap();
+                assert!(real <= most, "{list} {} {written}", model.id());
+            }
+        }
+    }
+}
+
+#[test]
 fn an_unknown_model_has_no_price() {
     for model in ["gpt-5", "claude-unheard-of", "", "http://claude-opus-4-8"] {
         let unknown = Error::UnknownModel { model: model.into(), lists: lists(&[ANTHROPIC]) };

@@ -1,6 +1,6 @@
 //! Requests of chat completions.
 
-use super::{Images, Refused, Shape, keep_tools, refuse_fields};
+use super::{Images, Refused, Shape, keep_tools, pieces::image_url, refuse_fields};
 use serde_json::{Map, Value, json};
 
 /// What a model counts for an image at most. Source: OpenAI's vision guide; gpt-4o-mini counts the most, 2833 + 8 × 5667.
@@ -21,7 +21,8 @@ const REFUSED: [(&str, &str); 6] = [
 /// Checks a body, takes out what must not be in it, and asks for the usage of a stream.
 pub(super) fn check(body: &mut Map<String, Value>, stream: bool) -> Result<Shape, Refused> {
     refuse_fields(body, &REFUSED)?;
-    if body.get("n").and_then(Value::as_u64).is_some_and(|n| n > 1) {
+    // Written otherwise than as a whole number it may be read as one all the same.
+    if body.get("n").is_some_and(|n| !n.is_null() && n.as_u64() != Some(1)) {
         return Err(Refused("autovibe: `n` above 1 is not allowed: each choice would be paid for. Ask again for another".into()));
     }
     let messages = body.get("messages").and_then(Value::as_array).ok_or_else(|| Refused("messages: Field required".into()))?;
@@ -98,18 +99,17 @@ pub(super) fn parts(content: &Value, images: &mut Images) -> Result<Vec<Value>, 
     let text = |text: &Value| json!({ "type": "text", "text": text });
     let list = match content {
         Value::String(_) => return Ok(vec![text(content)]),
-        Value::Array(list) => list,
+        Value::Array(list) => list.as_slice(),
+        Value::Object(_) => std::slice::from_ref(content),
         _ => return Ok(Vec::new()),
     };
     list.iter()
         .map(|part| match part["type"].as_str().unwrap_or_default() {
-            "image_url" | "input_image" => {
-                let url = part["image_url"]["url"].as_str().or(part["image_url"].as_str()).unwrap_or_default();
-                if !url.starts_with("data:") {
+            "image_url" | "input_image" | "computer_screenshot" => {
+                if !image_url(part).is_some_and(|url| url.starts_with("data:")) {
                     return Err(fetched());
                 }
-                images.count += 1;
-                images.bytes += url.len() as u64;
+                images.add_part(part);
                 Ok(json!({ "type": "image" }))
             }
             // A compressed file may have more tokens than bytes.
@@ -117,8 +117,13 @@ pub(super) fn parts(content: &Value, images: &mut Images) -> Result<Vec<Value>, 
                 Err(Refused("autovibe: files are not allowed: their cost cannot be bounded. Send text or images".into()))
             }
             "input_audio" => Err(Refused("autovibe: audio is not allowed: its price is not known here. Send text".into())),
-            _ if part["refusal"].is_string() => Ok(text(&part["refusal"])),
-            _ => Ok(text(&part["text"])),
+            "" | "text" | "input_text" | "output_text" | "refusal" | "summary_text" | "reasoning_text" | "thinking" => {
+                Ok(text(if part["refusal"].is_string() { &part["refusal"] } else { &part["text"] }))
+            }
+            kind => Err(Refused(format!(
+                "autovibe: content of type {kind:.40} is not allowed: the provider may fetch it, and its cost is not known here. Send text \
+                 or images"
+            ))),
         })
         .collect()
 }

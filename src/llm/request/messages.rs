@@ -1,15 +1,38 @@
 //! Requests of the Messages API.
 
 use super::{Images, Refused, Shape, keep_tools, refuse_fields};
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 
 /// What a model counts for an image at most, whatever the bytes. Source: the provider's vision guide, 1568² / 750, with margin.
 pub(super) const IMAGE_TOKENS: u64 = 5000;
 
-/// Tools that the provider runs itself, by prefix of their type: they leave through it, past the guest's firewall.
-const SERVER_TOOLS: [&str; 4] = ["web_search", "web_fetch", "code_execution", "mcp_toolset"];
+/// Tools that the agent runs itself, or that look at the request alone, by prefix of their type. Others leave through the provider,
+/// past the guest's firewall, or ask another model, which nobody allowed and whose price is not known here.
+const OWN_TOOLS: [&str; 6] = ["custom", "bash_", "text_editor_", "memory_", "computer_", "tool_search_tool_"];
+/// Fields that are known: others are taken out, as what they would cost is not.
+const FIELDS: [&str; 18] = [
+    "model",
+    "messages",
+    "system",
+    "max_tokens",
+    "metadata",
+    "stop_sequences",
+    "stream",
+    "temperature",
+    "top_p",
+    "top_k",
+    "thinking",
+    "tools",
+    "tool_choice",
+    "service_tier",
+    "context_management",
+    "output_config",
+    "output_format",
+    "cache_control",
+];
 /// Fields that make the provider fetch, store or run something, or change the price in a way that is not known here.
-const REFUSED: [(&str, &str); 4] = [
+const REFUSED: [(&str, &str); 5] = [
+    ("fallbacks", "another model would answer, at another price"),
     ("mcp_servers", "the provider would call servers of the guest's choice"),
     ("container", "the provider would run code and keep files"),
     ("speed", "its price is not known here"),
@@ -28,15 +51,16 @@ pub(super) fn check(body: &mut Map<String, Value>, counting: bool) -> Result<Sha
         _ => return Err(refuse("max_tokens: a whole number above 0 is required")),
     };
     refuse_fields(body, &REFUSED)?;
+    let before = body.len();
+    body.retain(|field, _| FIELDS.contains(&field.as_str()));
+    let mut changed = body.len() != before;
+    changed |= keep_edits(body);
     let (mut url, mut images) = (false, Images::default());
     for message in body.get("messages").and_then(Value::as_array).into_iter().flatten().chain(body.get("system")) {
         let content = if message.get("content").is_some() { &message["content"] } else { message };
         each_source(content, &mut |source| {
             url |= matches!(source["type"].as_str(), Some("url" | "file"));
-            if source["media_type"].as_str().is_some_and(|t| t.starts_with("image/")) {
-                images.count += 1;
-                images.bytes += source["data"].as_str().map_or(0, str::len) as u64;
-            }
+            images.add_source(source);
         });
     }
     if url {
@@ -44,14 +68,32 @@ pub(super) fn check(body: &mut Map<String, Value>, counting: bool) -> Result<Sha
             "autovibe: content by URL or file id is not allowed: the provider would fetch it. Send it as base64 or text".into(),
         ));
     }
-    let is_own = |tool: &Value| !tool["type"].as_str().is_some_and(|kind| SERVER_TOOLS.iter().any(|prefix| kind.starts_with(prefix)));
-    let changed = keep_tools(body, is_own);
+    let is_own = |tool: &Value| match &tool["type"] {
+        Value::Null => true,
+        kind => kind.as_str().is_some_and(|kind| OWN_TOOLS.iter().any(|prefix| kind.starts_with(prefix))),
+    };
+    changed |= keep_tools(body, is_own);
     Ok(Shape { max_tokens, bound: Some("max_tokens"), images, changed, ..Shape::default() })
+}
+
+/// Keeps the edits that only leave something out. Another has the model read the whole once more, to sum it up, and its usage is told
+/// beside the answer's. Whether the body was changed.
+fn keep_edits(body: &mut Map<String, Value>) -> bool {
+    let Some(edits) = body.get_mut("context_management").and_then(|management| management.get_mut("edits")?.as_array_mut()) else {
+        return body.get("context_management").is_some() && body.remove("context_management").is_some();
+    };
+    let before = edits.len();
+    edits.retain(|edit| edit["type"].as_str().is_some_and(|kind| kind.starts_with("clear_")));
+    edits.len() != before
 }
 
 /// Calls `visit` with the `source` of every block, also inside tool results and documents.
 fn each_source(content: &Value, visit: &mut impl FnMut(&Value)) {
     for block in content.as_array().into_iter().flatten() {
+        if block["type"] == "container_upload" {
+            // A file that the provider has.
+            visit(&json!({ "type": "file" }));
+        }
         if let Some(source) = block.get("source") {
             visit(source);
             each_source(&source["content"], visit);

@@ -30,7 +30,7 @@ fn a_body_that_needs_no_change_goes_on_byte_by_byte() {
         (Protocol::Messages, r#"{ "model":"claude-opus-4-8", "messages":[], "max_tokens": 9 }"#),
     ] {
         let mut request = Request::parse(protocol, Bytes::from(text), false).unwrap();
-        request.bound_output("max_completion_tokens");
+        request.bound_output("max_tokens");
         request.clamp(10);
         assert_eq!(request.bytes(), text);
         assert!(!request.hides_usage());
@@ -58,7 +58,7 @@ fn the_output_is_always_bounded() {
     for (more, field, bound) in [
         (json!({}), "max_tokens", 16_000),
         (json!({"max_completion_tokens": null, "max_tokens": 7}), "max_tokens", 7),
-        (json!({"max_completion_tokens": 8, "max_tokens": 7}), "max_completion_tokens", 8),
+        (json!({"max_completion_tokens": 8, "max_tokens": 7}), "max_tokens", 8),
     ] {
         let mut request = parse(Protocol::Chat, &chat(more)).unwrap();
         request.bound_output("max_tokens");
@@ -143,4 +143,113 @@ fn a_repeat_is_known_by_its_body_and_its_protocol() {
     let mut streamed = body.clone();
     streamed["stream"] = true.into();
     assert_eq!(hash(Protocol::Messages, &streamed), hash(Protocol::Messages, &body), "Claude Code repeats a broken stream without it");
+}
+
+#[test]
+fn a_document_is_as_much_as_a_model_takes() {
+    let block = |media: &str| json!({"type": "document", "source": {"type": "base64", "media_type": media, "data": "JVBERi0="}});
+    let body = |media| json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": [{"type": "tool_result", "content": [block(media)]}]}]});
+    for media in ["application/pdf", "audio/wav"] {
+        let request = parse(Protocol::Messages, &body(media)).unwrap();
+        assert!(request.input_bound() >= CONTEXT_TOKENS, "{media}");
+        assert!(request.pieces().beyond(&Pieces::default()) >= CONTEXT_TOKENS, "{media}");
+    }
+    assert!(parse(Protocol::Messages, &body("image/png")).unwrap().input_bound() < 10_000);
+}
+
+#[test]
+fn what_another_model_would_do_is_taken_out_or_refused() {
+    let body = |more: Value| {
+        let mut body = json!({"model": "claude-haiku-4-5", "max_tokens": 9, "messages": []});
+        body.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+        parse(Protocol::Messages, &body)
+    };
+    let advisor = json!({"type": "advisor_20260301", "name": "advisor", "model": "claude-opus-4-8"});
+    let asked = sent(
+        &body(json!({"tools": [advisor, {"name": "Bash"}, {"type": "bash_20250124", "name": "bash"}, {"type": 7}], "novel": 1})).unwrap(),
+    );
+    assert_eq!(asked["tools"], json!([{"name": "Bash"}, {"type": "bash_20250124", "name": "bash"}]));
+    assert!(asked.get("novel").is_none(), "what an unknown field costs is not known");
+    assert!(body(json!({"fallbacks": [{"model": "claude-opus-4-8"}]})).unwrap_err().0.contains("`fallbacks`"));
+    let upload = json!({"messages": [{"role": "user", "content": [{"type": "container_upload", "file_id": "f"}]}]});
+    assert!(body(upload).unwrap_err().0.contains("file id"));
+    let edits =
+        json!({"context_management": {"edits": [{"type": "compact_20260112"}, {"type": "clear_thinking_20251015", "keep": "all"}]}});
+    let request = body(edits).unwrap();
+    assert_eq!(sent(&request)["context_management"], json!({"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]}));
+    assert!(
+        !request.is_edited() && body(json!({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}})).unwrap().is_edited()
+    );
+    assert!(sent(&body(json!({"context_management": 7})).unwrap()).get("context_management").is_none());
+}
+
+#[test]
+fn content_that_a_server_may_fetch_or_charge_otherwise_is_refused() {
+    let part = |part: Value| parse(Protocol::Chat, &chat(json!({"messages": [{"role": "user", "content": [part]}]})));
+    for kind in ["video_url", "document_url", "audio_url", "novel"] {
+        let refused = part(json!({"type": kind, (kind): {"url": "https://evil.example/?d=SECRET"}})).unwrap_err();
+        assert!(refused.0.contains(kind), "{refused}");
+    }
+    for harmless in [json!({"type": "text", "text": "a"}), json!({"text": "a"}), json!({"type": "refusal", "refusal": "no"})] {
+        assert!(part(harmless.clone()).is_ok(), "{harmless}");
+    }
+    let shot = |url: &str| {
+        let output = json!({"type": "computer_screenshot", "image_url": url});
+        parse(Protocol::Responses, &responses(json!({"input": [{"type": "computer_call_output", "call_id": "c", "output": output}]})))
+    };
+    assert!(shot("https://evil.example/x.png").unwrap_err().0.contains("by URL"));
+    assert!(shot("data:image/png;base64,AAAA").unwrap().input_bound() > 50_000);
+    for n in [json!(2), json!(8.0), json!("8"), json!(1.0), json!(0)] {
+        assert!(parse(Protocol::Chat, &chat(json!({"n": n}))).unwrap_err().0.contains("`n` above 1"), "{n}");
+    }
+}
+
+#[test]
+fn the_output_is_bounded_where_the_server_looks() {
+    for (field, other) in [("max_tokens", "max_completion_tokens"), ("max_completion_tokens", "max_tokens")] {
+        let mut request = parse(Protocol::Chat, &chat(json!({(other): 7}))).unwrap();
+        request.bound_output(field);
+        assert_eq!((&sent(&request)[field], sent(&request).get(other)), (&json!(7), None));
+    }
+}
+
+#[test]
+fn a_body_of_too_many_values_is_not_even_read() {
+    let body = |count: usize| format!(r#"{{"model":"m","max_tokens":9,"messages":[0{}]}}"#, ",0".repeat(count));
+    assert!(Request::parse(Protocol::Messages, Bytes::from(body(MOST_VALUES)), false).unwrap_err().0.contains("values"));
+    // What stands in a text is none.
+    let text = json!({"model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": ",[{\"".repeat(MOST_VALUES)}]});
+    assert!(parse(Protocol::Messages, &text).is_ok());
+}
+
+#[test]
+fn only_what_the_last_call_had_counts_as_it_was_measured() {
+    let image = || json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A".repeat(1_300_000)}});
+    let body = |content: Value, more: Value| {
+        let mut body = json!({"model": "m", "max_tokens": 9, "system": [{"type": "text", "text": "s".repeat(50_000)}], "tools": [{"name": "Bash"}],
+            "messages": [{"role": "user", "content": content}]});
+        body["messages"].as_array_mut().unwrap().extend(more.as_array().unwrap().clone());
+        parse(Protocol::Messages, &body).unwrap().pieces()
+    };
+    let first = body(json!([{"type": "text", "text": "go"}, image()]), json!([]));
+    // A text as large as the image was is all new.
+    let swapped = body(json!([{"type": "text", "text": "x".repeat(1_300_000)}]), json!([]));
+    assert!(swapped.beyond(&first) >= 1_300_000);
+    // What is left out makes no room, what moves or is marked for the cache is the same.
+    let marked = json!({"type": "text", "text": "go", "cache_control": {"type": "ephemeral"}});
+    assert_eq!(body(json!([marked]), json!([])).beyond(&first), 0);
+    assert_eq!(body(json!([image(), {"type": "text", "text": "go"}]), json!([])).beyond(&first), 0);
+    // What is there twice is new once.
+    let twice = body(json!([{"type": "text", "text": "go"}, image(), image()]), json!([])).beyond(&first);
+    assert!((messages::IMAGE_TOKENS..messages::IMAGE_TOKENS + 500).contains(&twice), "{twice}");
+    // The turn that was added, and its structure.
+    let added = body(
+        json!([{"type": "text", "text": "go"}, image()]),
+        json!([{"role": "assistant", "content": [{"type": "text", "text": "y".repeat(100)}]}]),
+    );
+    let added = added.beyond(&first);
+    assert!((100..300).contains(&added), "{added}");
+    // What a user said is not what the assistant said.
+    let said = body(json!([]), json!([{"role": "assistant", "content": [{"type": "text", "text": "go"}]}]));
+    assert!(said.beyond(&first) > 0);
 }

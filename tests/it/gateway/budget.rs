@@ -64,6 +64,47 @@ async fn an_exhausted_budget_stops_the_agent_and_says_what_to_do() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_image_came_to_makes_no_room_for_a_text_of_its_size() {
+    let upstream = Upstream::start(|_| Script::words(5)).await;
+    let home = Home::start(&upstream).await;
+    let guest = home.guest("m", limit(1_000_000_000)).await;
+    let size = 1_300_000;
+    let body = |content: Value| {
+        json!({"model": MODEL, "max_tokens": 1, "stream": true, "tools": [{"name": "Bash", "input_schema": {}}],
+            "messages": [{"role": "user", "content": [content]}]})
+    };
+    let image = body(json!({"type": "image", "source": {"type": "base64", "media_type": "image/png", "data": "A".repeat(size)}}));
+    assert_eq!(home.call(&guest, &image).await.0, 200);
+    home.settled(&guest).await;
+    // The same once more is known by now: with the answer it is bounded by what it came to.
+    let mut more = image.clone();
+    more["messages"].as_array_mut().unwrap().push(json!({"role": "assistant", "content": "go on"}));
+    assert_eq!(home.call(&guest, &more).await.0, 200);
+    home.settled(&guest).await;
+    let (status, why) = home.call(&guest, &body(json!({"type": "text", "text": "x".repeat(size)}))).await;
+    assert!(status == 400 && why.contains("budget exhausted: money of Machine default/m"), "{status} {why}");
+    assert_eq!(upstream.received().len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_has_so_many_calls_under_way_and_the_others_wait() {
+    let (open, gate) = watch::channel(false);
+    let upstream = Upstream::start(move |_| Script::Answer { words: 1, tools: Vec::new(), gate: Some(gate.clone()) }).await;
+    let home = Home::start(&upstream).await;
+    let guest = home.guest("m", limit(1_000_000_000_000)).await;
+    let bodies: Vec<Value> = (0..40).map(|n| request(&format!("request {n}"))).collect();
+    let calls = futures::future::join_all(bodies.iter().map(|body| home.call(&guest, body)));
+    let watched = async {
+        eventually("they are under way", async || (upstream.received().len() == 32).then_some(())).await;
+        autovibe::clock::Clock::system().sleep(Duration::from_millis(300)).await;
+        assert_eq!(upstream.received().len(), 32);
+        open.send_replace(true);
+    };
+    let (calls, ()) = tokio::join!(calls, watched);
+    assert!(calls.iter().all(|(status, _)| *status == 200), "{calls:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn output_is_cut_to_what_the_budget_still_allows() {
     let upstream = Upstream::start(|_| Script::words(5)).await;
     let home = Home::start(&upstream).await;
