@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 /// What a model counts for an image at most, whatever the bytes. Source: the provider's vision guide, 1568² / 750, with margin.
 pub(super) const IMAGE_TOKENS: u64 = 5000;
 
-/// Tools that the agent runs itself, or that look at the request alone, by prefix of their type. Others leave through the provider,
-/// past the guest's firewall, or ask another model, which nobody allowed and whose price is not known here.
-const OWN_TOOLS: [&str; 6] = ["custom", "bash_", "text_editor_", "memory_", "computer_", "tool_search_tool_"];
+/// Tools that the agent runs itself, by prefix of their type. Others leave through the provider, past the guest's firewall, have the model
+/// read its input again and again, or ask another one, which nobody allowed and whose price is not known here.
+const OWN_TOOLS: [&str; 5] = ["custom", "bash_", "text_editor_", "memory_", "computer_"];
 /// Fields that are known: others are taken out, as what they would cost is not.
 const FIELDS: [&str; 18] = [
     "model",

@@ -15,7 +15,11 @@ static KEYS: LazyLock<RandomState> = LazyLock::new(RandomState::new);
 
 /// The pieces of a request, each with how often it is there and a bound of its tokens.
 #[derive(Clone, Debug, Default)]
-pub struct Pieces(HashMap<u64, (u32, u64)>);
+pub struct Pieces {
+    found: HashMap<u64, (u32, u64)>,
+    /// Bound of those that a model reads only when they are asked for: that they were there says nothing.
+    deferred: u64,
+}
 
 impl Pieces {
     pub(super) fn of(protocol: Protocol, body: &Map<String, Value>) -> Self {
@@ -43,21 +47,25 @@ impl Pieces {
     }
 
     fn add(&mut self, protocol: Protocol, field: &str, role: &Value, value: &Value) {
+        if value["defer_loading"] == true {
+            self.deferred = self.deferred.saturating_add(tokens(protocol, field, value));
+            return;
+        }
         let mut hasher = KEYS.build_hasher();
         field.hash(&mut hasher);
         hash(role, &mut hasher);
         hash(value, &mut hasher);
-        let entry = self.0.entry(hasher.finish()).or_insert_with(|| (0, tokens(protocol, field, value)));
+        let entry = self.found.entry(hasher.finish()).or_insert_with(|| (0, tokens(protocol, field, value)));
         entry.0 = entry.0.saturating_add(1);
     }
 
     /// A bound of the tokens of what `before` does not have.
     pub fn beyond(&self, before: &Self) -> u64 {
-        let new = self.0.iter().map(|(key, (times, tokens))| {
-            let had = before.0.get(key).map_or(0, |(times, _)| *times);
+        let new = self.found.iter().map(|(key, (times, tokens))| {
+            let had = before.found.get(key).map_or(0, |(times, _)| *times);
             u64::from(times.saturating_sub(had)).saturating_mul(*tokens)
         });
-        new.fold(0, u64::saturating_add)
+        new.fold(self.deferred, u64::saturating_add)
     }
 }
 

@@ -249,6 +249,14 @@ fn only_what_the_last_call_had_counts_as_it_was_measured() {
     );
     let added = added.beyond(&first);
     assert!((100..300).contains(&added), "{added}");
+    // A tool that may be loaded later is not in what was measured.
+    let deferred = json!({"name": "Later", "defer_loading": true, "description": "d".repeat(40_000)});
+    let mut with_tool = json!({"model": "m", "max_tokens": 9, "messages": [], "tools": [{"name": "Bash"}, deferred]});
+    let once = parse(Protocol::Messages, &with_tool).unwrap().pieces();
+    assert!(once.beyond(&once) >= 40_000);
+    with_tool["tools"][1]["defer_loading"] = false.into();
+    let once = parse(Protocol::Messages, &with_tool).unwrap().pieces();
+    assert_eq!(once.beyond(&once), 0);
     // What a user said is not what the assistant said.
     let said = body(json!([]), json!([{"role": "assistant", "content": [{"type": "text", "text": "go"}]}]));
     assert!(said.beyond(&first) > 0);
