@@ -266,7 +266,7 @@ pub struct Placement {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct BudgetUse {
-    /// Name of a Budget in this namespace. Default: none, only the limits here hold.
+    /// Name of a Budget in this namespace. Default: the one that is called `default`; where there is none, only the limits here hold.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<String>,
     /// This Machine's own limits. What is left out comes from the Hub's `defaults.limits`.

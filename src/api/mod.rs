@@ -40,3 +40,5 @@ pub const API_VERSION: &str = "autovibe.dev/v1alpha1";
 pub const SYSTEM_NAMESPACE: &str = "autovibe-system";
 /// Name of the Hub that a Machine gets when it names none.
 pub const DEFAULT_HUB: &str = "default";
+/// The Budget of a namespace within which its Machines are that name none, if there is one.
+pub const DEFAULT_BUDGET: &str = "default";

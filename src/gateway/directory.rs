@@ -1,14 +1,14 @@
 //! The objects that every call needs, kept current by watches, so that a call reads the database only for its token.
 
 use crate::{
-    api::{Budget, Hub, Kind, Machine, SYSTEM_NAMESPACE},
+    api::{Budget, DEFAULT_BUDGET, Hub, Kind, Machine, SYSTEM_NAMESPACE},
     objects::{self, Objects},
     store::{Change, Revision},
 };
 use futures::StreamExt;
 use secrecy::SecretString;
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -30,6 +30,10 @@ struct Cache {
     hubs: HashMap<String, Arc<Hub>>,
     /// By namespace and name.
     budgets: HashMap<(String, String), Arc<Budget>>,
+    /// Namespaces without a Budget `default`, of those that were asked for, while no Budget changes.
+    unbudgeted: HashSet<String>,
+    /// Rises when Budgets change.
+    budget_changes: u64,
     /// By name of the Secret.
     keys: HashMap<String, SecretString>,
     /// Rises when Secrets change, so that what was read before is not kept.
@@ -61,7 +65,10 @@ impl Directory {
         let this = directory.clone();
         directory.follow(tasks, shutdown, move |change, budget: Budget| {
             let key = (budget.namespace().to_owned(), budget.name().to_owned());
-            put(&mut this.cache().budgets, key, change, budget);
+            let mut cache = this.cache();
+            cache.unbudgeted.clear();
+            cache.budget_changes += 1;
+            put(&mut cache.budgets, key, change, budget);
         });
         let (this, shutdown) = (directory.clone(), shutdown.clone());
         tasks.spawn(async move { shutdown.run_until_cancelled(this.follow_secrets()).await });
@@ -126,6 +133,25 @@ impl Directory {
             return Ok(known);
         }
         Ok(self.objects.get(namespace, name).await?.map(Arc::new))
+    }
+
+    /// Whether Machines of a namespace that name no Budget are within its `default`.
+    pub(super) async fn has_default_budget(&self, namespace: &str) -> Result<bool, objects::Error> {
+        let changes = {
+            let cache = self.cache();
+            if cache.unbudgeted.contains(namespace) {
+                return Ok(false);
+            }
+            cache.budget_changes
+        };
+        if self.budget(namespace, DEFAULT_BUDGET).await?.is_some() {
+            return Ok(true);
+        }
+        let mut cache = self.cache();
+        if cache.budget_changes == changes {
+            cache.unbudgeted.insert(namespace.to_owned());
+        }
+        Ok(false)
     }
 
     /// The `apiKey` of a Secret in `autovibe-system`.

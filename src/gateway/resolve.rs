@@ -3,7 +3,7 @@
 use super::directory::Directory;
 use crate::{
     api::{
-        DEFAULT_HUB, Hub, Kind, Machine,
+        DEFAULT_BUDGET, DEFAULT_HUB, Hub, Kind, Machine,
         capability::{CapabilityName, impossible},
         hub::{Provider, ProviderType},
         machine::{Limits, Phase},
@@ -268,6 +268,9 @@ async fn accounts(directory: &Directory, machine: &Machine, hub: &Hub) -> Result
     }
     let machines = chain.len();
     let mut next = machine.spec.budget.as_ref().and_then(|budget| budget.name.clone());
+    if next.is_none() && directory.has_default_budget(namespace).await? {
+        next = Some(DEFAULT_BUDGET.to_owned());
+    }
     while let Some(name) = next {
         if chain.len() > machines + DEPTH {
             return Err(Unresolved::Unavailable(format!(

@@ -5,7 +5,7 @@ mod sentences;
 mod tests;
 
 use super::{Context, Output, client::Client, print, resource};
-use crate::api::{Budget, Checkpoint, Hub, Kind, Machine};
+use crate::api::{Budget, Checkpoint, DEFAULT_BUDGET, Hub, Kind, Machine};
 use anyhow::{Context as _, bail};
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -58,7 +58,7 @@ async fn machine(client: &Client, object: &Value) -> anyhow::Result<Vec<String>>
     let hub = machine.spec.hub.as_deref().unwrap_or(crate::api::DEFAULT_HUB);
     let hub = client.find(&resource::our::<Hub>(None, Some(hub))).await?.map(|found| typed::<Hub>(&found)).transpose()?;
     let mut budgets: Vec<Budget> = Vec::new();
-    let mut next = machine.spec.budget.as_ref().and_then(|budget| budget.name.clone());
+    let mut next = machine.spec.budget.as_ref().and_then(|budget| budget.name.clone()).or_else(|| Some(DEFAULT_BUDGET.to_owned()));
     while let Some(name) = next.take() {
         // A chain that meets itself is the budget controller's to complain about; here it only must end.
         if budgets.iter().any(|seen| seen.name() == name) {

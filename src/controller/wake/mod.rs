@@ -13,7 +13,7 @@ use super::Context;
 use super::client::Client;
 use crate::api::checkpoint::CheckpointPhase;
 use crate::api::machine::Retention;
-use crate::api::{Approval, Budget, Checkpoint, DEFAULT_HUB, Hub, Kind, Machine};
+use crate::api::{Approval, Budget, Checkpoint, DEFAULT_BUDGET, DEFAULT_HUB, Hub, Kind, Machine};
 use crate::objects::{Event, Told};
 use crate::runtime::Key;
 use crate::store::Change;
@@ -309,7 +309,9 @@ impl Index {
         wakes.machines.insert(key.clone());
         let entry = entry(machine);
         // Spend shows in the Budget; its own status says how much.
-        wakes.budgets.extend(entry.budget.iter().map(|name| Key::new(&key.namespace, name)));
+        let pays = entry.budget.iter().map(|name| Key::new(&key.namespace, name));
+        // One that no Machine names need not be there.
+        wakes.budgets.extend(pays.filter(|budget| self.budgets.contains_key(budget)));
         let before = self.machines.get(&key).cloned();
         if !remember(&mut self.machines, &key, event.change, entry.clone()) {
             return;
@@ -399,7 +401,7 @@ fn entry(machine: &Machine) -> MachineEntry {
     let source = from.and_then(|from| from.machine.as_ref()).map(|source| source.name.clone());
     MachineEntry {
         hub: spec.hub.clone().unwrap_or_else(|| DEFAULT_HUB.into()),
-        budget: spec.budget.as_ref().and_then(|budget| budget.name.clone()),
+        budget: Some(spec.budget.as_ref().and_then(|budget| budget.name.clone()).unwrap_or_else(|| DEFAULT_BUDGET.into())),
         after: spec.goal.after.iter().cloned().chain(source).collect(),
         from_checkpoint: from.and_then(|from| from.checkpoint.clone()),
         verifies: spec.verifies(),

@@ -87,6 +87,22 @@ async fn what_an_image_came_to_makes_no_room_for_a_text_of_its_size() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_namespaces_default_budget_pays_for_who_names_none() {
+    let upstream = Upstream::start(|_| Script::words(5)).await;
+    let home = Home::start(&upstream).await;
+    // Whatever limit it gives itself.
+    let guest = home.guest("m", limit(1_000_000_000_000)).await;
+    assert_eq!(home.call(&guest, &request("before")).await.0, 200);
+    home.settled(&guest).await;
+    let budget = home.budget("default", 1_000_000, None).await;
+    let refused =
+        eventually("it is within it", async || Some(home.call(&guest, &request("after")).await).filter(|(status, _)| *status != 200)).await;
+    assert!(refused.0 == 400 && refused.1.contains("money of Budget default/default"), "{refused:?}");
+    home.objects.delete::<Budget>("default", "default", Some(budget.uid())).await.unwrap();
+    eventually("it is not any more", async || (home.call(&guest, &request("last")).await.0 == 200).then_some(())).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn an_agent_has_so_many_calls_under_way_and_the_others_wait() {
     let (open, gate) = watch::channel(false);
     let upstream = Upstream::start(move |_| Script::Answer { words: 1, tools: Vec::new(), gate: Some(gate.clone()) }).await;
