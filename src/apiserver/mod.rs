@@ -72,6 +72,8 @@ const MAX_HEAD: usize = 64 << 10;
 pub struct Config {
     /// Port 0 takes any free one.
     pub listen: SocketAddr,
+    /// Host names and IP addresses that the certificate is for beside localhost and `listen`.
+    pub names: Vec<String>,
     pub data: PathBuf,
     /// The way to the disks, while controllers lead in this process.
     pub door: Door,
@@ -127,7 +129,7 @@ pub async fn start(config: Config, objects: Objects, shutdown: CancellationToken
     let listener = std::net::TcpListener::bind(config.listen).map_err(refused)?;
     listener.set_nonblocking(true).map_err(refused)?;
     let address = listener.local_addr().map_err(refused)?;
-    let tls = tls::prepare(&config.data, config.listen.ip(), objects.clock())?;
+    let tls = tls::prepare(&config.data, config.listen.ip(), &config.names, objects.clock())?;
     let admin = credentials::prepare(&config.data, address, &tls.ca_pem)?;
     objects.ensure_presets().await?;
     objects.ensure_roles().await?;

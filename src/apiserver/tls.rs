@@ -17,17 +17,17 @@ pub(super) struct Tls {
     pub(super) ca_pem: String,
 }
 
-/// Reads the CA from `directory`, or makes it on the first start, and issues a certificate for localhost and `listen`.
-pub(super) fn prepare(directory: &Path, listen: IpAddr, clock: &Clock) -> Result<Tls, Error> {
+/// Reads the CA from `directory`, or makes it on the first start, and issues a certificate for localhost, `listen` and `names`.
+pub(super) fn prepare(directory: &Path, listen: IpAddr, names: &[String], clock: &Clock) -> Result<Tls, Error> {
     let now = clock.now();
     let (key_path, certificate_path) = (directory.join("ca.key"), directory.join("ca.crt"));
     let authority = authority(now)?;
-    // The certificate is written last: both files are there, or the pair is made again.
+    // The certificate is written last; a key that is there alone, as one that was copied here, keeps what it signed good.
     let (key, ca_pem) = if certificate_path.exists() {
         let key = KeyPair::from_pem(&read(&key_path)?).map_err(made)?;
         (key, read(&certificate_path)?)
     } else {
-        let key = KeyPair::generate().map_err(made)?;
+        let key = if key_path.exists() { KeyPair::from_pem(&read(&key_path)?) } else { KeyPair::generate() }.map_err(made)?;
         let pem = authority.self_signed(&key).map_err(made)?.pem();
         write_private(&key_path, &key.serialize_pem())?;
         write_private(&certificate_path, &pem)?;
@@ -36,7 +36,7 @@ pub(super) fn prepare(directory: &Path, listen: IpAddr, clock: &Clock) -> Result
     let issuer = Issuer::new(authority, key);
 
     let server_key = KeyPair::generate().map_err(made)?;
-    let mut server = CertificateParams::new(vec!["localhost".to_owned()]).map_err(made)?;
+    let mut server = CertificateParams::new([&["localhost".to_owned()], names].concat()).map_err(made)?;
     server.distinguished_name = name("autovibe");
     server.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     server.key_usages = vec![KeyUsagePurpose::DigitalSignature];

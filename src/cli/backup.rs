@@ -20,7 +20,8 @@ impl Backup {
         let (file, key) = (self.file.display(), context.data().join("secrets.key"));
         print::out(&format!(
             "{database} is copied to {file}.\n\
-             The key of its Secrets is not in there: keep a copy of {} in another place. Without it their values are lost.\n",
+             The key of its Secrets is not in there: keep a copy of {} in another place. Without it their values are lost.\n\
+             Nor are ca.key and ca.crt beside it: without them each kubeconfig that was handed out is to be made again.\n",
             key.display()
         ))?;
         Ok(ExitCode::SUCCESS)

@@ -24,6 +24,9 @@ pub(super) struct Kubeconfig {
     /// How long it holds: 10m to 8760h
     #[arg(long, value_name = "DURATION", default_value = "720h")]
     duration: GoDuration,
+    /// How its holder reaches the hub: https://NAME:PORT, with a name of `up --tls-san` [default: as the kubeconfig in use]
+    #[arg(long, value_name = "URL", value_parser = server)]
+    server: Option<String>,
     /// Where it goes [default: standard output]
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
@@ -61,7 +64,11 @@ impl Kubeconfig {
             }
             (None, None) => bail!("say for whom: --user or --service-account"),
         };
-        let text = apiserver::kubeconfig(&cluster(context)?, &name, &credential, &namespace);
+        let mut cluster = cluster(context)?;
+        if let Some(server) = &self.server {
+            cluster["server"] = server.as_str().into();
+        }
+        let text = apiserver::kubeconfig(&cluster, &name, &credential, &namespace);
         match &self.file {
             Some(file) => {
                 write_private(file, &text).with_context(|| format!("{} cannot be written", file.display()))?;
@@ -71,6 +78,13 @@ impl Kubeconfig {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// An address as kubeconfigs have it.
+fn server(text: &str) -> Result<String, String> {
+    let url = reqwest::Url::parse(text).ok().filter(|url| url.scheme() == "https" && url.has_host());
+    url.map(|_| text.trim_end_matches('/').to_owned())
+        .ok_or_else(|| "it is no address of a server, such as https://hub.example.org:6443".into())
 }
 
 async fn token(hub: &client::Client, namespace: &str, name: &str, seconds: u64) -> anyhow::Result<String> {

@@ -1,6 +1,7 @@
 //! The executable as people use it: `up` and its restarts, and what the commands say.
 
 use crate::process::{ANY_PORTS, Hub, LabOf, autovibe, refused, said, wait, write};
+use rustls::pki_types::{CertificateDer, ServerName, pem::PemObject};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -38,6 +39,64 @@ fn a_killed_hub_goes_on_where_it_was_under_the_same_address() {
     assert_eq!(std::fs::read_to_string(data.path().join("kubeconfig")).unwrap(), before, "clients need nothing new");
     assert!(said(data.path(), &["get", "budget/team", "-o", "json"]).contains(&uid));
     assert_eq!(said(data.path(), &["apply", "-f", &manifest]), "budget/team unchanged\n");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_certificate_is_for_the_names_that_clients_elsewhere_use() {
+    rustls::crypto::ring::default_provider().install_default().ok();
+    let data = tempfile::tempdir().unwrap();
+    let start = |more: &[&str]| Hub::start(data.path(), &[&ANY_PORTS[..], &["--api-only"], more].concat()).serves();
+    // Whether a client that trusts the CA believes that it speaks to this one.
+    let believes = async |name: &'static str| {
+        let ca = std::fs::read(data.path().join("ca.crt")).unwrap();
+        let mut roots = rustls::RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_slice(&ca).unwrap()).unwrap();
+        let config = rustls::ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+        let kubeconfig = std::fs::read_to_string(data.path().join("kubeconfig")).unwrap();
+        let address = kubeconfig.lines().find_map(|line| line.split_once("https://")).unwrap().1.to_owned();
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        tokio_rustls::TlsConnector::from(std::sync::Arc::new(config)).connect(ServerName::try_from(name).unwrap(), stream).await.is_ok()
+    };
+    let hub = start(&[]);
+    assert!(believes("localhost").await && believes("127.0.0.1").await && !believes("hub.example.org").await);
+    let ca = std::fs::read(data.path().join("ca.crt")).unwrap();
+    let text = said(data.path(), &["kubeconfig", "--user", "carol", "--server", "https://hub.example.org:6443/"]);
+    assert!(text.contains("server: https://hub.example.org:6443\n"), "{text}");
+    hub.kill();
+    let hub = start(&["--tls-san", "hub.example.org", "--tls-san", "192.0.2.7", "--tls-san", "2001:db8::7"]);
+    for name in ["localhost", "hub.example.org", "192.0.2.7", "2001:db8::7"] {
+        assert!(believes(name).await, "{name}");
+    }
+    assert!(!believes("hub.example.com").await && !believes("192.0.2.8").await);
+    hub.kill();
+    // They stay until others are named, as the address does, and whom clients trust is the same.
+    let hub = start(&[]);
+    assert!(believes("hub.example.org").await && believes("192.0.2.7").await);
+    hub.kill();
+    let hub = start(&["--tls-san", "other.example.org"]);
+    assert!(believes("other.example.org").await && !believes("hub.example.org").await);
+    assert_eq!(std::fs::read(data.path().join("ca.crt")).unwrap(), ca);
+    hub.kill();
+    // A key that was copied to another server is kept, and what it signed is trusted.
+    std::fs::remove_file(data.path().join("ca.crt")).unwrap();
+    let key = std::fs::read(data.path().join("ca.key")).unwrap();
+    let hub = start(&[]);
+    std::fs::write(data.path().join("ca.crt"), &ca).unwrap();
+    assert!(believes("other.example.org").await);
+    assert_eq!(std::fs::read(data.path().join("ca.key")).unwrap(), key);
+    drop(hub);
+
+    for wrong in ["https://hub.example.org", "hub.example.org:6443", "0.0.0.0", "10.0.0.300", "hub example", "hub.example.org.", ""] {
+        let output = autovibe(data.path(), &["up", "--tls-san", wrong]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{wrong}: {error}");
+        assert!(error.contains("--tls-san") && error.contains("such as hub.example.org or 192.0.2.7"), "{error}");
+    }
+    for wrong in ["hub.example.org", "http://hub.example.org", "https://"] {
+        let output = autovibe(data.path(), &["kubeconfig", "--user", "carol", "--server", wrong]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(output.status.code() == Some(2) && error.contains("--server") && error.contains("such as https://"), "{error}");
+    }
 }
 
 #[test]

@@ -63,6 +63,7 @@ impl Served {
         let shutdown = CancellationToken::new();
         let config = apiserver::Config {
             listen: "127.0.0.1:0".parse().expect("an address"),
+            names: Vec::new(),
             data: directory.path().into(),
             door: Default::default(),
         };

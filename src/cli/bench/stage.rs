@@ -70,7 +70,7 @@ impl Stage {
         let shutdown = CancellationToken::new();
         let config = gateway::Config { listen: ANY, ..gateway::Config::default() };
         let gateway = gateway::start(config, objects.clone(), shutdown.clone()).await?;
-        let config = apiserver::Config { listen: ANY, data: directory.to_owned(), door: Door::default() };
+        let config = apiserver::Config { listen: ANY, names: Vec::new(), data: directory.to_owned(), door: Door::default() };
         let api = apiserver::start(config, objects.clone(), shutdown.clone()).await?;
         let place = lab::directory(directory);
         let node = match mode {

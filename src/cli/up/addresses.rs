@@ -1,18 +1,25 @@
 //! Where the hub serves: what was asked for, else what it was before, else a well-known port if it is free.
 
 use anyhow::Context as _;
+use rustls::pki_types::ServerName;
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, path::Path};
+use std::{
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
 
 /// As kubectl users know it.
 const API_PORT: u16 = 6443;
 const GATEWAY_PORT: u16 = 6480;
 
 /// The addresses of the last start, kept so that kubeconfigs and running guests stay valid.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(in crate::cli) struct Addresses {
     pub(super) api: Option<SocketAddr>,
     pub(in crate::cli) gateway: Option<SocketAddr>,
+    /// What the API's certificate is for beside them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(super) names: Vec<String>,
 }
 
 /// An address to listen on.
@@ -40,6 +47,10 @@ impl Addresses {
         wanted(asked, self.api, API_PORT)
     }
 
+    pub(super) fn names(&self, asked: &[String]) -> Vec<String> {
+        if asked.is_empty() { self.names.clone() } else { asked.to_vec() }
+    }
+
     pub(in crate::cli) fn gateway(&self, asked: Option<SocketAddr>) -> Wanted {
         wanted(asked, self.gateway, GATEWAY_PORT)
     }
@@ -55,4 +66,16 @@ fn wanted(asked: Option<SocketAddr>, before: Option<SocketAddr>, port: u16) -> W
         Some(address) => Wanted { address, or_any: false },
         None => Wanted { address: SocketAddr::from(([127, 0, 0, 1], port)), or_any: true },
     }
+}
+
+/// A host name or IP address as a certificate has it.
+pub(super) fn certifiable(text: &str) -> Result<String, String> {
+    let stands_for_all = text.parse::<IpAddr>().is_ok_and(|ip| ip.is_unspecified());
+    if stands_for_all || text.ends_with('.') || ServerName::try_from(text).is_err() {
+        return Err(
+            "it is no host name or IP address by which clients reach the server; give it alone, such as hub.example.org or 192.0.2.7"
+                .into(),
+        );
+    }
+    Ok(text.to_owned())
 }

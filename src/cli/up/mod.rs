@@ -32,6 +32,10 @@ pub(super) struct Up {
     /// Where to serve the API [default: 127.0.0.1:6443 or a free port, and what it was before]
     #[arg(long, value_name = "ADDR")]
     listen: Option<SocketAddr>,
+    /// A host name or IP address that the API's certificate is for, beside localhost and the one in --listen; may be repeated
+    /// [default: what it was before]
+    #[arg(long, value_name = "NAME|IP", value_parser = addresses::certifiable)]
+    tls_san: Vec<String>,
     /// Where guests' model calls come in [default: 127.0.0.1:6480 or a free port, and what it was before]
     #[arg(long, value_name = "ADDR")]
     gateway_listen: Option<SocketAddr>,
@@ -94,6 +98,10 @@ impl Up {
         let door = Door::default();
         let remembered = Addresses::read(&data);
         let (api_address, gateway_address) = (remembered.api(self.listen), remembered.gateway(self.gateway_listen));
+        let names = remembered.names(&self.tls_san);
+        if api_address.address.ip().is_unspecified() && names.is_empty() {
+            warn!("clients on other machines will refuse the API's certificate: name this machine as they do, with --tls-san NAME or IP");
+        }
         let gateway = if self.api_only {
             None
         } else {
@@ -107,13 +115,14 @@ impl Up {
         let api = loop_free(
             &api_address,
             |listen| {
-                apiserver::start(apiserver::Config { listen, data: data.clone(), door: door.clone() }, objects.clone(), api_stop.clone())
+                let config = apiserver::Config { listen, names: names.clone(), data: data.clone(), door: door.clone() };
+                apiserver::start(config, objects.clone(), api_stop.clone())
             },
             |error| matches!(error, apiserver::Error::Listen { source, .. } if source.kind() == std::io::ErrorKind::AddrInUse),
         )
         .await?;
         let gateway_address = gateway.as_ref().map(|gateway| gateway.address);
-        Addresses { api: Some(api.address), gateway: gateway_address.or(remembered.gateway) }.write(&data)?;
+        Addresses { api: Some(api.address), gateway: gateway_address.or(remembered.gateway), names }.write(&data)?;
 
         let calls = gateway_address.map(|address| format!(" and guests' model calls at http://{address}")).unwrap_or_default();
         print::out(&format!(

@@ -225,7 +225,12 @@ conversations:
 
     /// The API server beside the gateway, and a kubectl for it.
     async fn kubectl(&self) -> (apiserver::Server, impl AsyncFn(&[&str]) -> String + use<>) {
-        let config = apiserver::Config { listen: "127.0.0.1:0".parse().unwrap(), data: self.dir.path().into(), door: Default::default() };
+        let config = apiserver::Config {
+            listen: "127.0.0.1:0".parse().unwrap(),
+            names: Vec::new(),
+            data: self.dir.path().into(),
+            door: Default::default(),
+        };
         let server = apiserver::start(config, self.objects.clone(), self.shutdown.clone()).await.unwrap();
         let (home, kubeconfig) = (self.dir.path().to_owned(), self.dir.path().join("kubeconfig"));
         let run = async move |arguments: &[&str]| {

@@ -27,7 +27,8 @@ pub(crate) struct Api {
 
 pub(crate) async fn serve(stage: &Stage, door: &Door) -> Api {
     let shutdown = CancellationToken::new();
-    let config = apiserver::Config { listen: "127.0.0.1:0".parse().unwrap(), data: stage.data().into(), door: door.clone() };
+    let config =
+        apiserver::Config { listen: "127.0.0.1:0".parse().unwrap(), names: Vec::new(), data: stage.data().into(), door: door.clone() };
     let server = apiserver::start(config, stage.objects().clone(), shutdown.clone()).await.unwrap();
     Api { server, shutdown }
 }
