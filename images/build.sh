@@ -1,7 +1,8 @@
 #!/bin/sh
 # Builds a self-booting raw disk: an MBR, a FAT partition (syslinux, kernel, initramfs), an ext4 root. Nothing is mounted.
 # Usage: build.sh micro|debian OUTPUT WORK. Packages come through this machine's own apt, npm and pip configuration. AUTOVIBE_AGENTS
-# names the agents of the Debian image: `claude-code=VERSION aider=VERSION`; agents.txt beside this says where they come from.
+# names the agents of the Debian image: `claude-code=VERSION aider=VERSION`; agents.txt beside this says where they come from. With
+# AUTOVIBE_LEAVE_OUT those that do not run there are left out, which is said.
 # AUTOVIBE_RUNNER is the executable of autovibe that goes with Claude Code.
 # WORK keeps what was downloaded between builds. Needs root, as the files inside belong to root.
 set -eu
@@ -9,6 +10,7 @@ set -eu
 kind=$1 output=$2 work=$3
 here=$(cd "$(dirname "$0")" && pwd)
 agents=${AUTOVIBE_AGENTS-}
+left_out=
 PATH=$PATH:/usr/sbin:/sbin
 
 say() { printf 'image %s: %s\n' "$kind" "$*" >&2; }
@@ -163,7 +165,12 @@ aider() {
   python=$(basename "$(ls "$root"/usr/bin/python3.[0-9]* | head -n 1)")
   case $python in
     python3.10 | python3.11 | python3.12) ;;
-    *) die "Aider needs Python 3.10 to 3.12 and $suite has $python: leave it out with --agents" ;;
+    *)
+      why="needs Python 3.10 to 3.12 and $suite has $python"
+      [ -n "${AUTOVIBE_LEAVE_OUT-}" ] || die "Aider $why: leave it out with --agents"
+      left_out="Aider was left out: it $why. For an image with it, run \`autovibe image build debian\` on Debian 12 or Ubuntu 24.04 and copy the file here."
+      return
+      ;;
   esac
   package=$(listed aider 3)
   done=$work/aider-$1-$python
@@ -279,3 +286,4 @@ mkdir -p "$(dirname "$output")"
 mv "$disk" "$output.part"
 mv "$output.part" "$output"
 say "$output: $(du -h "$output" | cut -f1) of $((1 + boot_mib + root_mib)) MiB"
+[ -z "$left_out" ] || say "$left_out"

@@ -37,9 +37,10 @@ enum ImageCommand {
         /// Where it goes [default: images/KIND.raw in the hub's data directory]
         #[arg(long, value_name = "FILE")]
         file: Option<PathBuf>,
-        /// Agents in the Debian image, each with another version if it has one: `claude-code,aider=0.86.1`
-        #[arg(long, value_name = "LIST", value_delimiter = ',', default_value = "claude-code,qwen-code,aider")]
-        agents: Vec<String>,
+        /// Agents in the Debian image, each with another version if it has one: `claude-code,aider=0.86.1` [default: claude-code, qwen-code,
+        /// and aider where the system has a Python for it]
+        #[arg(long, value_name = "LIST", value_delimiter = ',')]
+        agents: Option<Vec<String>>,
         /// Build although it is there
         #[arg(long)]
         rebuild: bool,
@@ -73,7 +74,7 @@ pub fn run(args: ImageArgs, data: &Path) -> anyhow::Result<()> {
                 fs::remove_file(recipe_file(&output))
                     .or_else(|e| if e.kind() == std::io::ErrorKind::NotFound { Ok(()) } else { Err(e) })?;
             }
-            build(kind, &output, &agents, this().as_deref())?;
+            build(kind, &output, agents.as_deref(), this().as_deref())?;
             println!("{}", output.display());
             Ok(())
         }
@@ -82,10 +83,10 @@ pub fn run(args: ImageArgs, data: &Path) -> anyhow::Result<()> {
 
 /// Builds the image `kind` into the file `output`, or leaves it when it was made by this very recipe.
 ///
-/// `agents` go into the Debian image, as `NAME` or `NAME=VERSION`; `runner`, an executable of autovibe, goes with Claude Code. Beside it `work/` keeps what was downloaded. Two callers at once: the second waits and then finds it made.
+/// `agents` go into the Debian image, as `NAME` or `NAME=VERSION`; without any, all that the image's system can run. `runner`, an executable of autovibe, goes with Claude Code. Beside it `work/` keeps what was downloaded. Two callers at once: the second waits and then finds it made.
 /// Errors: with an agent that is unknown, without root, without a tool (the words name it), without packages.
-pub fn build(kind: ImageKind, output: &Path, agents: &[impl AsRef<str>], runner: Option<&Path>) -> anyhow::Result<()> {
-    let agents = agents.iter().map(|agent| with_version(agent.as_ref())).collect::<anyhow::Result<Vec<String>>>()?.join(" ");
+pub fn build(kind: ImageKind, output: &Path, agents: Option<&[String]>, runner: Option<&Path>) -> anyhow::Result<()> {
+    let agents = Agents::new(agents)?;
     let output = std::path::absolute(output)?;
     let directory = output.parent().context("the output has no directory")?;
     let work = directory.join("work");
@@ -110,7 +111,8 @@ pub fn build(kind: ImageKind, output: &Path, agents: &[impl AsRef<str>], runner:
         .arg(kind.name())
         .arg(&output)
         .arg(&work)
-        .env("AUTOVIBE_AGENTS", &agents)
+        .env("AUTOVIBE_AGENTS", &agents.list)
+        .env("AUTOVIBE_LEAVE_OUT", if agents.leave_out { "1" } else { "" })
         .env("AUTOVIBE_RUNNER", runner.unwrap_or(Path::new("")))
         .status()
         .context("cannot run sh")?;
@@ -126,8 +128,25 @@ pub fn this() -> Option<PathBuf> {
     std::env::current_exe().ok()
 }
 
-/// The agents of an image of which nothing else is asked.
-pub fn all_agents() -> Vec<&'static str> {
+/// What is to be in the Debian image.
+struct Agents {
+    /// `NAME=VERSION`, with spaces between.
+    list: String,
+    /// Nobody asked for them by name: those that do not run there are left out.
+    leave_out: bool,
+}
+
+impl Agents {
+    fn new(named: Option<&[String]>) -> anyhow::Result<Self> {
+        let list = match named {
+            Some(named) => named.iter().map(|agent| with_version(agent)).collect::<anyhow::Result<Vec<_>>>(),
+            None => all_agents().into_iter().map(with_version).collect(),
+        };
+        Ok(Self { list: list?.join(" "), leave_out: named.is_none() })
+    }
+}
+
+fn all_agents() -> Vec<&'static str> {
     known().map(|(name, _)| name).filter(|name| *name != "node").collect()
 }
 
@@ -153,11 +172,12 @@ fn recipe_file(output: &Path) -> PathBuf {
 }
 
 /// Digest of all that decides what is in the image, but the packages' own versions, and the runner beyond what it speaks.
-fn recipe(kind: ImageKind, agents: &str, has_runner: bool) -> String {
+fn recipe(kind: ImageKind, agents: &Agents, has_runner: bool) -> String {
     let mut digest = Sha256::new();
     digest.update(kind.name());
     if kind == ImageKind::Debian {
-        digest.update(agents);
+        digest.update(&agents.list);
+        digest.update([u8::from(agents.leave_out)]);
         digest.update(AGENTS);
         digest.update(if has_runner { PROTOCOL } else { "" });
     }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 /// The micro image in the hub's data directory, built when it is not there.
 pub(super) fn micro_image(context: &Context) -> anyhow::Result<PathBuf> {
     let file = std::path::absolute(context.data())?.join("images/micro.raw");
-    tokio::task::block_in_place(|| image::build(image::ImageKind::Micro, &file, &image::all_agents(), None))?;
+    tokio::task::block_in_place(|| image::build(image::ImageKind::Micro, &file, None, None))?;
     Ok(file)
 }
 

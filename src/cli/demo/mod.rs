@@ -45,7 +45,7 @@ impl Demo {
         let image = data.join("images/debian.raw");
         if self.lab == lab::process::Mode::Real {
             say(&format!("The guests' image: {} (built once, in a few minutes)", image.display()))?;
-            tokio::task::block_in_place(|| image::build(image::ImageKind::Debian, &image, &image::all_agents(), image::this().as_deref()))?;
+            tokio::task::block_in_place(|| image::build(image::ImageKind::Debian, &image, None, image::this().as_deref()))?;
         }
         let clock = Clock::system();
         let mut hub = hub::Hub::find_or_start(&data, self.lab, &examples, &clock).await?;
