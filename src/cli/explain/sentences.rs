@@ -276,7 +276,8 @@ pub(super) fn hub(hub: &Hub) -> Vec<String> {
         let found = status.images.iter().find(|seen| seen.name == image.name);
         let state = match found {
             Some(seen) => match (&seen.snapshot, &seen.message) {
-                (Some(snapshot), _) => format!("is ready as {snapshot}"),
+                (Some(snapshot), None) => format!("is ready as {snapshot}"),
+                (Some(snapshot), Some(message)) => format!("is ready as {snapshot}, but {message}"),
                 (None, Some(message)) => message.clone(),
                 (None, None) => "is not ready yet".into(),
             },

@@ -85,12 +85,13 @@ Disk: rpool/keep/m-1-disk-0@av-1 on n, 1.5 GiB.";
     assert_eq!(sentences::budget(&budget).join("\n"), "Budget team: $1.00, without a limit spent, 3 of 10 calls; part of budget company.");
     let hub = object(
         "default",
-        &json!({ "infrastructure": { "lab": {} }, "providers": [{ "name": "replay", "type": "Replay", "replay": { "file": "/c.yaml" }, "models": ["*"] }], "images": [{ "name": "debian", "file": "d.raw" }] }),
-        &json!({ "images": [{ "name": "debian", "message": "importing" }] }),
+        &json!({ "infrastructure": { "lab": {} }, "providers": [{ "name": "replay", "type": "Replay", "replay": { "file": "/c.yaml" }, "models": ["*"] }], "images": [{ "name": "debian", "file": "d.raw" }, { "name": "micro", "file": "m.raw" }] }),
+        &json!({ "images": [{ "name": "debian", "message": "importing" }, { "name": "micro", "snapshot": "tank/micro@base", "message": "the file changed" }] }),
     );
     let expect = "\
 Not looked at yet. It drives the lab beside this hub.
 Provider replay (Replay) answers from the written conversation /c.yaml: no key, no real cost; models *.
-Image debian importing.";
+Image debian importing.
+Image micro is ready as tank/micro@base, but the file changed.";
     assert_eq!(sentences::hub(&hub).join("\n"), expect);
 }

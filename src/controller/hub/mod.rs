@@ -82,6 +82,9 @@ async fn write_status(hub: &Hub, observed: &observe::Observed, plan: &plan::Plan
     {
         context.objects.record(hub, EventType::Warning, &found.reason, &found.message).await;
     }
+    for message in status::newly_stale(&before, &after) {
+        context.objects.record(hub, EventType::Warning, "ImageStale", &message).await;
+    }
     if before.unowned_vms != after.unowned_vms
         && let Some(found) = after.conditions.iter().find(|condition| condition.type_ == status::UNOWNED)
     {

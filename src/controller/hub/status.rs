@@ -117,6 +117,15 @@ fn missing(gap: &Gap) -> (&'static str, String) {
     (reason, format!("At {} {what}: calls that were paid shortly before, and are not in it, are in no budget.", gap.at))
 }
 
+/// What is said of images whose file is newer than what Machines start from, and was not said before.
+pub(super) fn newly_stale(before: &HubStatus, after: &HubStatus) -> Vec<String> {
+    let stale = |image: &&ImageStatus| image.snapshot.is_some() && image.message.is_some();
+    let known =
+        |image: &ImageStatus| before.images.iter().filter(stale).any(|seen| seen.name == image.name && seen.message == image.message);
+    let told = |image: &ImageStatus| format!("image {}: {}", image.name, image.message.as_deref().unwrap_or_default());
+    after.images.iter().filter(stale).filter(|image| !known(image)).map(told).collect()
+}
+
 fn image_status(name: &str, observed: &Observed, plan: &Plan) -> ImageStatus {
     let image = observed.images.get(name).and_then(|seen| seen.present());
     let stale = image.filter(|image| image.stale).map(|image| {

@@ -1,7 +1,7 @@
 //! Tables of how a Hub stands and what it imports.
 
 use super::observe::{Observed, State};
-use super::{connection, plan::plan, status::status};
+use super::{connection, plan::plan, status, status::status};
 use crate::api::Hub;
 use crate::api::hub::{HubSpec, Image as ImageSpec, Infrastructure, Lab, UnownedVm};
 use crate::clock::Clock;
@@ -110,6 +110,10 @@ fn status_shows_each_image_and_a_file_that_changed() {
     assert_eq!((micro.snapshot.as_deref(), micro.guid.as_deref()), (Some("tank/keep/image-micro@base"), Some("42")));
     assert!(micro.message.as_deref().unwrap().contains("changed since it was imported"));
     assert_eq!((debian.snapshot.as_deref(), debian.message.as_deref()), (None, Some("no answer from zfs")));
+    // It is an event once, and what is not there is none.
+    let told = status::newly_stale(&hub.status.unwrap_or_default(), &status);
+    assert!(matches!(told.as_slice(), [text] if text.starts_with("image micro: the file changed")), "{told:?}");
+    assert!(status::newly_stale(&status, &status).is_empty());
 }
 
 #[test]
