@@ -166,6 +166,8 @@ pub fn cluster_roles() -> Vec<ClusterRole> {
             "autovibe:controller-system",
             vec![rule("", &["secrets"], &["get"]), rule("coordination.k8s.io", &["leases"], &["create", "get", "update"])],
         ),
+        // To be bound in each namespace whose Machines name Secrets for git.
+        role("autovibe:controller-project", vec![rule("", &["secrets"], &["get"])]),
         role("system:public-info-viewer", vec![paths(&["/healthz", "/livez", "/readyz", "/version", "/version/"])]),
     ]
 }

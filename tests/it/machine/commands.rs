@@ -92,6 +92,21 @@ async fn every_command_of_the_document_is_run_and_a_machine_lives_by_the_rights_
     let log = controllers.logged();
     assert!(!log.contains("forbidden"), "a right is missing: {log}");
 
+    // A Secret for git takes the binding of the document's second block, and the Machine says so.
+    machine["metadata"]["name"] = "d".into();
+    machine["spec"]["from"] = json!({ "checkpoint": "a-final" });
+    machine["spec"]["source"] = json!({ "git": "https://127.0.0.1:1/todo.git", "credentialsSecretRef": { "name": "todo-git" } });
+    std::fs::write(&file, machine.to_string()).unwrap();
+    said(data, &["apply", "-f", &file]);
+    let told = || said(data, &["get", "machine", "d", "-o", "json"]);
+    let command = DOCUMENT.split("```sh\n").nth(2).and_then(|rest| rest.lines().next()).unwrap().replace("todo", "default");
+    wait("what it lacks is said", || told().contains("CredentialMissing") && told().contains(&command));
+    ran("kubectl", &command.split(' ').skip(1).collect::<Vec<_>>(), data);
+    ran("kubectl", &["annotate", "machine", "d", "look=again"], data);
+    wait("the Secret is looked for", || told().contains("has neither ssh-privatekey nor password"));
+    said(data, &["delete", "machine", "d"]);
+    machine["spec"].as_object_mut().unwrap().remove("source");
+
     // One that is missing is named.
     ran("kubectl", &["delete", "clusterrolebinding", "controller"], data);
     machine["metadata"]["name"] = "c".into();

@@ -5,14 +5,22 @@ use crate::api::Kind;
 use crate::api::checkpoint::Checkpoint;
 use crate::api::machine::Pushed;
 use crate::git::{self, Credential};
+use crate::objects;
 use secrecy::ExposeSecret;
 
 impl Act<'_> {
-    /// What a Secret of the Machine's namespace lets the hub in with. Errors: `Credential` says which key it lacks.
+    /// What a Secret of the Machine's namespace lets the hub in with. Errors: `Credential` says which key it lacks, or that controllers in a
+    /// process of their own may not read it.
     pub(super) async fn credential(&self, secret: Option<&str>) -> Result<Option<Credential>, Problem> {
         let Some(name) = secret else { return Ok(None) };
         let namespace = self.machine.namespace();
-        let value = async |key: &str| self.context.objects.secret(namespace, name, key).await;
+        let value = async |key: &str| match self.context.objects.secret(namespace, name, key).await {
+            Err(objects::Error::Forbidden(message)) => Err(Problem::Credential(format!(
+                "Secret {namespace}/{name} cannot be read by the controllers: {message}. Let them: `kubectl -n {namespace} create rolebinding controller \
+                 --clusterrole=autovibe:controller-project --serviceaccount=autovibe-system:controller`"
+            ))),
+            other => other.map_err(Problem::from),
+        };
         if let Some(key) = value("ssh-privatekey").await? {
             let Some(hosts) = value("known_hosts").await? else {
                 let message = format!("Secret {namespace}/{name} has no key known_hosts; `ssh-keyscan HOST` prints what belongs there");
