@@ -16,7 +16,7 @@ pub struct Verb {
 
 /// Args: host name, machine id (32 hex digits), seconds since 1970.
 pub const PERSONALISE: Verb = Verb { name: "autovibe-personalise", script: script!("scripts/personalise.sh") };
-/// Args: workspace, ref (may be empty). The bundle lies at [`SOURCE_BUNDLE`].
+/// Args: workspace, ref (may be empty), what the bundle is of. It lies at [`SOURCE_BUNDLE`].
 pub const SOURCE: Verb = Verb { name: "autovibe-source", script: script!("scripts/source.sh") };
 /// Args: launch number, the agent's argv. Standard input: [`super::exports`].
 pub const LAUNCH: Verb = Verb {
@@ -62,6 +62,9 @@ pub const BUNDLE: Verb = Verb { name: "autovibe-bundle", script: script!("script
 
 /// Every verb, for tests and for guests that answer by name.
 pub const VERBS: [Verb; 13] = [PERSONALISE, SOURCE, LAUNCH, GO_ON, STATUS, VERIFY, FLUSH, DIGEST, EXEC, EXEC_READ, EXEC_END, STOP, BUNDLE];
+
+/// Exit code of [`SOURCE`] where the workspace has another source, which its standard error names.
+pub const OTHER_SOURCE: i32 = 65;
 
 /// Where the hub writes the source bundle in the guest.
 pub const SOURCE_BUNDLE: &str = "/var/lib/autovibe/source.bundle";

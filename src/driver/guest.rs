@@ -99,8 +99,9 @@ impl Guest<'_> {
         self.done(scripts::GO_ON, &[&now], Some(&hex::encode(seed)), SHORT).await.map(drop)
     }
 
-    /// Puts a git bundle into the workspace, once.
-    pub async fn put_source(&self, bundle: &[u8], workspace: &str, reference: &str) -> Result<(), Error> {
+    /// Puts a git bundle of `origin` into the workspace, once; returns the other origin that the workspace came from, if it did: then it is left
+    /// as it is.
+    pub async fn put_source(&self, bundle: &[u8], workspace: &str, reference: &str, origin: &str) -> Result<Option<String>, Error> {
         for (index, piece) in bundle.chunks(PIECE).enumerate() {
             let path = match bundle.len() {
                 0..=PIECE => scripts::SOURCE_BUNDLE.to_owned(),
@@ -108,7 +109,10 @@ impl Guest<'_> {
             };
             self.driver.proxmox.agent_write(self.driver.node(), self.vmid, &path, piece).await?;
         }
-        self.done(scripts::SOURCE, &[workspace, reference], None, LONG).await.map(drop)
+        match self.run(scripts::SOURCE, &[workspace, reference, origin], None, LONG).await? {
+            (Some(scripts::OTHER_SOURCE), _, other) => Ok(Some(other.trim().to_owned())),
+            ended => self.succeeded(scripts::SOURCE, ended).map(|_| None),
+        }
     }
 
     /// Starts the agent, once per launch number. Errors: `Settings` when prompt and environment are too large for a guest.
@@ -185,7 +189,11 @@ impl Guest<'_> {
 
     /// Runs a verb that must exit 0; its output.
     async fn done(&self, verb: scripts::Verb, args: &[&str], input: Option<&str>, deadline: Duration) -> Result<String, Error> {
-        match self.run(verb, args, input, deadline).await? {
+        self.succeeded(verb, self.run(verb, args, input, deadline).await?)
+    }
+
+    fn succeeded(&self, verb: scripts::Verb, ended: (Option<i32>, String, String)) -> Result<String, Error> {
+        match ended {
             (Some(0), out, _) => Ok(out),
             (code, _, err) => {
                 let code = code.map_or("a signal".to_owned(), |code| format!("code {code}"));

@@ -95,7 +95,7 @@ impl Error {
 /// Bundles `source`. The same files of a directory always give the same commit.
 pub async fn bundle(source: &Source) -> Result<Bundle, Error> {
     let scratch = Scratch::new()?;
-    let origin = origin_text(&source.origin);
+    let origin = source.origin.to_string();
     let git = Git::new(scratch.path().join("repository.git"), String::new()).with(origin, source.credential.clone());
     let branch = match (&source.origin, source.reference.as_deref()) {
         (Origin::Directory(path), None) => {
@@ -168,10 +168,13 @@ fn without_password(url: &str) -> String {
     }
 }
 
-fn origin_text(origin: &Origin) -> String {
-    match origin {
-        Origin::Directory(path) => path.display().to_string(),
-        Origin::Repository(url) => without_password(url),
+/// Without a password.
+impl std::fmt::Display for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Directory(path) => path.display().fmt(f),
+            Self::Repository(url) => f.write_str(&without_password(url)),
+        }
     }
 }
 

@@ -1,7 +1,22 @@
-# Puts the bundle that was written beside it into the workspace, once. Args: workspace, ref (may be empty).
-workspace=$1 ref=$2
+# Puts the bundle that was written beside it into the workspace, once. Args: workspace, ref (may be empty), what it is a bundle of.
+# Exits with 65 where the workspace has another source, and says which.
+workspace=$1 ref=$2 origin=$3
 bundle=$state/source.bundle
-[ -e "$state/source.done" ] && exit 0
+if [ -e "$state/source.done" ]; then
+  # An empty one is of an older hub, which wrote down no origin.
+  had=$(cat "$state/source.done")
+  if [ -z "$had" ] || [ "$had" = "$origin" ]; then
+    rm -f "$bundle" "$bundle".[0-9]*
+    exit 0
+  fi
+  if [ -n "$(ls -A "$workspace" 2>/dev/null)" ]; then
+    rm -f "$bundle" "$bundle".[0-9]*
+    echo "$had" >&2
+    exit 65
+  fi
+  # What is cut short from here on is begun anew.
+  rm -f "$state/source.done"
+fi
 command -v git >/dev/null || { echo "there is no git in the guest" >&2; exit 69; }
 # A large bundle comes in numbered pieces.
 if [ -e "$bundle.00000" ]; then cat "$bundle".[0-9]* >"$bundle"; rm -f "$bundle".[0-9]*; fi
@@ -29,6 +44,6 @@ mkdir -p "$workspace" && own "$workspace" && own "$bundle" || exit 1
 ) || exit 1
 # What the files began as, for whoever takes the work back there.
 (cd "$workspace" && as_agent git rev-parse HEAD) >"$state/source.commit"
-: >"$state/source.done"
+printf '%s\n' "$origin" >"$state/source.done"
 rm -f "$bundle"
 sync

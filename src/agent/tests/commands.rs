@@ -190,7 +190,7 @@ fn the_workspace_comes_from_a_bundle_and_goes_out_as_bundles() {
         let bundle = guest.state().join("source.bundle");
         git(&upstream, &["bundle", "create", bundle.to_str().unwrap(), "HEAD", "main"]);
         for _ in 0..2 {
-            guest.ok(scripts::SOURCE, &[&guest.workspace(), "main"], "");
+            guest.ok(scripts::SOURCE, &[&guest.workspace(), "main", "https://git.example/up"], "");
         }
         let workspace = PathBuf::from(guest.workspace());
         assert_eq!(std::fs::read_to_string(workspace.join("a.txt")).unwrap(), "one\n");
@@ -231,5 +231,46 @@ fn the_workspace_comes_from_a_bundle_and_goes_out_as_bundles() {
         let began = git(&upstream, &["rev-parse", "HEAD"]);
         assert_eq!(git(&hub, &["log", "-1", "--format=%B", "refs/autovibe/two"]), format!("Second\n\nSource: {}\n\n", began.trim()));
         assert_eq!(guest.ok(scripts::BUNDLE, &["/no/such/place", "x", "", "x"], ""), "none\n");
+    }
+}
+
+#[test]
+fn a_workspace_with_another_source_is_left_alone_and_an_empty_one_is_filled() {
+    for guest in guests() {
+        let upstream = guest.root.path().join("upstream");
+        std::fs::create_dir(&upstream).unwrap();
+        git(&upstream, &["init", "-q"]);
+        std::fs::create_dir_all(guest.state()).unwrap();
+        let (bundle, done) = (guest.state().join("source.bundle"), guest.state().join("source.done"));
+        let put = |text: &str, workspace: &str, origin: &str| {
+            std::fs::write(upstream.join("a.txt"), text).unwrap();
+            git(&upstream, &["add", "."]);
+            git(&upstream, &["commit", "-qm", text]);
+            git(&upstream, &["bundle", "create", bundle.to_str().unwrap(), "HEAD", "main"]);
+            let output = guest.run(scripts::SOURCE, &[workspace, "main", origin], "");
+            assert!(!bundle.exists(), "it takes no room any more");
+            (output.status.code(), String::from_utf8(output.stderr).unwrap())
+        };
+        let first = guest.workspace();
+        let elsewhere = guest.root.path().join("elsewhere").display().to_string();
+        let holds = |workspace: &str| std::fs::read_to_string(Path::new(workspace).join("a.txt")).unwrap();
+        let fine = (Some(0), String::new());
+        assert_eq!(put("one", &first, "/srv/x"), fine);
+        assert_eq!(std::fs::read_to_string(&done).unwrap(), "/srv/x\n");
+        // The same again, and what an older hub put in, stay as they are.
+        assert_eq!(put("two", &first, "/srv/x"), fine);
+        std::fs::write(&done, "").unwrap();
+        assert_eq!(put("three", &first, "/srv/y"), fine);
+        assert_eq!(holds(&first), "one");
+        std::fs::write(&done, "/srv/x\n").unwrap();
+        assert_eq!(put("four", &first, "/srv/y"), (Some(scripts::OTHER_SOURCE), "/srv/x\n".into()));
+        assert_eq!((holds(&first).as_str(), std::fs::read_to_string(&done).unwrap().as_str()), ("one", "/srv/x\n"));
+        // Another place is filled, whether it is there or not.
+        assert_eq!(put("five", &elsewhere, "/srv/y"), fine);
+        assert_eq!((holds(&elsewhere).as_str(), std::fs::read_to_string(&done).unwrap().as_str()), ("five", "/srv/y\n"));
+        let empty = guest.root.path().join("empty");
+        std::fs::create_dir(&empty).unwrap();
+        assert_eq!(put("six", empty.to_str().unwrap(), "/srv/z"), fine);
+        assert_eq!(holds(empty.to_str().unwrap()), "six");
     }
 }

@@ -18,6 +18,8 @@ pub(crate) struct Disk {
     pub(crate) machine_id: Option<String>,
     /// The ref that the workspace was filled from.
     pub(crate) source: Option<String>,
+    /// What that was of, and which directory it filled.
+    pub(crate) origin: Option<(String, String)>,
     /// The bundle that it came in, base64; agents here commit nothing.
     pub(crate) bundle: Option<String>,
     /// Files written through the guest agent, with their sizes.

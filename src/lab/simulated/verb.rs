@@ -6,6 +6,7 @@ use super::{
     guest::Launch,
     prompt,
 };
+use crate::agent::scripts::OTHER_SOURCE;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -99,8 +100,22 @@ impl Guests {
                 Ended::default()
             }
             "autovibe-source" => {
-                self.on_disk(vmid, |disk| disk.source = Some(arg(1)));
-                Ended::default()
+                let came = (arg(2), arg(0));
+                let other = self.on_disk(vmid, |disk| {
+                    if let Some((origin, workspace)) = &disk.origin
+                        && *origin != came.0
+                        && *workspace == came.1
+                    {
+                        return Some(origin.clone());
+                    }
+                    disk.source = Some(arg(1));
+                    disk.origin = Some(came);
+                    None
+                });
+                match other.flatten() {
+                    Some(origin) => Ended { code: OTHER_SOURCE, err: format!("{origin}\n"), ..Ended::default() },
+                    None => Ended::default(),
+                }
             }
             "autovibe-launch" => self.launch(vmid, &arg(0), input),
             "autovibe-status" => Ended::printed(self.status(vmid)),

@@ -2,7 +2,8 @@
 
 use super::stage::{NAMESPACE, Stage, status};
 use autovibe::api::checkpoint::{ASKED_BY, CheckpointSpec, Trigger};
-use autovibe::api::{Checkpoint, Kind, Machine, machine::Phase};
+use autovibe::api::machine::{Phase, TerminationReason};
+use autovibe::api::{Checkpoint, Kind, Machine};
 use serde_json::{Value, json};
 
 /// Stays until it is ended.
@@ -67,5 +68,36 @@ async fn what_stands_still_or_has_ended_is_forked_as_it_is_and_what_is_not_there
     stage.create("of-ended", of("b", "Now")).await;
     let fork = stage.until_finished("of-ended").await;
     assert_eq!(status(&fork).spawned_from.as_deref(), Some("b-final"));
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_source_than_the_bases_ends_a_fork_and_says_why_unless_it_has_a_place_of_its_own() {
+    let mut stage = Stage::new().await;
+    let directory = |name: &str| {
+        let path = stage.source_root().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("README"), "hello\n").unwrap();
+        path.display().to_string()
+    };
+    let (x, y) = (directory("x"), directory("y"));
+    stage.create("a", json!({ "source": { "directory": x } })).await;
+    assert_eq!(status(&stage.until_finished("a").await).phase, Phase::Succeeded);
+    let from = json!({ "checkpoint": "a-final" });
+    stage.create("same", json!({ "from": from, "source": { "directory": x } })).await;
+    let place = json!({ "prompt": "#sim turns=0", "workspace": "/other" });
+    stage.create("beside", json!({ "from": from, "source": { "directory": y }, "goal": place })).await;
+    stage.create("other", json!({ "from": from, "source": { "directory": y } })).await;
+    for name in ["same", "beside"] {
+        let ended = stage.until_finished(name).await;
+        assert_eq!(status(&ended).phase, Phase::Succeeded, "{name}: {:?}", status(&ended));
+    }
+    let ended = status(&stage.until_finished("other").await);
+    let message = ended.message.unwrap_or_default();
+    assert_eq!((ended.phase, ended.termination_reason), (Phase::Failed, Some(TerminationReason::AgentFailed)), "{message}");
+    for part in ["spec.source", x.as_str(), y.as_str(), "spec.goal.workspace"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(ended.agent.is_none_or(|agent| agent.launched_at.is_none()), "it was never begun");
     stage.stop().await;
 }

@@ -125,11 +125,21 @@ impl Act<'_> {
             (Some(url), _) => git::Origin::Repository(url.clone()),
             (None, directory) => git::Origin::Directory(directory.clone().unwrap_or_default().into()),
         };
+        let told = origin.to_string();
         let credential = self.credential(source.credentials_secret_ref.as_ref().map(|named| named.name.as_str())).await?;
         let (reference, roots) = (source.r#ref.clone(), self.context.config.source_roots.clone());
         let bundle = git::bundle(&git::Source { origin, reference, roots, credential }).await?;
-        let done = guest.put_source(&bundle.bytes, &self.machine.spec.goal.workspace, &bundle.branch).await;
-        self.unless_refused(done)
+        let workspace = &self.machine.spec.goal.workspace;
+        match guest.put_source(&bundle.bytes, workspace, &bundle.branch, &told).await {
+            Ok(Some(other)) => {
+                let message = format!(
+                    "spec.source is {told}, but {workspace} of what it is spawned from came from another source, {other}; in another Machine name \
+                     another spec.goal.workspace, or leave spec.source out"
+                );
+                Ok(Done::Stop(Some(Fact::Ended { reason: TerminationReason::AgentFailed, message })))
+            }
+            done => self.unless_refused(done.map(drop)),
+        }
     }
 
     /// Looks for what the checkpoint that it is spawned from says of its guest.
