@@ -34,6 +34,9 @@ pub enum Kept {
     Weekly,
     #[error("nobody knows when it was taken")]
     Undated,
+    /// Who set the retention, and what it was, is not known any more: nothing goes for what nobody said.
+    #[error("its machine is gone, and its retention with it")]
+    MachineGone,
     #[error("{0}")]
     Used(Use),
 }
@@ -71,7 +74,7 @@ const PERIODS: [(Period, Kept); 3] = [
 impl<'a> Lineage<'a> {
     /// Every checkpoint of a Machine (which may be gone) that is not being deleted, oldest first, with what keeps it.
     ///
-    /// A Machine that is gone has the default retention. Those that failed are counted by themselves, by their number alone.
+    /// A Machine that is gone lets nothing go. Those that failed are counted by themselves, by their number alone.
     pub fn judge(&self, machine: &str, now: Timestamp) -> Vec<Judged<'a>> {
         let mut lives: BTreeMap<Option<&str>, Vec<&'a Checkpoint>> = BTreeMap::new();
         let mut going: BTreeSet<Option<&str>> = BTreeSet::new();
@@ -87,10 +90,15 @@ impl<'a> Lineage<'a> {
         for (uid, mut checkpoints) in lives {
             checkpoints.sort_by_key(|checkpoint| age_order(checkpoint));
             let present = self.machines.get(machine).filter(|machine| Some(machine.uid()) == uid);
-            let retention = present.map_or_else(Retention::default, |machine| machine.spec.checkpoints.retention.clone());
             let goes_on = present.is_some_and(|machine| !is_finished(machine));
             let mut of_it: Vec<Judged> = checkpoints.iter().map(|&checkpoint| alone(checkpoint)).collect();
-            by_policy(&retention, goes_on, now, &mut of_it);
+            match present {
+                Some(machine) => by_policy(&machine.spec.checkpoints.retention, goes_on, now, &mut of_it),
+                None => {
+                    let left = of_it.iter_mut().filter(|judged| judged.kept.is_empty());
+                    left.for_each(|judged| judged.kept.push(Kept::MachineGone));
+                }
+            }
             // Who needs a checkpoint is asked of those alone that would go: it takes a look at everything.
             for judged in of_it.iter_mut().filter(|judged| judged.kept.is_empty()) {
                 judged.kept.extend(self.uses(judged.checkpoint.name()).into_iter().map(Kept::Used));

@@ -88,12 +88,14 @@ fn a_machine_that_goes_on_keeps_its_newest_whatever_its_retention() {
 }
 
 #[test]
-fn a_machine_that_is_gone_has_the_default_retention() {
+fn a_machine_that_is_gone_lets_nothing_go() {
     let checkpoints = chain("a", 22);
-    assert_eq!(names(&Lineage::new(&checkpoints, &[]).collectable("a", NOW)), ["a-0001", "a-0002"]);
-    // A namesake's retention is not its own.
-    let namesake = [with_uid(machine("a", Phase::Running, keep(1)), "another")];
-    assert_eq!(Lineage::new(&checkpoints, &namesake).collectable("a", NOW).len(), 2);
+    // Neither does it by a namesake's retention.
+    for machines in [vec![], vec![with_uid(machine("a", Phase::Running, keep(1)), "another")]] {
+        let judged = Lineage::new(&checkpoints, &machines).judge("a", NOW);
+        assert!(judged.iter().all(|judged| judged.kept == [Kept::MachineGone]), "{judged:?}");
+        assert_eq!(judged.len(), 22);
+    }
 }
 
 type Change = fn(&mut Checkpoint);
