@@ -1,7 +1,7 @@
 //! `autovibe checkpoint`: asks for a checkpoint of a Machine and waits for it.
 
 use super::{Context, Output, print, resource};
-use crate::api::checkpoint::{Checkpoint, CheckpointPhase, CheckpointSpec, Trigger};
+use crate::api::checkpoint::{Checkpoint, CheckpointPhase, CheckpointSpec, Keep, Trigger};
 use crate::api::{Kind, Machine};
 use crate::clock::Clock;
 use anyhow::{Context as _, bail};
@@ -10,7 +10,7 @@ use std::{process::ExitCode, time::Duration};
 /// How often it looks whether the checkpoint is there.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Takes a checkpoint of a Machine.
+/// Takes a checkpoint of a Machine, which stays until it is deleted.
 #[derive(Debug, clap::Args)]
 pub(super) struct Take {
     /// The Machine
@@ -18,9 +18,9 @@ pub(super) struct Take {
     /// A note that goes with it
     #[arg(long, short)]
     message: Option<String>,
-    /// Keep it until you delete it, whatever the Machine's retention says
+    /// Let the Machine's retention decide how long it stays, as it does of those that the hub takes by itself
     #[arg(long)]
-    keep: bool,
+    by_retention: bool,
     /// Do not wait until it is taken
     #[arg(long)]
     no_wait: bool,
@@ -43,7 +43,7 @@ impl Take {
             machine: Some(name.into()),
             trigger: Trigger::Requested,
             description: self.message.clone(),
-            keep: if self.keep { crate::api::checkpoint::Keep::Forever } else { crate::api::checkpoint::Keep::Policy },
+            keep: if self.by_retention { Keep::Policy } else { Keep::Forever },
             ..CheckpointSpec::default()
         };
         let mut wanted = Checkpoint::new(&client.namespace, &format!("{name}-{stamp}"), spec);

@@ -1,7 +1,7 @@
 //! A Machine whose disks are put back: to a checkpoint that a person names, and to where `spec.retry` begins again.
 
 use super::stage::{AT_ONCE, Death, NAMESPACE, Stage, die_after_each, status};
-use autovibe::api::checkpoint::{CheckpointPhase, Trigger};
+use autovibe::api::checkpoint::{CheckpointPhase, Keep, Trigger};
 use autovibe::api::machine::{OperatingMode, Phase, TerminationReason};
 use autovibe::api::{Checkpoint, Kind, Machine};
 use autovibe::lab::Call;
@@ -94,6 +94,7 @@ async fn a_machine_is_put_back_to_any_of_its_checkpoints_and_nothing_is_lost() {
     assert_eq!(messages.as_array().unwrap().iter().filter(|message| message["role"] == "assistant").count(), 2);
     let was = checkpoint(&stage, "a-before-restore-1").await;
     assert_eq!((was.spec.trigger, was.status.unwrap().parent.as_deref()), (Trigger::Restore, Some("a-0002")));
+    assert_eq!(was.spec.keep, Keep::Forever, "it is how this is undone");
     let next = stage.until("a", "a newer checkpoint", |m| status(m).last_checkpoint.as_deref() == Some("a-0004")).await;
     assert_eq!(checkpoint(&stage, "a-0003").await.status.unwrap().parent.as_deref(), Some("a-0001"));
     assert_eq!(status(&next).restored.unwrap().checkpoint.as_deref(), Some("a-0001"));

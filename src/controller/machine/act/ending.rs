@@ -5,7 +5,7 @@ use super::super::step::Ending;
 use super::super::{MACHINE_UID, final_names, is_own, restore_name, suspend_name};
 use super::{Act, Done, Fact, Problem};
 use crate::agent;
-use crate::api::checkpoint::{self, CheckpointPhase, CheckpointSpec, CheckpointStatus, Trigger};
+use crate::api::checkpoint::{self, CheckpointPhase, CheckpointSpec, CheckpointStatus, Keep, Trigger};
 use crate::api::machine::{Machine, TerminationReason};
 use crate::api::quantity::GoDuration;
 use crate::api::{Checkpoint, Kind};
@@ -304,6 +304,10 @@ impl Act<'_> {
                 Ending::Restore => Trigger::Restore,
             };
             wanted.metadata = ObjectMeta {
+            if ending == Ending::Restore {
+                // It is how the restore is undone, however much is done after it.
+                wanted.spec.keep = Keep::Forever;
+            }
                 labels: Some([(label::MACHINE.to_owned(), self.machine.name().to_owned())].into()),
                 annotations: Some([(MACHINE_UID.to_owned(), self.uid().to_owned())].into()),
                 finalizers: Some(vec![checkpoint::FINALIZER.to_owned()]),
