@@ -55,7 +55,7 @@ fn the_shortest_machine_gets_all_defaults() {
     assert_eq!(spec["agent"]["type"], "ClaudeCode");
     assert_eq!(spec["resources"], json!({ "cpu": "1", "memory": "2Gi" }));
     assert_eq!(spec["checkpoints"]["retention"]["keepLast"], 20);
-    assert_eq!(spec["goal"]["workspace"], "/home/agent/workspace");
+    assert_eq!(spec["goal"]["afterFailure"], "Wait");
     assert_eq!(validate(resource::<Machine>(), &document, None), []);
     // What the schema fills in is what the type itself would.
     let typed: Machine = serde_json::from_value(document.clone()).unwrap();
@@ -161,7 +161,7 @@ fn a_machines_beginning_cannot_change_and_the_rest_can() {
     assert_eq!(refused(free), Vec::<String>::new());
     // What was left out and is now spelled out is no change.
     assert_eq!(
-        refused(json!({ "goal": { "prompt": "p", "workspace": "/home/agent/workspace" }, "agent": { "type": "ClaudeCode" } })),
+        refused(json!({ "goal": { "prompt": "p", "afterFailure": "Wait" }, "agent": { "type": "ClaudeCode" } })),
         Vec::<String>::new()
     );
 }

@@ -93,7 +93,7 @@ pub fn launch(machine: &Machine, start: &Start<'_>) -> Launch {
         ("AUTOVIBE_CONTINUE", &go_on(machine)),
         ("AUTOVIBE_SESSION", &session(machine.metadata.uid.as_deref().unwrap_or_default())),
         ("AUTOVIBE_LAUNCH", &start.number.to_string()),
-        ("AUTOVIBE_WORKSPACE", &machine.spec.goal.workspace),
+        ("AUTOVIBE_WORKSPACE", machine.workspace()),
     ] {
         environment.insert(name.into(), value.into());
     }
@@ -183,7 +183,7 @@ pub fn session_files(agent: AgentType) -> &'static str {
 pub fn contents(machine: &Machine) -> Vec<(Content, String)> {
     let conversation = Some(session_files(machine.spec.agent.r#type)).filter(|directory| !directory.is_empty());
     let conversation = conversation.map(|directory| (Content::Conversation, directory.to_owned()));
-    conversation.into_iter().chain([(Content::Workspace, machine.spec.goal.workspace.clone())]).collect()
+    conversation.into_iter().chain([(Content::Workspace, machine.workspace().to_owned())]).collect()
 }
 
 /// The conversation's id: the same for every launch of a Machine, another for every Machine, so that a fork begins anew.

@@ -175,6 +175,16 @@ fn verdicts() {
 }
 
 #[test]
+fn it_is_told_the_workspace_that_it_inherits() {
+    let spec = serde_json::json!({ "goal": { "prompt": "p" }, "agent": { "type": "Command", "command": ["true"] } });
+    let mut machine = Machine::new("shop", "m", serde_json::from_value(spec).unwrap());
+    machine.status = Some(serde_json::from_value(serde_json::json!({ "workspace": "/home/agent/todo" })).unwrap());
+    let start = Start { number: 1, gateway_url: "http://hub", key: "k", token: "t" };
+    assert_eq!(launch(&machine, &start).environment["AUTOVIBE_WORKSPACE"], "/home/agent/todo");
+    assert_eq!(contents(&machine), [(Content::Workspace, "/home/agent/todo".to_owned())]);
+}
+
+#[test]
 fn a_proxy_is_named_only_where_there_is_a_host_to_reach() {
     let environment = |agent: AgentType, hosts: &str, gateway: &str| {
         let spec = serde_json::json!({

@@ -125,6 +125,9 @@ pub struct CheckpointStatus {
     /// The goal that led from the parent to here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub goal: Option<String>,
+    /// The working directory of its Machine's agent: what is spawned from here works there too, if its goal names no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
     /// One snapshot per disk.
     #[serde(default)]
     pub volumes: Vec<Volume>,

@@ -469,6 +469,11 @@ impl MachineSpec {
 }
 
 impl Machine {
+    /// Its agent's working directory in the guest.
+    pub fn workspace(&self) -> &str {
+        let inherited = || self.status.as_ref().and_then(|status| status.workspace.as_deref());
+        self.spec.goal.workspace.as_deref().or_else(inherited).unwrap_or(Goal::WORKSPACE)
+    }
     /// Name and uid of the Machine whose agent spawned it: that one's limits pay for it too.
     pub fn spawned_by(&self) -> Option<(&str, &str)> {
         let owners = self.metadata.owner_references.iter().flatten();

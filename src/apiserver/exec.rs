@@ -38,7 +38,7 @@ pub(super) async fn answer(server: &Shared, target: &Target, user: &str, body: &
     let program = exec.command[0].chars().take(80).collect::<String>();
     let whose = if exec.user == ExecUser::Root { "as root" } else { "as the agent's user" };
     server.objects.record(&machine, EventType::Normal, "Exec", &format!("{user} ran {program:?} in the guest {whose}")).await;
-    let (clock, workspace) = (server.objects.clock().clone(), machine.spec.goal.workspace);
+    let (clock, workspace) = (server.objects.clock().clone(), machine.workspace().to_owned());
     let (to, mut from) = mpsc::channel(PARTS);
     let output = exec.output;
     // In a task of its own: it ends the command when nobody waits for it any more.

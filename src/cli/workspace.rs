@@ -18,7 +18,7 @@ pub(super) fn recorded(checkpoint: &Checkpoint) -> anyhow::Result<String> {
         None if checkpoint.spec.trigger == Trigger::Final => {
             bail!(
                 "the workspace of checkpoint/{name} is not kept as files, only on its disk: the guest had no git, no directory \
-                 spec.goal.workspace, or files that are more than 11 MB when packed"
+                 status.workspace, or files that are more than 11 MB when packed"
             )
         }
         None => bail!(

@@ -70,7 +70,7 @@ fn hub() -> Hub {
 fn machine(name: &str, from: From, keep_last: u32) -> Machine {
     let mut spec = MachineSpec { from: Some(from), ..Default::default() };
     spec.goal.prompt = "#sim idle=true".into();
-    spec.goal.workspace = "/work".into();
+    spec.goal.workspace = Some("/work".into());
     spec.agent = Agent { r#type: AgentType::Command, command: vec!["agent".into()], ..Default::default() };
     spec.checkpoints.retention.keep_last = keep_last;
     Machine::new(NAMESPACE, name, spec)

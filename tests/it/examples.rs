@@ -131,7 +131,7 @@ fn the_conversation_fits_the_project() {
 
     let mut outputs = String::new();
     for (machine, conversation) in machines().iter().zip(conversations().conversations) {
-        let place = |text: &Value| text.as_str().unwrap().replace(&machine.spec.goal.workspace, workspace.to_str().unwrap());
+        let place = |text: &Value| text.as_str().unwrap().replace(machine.workspace(), workspace.to_str().unwrap());
         let mut read = std::collections::BTreeSet::new();
         for tool in conversation.turns.iter().flat_map(|turn| &turn.tools) {
             let input = &tool.input;

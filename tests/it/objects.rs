@@ -28,7 +28,7 @@ async fn home() -> Home {
 }
 
 fn machine(name: &str) -> Machine {
-    let goal = Goal { prompt: "work".into(), workspace: "/home/agent/workspace".into(), ..Goal::default() };
+    let goal = Goal { prompt: "work".into(), ..Goal::default() };
     let from = Some(From { image: Some("micro".into()), ..From::default() });
     let agent = Agent { r#type: AgentType::Command, command: vec!["true".into()], ..Agent::default() };
     Machine::new("default", name, MachineSpec { from, goal, agent, ..MachineSpec::default() })

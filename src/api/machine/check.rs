@@ -14,8 +14,10 @@ pub(super) fn check(machine: &Machine) -> Vec<FieldError> {
     if goal.prompt.trim().is_empty() && spec.agent.r#type != AgentType::Command {
         errors.push(FieldError::required("spec.goal.prompt", "say what the agent is to do"));
     }
-    if !goal.workspace.starts_with('/') || goal.workspace.contains(['\n', '\0']) || goal.workspace.split('/').any(|part| part == "..") {
-        errors.push(FieldError::invalid("spec.goal.workspace", &goal.workspace, "must be an absolute path in the guest, without `..`"));
+    if let Some(workspace) = &goal.workspace
+        && (!workspace.starts_with('/') || workspace.contains(['\n', '\0']) || workspace.split('/').any(|part| part == ".."))
+    {
+        errors.push(FieldError::invalid("spec.goal.workspace", workspace, "must be an absolute path in the guest, without `..`"));
     }
     for (index, name) in goal.after.iter().enumerate() {
         if machine.metadata.name.as_deref() == Some(name) {

@@ -48,6 +48,9 @@ pub struct MachineStatus {
     /// Name of the Checkpoint that it was spawned from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub spawned_from: Option<String>,
+    /// Its agent's working directory in the guest: of its goal, else of what it was spawned from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
     /// The state that its disks were last put back to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub restored: Option<Restored>,

@@ -12,9 +12,10 @@ use std::time::Duration;
 pub struct Goal {
     /// The goal in words, as the agent gets it.
     pub prompt: String,
-    /// The agent's working directory in the guest.
-    #[serde(default = "default_workspace")]
-    pub workspace: String,
+    /// The agent's working directory in the guest. Default: that of the Machine whose checkpoint it is spawned from, else
+    /// `/home/agent/workspace`; the status says which.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workspace: Option<String>,
     /// A command that must exit 0 in the workspace when the agent is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verify: Option<Verify>,
@@ -27,8 +28,9 @@ pub struct Goal {
     pub after_failure: AfterFailure,
 }
 
-fn default_workspace() -> String {
-    "/home/agent/workspace".into()
+impl Goal {
+    /// The default of `workspace`, where what a Machine is spawned from has none.
+    pub const WORKSPACE: &str = "/home/agent/workspace";
 }
 
 /// A command that decides whether the goal was achieved.

@@ -225,6 +225,7 @@ async fn exported(objects: &Objects, checkpoint: &Checkpoint) -> Result<Exported
         agent: machine.map(|machine| format!("{:?}", machine.spec.agent.r#type)).or(imported.agent),
         machine: checkpoint.spec.machine.clone().or(imported.machine),
         goal: status.goal,
+        directory: status.workspace,
         reasons: status.reasons,
         session: status.session,
         quiescent: status.quiescent,

@@ -223,6 +223,7 @@ pub(super) async fn begin(server: &Shared, namespace: &str, name: &str, manifest
         message: Some(message.clone()),
         parent: place.base.as_ref().map(|(base, _)| base.name().to_owned()),
         goal: from.goal.clone(),
+        workspace: from.directory.clone(),
         session: from.session.clone(),
         quiescent: from.quiescent,
         captured_at: from.captured_at.clone(),

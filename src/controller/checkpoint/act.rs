@@ -61,6 +61,7 @@ pub(super) struct Captured {
     pub(super) at: Time,
     pub(super) parent: Option<String>,
     pub(super) goal: Option<String>,
+    pub(super) workspace: Option<String>,
     /// What was not as it should be, for an Event.
     pub(super) warning: Option<String>,
 }
@@ -132,6 +133,7 @@ async fn capture(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed
         at: context.objects.clock().api_now(),
         parent,
         goal: machine.map(|machine| machine.spec.goal.prompt.clone()).filter(|goal| !goal.is_empty()),
+        workspace: machine.map(|machine| machine.workspace().to_owned()),
         warning: match flushed {
             Flushed::No(why) => Some(format!("captured as a power cut would leave it: {why}")),
             Flushed::Yes | Flushed::Partly => None,

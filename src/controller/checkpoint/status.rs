@@ -105,6 +105,7 @@ fn record_capture(status: &mut CheckpointStatus, captured: &Captured, stored: &C
     status.machine_uid = Some(captured.machine_uid.clone());
     status.parent.clone_from(&captured.parent);
     status.goal.clone_from(&captured.goal);
+    status.workspace.clone_from(&captured.workspace);
     status.volumes.clone_from(&captured.volumes);
     // An answer that was let go first may have made the agent write: then it is a plain checkpoint.
     status.quiescent = Some(captured.quiescent && !status.released);

@@ -226,6 +226,7 @@ fn captured() -> Outcome {
         at: Time(now()),
         parent: Some("a-0000".into()),
         goal: Some("add tests".into()),
+        workspace: Some("/home/agent/todo".into()),
         warning: None,
     };
     Outcome { captured: Some(captured), ..Outcome::default() }
@@ -324,7 +325,7 @@ fn to_verify() -> (Checkpoint, Machine) {
     (taken.machine_uid, taken.volumes) = (Some("uid-a".into()), vec![volume()]);
     taken.digests = vec![Digest { content: Content::Workspace, path: "/work".into(), sha256: "ab".into(), ..Digest::default() }];
     let mut source = machine(Phase::Succeeded);
-    source.spec.goal.workspace = "/work".into();
+    source.spec.goal.workspace = Some("/work".into());
     source.spec.goal.verify = Some(Verify { command: vec!["true".into()], ..Verify::default() });
     (asked, source)
 }

@@ -96,7 +96,8 @@ pub(super) fn verifier(checkpoint: &Checkpoint, machine: Option<&Machine>, hub: 
     let machine = machine.filter(|machine| is_of(checkpoint, machine));
     // What was taken before the goal was achieved does not pass, and need not.
     let ended = |machine: &&Machine| checkpoint.spec.trigger == Trigger::Final && phase(machine) == Phase::Succeeded;
-    let goal = machine.map(|machine| machine.spec.goal.clone()).unwrap_or_default();
+    let recorded = || checkpoint.status.as_ref().and_then(|status| status.workspace.clone());
+    let workspace = machine.map(|machine| machine.workspace().to_owned()).or_else(recorded);
     let nodes: BTreeSet<String> = checkpoint.status.iter().flat_map(|status| &status.volumes).map(|volume| volume.node.clone()).collect();
     let spec = MachineSpec {
         hub: Some(hub.to_owned()),
@@ -104,7 +105,8 @@ pub(super) fn verifier(checkpoint: &Checkpoint, machine: Option<&Machine>, hub: 
         purpose: Some(Purpose::Verify),
         goal: Goal {
             prompt: format!("see whether checkpoint {} can be gone on from", checkpoint.name()),
-            workspace: if goal.workspace.is_empty() { "/".into() } else { goal.workspace },
+            // Where none is known, what is there in any case.
+            workspace: Some(workspace.unwrap_or_else(|| "/".into())),
             verify: machine.filter(ended).and_then(|machine| machine.spec.goal.verify.clone()),
             ..Goal::default()
         },

@@ -76,7 +76,7 @@ async fn image_base(name: &str, image: &Image, hub: &HubHandle, driver: Option<&
             let others = image.nodes.iter().skip(1);
             volume.copies = others.map(|node| VolumeCopy { node: node.0.clone(), received: true, ..VolumeCopy::default() }).collect();
         }
-        Base { checkpoint: None, machine_uid: None, volumes, image: Some(name.into()) }
+        Base { checkpoint: None, machine_uid: None, volumes, image: Some(name.into()), workspace: None }
     };
     let Some(driver) = driver.filter(|driver| image.nodes.first() != Some(driver.node())) else { return Ok(base(image)) };
     let spec = hub.spec.images.iter().find(|image| image.name == name);
@@ -163,7 +163,8 @@ async fn checkpoint_base(machine: &Machine, name: &str, context: &Context) -> Re
     let status = checkpoint.status.unwrap_or_default();
     Ok(match status.phase {
         CheckpointPhase::Ready if !deleting => {
-            Ok(Base { checkpoint: Some(name.into()), machine_uid: status.machine_uid, volumes: status.volumes, image: None })
+            let (machine_uid, volumes, workspace) = (status.machine_uid, status.volumes, status.workspace);
+            Ok(Base { checkpoint: Some(name.into()), machine_uid, volumes, image: None, workspace })
         }
         CheckpointPhase::Failed => Err(format!("for checkpoint {name}, which failed: {}", status.message.unwrap_or_default())),
         _ if deleting => Err(format!("for checkpoint {name}, which is being deleted")),

@@ -9,7 +9,7 @@ use super::step::{Ask, Base, Step};
 use super::suspend::{begin, by_someone_else, resume, suspend, suspended};
 use crate::agent::LastCall;
 use crate::api::capability::{Capabilities, CapabilityName};
-use crate::api::machine::{AfterFailure, AgentStatus, Limits, Machine, MachineStatus, OperatingMode, Phase, TerminationReason};
+use crate::api::machine::{AfterFailure, AgentStatus, Goal, Limits, Machine, MachineStatus, OperatingMode, Phase, TerminationReason};
 use crate::api::{Kind, quantity::GoDuration};
 use crate::driver::guest::AgentState;
 use crate::proxmox::{Node, Power, Vmid};
@@ -288,6 +288,8 @@ fn wait(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Ti
     }
     next.phase = Phase::Spawning;
     next.spawned_from.clone_from(&base.checkpoint);
+    let own = machine.spec.goal.workspace.clone();
+    next.workspace = Some(own.or(base.workspace).unwrap_or_else(|| Goal::WORKSPACE.into()));
     let elsewhere = next.node.as_deref() != observed.node.as_ref().map(|node| node.0.as_str());
     if !machine.spec.verifies() {
         let mut agent = next.agent.take().unwrap_or_default();
@@ -322,7 +324,7 @@ pub(super) fn spawn(machine: &Machine, observed: &Observed, mut next: MachineSta
         // Nothing of it was made, for that needs a lease: it need not wait for a node that went down meanwhile.
         Seen::Absent if observed.lease.is_none() && observed.node.is_none() && next.started_at.is_none() => {
             next.phase = Phase::Waiting;
-            (next.node, next.spawned_from) = (None, None);
+            (next.node, next.spawned_from, next.workspace) = (None, None, None);
             let mut plan = Plan::of(next);
             plan.requeue = Requeue::After(Duration::ZERO);
             return plan;

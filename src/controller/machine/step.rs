@@ -88,6 +88,8 @@ pub(super) struct Base {
     pub volumes: Vec<Volume>,
     /// Name of the image, where it is one of the Hub's.
     pub image: Option<String>,
+    /// Where the agent worked whose state it is, if that is known.
+    pub workspace: Option<String>,
 }
 
 impl Base {

@@ -49,7 +49,13 @@ fn base() -> Base {
         guid: "1".into(),
         ..Volume::default()
     };
-    Base { checkpoint: Some("a-final".into()), machine_uid: Some("a".into()), volumes: vec![volume], image: None }
+    Base {
+        checkpoint: Some("a-final".into()),
+        machine_uid: Some("a".into()),
+        volumes: vec![volume],
+        image: None,
+        workspace: Some("/home/agent/todo".into()),
+    }
 }
 
 fn seen() -> Observed {
@@ -117,6 +123,23 @@ fn unseen() -> Seen<Vm> {
 }
 
 const SPAWN: &str = "Spawning Lease,Fork,CreateVm";
+
+#[test]
+fn it_works_where_its_goal_says_else_where_what_it_is_spawned_from_did() {
+    for (own, of_base, expect) in [
+        (None, Some("/home/agent/todo"), "/home/agent/todo"),
+        (Some("/srv"), Some("/home/agent/todo"), "/srv"),
+        (None, None, "/home/agent/workspace"),
+    ] {
+        let mut waiting = machine(Phase::Waiting);
+        waiting.spec.goal.workspace = own.map(Into::into);
+        let base = Base { workspace: of_base.map(Into::into), ..base() };
+        let next = planned(&waiting, &Observed { base: Ok(base), lease: None, vm: Seen::Absent, ..seen() }).next;
+        assert_eq!((next.phase, next.workspace.as_deref()), (Phase::Spawning, Some(expect)));
+        waiting.status = Some(next);
+        assert_eq!(waiting.workspace(), expect);
+    }
+}
 
 #[test]
 fn waits_say_for_what() {

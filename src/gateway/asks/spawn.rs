@@ -126,7 +126,7 @@ fn shown(machine: &Machine) -> Value {
 fn spec(parent: &Machine, most: &Limits, wanted: &Wanted) -> Result<MachineSpec, Refusal> {
     let mut spec = parent.spec.clone();
     spec.from = Some(origin(parent, wanted.from)?);
-    spec.goal = Goal { prompt: wanted.prompt.clone(), workspace: parent.spec.goal.workspace.clone(), ..Goal::default() };
+    spec.goal = Goal { prompt: wanted.prompt.clone(), workspace: Some(parent.workspace().to_owned()), ..Goal::default() };
     if !wanted.verify.is_empty() {
         let timeout = parent.spec.goal.verify.as_ref().map_or(Verify::TIMEOUT, |verify| verify.timeout);
         spec.goal.verify = Some(Verify { command: wanted.verify.clone(), timeout });

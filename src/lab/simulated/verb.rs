@@ -119,9 +119,9 @@ impl Guests {
             }
             "autovibe-launch" => self.launch(vmid, &arg(0), input),
             "autovibe-status" => Ended::printed(self.status(vmid)),
-            "autovibe-verify" => self.verify(vmid, args.get(2..).unwrap_or_default()),
+            "autovibe-verify" => self.verify(vmid, &arg(1), args.get(2..).unwrap_or_default()),
             "autovibe-digest" => Ended::printed(self.digests(vmid, args.get(1..).unwrap_or_default())),
-            "autovibe-exec" => self.for_person(vmid, &arg(0), &arg(2), args.get(5..).unwrap_or_default(), input),
+            "autovibe-exec" => self.for_person(vmid, [&arg(0), &arg(2), &arg(3)], args.get(5..).unwrap_or_default(), input),
             "autovibe-exec-read" => {
                 let number = |at: usize| arg(at).parse().unwrap_or_default();
                 let mut memory = self.memory();
@@ -204,9 +204,11 @@ impl Guests {
         directories.iter().map(of).collect()
     }
 
-    /// `true`, `false`, `exit N` in a shell text, and `sim-turns N`: whether agents took at least N turns on this disk.
-    fn verify(&self, vmid: u32, command: &[&str]) -> Ended {
+    /// `true`, `false`, `exit N` in a shell text, `sim-turns N`: whether agents took at least N turns on this disk, and `sim-in PATH`:
+    /// whether it is run there.
+    fn verify(&self, vmid: u32, workspace: &str, command: &[&str]) -> Ended {
         let code = match command {
+            ["sim-in", path] => i32::from(*path != workspace),
             ["sim-turns", least] => {
                 let turns = self.on_disk(vmid, |disk: &mut Disk| disk.turns).unwrap_or_default();
                 i32::from(least.parse::<u32>().is_ok_and(|least| turns < least))
@@ -222,7 +224,7 @@ impl Guests {
 
     /// `echo WORDS`, `cat` of the input, `whoami` and `hostname`; `sim-count N` writes 1 to N, one a second; anything else as a verify
     /// command.
-    fn for_person(&self, vmid: u32, id: &str, user: &str, command: &[&str], input: &str) -> Ended {
+    fn for_person(&self, vmid: u32, [id, user, workspace]: [&str; 3], command: &[&str], input: &str) -> Ended {
         let (began, mut ended) = (Instant::now(), Ended::default());
         let out = match command {
             ["sim-count", most] => {
@@ -237,7 +239,7 @@ impl Guests {
             ["whoami"] => format!("{user}\n"),
             ["hostname"] => self.on_disk(vmid, |disk| disk.hostname.clone()).flatten().unwrap_or_default() + "\n",
             _ => {
-                let verified = self.verify(vmid, command);
+                let verified = self.verify(vmid, workspace, command);
                 ended.code = verified.code;
                 verified.out
             }

@@ -164,7 +164,7 @@ impl Home {
 
     /// A running Machine with checkpoints off.
     async fn guest(&self, name: &str, change: impl FnOnce(&mut MachineSpec)) -> Guest {
-        let goal = Goal { prompt: "work".into(), workspace: "/w".into(), ..Goal::default() };
+        let goal = Goal { prompt: "work".into(), workspace: Some("/w".into()), ..Goal::default() };
         let from = Some(From { image: Some("micro".into()), ..From::default() });
         let agent = Agent { r#type: AgentType::Command, command: vec!["true".into()], ..Agent::default() };
         let mut spec = MachineSpec { from, goal, agent, ..MachineSpec::default() };

@@ -193,7 +193,7 @@ async fn what_is_spawned_is_a_fork_that_can_do_no_more_than_its_parent() {
     let (child, own) = (home.machine("helper").await, home.machine("m").await);
     let spec = &child.spec;
     assert_eq!(spec.from, Some(From { checkpoint: Some("m-0007".into()), ..From::default() }));
-    assert_eq!((spec.goal.prompt.as_str(), spec.goal.workspace.as_str()), ("test it", own.spec.goal.workspace.as_str()));
+    assert_eq!((spec.goal.prompt.as_str(), spec.goal.workspace.as_deref()), ("test it", Some(own.workspace())));
     assert_eq!(spec.goal.verify.as_ref().unwrap().command, ["make", "test"]);
     // Who decides, what it runs as and where is the parent's.
     assert_eq!((&spec.approvals, &spec.agent, &spec.resources), (&own.spec.approvals, &own.spec.agent, &own.spec.resources));

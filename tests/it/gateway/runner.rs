@@ -240,7 +240,7 @@ async fn the_launch_script_starts_the_runner_as_root_and_the_agent_as_its_user()
         .guest("launched", |spec| {
             spec.approvals.leaving_vm = Requirement::Required;
             spec.agent = Agent { model: Some("claude-opus-4-8".into()), ..Agent::default() };
-            (spec.goal.prompt, spec.goal.workspace) = ("Please publish the work".into(), workspace.display().to_string());
+            (spec.goal.prompt, spec.goal.workspace) = ("Please publish the work".into(), Some(workspace.display().to_string()));
         })
         .await;
     std::fs::set_permissions(&dir, PermissionsExt::from_mode(0o755)).unwrap();

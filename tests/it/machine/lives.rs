@@ -54,6 +54,32 @@ async fn goals_follow_each_other_from_checkpoint_to_checkpoint() {
     stage.stop().await;
 }
 
+/// The third's base is a checkpoint of one that inherited it itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_machine_works_where_the_one_did_that_it_is_spawned_from() {
+    let mut stage = Stage::new().await;
+    let goal = |workspace: Option<&str>, after: &[&str], expect: &str| {
+        let verify = json!({ "command": ["sim-in", expect] });
+        let mut goal = json!({ "prompt": "#sim turns=0", "verify": verify, "after": after });
+        goal["workspace"] = workspace.into();
+        goal
+    };
+    let todo = "/home/agent/todo";
+    stage.create("a", json!({ "goal": goal(Some(todo), &[], todo) })).await;
+    stage.create("b", json!({ "from": null, "goal": goal(None, &["a"], todo) })).await;
+    stage.create("c", json!({ "from": { "machine": { "name": "b" } }, "goal": goal(None, &["b"], todo) })).await;
+    stage.create("d", json!({ "from": { "checkpoint": "b-final" }, "goal": goal(Some("/srv"), &[], "/srv") })).await;
+    stage.create("e", json!({ "goal": goal(None, &[], "/home/agent/workspace") })).await;
+    for (name, expect) in [("a", todo), ("b", todo), ("c", todo), ("d", "/srv"), ("e", "/home/agent/workspace")] {
+        let machine = stage.until_finished(name).await;
+        let state = status(&machine);
+        assert_eq!((state.phase, state.workspace.as_deref()), (Phase::Succeeded, Some(expect)), "{name}: {:?}", state.message);
+        let last = stage.checkpoint(&state.final_checkpoint.unwrap()).await.unwrap().status.unwrap();
+        assert_eq!(last.workspace.as_deref(), Some(expect), "{name}");
+    }
+    stage.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_end_has_a_reason_a_final_checkpoint_and_no_vm() {
     let mut stage = Stage::new().await;

@@ -68,7 +68,7 @@ impl Act<'_> {
         let vmid = self.vmid().await?;
         let guest = self.driver()?.guest(vmid, self.clock());
         let said = |passed, message| Ok(Done::Stop(Some(Fact::Verified { passed, message })));
-        match guest.verify(&verify.command, &self.machine.spec.goal.workspace, verify.timeout.0).await {
+        match guest.verify(&verify.command, self.machine.workspace(), verify.timeout.0).await {
             Ok(result) if result.passed => said(true, format!("`{}` passed", verify.command.join(" "))),
             Ok(result) => {
                 let code = result.code.map_or("a signal".to_owned(), |code| format!("code {code}"));
@@ -98,7 +98,7 @@ impl Act<'_> {
     async fn bundle(&self, checkpoint: &Checkpoint, base: Option<(String, String)>) -> Result<(), Problem> {
         let vmid = self.vmid().await?;
         let guest = self.driver()?.guest(vmid, self.clock());
-        let workspace = &self.machine.spec.goal.workspace;
+        let workspace = self.machine.workspace();
         let message = message(self.machine);
         let mut bundle = guest.bundle(workspace, checkpoint.name(), base.as_ref().map(|(name, _)| name.as_str()), &message).await?;
         // A base that we do not have by that commit would make the bundle unreadable.
@@ -227,6 +227,7 @@ impl Act<'_> {
             status.machine_uid = Some(self.uid().to_owned());
             status.parent = machine.last_checkpoint.filter(|name| *name != self.name(ending)).or(machine.spawned_from);
             status.goal = Some(self.machine.spec.goal.prompt.clone());
+            status.workspace = Some(self.machine.workspace().to_owned());
             status.volumes.clone_from(&volumes);
             status.session.clone_from(&session);
             if status.digests.is_empty() {
@@ -303,11 +304,11 @@ impl Act<'_> {
                 Ending::Suspend => Trigger::Suspend,
                 Ending::Restore => Trigger::Restore,
             };
-            wanted.metadata = ObjectMeta {
             if ending == Ending::Restore {
                 // It is how the restore is undone, however much is done after it.
                 wanted.spec.keep = Keep::Forever;
             }
+            wanted.metadata = ObjectMeta {
                 labels: Some([(label::MACHINE.to_owned(), self.machine.name().to_owned())].into()),
                 annotations: Some([(MACHINE_UID.to_owned(), self.uid().to_owned())].into()),
                 finalizers: Some(vec![checkpoint::FINALIZER.to_owned()]),

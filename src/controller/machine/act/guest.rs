@@ -129,7 +129,7 @@ impl Act<'_> {
         let credential = self.credential(source.credentials_secret_ref.as_ref().map(|named| named.name.as_str())).await?;
         let (reference, roots) = (source.r#ref.clone(), self.context.config.source_roots.clone());
         let bundle = git::bundle(&git::Source { origin, reference, roots, credential }).await?;
-        let workspace = &self.machine.spec.goal.workspace;
+        let workspace = self.machine.workspace();
         match guest.put_source(&bundle.bytes, workspace, &bundle.branch, &told).await {
             Ok(Some(other)) => {
                 let message = format!(

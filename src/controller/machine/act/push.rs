@@ -50,7 +50,7 @@ impl Act<'_> {
         let bundles = self.context.objects.bundle_chain(&checkpoint).await?;
         let Some(commit) = bundles.last().map(|bundle| bundle.commit.clone()) else {
             return Err(Problem::NothingToPush(format!(
-                "checkpoint {last} has its workspace on its disk alone: the guest had no git, no directory spec.goal.workspace, or \
+                "checkpoint {last} has its workspace on its disk alone: the guest had no git, no directory status.workspace, or \
                  more than 11 MB in it when packed. A machine from that checkpoint can leave out what is no work (.gitignore), or push by itself"
             )));
         };
