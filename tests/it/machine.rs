@@ -16,6 +16,7 @@ mod exported;
 mod forks;
 mod full;
 pub(crate) mod imported;
+mod kept;
 pub(crate) mod killed;
 mod leaders;
 mod lives;

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-fn lives(data: &Path) {
+/// A Machine that idles, of a Hub in a simulated lab.
+pub(super) fn lives(data: &Path) {
     said(data, &["apply", "-f", &manifest(data)]);
     // It idles until it is deleted.
     let path = data.join("idle.json");
