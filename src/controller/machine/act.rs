@@ -301,6 +301,7 @@ impl Act<'_> {
         };
         let mut checkpoint = Checkpoint::new(self.machine.namespace(), &ask.checkpoint, spec);
         checkpoint.metadata.annotations = Some([(ASKED_BY.to_owned(), self.uid().to_owned())].into());
+        checkpoint.metadata.labels = Some([(crate::wire::label::MACHINE.to_owned(), ask.machine.clone())].into());
         match self.context.objects.create(&checkpoint).await {
             Ok(_) | Err(objects::Error::AlreadyExists { .. }) => Ok(Done::Stop(None)),
             Err(error) => Err(error.into()),
