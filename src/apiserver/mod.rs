@@ -23,6 +23,7 @@ mod identity;
 mod jsonpath;
 mod list;
 mod meta_schemas;
+mod needed;
 mod negotiate;
 mod openapi_v2;
 mod openapi_v3;

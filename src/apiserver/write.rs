@@ -4,7 +4,9 @@ use super::{
     body,
     cache::Caches,
     catalog::{Entry, Source},
-    list, present,
+    list,
+    needed::refuse_needed,
+    present,
     query::{self, Query},
     route::Target,
     selector::Selector,
@@ -156,6 +158,7 @@ impl Request<'_> {
             return Err(Status::method_not_allowed());
         }
         let options = self.delete_options()?;
+        refuse_needed(self.objects, resource, self.namespace(), &[self.name()]).await?;
         let deleted = self.objects.delete_document(resource, self.namespace(), self.name(), &options).await?;
         let value = match deleted {
             Deleted::Gone(last) => {
@@ -174,7 +177,7 @@ impl Request<'_> {
     }
 
     /// DELETE of a collection: each by itself, so that finalizers and refusals count for each; some at once, for the store
-    /// commits them together.
+    /// commits them together. Where a Checkpoint of it is needed by what is not of it, nothing is deleted.
     pub(super) async fn delete_collection(self) -> Result<Answer, Status> {
         let resource = self.resource()?;
         if self.entry().namespaced && self.target.namespace.is_none() {
@@ -185,6 +188,8 @@ impl Request<'_> {
         let request = list::Request { limit: self.query.number("limit")?.unwrap_or(0), ..list::Request::default() };
         let cache = self.caches.of(resource);
         let listing = list::list(cache, self.objects, self.target.namespace.as_deref(), &selector, &request).await?;
+        let names: Vec<&str> = listing.items.iter().map(|item| item.name.as_str()).collect();
+        refuse_needed(self.objects, resource, self.namespace(), &names).await?;
         let (this, options) = (&self, &options);
         let mut deletions = stream::iter(listing.items)
             .map(|item| async move { this.objects.delete_document(resource, this.namespace(), &item.name, options).await })

@@ -423,6 +423,46 @@ async fn a_collection_is_deleted_by_selector() {
 }
 
 #[tokio::test]
+async fn a_checkpoint_that_something_needs_is_not_deleted_and_it_is_named() {
+    let server = Served::shared();
+    let merge = "application/merge-patch+json";
+    for namespace in ["needed", "needed-ends"] {
+        server.namespace(namespace).await;
+        let path = format!("{GROUP}/namespaces/{namespace}/checkpoints");
+        for (name, machine, parent) in [("base", "a", Value::Null), ("child", "b", json!("base"))] {
+            let spec = json!({"machine": machine, "trigger": "BetweenMessages"});
+            let (code, made) = server.post(&path, &json!({"apiVersion": "autovibe.dev/v1alpha1", "kind": "Checkpoint", "metadata": {"name": name, "labels": {"of": machine}}, "spec": spec})).await;
+            assert_eq!(code, 201, "{made}");
+            let status = json!({"status": {"phase": "Ready", "machineUid": format!("uid-{machine}"), "parent": parent}});
+            let (code, changed) = server.patch(&format!("{path}/{name}/status"), merge, &status).await;
+            assert_eq!(code, 200, "{changed}");
+        }
+    }
+    let path = format!("{GROUP}/namespaces/needed/checkpoints");
+    let refused = async |path: &str, why: &str| {
+        let (code, status) = server.delete(path).await;
+        assert_eq!((code, &status["reason"]), (409, &json!("Conflict")), "{status}");
+        let message = status["message"].as_str().unwrap();
+        assert!(message.contains("\"base\"") && message.contains(why) && message.contains("delete what needs it first"), "{message}");
+    };
+    refused(&format!("{path}/base"), "checkpoint child was spawned from it").await;
+    refused(&format!("{path}?labelSelector=of%3Da"), "checkpoint child was spawned from it").await;
+    assert_eq!(names(&server.get(&path).await.1), ["base", "child"]);
+    // What needs it goes as well.
+    let mut machine = machine("c");
+    machine["spec"]["from"] = json!({"checkpoint": "base"});
+    assert_eq!(server.post(&machines("needed"), &machine).await.0, 201);
+    assert_eq!(server.delete(&format!("{path}/child")).await.0, 200);
+    refused(&path, "machine c is to be spawned from it").await;
+    assert_eq!(server.delete(&format!("{}/c", machines("needed"))).await.0, 200);
+    assert_eq!(server.delete(&path).await.0, 200);
+    assert_eq!(names(&server.get(&path).await.1), Vec::<&str>::new());
+    // With its namespace it goes as ever.
+    server.delete("/api/v1/namespaces/needed-ends").await;
+    assert_eq!(server.delete(&format!("{GROUP}/namespaces/needed-ends/checkpoints/base")).await.0, 200);
+}
+
+#[tokio::test]
 async fn doubled_owners_and_plain_finalizers_are_warned_of() {
     let server = Served::shared();
     server.namespace("warned").await;
