@@ -12,6 +12,12 @@ pub(super) fn verdict(exit_code: Option<i32>, last: &LastCall) -> Verdict {
         (Some(0), _) => Verdict::Completed,
         (_, LastCall::Refused) => Verdict::BudgetExhausted,
         (_, LastCall::Cut) | (None, _) => Verdict::Interrupted,
+        (Some(code), LastCall::Unsent { why }) => {
+            Verdict::Failed(format!("the command exited with code {code}; the gateway refused a request of it: {why}"))
+        }
+        (Some(code), LastCall::Failed { why: Some(why), .. }) => {
+            Verdict::Failed(format!("the command exited with code {code}; its last request failed: {why}"))
+        }
         (Some(code), _) => Verdict::Failed(format!("the command exited with code {code}")),
     }
 }

@@ -41,6 +41,10 @@ pub struct Start<'a> {
 pub enum LastCall {
     /// There was none.
     None,
+    /// There was none, for the gateway passed none on; why.
+    Unsent {
+        why: String,
+    },
     Open,
     /// Answered to its end.
     Settled {
@@ -52,6 +56,8 @@ pub enum LastCall {
     Cut,
     Failed {
         status: Option<u16>,
+        /// What the agent was told, in words.
+        why: Option<String>,
     },
 }
 
@@ -159,10 +165,15 @@ fn by_the_log(name: &str, exit_code: Option<i32>, last: &LastCall) -> Verdict {
                 stop_reason.as_deref().unwrap_or("no stop reason")
             )),
         },
-        LastCall::Failed { status } => {
+        LastCall::Failed { status, why } => {
             let status = status.map_or("no status".to_owned(), |status| format!("status {status}"));
-            Verdict::Failed(format!("the model provider answered with {status}"))
+            let why = why.as_ref().map(|why| format!(": {why}")).unwrap_or_default();
+            Verdict::Failed(format!("the model provider answered with {status}{why}"))
         }
+        LastCall::Unsent { why } => match exit_code {
+            None => Verdict::Interrupted,
+            Some(code) => Verdict::Failed(format!("{name} exited with code {code}: the gateway refused its request: {why}")),
+        },
         LastCall::None => match exit_code {
             None => Verdict::Interrupted,
             Some(code) => Verdict::Failed(format!("{name} exited with code {code} before its first request")),

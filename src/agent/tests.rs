@@ -154,7 +154,7 @@ fn verdicts() {
     check(ClaudeCode, Some(1), LastCall::Cut, "interrupted");
     check(ClaudeCode, Some(1), settled("tool_use"), "failed");
     check(ClaudeCode, None, settled("tool_use"), "interrupted");
-    check(ClaudeCode, Some(1), LastCall::Failed { status: Some(529) }, "failed");
+    check(ClaudeCode, Some(1), LastCall::Failed { status: Some(529), why: None }, "failed");
     check(ClaudeCode, Some(1), LastCall::None, "failed");
     // These exit with 0 whatever happened.
     for agent in [QwenCode, Aider] {
@@ -162,7 +162,7 @@ fn verdicts() {
         check(agent, Some(0), settled("max_tokens"), "failed");
         check(agent, Some(0), LastCall::Refused, "budget");
         check(agent, Some(0), LastCall::Cut, "interrupted");
-        check(agent, Some(0), LastCall::Failed { status: Some(503) }, "failed");
+        check(agent, Some(0), LastCall::Failed { status: Some(503), why: None }, "failed");
         check(agent, Some(0), LastCall::None, "failed");
         check(agent, None, LastCall::None, "interrupted");
     }
@@ -172,6 +172,19 @@ fn verdicts() {
     check(Command, Some(1), LastCall::Cut, "interrupted");
     check(Command, Some(1), LastCall::Refused, "budget");
     check(Command, None, LastCall::None, "interrupted");
+    let unsent = || LastCall::Unsent { why: "model `x` is not configured".into() };
+    check(ClaudeCode, None, unsent(), "interrupted");
+    check(Command, Some(0), unsent(), "completed");
+    let key = || LastCall::Failed { status: Some(403), why: Some("provider p refused the hub's key (401)".into()) };
+    for (agent, last, part) in [
+        (ClaudeCode, unsent(), "exited with code 1: the gateway refused its request: model `x` is not configured"),
+        (Command, unsent(), "the gateway refused a request of it: model `x` is not configured"),
+        (ClaudeCode, key(), "answered with status 403: provider p refused the hub's key (401)"),
+        (Command, key(), "its last request failed: provider p refused the hub's key (401)"),
+    ] {
+        let Verdict::Failed(why) = verdict(agent, Some(1), &last) else { panic!("{agent:?} {last:?}") };
+        assert!(why.contains(part), "{why}");
+    }
 }
 
 #[test]

@@ -257,7 +257,7 @@ pub struct HubStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// Ready; Reconciling, Stalled; UnownedVms, LedgerGap, AuditFindings, PermissionsMissing, FirewallInactive,
-    /// StorageLow.
+    /// StorageLow, ProviderKeyMissing.
     #[serde(default)]
     #[schemars(schema_with = "conditions_schema")]
     pub conditions: Vec<Condition>,

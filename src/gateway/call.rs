@@ -108,8 +108,13 @@ impl Call {
         let caching = self.request.caching();
         let pieces = self.request.pieces();
         let input = self.live.input_bound(&self.context, &self.request.model, &pieces, self.request.input_bound());
-        let rate = prices::worst_case(&self.route.price_lists, &self.request.model, input, caching, now)
-            .map_err(|error| Refusal::new(400, "invalid_request_error", error.to_string(), Again::Never))?;
+        let rate = match prices::worst_case(&self.route.price_lists, &self.request.model, input, caching, now) {
+            Ok(rate) => rate,
+            Err(error) => {
+                self.gateway.tell_unsent(&self.machine, &error.to_string()).await;
+                return Err(Refusal::new(400, "invalid_request_error", error.to_string(), Again::Never));
+            }
+        };
         let demand = Demand { fixed: rate.fixed, per_token: rate.per_token, wanted: self.request.max_tokens, floor: self.request.floor() };
         let call = NewCall {
             id: self.answer.id.clone(),

@@ -15,7 +15,7 @@ use crate::{
     api::{Kind, Machine},
     boundary::{self, AGENT_HEADER, SESSION_HEADER, Seen},
     llm::{Protocol, anthropic, openai, replay, request::Request},
-    objects::{self, EventType},
+    objects::EventType,
     wire::{
         EXIT_PATH, ExitReport, annotation,
         runner::{RUNNER_PATH, TOOL_PATH},
@@ -40,8 +40,6 @@ const MAX_BODY: usize = 32 << 20;
 const MAX_REPORT: usize = 4 << 10;
 /// How long a report waits for the last call to be settled, so that who reads the log next finds its end there.
 const SETTLING: Duration = Duration::from_secs(5);
-/// Attempts to annotate a Machine whose controller writes it at the same time.
-const ATTEMPTS: u32 = 10;
 
 pub(super) fn router(gateway: Arc<Gateway>) -> Router {
     let mut router = Router::new();
@@ -202,11 +200,18 @@ async fn admit(gateway: &Gateway, protocol: Protocol, headers: &HeaderMap, body:
         return Err(Refusal::new(413, "request_too_large", "the request is larger than 32 MiB or broke off", Again::Maybe));
     };
     let mut request = Request::parse(protocol, bytes, counting).map_err(|refused| Refusal::wrong(refused.0))?;
-    let route = resolve::route(&gateway.directory, &machine, protocol, &request.model).await.map_err(|why| match why {
-        Unresolved::Ended(text) => Refusal::new(403, "permission_error", text, Again::Never),
-        Unresolved::NotAllowed(text) => Refusal::new(400, "invalid_request_error", text, Again::Never),
-        Unresolved::Unavailable(text) => Refusal::later(text, 5),
-    })?;
+    let route = match resolve::route(&gateway.directory, &machine, protocol, &request.model).await {
+        Ok(route) => route,
+        Err(Unresolved::Ended(text)) => return Err(Refusal::new(403, "permission_error", text, Again::Never)),
+        Err(Unresolved::NotAllowed(text)) => {
+            gateway.tell_unsent(&machine, &text).await;
+            return Err(Refusal::new(400, "invalid_request_error", text, Again::Never));
+        }
+        Err(Unresolved::Unavailable(text)) => {
+            gateway.tell_unsent(&machine, &text).await;
+            return Err(Refusal::later(text, 5));
+        }
+    };
     if let Upstream::OpenAi { endpoint, .. } = &route.upstream {
         request.bound_output(openai::output_bound(endpoint));
     }
@@ -307,19 +312,7 @@ async fn report(gateway: &Gateway, headers: &HeaderMap, body: Body) -> Result<Re
         }
     }
     let value = format!("{}:{}", report.launch, report.exit_code);
-    for _ in 0..ATTEMPTS {
-        let read: Option<Machine> = gateway.objects.get(machine.namespace(), machine.name()).await?;
-        let Some(mut current) = read.filter(|current| current.uid() == machine.uid()) else { break };
-        let annotations = current.metadata.annotations.get_or_insert_default();
-        if annotations.insert(annotation::AGENT_EXIT.into(), value.clone()).as_ref() == Some(&value) {
-            break;
-        }
-        match gateway.objects.update(&current).await {
-            Ok(_) => break,
-            Err(objects::Error::Conflict { .. }) => {}
-            Err(error) => return Err(error.into()),
-        }
-    }
+    gateway.annotate(&machine, annotation::AGENT_EXIT, &value).await?;
     Ok(respond_json(&json!({})))
 }
 

@@ -22,6 +22,7 @@ mod live;
 mod refusal;
 mod resolve;
 mod runner;
+mod told;
 mod transcript;
 
 use crate::{
@@ -47,6 +48,7 @@ use std::{
     time::Duration,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use told::Told;
 use tower::ServiceExt as _;
 
 /// How the gateway is to run.
@@ -185,6 +187,7 @@ async fn open(config: &Config, objects: Objects, shutdown: &CancellationToken) -
         replays: Replays::new(objects.clock().clone()),
         objects,
         machines,
+        told: Told::default(),
         tasks,
         shutdown: shutdown.clone(),
         abort: CancellationToken::new(),
@@ -251,6 +254,7 @@ struct Gateway {
     replays: Replays,
     /// By uid, while their agents call.
     machines: Arc<Mutex<HashMap<String, Arc<Live>>>>,
+    told: Told,
     tasks: TaskTracker,
     shutdown: CancellationToken,
     /// Cancelled when running calls must end.

@@ -41,6 +41,9 @@ pub struct CallSummary {
     pub stop_reason: Option<String>,
     /// HTTP status of the answer to the agent.
     pub status: Option<u16>,
+    /// For people: why it failed, as the agent was told; without the provider's key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
 }
 
 /// Where a conversation stands.
@@ -96,12 +99,12 @@ impl CallEnd {
 impl Store {
     /// The newest call of the agent's own conversation.
     pub async fn last_main_call(&self, machine_uid: &str) -> Result<Option<CallSummary>, Error> {
-        let sql = "SELECT id, started_at_ms, state, stop_reason, status FROM calls WHERE machine_uid = $1 AND kind = 'Main' ORDER BY seq DESC LIMIT 1";
+        let sql = "SELECT id, started_at_ms, state, stop_reason, status, detail FROM calls WHERE machine_uid = $1 AND kind = 'Main' ORDER BY seq DESC LIMIT 1";
         let row: Option<SummaryRow> = query(sql).bind(machine_uid).fetch_optional(self.reader().await?.connection()).await?;
-        let Some((id, started, state, stop_reason, status)) = row else { return Ok(None) };
+        let Some((id, started, state, stop_reason, status, detail)) = row else { return Ok(None) };
         let status =
             status.map(u16::try_from).transpose().map_err(|_| Error::Corrupt(format!("the status of call {id} is none of HTTP")))?;
-        Ok(Some(CallSummary { id, started_at: instant(started)?, state: CallState::parse(&state)?, stop_reason, status }))
+        Ok(Some(CallSummary { id, started_at: instant(started)?, state: CallState::parse(&state)?, stop_reason, status, detail }))
     }
 
     /// Where the conversation of a Machine stands; `Default` before its first call.
@@ -216,8 +219,8 @@ impl CallKind {
     }
 }
 
-/// id, start, state, stop reason, status
-type SummaryRow = (String, i64, String, Option<String>, Option<i64>);
+/// id, start, state, stop reason, status, detail
+type SummaryRow = (String, i64, String, Option<String>, Option<i64>, Option<String>);
 
 /// An instant from its stored milliseconds.
 pub(super) fn instant(milliseconds: i64) -> Result<Timestamp, Error> {

@@ -46,10 +46,21 @@ pub struct ExitReport {
     pub exit_code: i32,
 }
 
+/// Why the gateway passed no call of a launch on, as [`annotation::UNSENT`] has it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Unsent {
+    /// Which launch of the agent asked, counted from 1.
+    pub launch: u32,
+    pub why: String,
+}
+
 /// Annotations by which gateway and controllers talk through objects.
 pub mod annotation {
     /// On a Machine: `<launch>:<exit code>`, as the guest reported it.
     pub const AGENT_EXIT: &str = "autovibe.dev/agent-exit";
+    /// On a Machine: why a call of its agent went to no provider, JSON of [`super::Unsent`].
+    pub const UNSENT: &str = "autovibe.dev/unsent";
     /// On a Checkpoint: the conversation it belongs to, JSON of `api::checkpoint::Session`.
     pub const SESSION: &str = "autovibe.dev/session";
     /// On a Checkpoint: `true` when no other context of the agent was acting.

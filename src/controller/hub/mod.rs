@@ -6,6 +6,7 @@ mod connection;
 mod nodes;
 mod observe;
 mod plan;
+mod providers;
 mod registry;
 mod status;
 #[cfg(test)]
@@ -32,6 +33,7 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
     };
     tracing::Span::current().record("object.uid", hub.uid());
     let mut observed = observe::observe(&hub, &context).await?;
+    observed.keyless = providers::keyless(&hub, &context).await;
     let mut plan = plan::plan(&hub, &observed, context.config.resync);
     // What is ready can be used while the rest is imported.
     context.hubs.publish(&hub, &observed, plan.readiness.message()).await;
@@ -69,6 +71,10 @@ async fn write_status(hub: &Hub, observed: &observe::Observed, plan: &plan::Plan
     if before.lacking != after.lacking
         && let Some(found) = after.conditions.iter().find(|condition| condition.type_ == status::LACKING)
     {
+        context.objects.record(hub, EventType::Warning, &found.reason, &found.message).await;
+    }
+    let keyless = |status: &HubStatus| status.conditions.iter().find(|found| found.type_ == status::KEYLESS).cloned();
+    if let Some(found) = keyless(&after).filter(|found| keyless(&before).is_none_or(|old| old.message != found.message)) {
         context.objects.record(hub, EventType::Warning, &found.reason, &found.message).await;
     }
     let has = |status: &HubStatus, kind: &str| status.conditions.iter().any(|condition| condition.type_ == kind);

@@ -57,6 +57,8 @@ pub(super) struct Observed {
     pub(super) verification: Option<Verification>,
     /// Since when the ledger may lack something.
     pub(super) gap: Option<Gap>,
+    /// Providers without their key, in words.
+    pub(super) keyless: Vec<String>,
 }
 
 impl Observed {
@@ -74,6 +76,7 @@ impl Observed {
             audit: None,
             verification: None,
             gap,
+            keyless: Vec::new(),
         }
     }
 }
@@ -124,7 +127,8 @@ pub(super) async fn observe(hub: &Hub, context: &Context) -> Result<Observed, Er
     let link = Link { driver, world, identity };
     let unowned = unowned::unowned(hub, &link, context).await?;
     let state = refused.map_or(State::Open { version }, State::Refused);
-    Ok(Observed { state, link: Some(link), images, nodes, low, unowned, lacking, firewall, audit: None, verification: None, gap })
+    let link = Some(link);
+    Ok(Observed { link, images, nodes, low, unowned, lacking, firewall, ..Observed::closed(state, gap) })
 }
 
 /// The images, on the first node that has each; of those that do not answer the others are enough.

@@ -20,6 +20,8 @@ pub(super) const AUDIT: &str = "AuditFindings";
 pub(super) const FIREWALL: &str = "FirewallInactive";
 /// A storage is too full for new Machines.
 pub(super) const STORAGE: &str = "StorageLow";
+/// A provider's Secret is missing.
+pub(super) const KEYLESS: &str = "ProviderKeyMissing";
 /// Something may be missing in the ledger.
 const GAP: &str = "LedgerGap";
 
@@ -48,6 +50,7 @@ pub(super) fn status(hub: &Hub, observed: &Observed, plan: &Plan, now: &Time) ->
     if let Some(audit) = &observed.audit {
         shown(AUDIT, (audit.found > 0).then(|| ("Disagreement", disagreement(audit))));
     }
+    shown(KEYLESS, (!observed.keyless.is_empty()).then(|| ("SecretMissing", observed.keyless.join("; "))));
     shown(GAP, observed.gap.as_ref().map(missing));
     if let Some(nodes) = &observed.nodes {
         status.nodes.clone_from(nodes);

@@ -163,6 +163,21 @@ async fn the_secret_tells_connections_apart_and_is_not_shown() {
 }
 
 #[test]
+fn a_provider_without_its_key_is_named_until_it_has_one() {
+    let (mut hub, now) = (hub(), Clock::system().api_now());
+    let mut seen = open(Seen::Present("9.2".into()), Seen::Present(image("a", false)), Seen::Present(image("b", false)));
+    seen.keyless = vec!["provider anthropic needs Secret autovibe-system/anthropic with key apiKey".into()];
+    let of = |hub: &Hub, seen: &Observed| status(hub, seen, &plan(hub, seen, RESYNC), &now);
+    let told = |hub: &Hub| hub.status.as_ref().unwrap().conditions.iter().find(|c| c.type_ == "ProviderKeyMissing").cloned();
+    hub.status = Some(of(&hub, &seen));
+    let found = told(&hub).unwrap();
+    assert!(found.status == "True" && found.reason == "SecretMissing" && found.message.contains("Secret autovibe-system/anthropic"));
+    seen.keyless.clear();
+    hub.status = Some(of(&hub, &seen));
+    assert_eq!(told(&hub), None);
+}
+
+#[test]
 fn vms_without_a_machine_and_a_gap_are_named_until_they_are_seen_to_be_gone() {
     let (mut hub, now) = (hub(), Clock::system().api_now());
     let mut seen = open(Seen::Present("9.2".into()), Seen::Present(image("a", false)), Seen::Present(image("b", false)));

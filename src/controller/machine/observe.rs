@@ -19,7 +19,7 @@ use crate::ledger::Usage;
 use crate::proxmox::{Node, Power, Vmid};
 use crate::runtime::Seen;
 use crate::store::calls::{CallState, CallSummary};
-use crate::wire::annotation;
+use crate::wire::{Unsent, annotation};
 use crate::zfs::Dataset;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -28,6 +28,9 @@ use tokio::time::Instant;
 
 /// How old the shared view of VMs may be for a Machine that runs quietly.
 const QUIET: Duration = Duration::from_mins(1);
+
+/// Characters of what an agent was told, at most, in a Machine's message.
+const LONGEST_WORDS: usize = 400;
 
 /// What was read, and the Hub to act on.
 pub(super) struct Seeing {
@@ -75,6 +78,7 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         }
         _ => (None, false),
     };
+    let last_call = last_call(context.objects.last_main_call(machine).await?, &status, machine);
     let base = if waiting || (status.phase == Phase::Spawning && (status.vm.is_none() || !matches!(vm, Seen::Present(_)))) {
         base(machine, &status, hub.as_deref(), driver.as_ref().ok(), context).await?
     } else {
@@ -105,7 +109,7 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         vm,
         agent,
         hub_was_away,
-        last_call: last_call(context.objects.last_main_call(machine).await?, &status),
+        last_call,
         usage: if waiting { Usage::default() } else { context.objects.machine_usage(machine).await? },
         checkpoints: if waiting { Checkpoints::default() } else { checkpoints(machine, &status, context).await? },
         approvals: context.asked.of(machine.namespace(), machine.name()),
@@ -275,16 +279,28 @@ fn limits(machine: &Machine, hub: Option<&HubHandle>) -> Limits {
 }
 
 /// The newest main call of the present launch.
-fn last_call(call: Option<CallSummary>, status: &MachineStatus) -> LastCall {
+fn last_call(call: Option<CallSummary>, status: &MachineStatus, machine: &Machine) -> LastCall {
     let decided = status.agent.as_ref().and_then(|agent| agent.decided_at.as_ref());
-    let Some(call) = call.filter(|call| decided.is_none_or(|decided| call.started_at >= decided.0)) else { return LastCall::None };
+    let Some(call) = call.filter(|call| decided.is_none_or(|decided| call.started_at >= decided.0)) else {
+        let note = machine.annotation(annotation::UNSENT).and_then(|note| serde_json::from_str::<Unsent>(note).ok());
+        let launches = status.agent.as_ref().map_or(0, |agent| agent.launches);
+        return note.filter(|note| note.launch == launches).map_or(LastCall::None, |note| LastCall::Unsent { why: note.why });
+    };
     match call.state {
         CallState::Open => LastCall::Open,
         CallState::Settled => LastCall::Settled { stop_reason: call.stop_reason },
         CallState::Refused => LastCall::Refused,
         CallState::Cut => LastCall::Cut,
-        CallState::Failed => LastCall::Failed { status: call.status },
+        CallState::Failed => LastCall::Failed { status: call.status, why: call.detail.as_deref().and_then(in_words) },
     }
+}
+
+/// What an agent was told, out of the body of the answer, which every protocol has it in alike; the body was cut when it was kept.
+fn in_words(detail: &str) -> Option<String> {
+    let told = serde_json::from_str::<serde_json::Value>(detail).ok();
+    let words = told.as_ref().and_then(|told| told.pointer("/error/message")?.as_str()).unwrap_or(detail);
+    let words = words.strip_prefix("autovibe: ").unwrap_or(words).trim();
+    (!words.is_empty()).then(|| words.chars().take(LONGEST_WORDS).collect())
 }
 
 async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Context) -> Result<Checkpoints, Error> {

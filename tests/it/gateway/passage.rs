@@ -169,6 +169,46 @@ async fn what_the_provider_would_do_for_the_guest_is_taken_out_or_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_that_people_can_mend_is_told_once_to_them_too() {
+    let upstream = Upstream::start(|_| Script::words(1)).await;
+    let home = Home::start(&upstream).await;
+    let guest = home.guest("m", |_| ()).await;
+    let with = |model: &str| {
+        let mut body = request("x");
+        body["model"] = json!(model);
+        body
+    };
+    for _ in 0..3 {
+        assert_eq!(home.call(&guest, &with("llama")).await.0, 400);
+        assert_eq!(home.call(&guest, &with("gpt-5")).await.0, 400);
+    }
+    let resource = |plural: &str| autovibe::admission::resources().iter().find(|r| r.plural == plural && r.group.is_empty()).unwrap();
+    let told = async || {
+        let page = home.objects.read_page(resource("events"), &Default::default()).await.unwrap();
+        let of_it = page.items.into_iter().map(|item| item.document).filter(|event| event["reason"] == "CallRefused");
+        let mut told: Vec<(String, Value)> =
+            of_it.map(|event| (event["message"].as_str().unwrap().to_owned(), event["count"].clone())).collect();
+        told.sort_by(|a, b| a.0.cmp(&b.0));
+        told
+    };
+    let events = told().await;
+    assert_eq!(events.len(), 2, "{events:?}");
+    assert!(events[1].0.contains("model `llama` is not configured in Hub default") && events[1].1 == 1, "{events:?}");
+    assert!(events[0].0.contains("no known price") && events[0].1 == 1, "{events:?}");
+    // Who judges the end of its agent knows it too.
+    let machine: Machine = home.objects.get("default", "m").await.unwrap().unwrap();
+    let note: wire::Unsent = serde_json::from_str(machine.annotation(wire::annotation::UNSENT).unwrap()).unwrap();
+    assert!(note.launch == 0 && note.why.contains("no known price"), "{note:?}");
+    // A Secret that is gone.
+    home.objects.delete_document(resource("secrets"), "autovibe-system", "anthropic", &Default::default()).await.unwrap();
+    eventually("it is told", async || {
+        home.call(&guest, &request("x")).await;
+        told().await.iter().any(|(text, _)| text.contains("needs Secret autovibe-system/anthropic with key apiKey")).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_redirect_is_not_followed_and_the_key_goes_nowhere_else() {
     let elsewhere = Upstream::start(|_| Script::words(1)).await;
     let target = format!("location: http://{}/v1/messages\r\n", elsewhere.address);
@@ -185,6 +225,8 @@ async fn a_redirect_is_not_followed_and_the_key_goes_nowhere_else() {
     let (status, text) = home.call(&guest, &request("y")).await;
     assert_eq!(status, 403, "a bad key of the hub is not the agent's to retry");
     assert!(text.contains("Secret") && !text.contains(KEY), "{text}");
+    let refused = eventually("it is logged", async || home.last_call(&guest).await.filter(|call| call.status == Some(403))).await;
+    assert!(refused.detail.as_ref().is_some_and(|why| why.contains("refused the hub's key (401)") && !why.contains(KEY)), "{refused:?}");
     upstream.then(|_| Script::status(400, "", &format!("{{\"error\": \"you sent {KEY}\"}}")));
     let (status, text) = home.call(&guest, &request("z")).await;
     assert_eq!((status, text.as_str()), (400, "{\"error\": \"you sent [redacted]\"}"));

@@ -81,6 +81,17 @@ async fn a_machine_works_where_the_one_did_that_it_is_spawned_from() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_that_no_provider_has_is_named_in_the_end() {
+    let mut stage = Stage::new().await;
+    stage.create("a", json!({ "goal": { "prompt": "work" }, "agent": { "type": "ClaudeCode", "model": "gpt-unheard-of" } })).await;
+    let state = status(&stage.until_finished("a").await);
+    let message = state.message.unwrap();
+    assert_eq!((state.phase, state.termination_reason), (Phase::Failed, Some(TerminationReason::AgentFailed)), "{message}");
+    assert!(message.contains("the gateway refused its request: model `gpt-unheard-of` is not configured in Hub default"), "{message}");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn every_end_has_a_reason_a_final_checkpoint_and_no_vm() {
     let mut stage = Stage::new().await;
     let ends = [
