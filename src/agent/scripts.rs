@@ -55,13 +55,16 @@ pub const EXEC_END: Verb = Verb {
     name: "autovibe-exec-end",
     script: concat!(include_str!("scripts/prelude.sh"), include_str!("scripts/exec_head.sh"), include_str!("scripts/exec_end.sh")),
 };
+/// Args: longest wait in seconds. Prints `reached=`, `why=` and `ended=` lines: whether the gateway answers to it.
+pub const REACH: Verb = Verb { name: "autovibe-reach", script: script!("scripts/reach.sh") };
 /// No args. Ends the agent's processes.
 pub const STOP: Verb = Verb { name: "autovibe-stop", script: script!("scripts/stop.sh") };
 /// Args: workspace, name, base name (may be empty), message of the commit. Prints a base64 git bundle, or `none`.
 pub const BUNDLE: Verb = Verb { name: "autovibe-bundle", script: script!("scripts/bundle.sh") };
 
 /// Every verb, for tests and for guests that answer by name.
-pub const VERBS: [Verb; 13] = [PERSONALISE, SOURCE, LAUNCH, GO_ON, STATUS, VERIFY, FLUSH, DIGEST, EXEC, EXEC_READ, EXEC_END, STOP, BUNDLE];
+pub const VERBS: [Verb; 14] =
+    [PERSONALISE, SOURCE, LAUNCH, GO_ON, STATUS, VERIFY, FLUSH, DIGEST, EXEC, EXEC_READ, EXEC_END, REACH, STOP, BUNDLE];
 
 /// Exit code of [`SOURCE`] where the workspace has another source, which its standard error names.
 pub const OTHER_SOURCE: i32 = 65;

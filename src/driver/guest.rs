@@ -39,6 +39,20 @@ pub enum AgentState {
     },
 }
 
+/// Whether the gateway answers to a guest.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reached {
+    Yes,
+    No {
+        /// As the program said that tried it.
+        why: String,
+        /// Exit code of the agent, when that has ended and could not say so.
+        ended: Option<i32>,
+    },
+    /// It has nothing to try it with.
+    Unknown,
+}
+
 /// What a verify command said.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Verified {
@@ -65,6 +79,8 @@ const INPUT_MAX: usize = 64 << 10;
 const PIECE: usize = 60 << 10;
 /// Longest wait for a command that only looks or starts something. Software-emulated guests are slow.
 const SHORT: Duration = Duration::from_mins(1);
+/// How long a guest tries the gateway, which answers at once.
+const REACH: Duration = Duration::from_secs(10);
 /// Longest wait for a command that moves the workspace.
 const LONG: Duration = Duration::from_mins(10);
 
@@ -132,6 +148,12 @@ impl Guest<'_> {
     pub async fn status(&self) -> Result<AgentState, Error> {
         let out = self.done(scripts::STATUS, &[], None, SHORT).await?;
         agent_state(&out).ok_or_else(|| Error::Unknown(format!("VM {} answered `{}` to autovibe-status", self.vmid, out.trim())))
+    }
+
+    /// Has the guest itself try the gateway.
+    pub async fn reach(&self) -> Result<Reached, Error> {
+        let out = self.done(scripts::REACH, &[&REACH.as_secs().to_string()], None, SHORT).await?;
+        Ok(reached(&out))
     }
 
     /// Runs a command in the workspace as the agent's user.
@@ -234,6 +256,18 @@ impl Guest<'_> {
     }
 }
 
+fn reached(out: &str) -> Reached {
+    let value = |key: &str| out.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    match value("reached") {
+        Some("yes") => Reached::Yes,
+        Some("no") => Reached::No {
+            why: value("why").filter(|why| !why.is_empty()).unwrap_or("no answer came").into(),
+            ended: value("ended").and_then(|code| code.parse().ok()),
+        },
+        _ => Reached::Unknown,
+    }
+}
+
 fn agent_state(out: &str) -> Option<AgentState> {
     let value = |key: &str| out.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
     match value("state")? {
@@ -270,6 +304,20 @@ mod tests {
         assert_eq!(agent_state("state=exited\nlaunch=2\n"), Some(AgentState::Exited { launch: 2, code: None }));
         assert_eq!(agent_state("sh: not found\n"), None);
         assert_eq!(agent_state("state=running\n"), None);
+    }
+
+    #[test]
+    fn whether_it_was_reached_is_read() {
+        let no = |why: &str, ended| Reached::No { why: why.into(), ended };
+        for (out, expect) in [
+            ("reached=yes\n", Reached::Yes),
+            ("reached=no\nwhy=curl: (7) refused\nended=1\n", no("curl: (7) refused", Some(1))),
+            ("reached=no\nwhy=\n", no("no answer came", None)),
+            ("reached=unknown\n", Reached::Unknown),
+            ("", Reached::Unknown),
+        ] {
+            assert_eq!(reached(out), expect, "{out}");
+        }
     }
 
     #[test]

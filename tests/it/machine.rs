@@ -32,4 +32,5 @@ mod rotated;
 pub(crate) mod stage;
 mod templates;
 mod tokens;
+mod unreached;
 mod verified;

@@ -274,3 +274,29 @@ fn a_workspace_with_another_source_is_left_alone_and_an_empty_one_is_filled() {
         assert_eq!(holds(empty.to_str().unwrap()), "six");
     }
 }
+
+#[test]
+fn a_guest_tries_the_gateway_itself() {
+    for guest in guests() {
+        assert_eq!(guest.ok(scripts::REACH, &["5"], ""), "reached=unknown\n", "it was told of none yet");
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::fs::create_dir_all(guest.state()).unwrap();
+        std::fs::write(guest.state().join("agent.env"), format!("export AUTOVIBE_GATEWAY='http://{address}'\n")).unwrap();
+        let answers = std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            // Any answer will do.
+            stream.write_all(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\nConnection: close\r\n\r\n").unwrap();
+        });
+        assert_eq!(guest.ok(scripts::REACH, &["5"], ""), "reached=yes\n");
+        answers.join().unwrap();
+        let said = guest.ok(scripts::REACH, &["5"], "");
+        assert!(said.starts_with("reached=no\nwhy=") && said.contains("onnect") && said.lines().count() == 2, "{said}");
+        // Its agent's end is known there alone.
+        std::fs::write(guest.state().join("launched"), "2\n").unwrap();
+        std::fs::write(guest.state().join("exit"), "2 143\n").unwrap();
+        let said = guest.ok(scripts::REACH, &["5"], "");
+        assert!(said.starts_with("reached=no\n") && said.ends_with("\nended=143\n"), "{said}");
+    }
+}

@@ -44,7 +44,12 @@ const REMEDIES: [(&str, &str); 8] = [
         "see that the node has the storage and the dataset under their names, that /dev/zvol has the disk (`ls /dev/zvol`), and that the image boots with qemu-guest-agent",
     ),
     ("checkpoint", "see that the guest answers (`qm agent VMID ping`) and that the hub may run `zfs snapshot` and `zfs hold` there"),
-    ("fork", "see that the hub may run `zfs clone`, and that the storage has room"),
+    (
+        "fork",
+        "see that the hub may run `zfs clone`, and that the storage has room; where a machine says that its guest does not reach the \
+         gateway (GatewayNotReached), that the guest has an address (DHCP on the bridge), that spec.gateway.url of the hub is reached from \
+         there, and that no firewall is between them",
+    ),
     (
         "end",
         "see what holds the disk on the node: `lsof /dev/zvol/…`, LVM or multipath that takes guests' volumes; filter them in lvm.conf",

@@ -3,6 +3,7 @@
 use super::place::Promises;
 use super::plan::Vm;
 use super::step::Step;
+use crate::driver::guest::Reached;
 use crate::driver::marks::OwnedVm;
 use crate::runtime::Seen;
 use std::collections::BTreeMap;
@@ -18,11 +19,13 @@ pub struct Timing {
     pub boot: Duration,
     /// From the request to power off until the power is cut.
     pub shutdown: Duration,
+    /// From a launch until its guest is asked whether it reaches the gateway, where the agent was not heard of.
+    pub silence: Duration,
 }
 
 impl Default for Timing {
     fn default() -> Self {
-        Self { boot: Duration::from_mins(4), shutdown: Duration::from_mins(1) }
+        Self { boot: Duration::from_mins(4), shutdown: Duration::from_mins(1), silence: Duration::from_mins(3) }
     }
 }
 
@@ -52,6 +55,8 @@ pub(super) struct Known {
     /// Whether this process has looked at the agent, or launched it.
     pub looked: bool,
     pub boot: Option<Boot>,
+    /// When its guest last tried the gateway, and what came of it.
+    pub tried: Option<Tried>,
     /// The launch for which a token was minted.
     pub minted: Option<u32>,
     /// How often each step, by its name, was refused in a row. One that was left out for it stays here.
@@ -65,6 +70,16 @@ impl Known {
     pub(super) fn done(&mut self, step: &Step) {
         self.refusals.remove(step.name());
     }
+}
+
+/// A guest's try of the gateway.
+#[derive(Clone, Debug)]
+pub(super) struct Tried {
+    /// For which launch, and how often that one had gone on from its memory.
+    pub launch: (u32, u32),
+    pub at: Instant,
+    /// `None` when it could not be seen.
+    pub found: Option<Reached>,
 }
 
 /// A boot under way.

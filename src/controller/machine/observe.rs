@@ -1,7 +1,8 @@
 //! Reads everything that a plan needs and changes nothing. What could not be seen is `Unknown`, never absent.
 
 use super::base::{Looked, base, restore};
-use super::plan::{Checkpoints, Observed, Predecessor, Vm};
+use super::memory::Tried;
+use super::plan::{Checkpoints, Observed, Predecessor, Silence, Vm};
 use super::step::Base;
 use super::{Memory, final_names, is_own, place};
 use crate::agent::LastCall;
@@ -11,7 +12,7 @@ use crate::api::{Budget, Checkpoint, DEFAULT_HUB, Kind};
 use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
 use crate::driver::Driver;
-use crate::driver::guest::AgentState;
+use crate::driver::guest::{AgentState, Reached};
 use crate::driver::marks::Owner;
 use crate::driver::storage::disk_index;
 use crate::driver::suspend::{SUSPENDED, SUSPENDING};
@@ -79,6 +80,14 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         _ => (None, false),
     };
     let last_call = last_call(context.objects.last_main_call(machine).await?, &status, machine);
+    let silence = match (&driver, lease, &vm) {
+        (Ok(driver), Some(vmid), Seen::Present(Vm::Ours(Power::Running)))
+            if status.phase == Phase::Running && last_call == LastCall::None && !told(machine, &status) =>
+        {
+            silence(machine, &status, vmid, driver, context).await
+        }
+        _ => Silence::default(),
+    };
     let base = if waiting || (status.phase == Phase::Spawning && (status.vm.is_none() || !matches!(vm, Seen::Present(_)))) {
         base(machine, &status, hub.as_deref(), driver.as_ref().ok(), context).await?
     } else {
@@ -109,6 +118,7 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         vm,
         agent,
         hub_was_away,
+        silence,
         last_call,
         usage: if waiting { Usage::default() } else { context.objects.machine_usage(machine).await? },
         checkpoints: if waiting { Checkpoints::default() } else { checkpoints(machine, &status, context).await? },
@@ -228,6 +238,48 @@ async fn agent(
         context.machines.update(machine.uid(), |known| known.looked = true);
     }
     (Some(state), !told)
+}
+
+/// Has the guest try the gateway when its agent was not heard of for long; once, where that goes well.
+async fn silence(machine: &Machine, status: &MachineStatus, vmid: Vmid, driver: &Driver, context: &Context) -> Silence {
+    let Some((agent, launched)) = status.agent.as_ref().and_then(|agent| Some((agent, agent.launched_at.as_ref()?))) else {
+        return Silence::default();
+    };
+    let silent = Duration::try_from(context.objects.clock().now().duration_since(launched.0)).unwrap_or_default();
+    let left = context.machines.timing.silence.saturating_sub(silent);
+    if !left.is_zero() {
+        return Silence { try_in: Some(left), unreached: None };
+    }
+    let (memory, resync, launch) = (&context.machines, context.config.resync, (agent.launches, agent.resumed));
+    let before = memory.known(machine.uid()).tried.filter(|tried| tried.launch == launch);
+    let tried = match before {
+        Some(tried) if tried.found == Some(Reached::Yes) || tried.at.elapsed() < resync => tried,
+        _ => {
+            let found = driver.guest(vmid, context.objects.clock()).reach().await;
+            if let Err(error) = &found {
+                tracing::debug!(object.name = machine.name(), "whether its guest reaches the gateway was not seen: {error}");
+            }
+            let tried = Tried { launch, at: Instant::now(), found: found.ok() };
+            memory.update(machine.uid(), |known| known.tried = Some(tried.clone()));
+            tried
+        }
+    };
+    match tried.found {
+        // One that cannot try it now will not be able to later.
+        Some(Reached::Yes | Reached::Unknown) => Silence::default(),
+        None => Silence { try_in: Some(resync), unreached: None },
+        Some(Reached::No { why, ended }) => {
+            let agent = ended.map_or("its agent tries on meanwhile".to_owned(), |code| {
+                format!("its agent has ended with code {code}, of which the hub hears when the gateway is reached")
+            });
+            let url = &driver.connection().gateway_url;
+            let unreached = format!(
+                "for its guest to reach the gateway at {url}: {why}. See that it has an address (DHCP on its bridge), that spec.gateway.url of \
+                 its hub is reached from there, and that no firewall is between them; {agent}"
+            );
+            Silence { try_in: Some(resync), unreached: Some(unreached) }
+        }
+    }
 }
 
 /// Whether the guest said that the agent of the present launch ended.

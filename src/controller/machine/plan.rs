@@ -56,6 +56,8 @@ pub(super) struct Observed {
     pub vm: Seen<Vm>,
     /// The agent in the guest; `None` when nobody looked.
     pub agent: Option<Seen<AgentState>>,
+    /// Of an agent that was not heard of.
+    pub silence: Silence,
     /// Whether the hub was away while the agent may have needed it.
     pub hub_was_away: bool,
     pub last_call: LastCall,
@@ -63,6 +65,16 @@ pub(super) struct Observed {
     pub checkpoints: Checkpoints,
     /// Calls of its agent that wait for a person, each in a line.
     pub approvals: Vec<String>,
+}
+
+/// What is known of the way from a guest to the gateway, which did not hear of its agent yet. An agent of type Command may have nothing
+/// to ask: so what counts is what the guest finds when it tries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Silence {
+    /// How long until the guest is to try it (again); `None` when it need not.
+    pub try_in: Option<Duration>,
+    /// That it does not reach it, and what to look at.
+    pub unreached: Option<String>,
 }
 
 /// A Machine in `goal.after`.
@@ -429,16 +441,19 @@ fn run(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Tim
         Some(Duration::ZERO) => finish(next, now, TerminationReason::Timeout),
         left => {
             let due = left.unwrap_or(resync).min(resync);
+            let due = observed.silence.try_in.map_or(due, |left| due.min(left));
             let (ask, due) = match interval_left(machine, observed, &next, now) {
                 Some((Duration::ZERO, name)) => (Some(Step::AskForOwn { name }), due),
                 Some((left, _)) => (None, due.min(left)),
                 None => (None, due),
             };
-            match &observed.vm {
-                Seen::Unknown { why } => {
+            match (&observed.vm, &observed.silence.unreached) {
+                (Seen::Unknown { why }, _) => {
                     let why = format!("to see its VM, which may go on meanwhile: {why}");
                     Plan::of(next).wait(VM_UNKNOWN, why, Requeue::After(due.min(UNSEEN)))
                 }
+                // It may be reached later, and then it goes on.
+                (_, Some(why)) => Plan::of(next).steps(ask).wait("GatewayNotReached", why, Requeue::After(due)),
                 _ => Plan { requeue: Requeue::After(due), ..Plan::of(next).steps(ask) },
             }
         }

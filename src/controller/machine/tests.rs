@@ -1,6 +1,6 @@
 //! Planner tables: a Machine, what is observed of it, and what must come next.
 
-use super::plan::{self, Checkpoints, Observed, Plan, Predecessor, Vm};
+use super::plan::{self, Checkpoints, Observed, Plan, Predecessor, Silence, Vm};
 use super::status::status;
 use super::step::{Ask, Base, Ending, Step};
 use crate::agent::LastCall;
@@ -77,6 +77,7 @@ fn seen() -> Observed {
         lease: Some(Vmid(20001)),
         vm: Seen::Present(Vm::Ours(Power::Running)),
         agent: None,
+        silence: Silence::default(),
         hub_was_away: false,
         last_call: LastCall::None,
         usage: Usage::default(),
@@ -266,6 +267,14 @@ fn running_is_quiet_until_something_is_seen() {
     check(&running, Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() }, "Spawning Start,AwaitGuest,Personalise,Launch");
     check(&running, Observed { agent: Some(Seen::unknown("no answer")), ..seen() }, "Running (AgentUnknown)");
     check(&running, Observed { agent: Some(Seen::Present(AgentState::Running { launch: 1 })), ..seen() }, "Running");
+    // It is told that it does not reach the gateway, and its checkpoints and its limit go on.
+    let silent = |try_in, unreached: Option<&str>| Observed {
+        silence: Silence { try_in: Some(Duration::from_secs(try_in)), unreached: unreached.map(Into::into) },
+        ..seen()
+    };
+    assert_eq!(check(&running, silent(20, None), "Running").requeue, Requeue::After(Duration::from_secs(20)));
+    let plan = check(&running, silent(500, Some("for its guest")), "Running (GatewayNotReached)");
+    assert_eq!(plan.requeue, Requeue::After(RESYNC));
     let limit =
         |seconds| Observed { limits: Limits { time: Some(GoDuration(Duration::from_secs(seconds))), ..Limits::default() }, ..seen() };
     assert_eq!(check(&running, limit(130), "Running").requeue, Requeue::After(Duration::from_secs(30)));

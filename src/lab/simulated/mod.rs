@@ -46,6 +46,8 @@ pub const NEVER_BOOTS: &str = "never-boots";
 /// Where guests find the gateway, on a network that only they are in: where that leads is for the lab to know, as it is with
 /// real guests. A lab that was started for another gateway takes guests that run to it.
 pub(super) const GATEWAY_URL: &str = "http://10.0.2.100:8081";
+/// How long a guest's own look for the gateway takes: the lab waits for it.
+const CONNECT: Duration = Duration::from_millis(500);
 /// From power on until the guest agent answers.
 const BOOT: Duration = Duration::from_millis(20);
 
@@ -89,6 +91,17 @@ impl Reach {
             GATEWAY_URL => format!("http://{}{path}", self.gateway),
             elsewhere => format!("{elsewhere}{path}"),
         }
+    }
+
+    /// Whether anything listens there; what is in this process always does.
+    fn connects(&self, base: &str) -> std::io::Result<()> {
+        if self.service.is_some() {
+            return Ok(());
+        }
+        let wrong = |_| std::io::Error::from(std::io::ErrorKind::InvalidInput);
+        let url = reqwest::Url::parse(&self.url(base, "/")).map_err(wrong)?;
+        let address = url.socket_addrs(|| None)?.into_iter().next().ok_or(std::io::ErrorKind::NotFound)?;
+        std::net::TcpStream::connect_timeout(&address, CONNECT).map(drop)
     }
 
     /// `None` when no answer came.

@@ -130,6 +130,7 @@ impl Guests {
                 let part: Vec<u8> = so_far.into_bytes().into_iter().skip(number(1)).take(number(3)).collect();
                 Ended::printed(STANDARD.encode(part))
             }
+            "autovibe-reach" => Ended::printed(self.reach(vmid)),
             "autovibe-exec-end" => {
                 self.memory().get_mut(&vmid).map(|memory| memory.commands.streams.remove(&arg(0)));
                 Ended::default()
@@ -188,6 +189,16 @@ impl Guests {
                 None => format!("state=exited\nlaunch={launch}\n"),
             }
         })
+    }
+
+    /// Whether anything listens where the agent was told that the gateway is.
+    fn reach(&self, vmid: u32) -> String {
+        let told = self.store.read(|state| state.guests.get(&vmid)?.agent.as_ref()?.environment.get("AUTOVIBE_GATEWAY").cloned());
+        match told.map(|url| self.gateway.connects(&url)) {
+            None => "reached=unknown\n".into(),
+            Some(Ok(())) => "reached=yes\n".into(),
+            Some(Err(error)) => format!("reached=no\nwhy={error}\n"),
+        }
     }
 
     /// Of the conversation where the name of a directory says that it is an agent's, else of the workspace.

@@ -23,7 +23,8 @@ async fn until_hub(stage: &Stage, what: &str, wanted: impl Fn(&str) -> bool) {
     assert!(tokio::time::timeout(Duration::from_secs(30), seen).await.is_ok(), "waited in vain until {what}");
 }
 
-async fn infrastructure(stage: &Stage) -> serde_json::Value {
+/// Of a Hub that reaches the lab as it would Proxmox, by the token in Secret `pve`.
+pub(super) async fn infrastructure(stage: &Stage) -> serde_json::Value {
     let (address, fingerprint) = tls(&stage.lab).await;
     let at = stage.lab.endpoint().clone();
     json!({

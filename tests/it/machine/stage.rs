@@ -92,6 +92,8 @@ pub(crate) struct Stage {
     hub: Option<HubSide>,
     gateway: SocketAddr,
     foreign: VmConfig,
+    /// After how long without a call an agent is silent.
+    silence: Duration,
     directory: tempfile::TempDir,
 }
 
@@ -129,6 +131,13 @@ impl Stage {
         stage
     }
 
+    /// The same, to which an agent is silent after so long.
+    pub(crate) async fn impatient(silence: Duration) -> Self {
+        let mut stage = Self { silence, ..Self::lab_alone("").await };
+        stage.start(None).await;
+        stage
+    }
+
     /// A lab that began from this, and no controllers.
     pub(crate) async fn of_setup(setup: &str) -> Self {
         Self::lab_alone(setup).await
@@ -154,7 +163,7 @@ impl Stage {
         .await
         .unwrap();
         let foreign = make_foreign(&lab).await;
-        Self { lab: Arc::new(lab), hub: None, gateway, foreign, directory }
+        Self { lab: Arc::new(lab), hub: None, gateway, foreign, silence: Timing::default().silence, directory }
     }
 
     /// The hub's data directory.
@@ -201,7 +210,7 @@ impl Stage {
             ..gateway::Config::default()
         };
         let gateway = gateway::start(config, objects.clone(), shutdown.clone()).await.unwrap();
-        let timing = Timing { boot: Duration::from_millis(500), shutdown: Duration::from_secs(1) };
+        let timing = Timing { boot: Duration::from_millis(500), shutdown: Duration::from_secs(1), silence: self.silence };
         let config = controller::Config {
             door,
             lab: Some(Connection { service: proxmox, ..Connection::of_lab(self.lab.endpoint()) }),
