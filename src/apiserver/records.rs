@@ -85,15 +85,19 @@ pub(super) fn is_read(target: &Target) -> bool {
 
 /// GET of a part.
 pub(super) async fn get(objects: &Objects, target: &Target) -> Result<Response, Status> {
-    let owner = Owner::of(objects, target).await?;
     let store = objects.store();
-    let ledger = Ledger::new(store.clone(), objects.clock().clone());
-    let value = match (target.entry.plural, target.subresource.as_deref()) {
-        ("hubs", _) => json!({
+    if target.entry.plural == "hubs" {
+        // Also of one that is deleted: what was leased there is leased still.
+        let value = json!({
             "installation": store.installation(),
             "ledgerGap": store.ledger_gap().await?,
-            "items": store.vmid_leases(&owner.name).await?,
-        }),
+            "items": store.vmid_leases(target.name.as_deref().unwrap_or_default()).await?,
+        });
+        return Ok(reply::encoded(200, &value, Encoding::Json));
+    }
+    let owner = Owner::of(objects, target).await?;
+    let ledger = Ledger::new(store.clone(), objects.clock().clone());
+    let value = match (target.entry.plural, target.subresource.as_deref()) {
         ("machines", Some("calls")) => json!({ "main": store.last_main_call(&owner.uid).await? }),
         ("machines", _) => json!(ledger.usage(&format!("machine/{}", owner.uid)).await?),
         _ => json!(ledger.usage(&format!("budget/{}", owner.uid)).await?),

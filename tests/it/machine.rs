@@ -20,6 +20,7 @@ mod kept;
 pub(crate) mod killed;
 mod leaders;
 mod lives;
+mod lost;
 mod nodes;
 mod parted;
 mod parts;

@@ -49,7 +49,7 @@ pub(super) fn ended(machine: &Machine, observed: &Observed, mut next: MachineSta
 /// To the end: guest put to rest, disks kept or destroyed, VM deleted, lease ended.
 pub(super) fn end(machine: &Machine, observed: &Observed, mut next: MachineStatus, now: Timestamp) -> Plan {
     if let Err(why) = &observed.hub
-        && observed.lease.is_some()
+        && (observed.lease.is_some() || observed.vm != Seen::Absent)
     {
         return Plan::of(next).wait("HubNotReady", format!("for its hub: {why}"), Requeue::After(SOON));
     }
@@ -61,7 +61,7 @@ pub(super) fn end(machine: &Machine, observed: &Observed, mut next: MachineStatu
     // What was never started has nothing that its base has not.
     let discard = machine.spec.on_terminate == OnTerminate::Discard || next.started_at.is_none();
     let vm = match &observed.vm {
-        Seen::Unknown { why } if observed.lease.is_some() => {
+        Seen::Unknown { why } => {
             return Plan::of(next).wait(VM_UNKNOWN, format!("to see its VM: {why}"), Requeue::After(SOON));
         }
         Seen::Present(Vm::Ours(power)) => Some(*power),

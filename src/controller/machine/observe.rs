@@ -64,7 +64,7 @@ pub(super) async fn observe(machine: &Machine, context: &Context) -> Result<Seei
         (None, why_not) => Err(why_not.as_ref().err().cloned().unwrap_or_default()),
     };
     let vm = match (lease, &hub, &driver) {
-        (None, ..) => Seen::Absent,
+        (None, ..) => without_lease(machine, &status, driver.as_ref(), hub.as_deref(), memory).await,
         (Some(_), _, Err(why)) => Seen::unknown(why),
         (Some(_), None, Ok(_)) => Seen::unknown("its hub cannot be used"),
         (Some(vmid), Some(hub), Ok(driver)) => vm(machine, &status, vmid, driver, hub, memory).await,
@@ -134,6 +134,25 @@ async fn reach(hub: &HubHandle, status: &MachineStatus) -> Result<Driver, String
         Some(node) => hub.at(&node).await.map_err(|error| error.to_string()),
         None => Ok(hub.driver.clone()),
     }
+}
+
+/// The VM that the record names where no lease does: whoever ends a lease has seen the VM gone, but a lease may be lost.
+async fn without_lease(
+    machine: &Machine,
+    status: &MachineStatus,
+    driver: Result<&Driver, &String>,
+    hub: Option<&HubHandle>,
+    memory: &Memory,
+) -> Seen<Vm> {
+    let Some(recorded) = &status.vm else { return Seen::Absent };
+    let seen = match (memory.known(machine.uid()).vm, driver, hub) {
+        (Some(Seen::Absent), ..) => Seen::Absent,
+        (_, Err(why), _) => Seen::unknown(why),
+        (_, Ok(_), None) => Seen::unknown("its hub cannot be used"),
+        (_, Ok(driver), Some(hub)) => look(machine.uid(), Vmid(recorded.vmid), driver, hub).await,
+    };
+    // The number may have been leased to someone else since.
+    if matches!(seen, Seen::Present(Vm::Foreign(_))) { Seen::Absent } else { seen }
 }
 
 /// The VM of a lease: from memory of what was just done, from the shared view, or by looking at it alone.

@@ -200,6 +200,14 @@ pub(super) fn plan(machine: &Machine, observed: &Observed, now: Timestamp, resyn
 }
 
 fn by_phase(machine: &Machine, observed: &Observed, next: MachineStatus, now: Timestamp, resync: Duration) -> Plan {
+    if let (None, Some(vm), Seen::Present(_)) = (observed.lease, &next.vm, &observed.vm) {
+        let why = format!(
+            "for the lease of VM {}, which is there and its own: without it nothing is done to either; restore the hub's database, or \
+             remove that VM by hand",
+            vm.vmid
+        );
+        return Plan::of(next).wait("LeaseMissing", why, Requeue::After(SOON));
+    }
     match next.phase {
         Phase::Pending | Phase::Waiting => wait(machine, observed, next, now, resync),
         Phase::Spawning => spawn(machine, observed, next, now),

@@ -347,6 +347,11 @@ fn an_end_is_the_same_from_wherever_it_was_left() {
     check(&done, Observed { hub: Err("down".into()), ..seen() }, "Finishing/Completed (HubNotReady)");
     check(&done, Observed { lease: None, vm: Seen::Absent, ..seen() }, "Succeeded/Completed");
     check(&finishing(AgentFailed), Observed { lease: None, vm: Seen::Absent, ..seen() }, "Failed/AgentFailed");
+    // A lease that is not there is no VM that is gone.
+    check(&done, Observed { lease: None, ..seen() }, "Finishing/Completed (LeaseMissing)");
+    check(&done, Observed { lease: None, vm: unseen(), ..seen() }, "Finishing/Completed (VmUnknown)");
+    check(&done, Observed { lease: None, vm: unseen(), hub: Err("down".into()), ..seen() }, "Finishing/Completed (HubNotReady)");
+    check(&machine(Phase::Suspending), Observed { lease: None, ..stopped() }, "Suspending (LeaseMissing)");
     // Someone else's VM is never shut down, captured or deleted.
     let foreign = Observed { vm: Seen::Present(Vm::Foreign("x".into())), ..seen() };
     check(&done, foreign, "Finishing/Completed CaptureFinal,KeepDisks,EndLease");
