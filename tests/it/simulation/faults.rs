@@ -133,6 +133,22 @@ fn a_guest_whose_answers_are_lost_for_half_a_minute_changes_no_end() {
     });
 }
 
+/// A guest that is busy misses Proxmox' three seconds for its agent.
+#[test]
+fn a_guest_that_does_not_answer_for_half_a_minute_changes_no_end() {
+    each(16, |begins| {
+        let (mut commands, mut since) = (0, None);
+        let fault = move |_: usize, what: &str| {
+            let is_command = what == "POST /nodes/lab/qemu/1000/agent/exec";
+            commands += usize::from(is_command);
+            let silent = commands > begins
+                && tokio::time::Instant::now() < *since.get_or_insert_with(tokio::time::Instant::now) + Duration::from_secs(30);
+            (silent && is_command).then_some(Fault::Refuse("QEMU guest agent is not running"))
+        };
+        live(&format!("silent from command {begins} on"), 0, vec![Plan { fault: Some(Box::new(fault)), ..Plan::default() }]);
+    });
+}
+
 /// A plan in which calls go wrong at random, and its hub dies at some point or lives on.
 fn storm(random: &mut StdRng) -> Plan {
     let rate = [0.02, 0.05, 0.15][random.random_range(0..3)];

@@ -25,8 +25,8 @@ use tracing::{info, warn};
 
 /// Failures of a step in the guest after which the end goes on without it: it must come to an end.
 const PATIENCE: u32 = 3;
-/// The same of the verify command, by which work is judged: each try comes later after the one before, up to a minute, so that a network
-/// that is gone for some minutes judges nothing.
+/// The same of the verify command, by which work is judged, and of work that is done and to be kept, where the guest does not answer: each
+/// try comes later after the one before, up to a minute, so that a network that is gone for some minutes, or a guest that is slow, judges nothing.
 const VERIFICATIONS: u32 = 12;
 /// Longest time to read a directory of a guest before it is shut down.
 const DIGEST: Duration = Duration::from_secs(30);
@@ -39,13 +39,13 @@ const ANCESTORS: usize = 200;
 impl Act<'_> {
     /// Goes on without a step in a guest that does not answer, or has refused it often enough.
     fn best_effort(&self, what: &str, error: Problem) -> Result<Done, Problem> {
-        self.within(PATIENCE, what, error)
+        self.within(if is_silent(&error) { 0 } else { PATIENCE }, what, error)
     }
 
+    /// Likewise, of a guest that does not answer only after so many tries: Proxmox gives it three seconds, which one that is busy may miss.
+    /// One that is off is seen to be before each of them.
     fn within(&self, tries: u32, what: &str, error: Problem) -> Result<Done, Problem> {
-        let silent =
-            matches!(&error, Problem::Driver(driver::Error::Proxmox(proxmox::Error::AgentNotRunning(_) | proxmox::Error::NotRunning(_))));
-        if silent || self.refusals() >= tries {
+        if self.refusals() >= tries {
             warn!("{}: {what} was left out: {error}", self.machine.name());
             return Ok(Done::LeftOut);
         }
@@ -91,7 +91,12 @@ impl Act<'_> {
         let base = self.recorded_ancestor().await?;
         match self.bundle(&checkpoint, base).await {
             Ok(()) => Ok(Done::Next),
-            Err(error) => self.best_effort("the bundle of the workspace", error),
+            Err(error) => {
+                let completed =
+                    self.machine.status.as_ref().and_then(|status| status.termination_reason) == Some(TerminationReason::Completed);
+                let tries = if completed && is_silent(&error) { VERIFICATIONS } else { PATIENCE };
+                self.within(tries, "the bundle of the workspace", error)
+            }
         }
     }
 
@@ -340,6 +345,11 @@ impl Act<'_> {
         let found = self.context.objects.get::<Checkpoint>(self.machine.namespace(), &name).await?;
         Ok(found.filter(|checkpoint| is_own(checkpoint, self.machine)).and_then(|checkpoint| checkpoint.status))
     }
+}
+
+/// Whether nobody in the guest answered.
+fn is_silent(error: &Problem) -> bool {
+    matches!(error, Problem::Driver(driver::Error::Proxmox(proxmox::Error::AgentNotRunning(_) | proxmox::Error::NotRunning(_))))
 }
 
 /// What the commit of a Machine's work says: what it was to do, and who did it.
