@@ -13,6 +13,7 @@ use crate::api::machine::Capture;
 use crate::api::{Checkpoint, Kind, Machine};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 /// The checkpoints and Machines of one namespace.
 pub struct Lineage<'a> {
@@ -146,6 +147,15 @@ fn phase_of(checkpoint: &Checkpoint) -> CheckpointPhase {
 /// Whether there may be anything of it in a pool.
 fn is_stored(checkpoint: &Checkpoint) -> bool {
     checkpoint.status.as_ref().is_some_and(|status| !status.volumes.is_empty() || status.phase != CheckpointPhase::Failed)
+}
+
+/// When a checkpoint counts as taken: now, or right after the newest one of its Machine that is known, where the clock is behind that. Their
+/// order is by these times.
+pub fn stamp(now: Time, newest: Option<&Time>) -> Time {
+    match newest {
+        Some(newest) if newest.0 > now.0 => Time(newest.0.saturating_add(Duration::from_secs(1)).unwrap_or(newest.0)),
+        _ => now,
+    }
 }
 
 /// When it was taken; of one that was not, when it was asked for.

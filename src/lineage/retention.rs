@@ -99,6 +99,11 @@ impl<'a> Lineage<'a> {
                     left.for_each(|judged| judged.kept.push(Kept::MachineGone));
                 }
             }
+            // By the times that they bear another may be the newest.
+            let last = present.filter(|_| goes_on).and_then(|machine| machine.status.as_ref()?.last_checkpoint.as_deref());
+            for judged in of_it.iter_mut().filter(|judged| judged.kept.is_empty() && Some(judged.checkpoint.name()) == last) {
+                judged.kept.push(Kept::Newest);
+            }
             // Who needs a checkpoint is asked of those alone that would go: it takes a look at everything.
             for judged in of_it.iter_mut().filter(|judged| judged.kept.is_empty()) {
                 judged.kept.extend(self.uses(judged.checkpoint.name()).into_iter().map(Kept::Used));
@@ -108,7 +113,7 @@ impl<'a> Lineage<'a> {
                 && !going.contains(&uid)
                 && of_it.iter().all(|judged| !judged.kept.is_empty())
             {
-                self.let_one_go(goes_on, &mut of_it);
+                self.let_one_go(goes_on, last, &mut of_it);
             }
             judged.extend(of_it);
         }
@@ -116,10 +121,11 @@ impl<'a> Lineage<'a> {
     }
 
     /// The oldest that retention alone keeps. `all` is one life's, oldest first.
-    fn let_one_go(&self, goes_on: bool, all: &mut [Judged]) {
+    fn let_one_go(&self, goes_on: bool, last: Option<&str>, all: &mut [Judged]) {
         let is_ready = |judged: &Judged| phase_of(judged.checkpoint) == CheckpointPhase::Ready;
         let newest = all.iter().rposition(is_ready).filter(|_| goes_on);
-        let yields = |judged: &Judged| is_ready(judged) && judged.kept.iter().all(Kept::yields);
+        let is_last = |judged: &Judged| Some(judged.checkpoint.name()) == last;
+        let yields = |judged: &Judged| is_ready(judged) && !is_last(judged) && judged.kept.iter().all(Kept::yields);
         let mut losers = all.iter_mut().enumerate().filter(|(n, judged)| Some(*n) != newest && yields(judged));
         let loser = losers.find(|(_, judged)| self.uses(judged.checkpoint.name()).is_empty());
         if let Some((_, judged)) = loser {

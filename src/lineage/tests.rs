@@ -88,6 +88,34 @@ fn a_machine_that_goes_on_keeps_its_newest_whatever_its_retention() {
 }
 
 #[test]
+fn what_a_machine_goes_on_from_stays_whatever_its_time_says() {
+    // Taken with a clock that was an hour behind.
+    let mut checkpoints = chain("a", 3);
+    for (checkpoint, hours) in checkpoints.iter_mut().zip([2, 1, 3]) {
+        checkpoint.status.as_mut().unwrap().captured_at = Some(Time(NOW - jiff::SignedDuration::from_hours(hours)));
+    }
+    let going = |phase, keep_last, max_bytes: Option<u64>| {
+        let machine = machine("a", phase, |spec, status| {
+            spec.checkpoints.retention = Retention { keep_last, max_bytes: max_bytes.map(Bytes), ..Retention::default() };
+            (status.last_checkpoint, status.checkpoint_bytes) = (Some("a-0003".into()), Some(9));
+        });
+        names(&Lineage::new(&checkpoints, &[machine]).collectable("a", NOW))
+    };
+    assert_eq!(going(Phase::Running, 1, None), ["a-0001"]);
+    assert_eq!(going(Phase::Running, 3, Some(8)), ["a-0001"]);
+    assert_eq!(going(Phase::Succeeded, 1, None), ["a-0003", "a-0001"]);
+}
+
+#[test]
+fn a_checkpoint_counts_as_taken_after_those_before_it() {
+    let at = |seconds| Time(NOW + jiff::SignedDuration::from_secs(seconds));
+    assert_eq!(stamp(at(0), None), at(0));
+    assert_eq!(stamp(at(0), Some(&at(-1))), at(0));
+    assert_eq!(stamp(at(0), Some(&at(0))), at(0));
+    assert_eq!(stamp(at(0), Some(&at(3600))), at(3601));
+}
+
+#[test]
 fn a_machine_that_is_gone_lets_nothing_go() {
     let checkpoints = chain("a", 22);
     // Neither does it by a namesake's retention.

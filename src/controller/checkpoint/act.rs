@@ -12,7 +12,7 @@ use crate::api::{Checkpoint, Kind, Machine};
 use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
 use crate::driver::Driver;
-use crate::lineage::Lineage;
+use crate::lineage::{self, Lineage};
 use crate::objects;
 use crate::proxmox::{Node, Vmid};
 use crate::zfs::Dataset;
@@ -120,17 +120,21 @@ async fn capture(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed
     let machine = observed.machine.as_ref();
     let status = machine.and_then(|machine| machine.status.clone()).unwrap_or_default();
     let own = Some(checkpoint.name());
-    let parent = context.newest.before(&capture.machine_uid, &volumes);
-    let parent = match parent.filter(|name| Some(name.as_str()) != own) {
-        Some(name) if context.objects.get::<Checkpoint>(checkpoint.namespace(), &name).await?.is_some() => Some(name),
-        _ => status.last_checkpoint.filter(|name| Some(name.as_str()) != own).or(status.spawned_from),
-    };
+    let parent = context.newest.before(&capture.machine_uid, &volumes).filter(|name| Some(name.as_str()) != own);
+    let mut found = before(parent, checkpoint, context).await?;
+    if found.is_none() {
+        let last = status.last_checkpoint.filter(|name| Some(name.as_str()) != own);
+        found = before(last, checkpoint, context).await?;
+    }
+    let put_back_at = status.restored.and_then(|restored| restored.at);
+    let newest = found.as_ref().and_then(|found| found.status.as_ref()?.captured_at.clone()).max(put_back_at);
+    let parent = found.map(|found| found.name().to_owned()).or(status.spawned_from);
     Ok(Captured {
         machine_uid: capture.machine_uid.clone(),
         volumes,
         quiescent: capture.quiet && matches!(flushed, Flushed::Yes),
         took,
-        at: context.objects.clock().api_now(),
+        at: lineage::stamp(context.objects.clock().api_now(), newest.as_ref()),
         parent,
         goal: machine.map(|machine| machine.spec.goal.prompt.clone()).filter(|goal| !goal.is_empty()),
         workspace: machine.map(|machine| machine.workspace().to_owned()),
@@ -139,6 +143,14 @@ async fn capture(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed
             Flushed::Yes | Flushed::Partly => None,
         },
     })
+}
+
+/// The checkpoint of this name, if there is one, that this one may come after.
+async fn before(name: Option<String>, checkpoint: &Checkpoint, context: &Context) -> Result<Option<Checkpoint>, Error> {
+    match name {
+        Some(name) => Ok(context.objects.get::<Checkpoint>(checkpoint.namespace(), &name).await?),
+        None => Ok(None),
+    }
 }
 
 /// Whether the guest's disks have all that the agent did.

@@ -395,6 +395,7 @@ async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Contex
             continue;
         }
         let name = checkpoint.name();
+        found.captured_at = found.captured_at.max(taken.captured_at.as_ref().map(|at| at.0));
         match checkpoint.spec.trigger {
             Trigger::BetweenMessages | Trigger::AfterFileOperations | Trigger::BeforeRiskyOperation | Trigger::Breakpoint => {
                 turns = turns.max(taken.session.as_ref().map_or(1, |session| session.turn));

@@ -103,6 +103,8 @@ pub(super) enum Vm {
 pub(super) struct Checkpoints {
     /// Name of the newest Ready one.
     pub last: Option<String>,
+    /// When the newest one was taken, as it says.
+    pub captured_at: Option<Timestamp>,
     /// When the last one was asked for, whatever became of it.
     pub asked_at: Option<Timestamp>,
     pub taken: u64,

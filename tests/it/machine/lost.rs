@@ -2,10 +2,63 @@
 
 use super::imported::until;
 use super::parts::Parts;
-use autovibe::api::API_VERSION;
+use super::stage::{NAMESPACE, Stage, status};
+use autovibe::api::checkpoint::CheckpointPhase;
+use autovibe::api::machine::{Machine, Phase};
+use autovibe::api::{API_VERSION, Checkpoint};
 use autovibe::proxmox::{self, Node, Power, Vmid};
+use jiff::SignedDuration;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
 use std::time::Duration;
+
+fn stays() -> Value {
+    json!({ "goal": { "prompt": "#sim turns=0 hang=true" } })
+}
+
+/// What its final checkpoint says, once it is gone.
+async fn ends(stage: &Stage, name: &str) -> Checkpoint {
+    stage.until_gone(name).await;
+    let last = stage.checkpoint(&format!("{name}-final")).await.unwrap();
+    assert_eq!(last.status.as_ref().unwrap().phase, CheckpointPhase::Ready, "{:?}", last.status);
+    last
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_clock_that_is_behind_makes_no_checkpoint_older_than_the_one_before_it() {
+    let mut stage = Stage::new().await;
+    let mut spec = stays();
+    spec["checkpoints"] = json!({ "retention": { "keepLast": 1 } });
+    stage.create("a", spec).await;
+    stage.until_phase("a", Phase::Running).await;
+    let ask = async |name: &str| {
+        let asked: Checkpoint =
+            serde_json::from_value(json!({ "metadata": { "namespace": NAMESPACE, "name": name }, "spec": { "machine": "a" } })).unwrap();
+        stage.objects().create(&asked).await.unwrap();
+        stage.until("a", "it has it", |machine| status(machine).last_checkpoint.as_deref() == Some(name)).await;
+    };
+    let at = async |name: &str| stage.checkpoint(name).await.unwrap().status.unwrap().captured_at.unwrap();
+    ask("one").await;
+    // As an hour from now, before the clock was set back.
+    let hour = Time(at("one").await.0 + SignedDuration::from_hours(1));
+    loop {
+        let mut one = stage.checkpoint("one").await.unwrap();
+        one.status.as_mut().unwrap().captured_at = Some(hour.clone());
+        match stage.objects().update_status(&one).await {
+            Ok(_) => break,
+            Err(autovibe::objects::Error::Conflict { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+    }
+    ask("two").await;
+    assert!(at("two").await > hour);
+    let two = at("two").await;
+    until("the older one goes", async || stage.checkpoint("one").await.is_none()).await;
+    stage.objects().delete::<Machine>(NAMESPACE, "a", None).await.unwrap();
+    ends(&stage, "a").await;
+    assert!(at("a-final").await > two);
+    stage.stop().await;
+}
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_machine_whose_hub_object_was_deleted_waits_for_it_and_its_vm_runs_on() {

@@ -13,12 +13,12 @@ use crate::controller::kstatus::Readiness;
 use crate::driver::marks::Owner;
 use crate::driver::storage::Still;
 use crate::driver::{self};
-use crate::objects;
 use crate::proxmox::{self, Power};
 use crate::runtime::Seen;
 use crate::store::BundleRow;
 use crate::wire::label;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use crate::{lineage, objects};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -223,6 +223,7 @@ impl Act<'_> {
         let as_suspended = last.filter(|_| self.is_as_suspended()).map(|last| last.digests).unwrap_or_default();
         let took = began.elapsed();
         let now = self.clock().api_now();
+        let captured_at = lineage::stamp(now.clone(), self.seeing.observed.checkpoints.captured_at.map(Time).as_ref());
         let reason = checkpoint.spec.reason();
         let with_memory = ending == Ending::Suspend && self.machine.status.as_ref().is_some_and(|status| status.memory_kept_at.is_some());
         self.write(checkpoint, |status, generation| {
@@ -242,7 +243,7 @@ impl Act<'_> {
             // With its memory kept, what its agent was doing it does on, and these disks are in the middle of it.
             status.quiescent = Some(!with_memory);
             status.took = Some(GoDuration(took));
-            status.captured_at = Some(now.clone());
+            status.captured_at = Some(captured_at.clone());
             status.commit.clone_from(&commit);
             let message = "the disks of the stopped machine were captured".into();
             Readiness::Ready { reason: "Captured", message }.apply(&mut status.conditions, generation, &now);
