@@ -15,7 +15,7 @@ use crate::driver::Driver;
 use crate::lineage::{self, Lineage};
 use crate::objects;
 use crate::proxmox::{Node, Vmid};
-use crate::zfs::Dataset;
+use crate::zfs::{Dataset, Snapshot};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -179,7 +179,8 @@ async fn flush(capture: &Capture, checkpoint: &Checkpoint, observed: &Observed, 
     }
 }
 
-/// Destroys its snapshots where they were taken, and their copies; or its template, whose VMID is free then.
+/// Destroys its snapshots where they were taken, and their copies; or its template, whose VMID is free then. None is exported now: a hold of
+/// an export is that of a process that was killed, wherever it read.
 async fn collect(checkpoint: &Checkpoint, observed: &Observed, context: &Context) -> Result<(), Failure> {
     let recorded = checkpoint.status.as_ref().and_then(|status| status.machine_uid.clone());
     let machine_uid = recorded.or_else(|| observed.machine.as_ref().map(|machine| machine.uid().to_owned())).unwrap_or_default();
@@ -187,6 +188,7 @@ async fn collect(checkpoint: &Checkpoint, observed: &Observed, context: &Context
         for copy in &volume.copies {
             let copied = Dataset(copy.dataset.clone());
             for driver in on(&copy.node, observed).await? {
+                driver.export_ended(&named(&copied, volume)).await?;
                 driver.discard_copy(&copied, &volume.snapshot, &volume.guid, checkpoint.uid()).await?;
                 tracing::info!(zfs.dataset = %copied, "no copy of {} is left on node {}", checkpoint.name(), driver.node());
             }
@@ -197,6 +199,7 @@ async fn collect(checkpoint: &Checkpoint, observed: &Observed, context: &Context
         }
         if checkpoint.spec.import.is_some() {
             for driver in on(&volume.node, observed).await? {
+                driver.export_ended(&named(&Dataset(volume.dataset.clone()), volume)).await?;
                 driver.collect_import(volume, checkpoint.uid()).await?;
                 tracing::info!(zfs.dataset = volume.dataset, "nothing of import {} is left on node {}", checkpoint.name(), driver.node());
             }
@@ -208,7 +211,6 @@ async fn collect(checkpoint: &Checkpoint, observed: &Observed, context: &Context
         }
         for driver in on(&volume.node, observed).await? {
             if let Some(snapshot) = driver.locate(volume, Some(&machine_uid)).await? {
-                // Of an export whose process was killed: none runs now.
                 driver.export_ended(&snapshot).await?;
             }
             let collected = driver.collect(volume, checkpoint.uid(), &machine_uid).await?;
@@ -221,6 +223,11 @@ async fn collect(checkpoint: &Checkpoint, observed: &Observed, context: &Context
         }
     }
     Ok(())
+}
+
+/// A volume's snapshot on this dataset.
+fn named(dataset: &Dataset, volume: &Volume) -> Snapshot {
+    Snapshot { dataset: dataset.clone(), name: volume.snapshot.clone() }
 }
 
 async fn collect_template(

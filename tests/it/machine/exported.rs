@@ -222,6 +222,24 @@ async fn nobody_takes_from_there_what_is_of_a_namespace_that_is_not_theirs() {
     stage.stop().await;
 }
 
+/// The hold of an export whose process was killed goes with what was read, also where that was imported itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_imported_checkpoint_whose_export_was_cut_off_goes() {
+    let door = Door::default();
+    let (mut stage, api) = lived("", &door).await;
+    told(&stage, EXPORT).await;
+    delete(&stage).await;
+    told(&stage, IMPORT).await;
+    let volume = stage.checkpoint(NAME).await.unwrap().status.unwrap().volumes.remove(0);
+    let imported = autovibe::zfs::Snapshot { dataset: Dataset(volume.dataset), name: volume.snapshot };
+    zfs(&stage).await.hold("autovibe-export", std::slice::from_ref(&imported)).await.unwrap();
+    assert_eq!(stage.lab.holds(&imported.to_string()), 2);
+    delete(&stage).await;
+    assert!(!stage.datasets().contains(&imported.to_string()), "{:?}", stage.datasets());
+    api.stop().await;
+    stage.stop().await;
+}
+
 /// Whether an export has a step of that number; if so, the hub died after it.
 async fn dies_after(step: u32) -> bool {
     let (mut stage, api) = lived("", &Door::default()).await;

@@ -142,6 +142,8 @@ async fn a_fork_elsewhere_starts_from_a_copy_that_goes_with_its_checkpoint() {
     let disk = autovibe::zfs::Dataset(status(&second).vm.unwrap().disks.remove(0));
     assert_eq!(pve2.dataset(&disk).await.unwrap().unwrap().origin, Some(snapshot(&copy)));
 
+    // An export read the copy, and was killed.
+    pve2.hold("autovibe-export", &[snapshot(&copy)]).await.unwrap();
     // What is needed stays; what is not goes, with its copies.
     stage.objects().delete::<Machine>(NAMESPACE, "near", None).await.unwrap();
     stage.until_gone("near").await;
