@@ -68,7 +68,7 @@ pub(super) async fn base(
 }
 
 /// An image: as it is on the Machine's node, where it is there, else as another node has it.
-async fn image_base(name: &str, image: &Image, hub: &HubHandle, driver: Option<&Driver>) -> Result<Base, String> {
+pub(super) async fn image_base(name: &str, image: &Image, hub: &HubHandle, driver: Option<&Driver>) -> Result<Base, String> {
     let base = |image: &Image| {
         let mut volumes = image.volumes();
         for volume in &mut volumes {

@@ -60,3 +60,25 @@ fn a_machine_that_is_deleted_at_any_point_goes_whole() {
         deleted(&format!("deleted before call {call}, died {dies_after:?} points after"), call, dies_after);
     });
 }
+
+/// The hub dies with a hold on the base, and no clone of it.
+#[test]
+fn a_machine_that_is_deleted_before_its_disk_was_cloned_lets_its_base_go() {
+    let points = super::life::live("no fault", 0, vec![]).points;
+    let held = points.iter().position(|point| point.what == "zfs hold" && point.moment == Moment::AfterDone).unwrap();
+    simulate(0, async move || {
+        let mut stage = Stage::with(None, Plan { meet_at: Some(held), ..Plan::default() }).await;
+        stage.create("a", life()).await;
+        stage.hub().gate.met().await;
+        assert_eq!(stage.lab.holds("tank/images/micro@base"), stage.base_holds + 1);
+        stage.hub().objects.delete::<Machine>(NAMESPACE, "a", None).await.unwrap();
+        stage.kill().await;
+        stage.start(Plan::default()).await;
+        stage.settle().await;
+        assert!(stage.hub().objects.list::<Machine>(Some(NAMESPACE)).await.unwrap().0.is_empty());
+        assert_eq!(stage.disks(), std::collections::BTreeSet::new());
+        assert!(stage.hub().store.vmid_leases("default").await.unwrap().is_empty());
+        assert_eq!(stage.lab.holds("tank/images/micro@base"), stage.base_holds);
+        stage.assert_quiet("a base that was held").await;
+    });
+}

@@ -1,11 +1,13 @@
 //! VMID, disks and VM: made at the spawn, put away at the end.
 
+use super::super::base::image_base;
 use super::super::observe::{look, without_config};
 use super::super::plan::Vm;
 use super::super::step::Base;
 use super::{Act, Done, Problem};
-use crate::api::Kind;
+use crate::api::capability::CapabilityName;
 use crate::api::machine::{TerminationReason, VmStatus};
+use crate::api::{Checkpoint, Kind};
 use crate::controller::machine::observe::hub_name;
 use crate::driver::{self, Driver};
 use crate::driver::{
@@ -198,6 +200,40 @@ impl Act<'_> {
         Ok(Done::Next)
     }
 
+    /// Ends the hold on what its disks were to be cloned from, where the clone never came about.
+    async fn let_base_go(&self) -> Result<(), Problem> {
+        let (driver, status) = (self.driver()?, self.machine.status.clone().unwrap_or_default());
+        if status.vm.is_some() || !driver.capabilities().has(CapabilityName::DetachDisks) {
+            return Ok(());
+        }
+        let name = status.restored.map_or(status.spawned_from, |restored| restored.checkpoint);
+        let image = self.machine.spec.from.as_ref().and_then(|from| from.image.as_deref());
+        let (machine_uid, volumes) = match (name, image) {
+            (Some(name), _) => match self.context.objects.get::<Checkpoint>(self.machine.namespace(), &name).await? {
+                Some(found) => found.status.map(|taken| (taken.machine_uid, taken.volumes)).unwrap_or_default(),
+                None => return Ok(()),
+            },
+            (None, Some(image)) => {
+                let hub = self.hub()?;
+                let Some(found) = hub.images.get(image) else { return Ok(()) };
+                match image_base(image, found, hub, Some(driver)).await {
+                    Ok(base) => (None, base.volumes),
+                    Err(why) => {
+                        warn!("{}: a hold of its fork may be left: {why}", self.machine.name());
+                        return Ok(());
+                    }
+                }
+            }
+            (None, None) => return Ok(()),
+        };
+        for volume in &volumes {
+            if let Some(snapshot) = driver.locate(volume, machine_uid.as_deref()).await? {
+                driver.release_fork(&snapshot, self.uid()).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the lease, when config and datasets of the number are seen to be gone in one pass; revokes the tokens with it.
     pub(super) async fn end_lease(&self) -> Result<Done, Problem> {
         let (hub, vmid) = (self.hub()?, self.vmid().await?);
@@ -216,6 +252,7 @@ impl Act<'_> {
         if let Some(left) = self.driver()?.left_over(vmid, self.uid(), theirs).await? {
             return Err(Problem::Unseen(format!("dataset {left} is still there; its VMID stays leased")));
         }
+        self.let_base_go().await?;
         self.context.objects.end_vmid_lease(hub_name(self.machine), self.machine).await?;
         self.remember_vm(Seen::Absent);
         Ok(Done::Next)
