@@ -22,7 +22,7 @@ use crate::runtime::Seen;
 use crate::store::calls::{CallState, CallSummary};
 use crate::wire::{Unsent, annotation};
 use crate::zfs::Dataset;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -377,11 +377,15 @@ fn in_words(detail: &str) -> Option<String> {
 async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Context) -> Result<Checkpoints, Error> {
     let mut all = Vec::new();
     // Those whose changes came here; any other wakes the Machine when it does.
-    for name in context.taken.of(machine.namespace(), machine.name()) {
+    let names: BTreeSet<String> =
+        context.taken.of(machine.namespace(), machine.name()).into_iter().chain(status.last_checkpoint.clone()).collect();
+    for name in names {
         all.extend(context.objects.get::<Checkpoint>(machine.namespace(), &name).await?);
     }
     let finals = final_names(machine);
-    let mut found = Checkpoints::default();
+    let is_last = |checkpoint: &Checkpoint| status.last_checkpoint.as_deref() == Some(checkpoint.name());
+    let last_is_gone = status.last_checkpoint.is_some() && !all.iter().any(is_last);
+    let mut found = Checkpoints { last_is_gone, ..Checkpoints::default() };
     // Until the disks that it has are put away, they are its state.
     let restored = status.restored.as_ref().filter(|_| status.phase != Phase::Restoring);
     let first_disk = restored.map_or(0, |restored| restored.first_disk);
@@ -412,9 +416,10 @@ async fn checkpoints(machine: &Machine, status: &MachineStatus, context: &Contex
             taken.session.map_or(0, |session| session.turn),
             name.to_owned(),
         );
-        // What was captured before it was put back is no state that it has now.
+        // What was captured before it was put back is no state that it has now, but for the one that it was put back to.
+        let is_origin = restored.is_some_and(|restored| restored.checkpoint.as_deref() == Some(name));
         let stands = taken.volumes.iter().all(|volume| disk_index(&Dataset(volume.dataset.clone())).is_none_or(|disk| disk >= first_disk));
-        if stands {
+        if (stands || is_origin) && !checkpoint.is_deleting() {
             parents.insert(name.to_owned(), (order.1, taken.parent));
             newest = newest.max(Some(order));
         }

@@ -103,6 +103,8 @@ pub(super) enum Vm {
 pub(super) struct Checkpoints {
     /// Name of the newest Ready one.
     pub last: Option<String>,
+    /// Whether the one that the status names as its last is there no more.
+    pub last_is_gone: bool,
     /// When the newest one was taken, as it says.
     pub captured_at: Option<Timestamp>,
     /// When the last one was asked for, whatever became of it.

@@ -75,7 +75,8 @@ pub(super) fn retried(machine: &Machine, observed: &Observed, status: &MachineSt
             put_back(&mut next, origin, now);
         }
         RetryMode::Warm | RetryMode::Fork => {
-            let newest = next.last_checkpoint.clone().or_else(|| next.spawned_from.clone());
+            // What its record names may be gone meanwhile, or going: to that it is never put back.
+            let newest = observed.checkpoints.last.clone().or_else(|| next.spawned_from.clone());
             put_back(&mut next, newest, now);
         }
     }

@@ -20,6 +20,8 @@ pub(super) fn status(machine: &Machine, observed: &Observed, plan: &Plan, outcom
     let checkpoints = &observed.checkpoints;
     if checkpoints.last.is_some() {
         next.last_checkpoint.clone_from(&checkpoints.last);
+    } else if checkpoints.last_is_gone && !next.phase.is_finished() {
+        next.last_checkpoint = None;
     }
     if checkpoints.last_of_all.is_some() {
         next.final_checkpoint.clone_from(&checkpoints.last_of_all);

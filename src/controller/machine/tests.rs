@@ -402,6 +402,26 @@ fn where_a_final_checkpoint_is_its_vm_nothing_else_is_captured_or_destroyed() {
 }
 
 #[test]
+fn what_is_tried_again_from_its_newest_checkpoint_is_so_from_one_that_is_there() {
+    let mut failed = finishing(TerminationReason::AgentFailed);
+    failed.spec.retry = Some(Retry { limit: 1, mode: RetryMode::Fork });
+    failed.status.as_mut().unwrap().last_checkpoint = Some("b-0007".into());
+    let put_back_to = |checkpoints: Checkpoints| {
+        let observed = Observed { checkpoints, ..seen() };
+        let plan = planned(&failed, &observed);
+        assert_eq!(told(&plan), "Restoring");
+        let last = status(&failed, &observed, &plan, None, now()).last_checkpoint;
+        (plan.next.restored.unwrap().checkpoint.unwrap(), last)
+    };
+    let last = |name: &str| Checkpoints { last: Some(name.into()), ..Checkpoints::default() };
+    assert_eq!(put_back_to(last("b-0007")), ("b-0007".into(), Some("b-0007".into())));
+    // Its record names one that is being deleted, and then is no more.
+    assert_eq!(put_back_to(last("b-0006")), ("b-0006".into(), Some("b-0006".into())));
+    assert_eq!(put_back_to(Checkpoints::default()), ("a-final".into(), Some("b-0007".into())));
+    assert_eq!(put_back_to(Checkpoints { last_is_gone: true, ..Checkpoints::default() }), ("a-final".into(), None));
+}
+
+#[test]
 fn discarded_and_never_started_machines_leave_nothing() {
     let stopped = || Observed { vm: Seen::Present(Vm::Ours(Power::Stopped)), ..seen() };
     let mut discarded = finishing(TerminationReason::Completed);
