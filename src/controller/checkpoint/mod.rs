@@ -15,12 +15,14 @@ mod verify;
 pub use retain::retain;
 pub(in crate::controller) use verify::{asked, home};
 
+use super::client::Client;
 use super::{Context, Error, kstatus};
 use crate::api::{Checkpoint, Kind, checkpoint::Volume};
 use crate::objects::{self, EventType};
 use crate::runtime::{Key, Requeue};
 use crate::wire::annotation;
 use act::{Failure, Outcome};
+use observe::phase;
 use plan::Plan;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -49,7 +51,7 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
     match outcome.failed {
         // Someone else wrote it meanwhile, or the store does not answer: nothing of it is the Checkpoint's to say.
         Some(Failure { error: error @ Error::Objects(_), .. }) => return Err(error),
-        _ => record(&checkpoint, &plan, &outcome, &context).await?,
+        _ => record(&checkpoint, &plan, &outcome, &context.objects).await?,
     }
     match outcome.failed {
         Some(Failure { error, permanent: false }) => Err(error),
@@ -60,9 +62,10 @@ pub async fn reconcile(key: Key, context: Arc<Context>) -> Result<Requeue, Error
 /// How often a status is written anew after someone else's write; each try begins with what is stored then.
 const TRIES: usize = 5;
 
-/// Writes the status, once; what others wrote meanwhile (above all `released`) stands.
-async fn record(checkpoint: &Checkpoint, plan: &Plan, outcome: &Outcome, context: &Context) -> Result<(), Error> {
-    let now = context.objects.clock().api_now();
+/// Writes the status, once; what others wrote meanwhile (above all `released`) stands. Whoever wrote another phase knew more than the plan:
+/// nothing is written then.
+async fn record(checkpoint: &Checkpoint, plan: &Plan, outcome: &Outcome, objects: &Client) -> Result<(), Error> {
+    let now = objects.clock().api_now();
     let mut stored = checkpoint.clone();
     for _ in 0..TRIES {
         let before = stored.status.clone().unwrap_or_default();
@@ -72,24 +75,25 @@ async fn record(checkpoint: &Checkpoint, plan: &Plan, outcome: &Outcome, context
         }
         let mut changed = stored.clone();
         changed.status = Some(after.clone());
-        match context.objects.update_status(&changed).await {
+        match objects.update_status(&changed).await {
             Ok(_) => {
-                kstatus::record_change(&context.objects, checkpoint, &before.conditions, &after.conditions).await;
+                kstatus::record_change(objects, checkpoint, &before.conditions, &after.conditions).await;
                 if let Some(found) = after.verified.as_ref().filter(|found| before.verified.as_ref() != Some(found)) {
                     let (kind, reason) = status::verdict(found);
-                    context.objects.record(checkpoint, kind, reason, &found.message).await;
+                    objects.record(checkpoint, kind, reason, &found.message).await;
                 }
                 if let Some(warning) = outcome.captured.as_ref().and_then(|captured| captured.warning.as_ref()) {
-                    context.objects.record(checkpoint, EventType::Warning, "NotFlushed", warning).await;
+                    objects.record(checkpoint, EventType::Warning, "NotFlushed", warning).await;
                 }
                 return Ok(());
             }
-            Err(objects::Error::Conflict { .. }) => {
-                match context.objects.get::<Checkpoint>(checkpoint.namespace(), checkpoint.name()).await? {
-                    Some(now) if now.uid() == checkpoint.uid() => stored = now,
-                    _ => return Ok(()),
+            Err(objects::Error::Conflict { .. }) => match objects.get::<Checkpoint>(checkpoint.namespace(), checkpoint.name()).await? {
+                Some(now) if now.uid() == checkpoint.uid() && phase(&now) != phase(checkpoint) => {
+                    return Err(Error::Waiting(format!("it became {:?} meanwhile: it is planned anew", phase(&now))));
                 }
-            }
+                Some(now) if now.uid() == checkpoint.uid() => stored = now,
+                _ => return Ok(()),
+            },
             Err(objects::Error::NotFound { .. }) => return Ok(()),
             Err(error) => return Err(error.into()),
         }

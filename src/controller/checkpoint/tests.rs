@@ -416,3 +416,35 @@ fn what_was_found_is_compared_with_what_was_taken() {
         "Passed Boot true, Workspace true: a clone of it came up; its workspace /work is what it was"
     );
 }
+
+/// It was read before its Machine's own controller recorded it, and the Machine after that.
+#[tokio::test]
+async fn a_plan_that_is_over_changes_nothing_of_what_became_ready() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = crate::store::Store::open(&directory.path().join("state.db")).await.unwrap();
+    let cipher = crate::objects::Cipher::load(&directory.path().join("key")).unwrap();
+    let objects = crate::objects::Objects::new(store.clone(), crate::clock::Clock::system(), cipher);
+    objects.ensure_presets().await.unwrap();
+    let spec = CheckpointSpec { machine: Some("a".into()), trigger: Trigger::Final, ..CheckpointSpec::default() };
+    let mut new = Checkpoint::new("default", "a-final", spec);
+    new.metadata.finalizers = Some(vec![FINALIZER.into()]);
+    let read = objects.create(&new).await.unwrap();
+    let mut ready = read.clone();
+    ready.status = Some(CheckpointStatus { phase: CheckpointPhase::Ready, volumes: vec![volume()], ..CheckpointStatus::default() });
+    let ready = objects.update_status(&ready).await.unwrap();
+    let late = plan(&read, &seen(Some(machine(Phase::Succeeded))), now());
+    assert_eq!(sum(&late), "failed MachineEnded");
+    let client = crate::controller::client::Client::from(objects.clone());
+    let recorded = super::record(&read, &late, &Outcome::default(), &client).await;
+    assert!(matches!(recorded, Err(crate::controller::Error::Waiting(_))), "{recorded:?}");
+    assert_eq!(objects.get::<Checkpoint>("default", "a-final").await.unwrap().unwrap().status, ready.status);
+    // One that someone wrote a word of is recorded all the same.
+    let mut released = objects.create(&Checkpoint::new("default", "b-final", new.spec.clone())).await.unwrap();
+    let read = released.clone();
+    released.status = Some(CheckpointStatus { released: true, ..CheckpointStatus::default() });
+    objects.update_status(&released).await.unwrap();
+    super::record(&read, &late, &Outcome::default(), &client).await.unwrap();
+    let status = objects.get::<Checkpoint>("default", "b-final").await.unwrap().unwrap().status.unwrap();
+    assert_eq!((status.phase, status.released), (CheckpointPhase::Failed, true));
+    store.close().await;
+}
