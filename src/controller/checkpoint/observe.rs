@@ -3,7 +3,7 @@
 use super::verify;
 use crate::api::capability::{CapabilityName, impossible};
 use crate::api::checkpoint::{CheckpointPhase, VERIFY, Volume};
-use crate::api::{Checkpoint, DEFAULT_HUB, Kind, Machine};
+use crate::api::{Checkpoint, DEFAULT_HUB, Hub, Kind, Machine};
 use crate::controller::client::Client;
 use crate::controller::hub::HubHandle;
 use crate::controller::{Context, Error};
@@ -12,7 +12,11 @@ use crate::lineage::{Lineage, Use};
 use crate::proxmox::Node;
 use crate::zfs::Dataset;
 use jiff::Timestamp;
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 /// How long after its creation a checkpoint between messages is still what it was asked for: so long an answer is held.
 pub(super) const TIMELY: Duration = Duration::from_secs(30);
@@ -151,7 +155,9 @@ async fn before_collecting(checkpoint: &Checkpoint, context: &Context, observed:
     if let Some(import) = checkpoint.spec.import.as_ref().filter(|import| import.image.is_some()) {
         return before_collecting_import(checkpoint, import.hub.as_deref(), context, observed).await;
     }
-    match &observed.machine {
+    let taken_of = checkpoint.status.as_ref().and_then(|status| status.machine_uid.as_deref());
+    // A namesake's Hub knows nothing of it.
+    match observed.machine.as_ref().filter(|machine| taken_of.is_none_or(|uid| uid == machine.uid())) {
         Some(machine) => {
             let name = machine.spec.hub.as_deref().unwrap_or(DEFAULT_HUB);
             match context.hubs.get(name).await {
@@ -160,7 +166,12 @@ async fn before_collecting(checkpoint: &Checkpoint, context: &Context, observed:
             }
         }
         // Its Hub is not known any more: whichever has a snapshot of that name and guid.
-        None => (observed.handles, observed.hidden_in) = context.hubs.all().await,
+        None => {
+            (observed.handles, observed.hidden_in) = context.hubs.all().await;
+            let (stored, _) = context.objects.list::<Hub>(None).await?;
+            let asked = observed.handles.iter().map(|hub| hub.name.as_str()).collect();
+            observed.hidden_in = hidden(stored.iter().map(Kind::name), &asked, std::mem::take(&mut observed.hidden_in));
+        }
     }
     let status = checkpoint.status.clone().unwrap_or_default();
     observed.volumes = status.volumes;
@@ -180,6 +191,12 @@ async fn before_collecting(checkpoint: &Checkpoint, context: &Context, observed:
         }
     }
     Ok(())
+}
+
+/// Hubs that cannot be asked: those that wait, and those that nobody has looked at yet, as right after a start.
+pub(super) fn hidden<'a>(stored: impl Iterator<Item = &'a str>, asked: &BTreeSet<&str>, waiting: Vec<String>) -> Vec<String> {
+    let unknown = stored.filter(|name| !asked.contains(name)).map(str::to_owned);
+    waiting.into_iter().chain(unknown).collect::<BTreeSet<_>>().into_iter().collect()
 }
 
 /// Of an imported one there are only the copies to collect: the image is the Hub's.

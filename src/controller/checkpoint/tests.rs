@@ -417,6 +417,13 @@ fn what_was_found_is_compared_with_what_was_taken() {
     );
 }
 
+#[test]
+fn hubs_that_nobody_has_looked_at_yet_are_hidden() {
+    let stored = ["default", "far", "new"];
+    assert_eq!(super::observe::hidden(stored.into_iter(), &["default"].into(), vec!["far".into()]), ["far", "new"]);
+    assert!(super::observe::hidden(stored.into_iter(), &stored.into(), Vec::new()).is_empty());
+}
+
 /// It was read before its Machine's own controller recorded it, and the Machine after that.
 #[tokio::test]
 async fn a_plan_that_is_over_changes_nothing_of_what_became_ready() {

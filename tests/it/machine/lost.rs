@@ -5,7 +5,7 @@ use super::parts::Parts;
 use super::stage::{NAMESPACE, Stage, status};
 use autovibe::api::checkpoint::CheckpointPhase;
 use autovibe::api::machine::{Machine, Phase};
-use autovibe::api::{API_VERSION, Checkpoint};
+use autovibe::api::{API_VERSION, Checkpoint, Kind};
 use autovibe::proxmox::{self, Node, Power, Vmid};
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
@@ -57,6 +57,21 @@ async fn a_clock_that_is_behind_makes_no_checkpoint_older_than_the_one_before_it
     stage.objects().delete::<Machine>(NAMESPACE, "a", None).await.unwrap();
     ends(&stage, "a").await;
     assert!(at("a-final").await > two);
+    stage.stop().await;
+}
+
+/// The namesake is on a Hub that is not there.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_namesake_came_after_is_collected_where_it_lies() {
+    let mut stage = Stage::new().await;
+    stage.create("a", json!({})).await;
+    let first = stage.until_finished("a").await;
+    stage.objects().delete::<Machine>(NAMESPACE, "a", None).await.unwrap();
+    stage.until_gone("a").await;
+    stage.create("a", json!({ "hub": "nowhere" })).await;
+    stage.objects().delete::<Checkpoint>(NAMESPACE, "a-final", None).await.unwrap();
+    until("it is collected", async || stage.checkpoint("a-final").await.is_none()).await;
+    assert!(!stage.datasets().iter().any(|name| name.contains(first.uid())), "{:?}", stage.datasets());
     stage.stop().await;
 }
 
