@@ -387,6 +387,32 @@ async fn what_is_not_ours_is_left_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn of_a_vm_that_is_gone_what_is_left_is_captured() {
+    let bench = bench().await;
+    let (driver, (image, guid), clock) = (&bench.driver, image_of(&bench.driver).await, autovibe::clock::Clock::system());
+    let gone = driver.disk(VMID, 0);
+    let left = driver.fork(&image, &guid, MACHINE, VMID, 1).await.unwrap();
+    let theirs = driver.fork(&image, &guid, OTHER, VMID, 2).await.unwrap();
+    let disks = [gone.clone(), left.clone(), theirs.clone()];
+    let still = |is_gone, disks| storage::Still {
+        vmid: VMID,
+        disks,
+        machine_uid: MACHINE,
+        checkpoint_uid: CHECKPOINT,
+        namespace: "default",
+        is_gone,
+    };
+    assert!(matches!(driver.capture_stopped(&still(false, &disks), &clock).await, Err(Error::Conflict(_))));
+    // No answer is not an absence.
+    bench.lab.fail_next(Call::Zfs("get"), 500);
+    assert!(driver.capture_stopped(&still(true, &disks), &clock).await.is_err());
+    let volumes = driver.capture_stopped(&still(true, &disks), &clock).await.unwrap();
+    assert_eq!(volumes.iter().map(|volume| &volume.dataset).collect::<Vec<_>>(), [&left.0]);
+    assert!(bench.snapshots(&theirs).await.is_empty());
+    assert!(matches!(driver.capture_stopped(&still(true, &[gone, theirs]), &clock).await, Err(Error::Missing(_))));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn both_names_of_a_disk_are_a_conflict() {
     let bench = bench().await;
     let disk = bench.fork().await.unwrap();

@@ -58,8 +58,9 @@ impl Driver {
 
     /// Captures a Machine whose VM stands still, as the driver's kind of storage does.
     ///
-    /// Errors: as [`Driver::capture`] and [`Driver::keep_as_template`]; `Missing` also when the VM is gone, or another one's, and no disk
-    /// is the Machine's.
+    /// Of a VM that is gone, or another one's, the disks that are left: fewer volumes than disks then.
+    ///
+    /// Errors: as [`Driver::capture`] and [`Driver::keep_as_template`]; `Missing` also when no disk is left.
     pub async fn capture_stopped(&self, still: &Still<'_>, clock: &Clock) -> Result<Vec<Volume>, Error> {
         let Still { vmid, disks, machine_uid, checkpoint_uid, namespace, is_gone } = *still;
         if !self.has_zfs() {
@@ -68,19 +69,20 @@ impl Driver {
             }
             return self.keep_as_template(vmid, machine_uid, checkpoint_uid, namespace, clock).await;
         }
+        let mut left = Vec::with_capacity(disks.len());
         for disk in disks {
-            let found = self.zfs.dataset(disk).await?;
-            if found.is_some_and(|found| is_marked(&found.properties, MACHINE, machine_uid)) {
-                continue;
-            }
-            return Err(if is_gone {
+            match self.zfs.dataset(disk).await? {
+                Some(found) if is_marked(&found.properties, MACHINE, machine_uid) => left.push(disk.clone()),
                 // A disk of that name may be someone else's too.
-                Error::Missing(format!("{disk} is not a disk of this machine"))
-            } else {
-                Error::Conflict(format!("{disk} is not marked as a disk of this machine"))
-            });
+                _ if is_gone => {}
+                _ => return Err(Error::Conflict(format!("{disk} is not marked as a disk of this machine"))),
+            }
         }
-        self.capture(disks, checkpoint_uid, machine_uid).await
+        if left.is_empty() {
+            let names: Vec<&str> = disks.iter().map(|disk| disk.0.as_str()).collect();
+            return Err(Error::Missing(format!("there is no disk of this machine at {}", names.join(", "))));
+        }
+        self.capture(&left, checkpoint_uid, machine_uid).await
     }
 
     /// Accepts snapshots that were there before; takes those that a ZFS without atomic snapshots left out.

@@ -7,6 +7,7 @@ use autovibe::api::checkpoint::CheckpointPhase;
 use autovibe::api::machine::{Machine, Phase};
 use autovibe::api::{API_VERSION, Checkpoint, Kind};
 use autovibe::proxmox::{self, Node, Power, Vmid};
+use autovibe::zfs::{Dataset, Runner, Zfs};
 use jiff::SignedDuration;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde_json::{Value, json};
@@ -16,12 +17,51 @@ fn stays() -> Value {
     json!({ "goal": { "prompt": "#sim turns=0 hang=true" } })
 }
 
+async fn zfs(stage: &Stage) -> Zfs {
+    Zfs::open(Runner::Socket(stage.lab.endpoint().zfs_socket.clone().unwrap())).await.unwrap()
+}
+
 /// What its final checkpoint says, once it is gone.
 async fn ends(stage: &Stage, name: &str) -> Checkpoint {
     stage.until_gone(name).await;
     let last = stage.checkpoint(&format!("{name}-final")).await.unwrap();
     assert_eq!(last.status.as_ref().unwrap().phase, CheckpointPhase::Ready, "{:?}", last.status);
     last
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_disks_the_one_that_is_left_is_kept() {
+    let mut stage = Stage::new().await;
+    stage.create("a", stays()).await;
+    let machine = stage.until_phase("a", Phase::Running).await;
+    let vm = status(&machine).vm.unwrap();
+    stage.stop().await;
+    // While nobody looks: it had two disks, its VM is deleted, and the first of them with it.
+    let (zfs, second) = (zfs(&stage).await, Dataset(vm.disks[0].replace("-disk-0", "-disk-1")));
+    let image = autovibe::zfs::Snapshot { dataset: Dataset("tank/images/micro".into()), name: "base".into() };
+    let marks = [("autovibe:machine".to_owned(), machine.uid().to_owned())].into();
+    zfs.clone_snapshot(&image, &second, &marks).await.unwrap();
+    let kept = autovibe::zfs::Snapshot { dataset: second.clone(), name: "by-hand".into() };
+    zfs.snapshot(std::slice::from_ref(&kept), &autovibe::zfs::Properties::new()).await.unwrap();
+    stage.destroy_by_hand(vm.vmid).await;
+    assert!(!stage.datasets().contains(&vm.disks[0]) && stage.datasets().contains(&second.0), "{:?}", stage.datasets());
+    let store = autovibe::store::Store::open(&stage.data().join("state.db")).await.unwrap();
+    let cipher = autovibe::objects::Cipher::load(&stage.data().join("key")).unwrap();
+    let objects = autovibe::objects::Objects::new(store.clone(), autovibe::clock::Clock::system(), cipher);
+    let mut record = objects.get::<Machine>(NAMESPACE, "a").await.unwrap().unwrap();
+    record.status.as_mut().unwrap().vm.as_mut().unwrap().disks.push(second.0.clone());
+    objects.update_status(&record).await.unwrap();
+    store.close().await;
+
+    stage.start(None).await;
+    let ended = stage.until_finished("a").await;
+    assert_eq!(status(&ended).phase, Phase::Failed);
+    stage.assert_no_vm(&ended).await;
+    let last = stage.checkpoint("a-final").await.unwrap().status.unwrap();
+    assert_eq!((last.phase, last.volumes.len(), &last.volumes[0].dataset), (CheckpointPhase::Ready, 1, &second.0));
+    let kept = format!("tank/autovibe/m-{}-disk-1", machine.uid());
+    assert!(stage.datasets().contains(&format!("{kept}@{}", last.volumes[0].snapshot)), "{:?}", stage.datasets());
+    stage.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

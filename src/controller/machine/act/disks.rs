@@ -153,18 +153,20 @@ impl Act<'_> {
         Ok(Done::Reached(super::Fact::PutAway))
     }
 
+    /// Of a VM that is gone each disk that is left is kept.
     pub(super) async fn keep_disks(&self) -> Result<Done, Problem> {
         let (driver, vmid) = (self.driver()?, self.vmid().await?);
-        match driver.keep(self.uid(), &self.disks(vmid)?).await {
-            Ok(_) => Ok(Done::Next),
-            Err(driver::Error::Missing(why) | driver::Error::Conflict(why))
-                if !matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_))) =>
-            {
-                warn!(vm.id = %vmid, "{}: nothing to keep: {why}", self.machine.name());
-                Ok(Done::Next)
+        let (disks, is_there) = (self.disks(vmid)?, matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_))));
+        for disk in &disks {
+            match driver.keep(self.uid(), std::slice::from_ref(disk)).await {
+                Ok(_) => {}
+                Err(driver::Error::Missing(why) | driver::Error::Conflict(why)) if !is_there => {
+                    warn!(vm.id = %vmid, "{}: {disk} is not kept: {why}", self.machine.name());
+                }
+                Err(error) => return Err(error.into()),
             }
-            Err(error) => Err(error.into()),
         }
+        Ok(Done::Next)
     }
 
     pub(super) async fn destroy_disks(&self) -> Result<Done, Problem> {

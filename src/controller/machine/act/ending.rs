@@ -13,6 +13,7 @@ use crate::controller::kstatus::Readiness;
 use crate::driver::marks::Owner;
 use crate::driver::storage::Still;
 use crate::driver::{self};
+use crate::objects::EventType;
 use crate::proxmox::{self, Power};
 use crate::runtime::Seen;
 use crate::store::BundleRow;
@@ -197,9 +198,10 @@ impl Act<'_> {
             return reached;
         }
         let is_gone = !matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_) | Vm::Suspended | Vm::Template));
+        let disks = self.disks(vmid)?;
         let still = Still {
             vmid,
-            disks: &self.disks(vmid)?,
+            disks: &disks,
             machine_uid: self.uid(),
             checkpoint_uid: checkpoint.uid(),
             namespace: self.machine.namespace(),
@@ -214,6 +216,10 @@ impl Act<'_> {
             }
             Err(error) => return Err(error.into()),
         };
+        if is_gone && volumes.len() < disks.len() {
+            let why = format!("{} of its {} disks were captured: the others were gone", volumes.len(), disks.len());
+            self.context.objects.record(self.machine, EventType::Warning, "DisksMissing", &why).await;
+        }
         if volumes.iter().any(|volume| volume.template.is_some()) {
             self.remember_vm(Seen::Present(Vm::Template));
         }
