@@ -118,7 +118,7 @@ fn has_own_disks(vmid: Vmid, config: &VmConfig) -> bool {
     !disks.is_empty() && disks.iter().all(|(_, volume)| is_own(volume))
 }
 
-/// Errors: `Unknown` while it is being made. A number is taken with nothing but `lock: create` or `lock: clone`, and its marks come with
+/// Errors: `Unknown` when it lacks but our tag, and while it is being made. A number is taken with nothing but `lock: create` or `lock: clone`, and its marks come with
 /// the rest: it may be the one that we asked for, whose answer we did not get.
 pub(super) fn owner(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> Result<Owner, Error> {
     let value = |key: &str| config.values.get(key).map(String::as_str).unwrap_or_default();
@@ -144,7 +144,14 @@ pub(super) fn owner(vmid: Vmid, machine_uid: &str, config: &VmConfig) -> Result<
         (true, true) => owned(true),
         _ if is_fresh_clone(vmid, machine_uid, config) => owned(false),
         (true, false) => Owner::Other(format!("VM {vmid} has our tag, but the smbios uuid {}; it is left alone", uuid.unwrap_or("(none)"))),
-        (false, true) => Owner::Other(format!("VM {vmid} has our smbios uuid, but not the tag {}; it is left alone", tag(machine_uid))),
+        // Tags are what people change by hand; and it may run on our disks.
+        (false, true) => {
+            return Err(Error::Unknown(format!(
+                "VM {vmid} has the smbios uuid of its machine, but not the tag {}: add that again; if it is to be autovibe's no more, change \
+                 its uuid too",
+                tag(machine_uid)
+            )));
+        }
         (false, false) => Owner::Other(format!("VM {vmid} is not autovibe's; it is left alone")),
     })
 }

@@ -22,8 +22,8 @@ fn spec() -> VmSpec {
 fn check(change: impl Fn(&mut BTreeMap<String, String>), ours: bool) {
     let mut values = config_values(&spec(), "local-zfs", Some("virtio,bridge=vmbr0".into()));
     change(&mut values);
-    let owner = owner(Vmid(20001), UID, &VmConfig { digest: "d".into(), values }).unwrap();
-    assert_eq!(matches!(owner, Owner::Ours(_)), ours, "{owner:?}");
+    let owner = owner(Vmid(20001), UID, &VmConfig { digest: "d".into(), values });
+    assert_eq!(matches!(owner, Ok(Owner::Ours(_))), ours, "{owner:?}");
 }
 
 #[test]
@@ -35,6 +35,22 @@ fn a_vm_is_ours_only_if_both_marks_say_so() {
     check(|v| drop(v.remove("smbios1")), false);
     check(|v| drop(v.insert("tags".into(), format!("xav-{UID}"))), false);
     check(|v| drop(v.insert("smbios1".into(), "uuid=6a1f0d6e-6c1b-4b8e-9a53-000000000000".into())), false);
+}
+
+#[test]
+fn one_that_lacks_but_its_tag_is_nobody_elses() {
+    let whose = |tags: &str, smbios: &str| {
+        let mut values = config_values(&spec(), "local-zfs", None);
+        values.extend([("tags", tags), ("smbios1", smbios)].map(|(key, value)| (key.to_owned(), value.to_owned())));
+        owner(Vmid(20001), UID, &VmConfig { digest: "d".into(), values })
+    };
+    let (uuid, theirs) = (format!("uuid={UID}"), "uuid=6a1f0d6e-6c1b-4b8e-9a53-000000000000");
+    for tags in ["", "autovibe", "theirs"] {
+        let said = whose(tags, &uuid).unwrap_err();
+        assert!(matches!(&said, Error::Unknown(why) if why.contains(&format!("not the tag av-{UID}"))), "{said}");
+        assert!(matches!(whose(tags, theirs), Ok(Owner::Other(_))), "{tags}");
+    }
+    assert!(matches!(whose(&format!("av-{UID}"), theirs), Ok(Owner::Other(_))));
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! A disk's way: cloned from a snapshot, kept at its Machine's end, or destroyed.
 
 use super::{MACHINE, disk_index, fork_tag, is_marked, must_look};
+use crate::driver::templates::disks as attached;
 use crate::driver::{Driver, Error};
-use crate::proxmox::Vmid;
+use crate::proxmox::{self, Power, Vmid};
 use crate::zfs::{Dataset, Snapshot};
 
 /// What became of a VM's disks.
@@ -102,6 +103,28 @@ impl Driver {
             (Some(_), Some(_)) => Err(Error::Conflict(format!("both {disk} and {target} exist; was the VMID used twice?"))),
             (None, None) => Err(Error::Missing(format!("neither {disk} nor {target} exists"))),
         }
+    }
+
+    /// A disk of the Machine, among these, that a VM of this number may write to, whosever that is. Errors: it cannot be seen.
+    pub async fn writes_to(&self, vmid: Vmid, machine_uid: &str, disks: &[Dataset]) -> Result<Option<Dataset>, Error> {
+        if !self.has_zfs() {
+            return Ok(None);
+        }
+        let config = match self.proxmox.config(self.node(), vmid).await {
+            Ok(config) => config,
+            Err(proxmox::Error::NoConfig(_)) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        let attached = attached(&config);
+        let storage = &self.connection().storage;
+        let volume = |disk: &Dataset| format!("{storage}:{}", disk.0.rsplit('/').next().unwrap_or_default());
+        for disk in disks.iter().filter(|disk| attached.iter().any(|(_, found)| *found == volume(disk))) {
+            let own = self.zfs.dataset(disk).await?.is_some_and(|found| is_marked(&found.properties, MACHINE, machine_uid));
+            if own && self.power(vmid).await? != Some(Power::Stopped) {
+                return Ok(Some(disk.clone()));
+            }
+        }
+        Ok(None)
     }
 
     /// Destroys the disks of a VM that the Machine owns by both marks: the leased VMID in the name, and its uid as property.

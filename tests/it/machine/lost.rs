@@ -21,12 +21,52 @@ async fn zfs(stage: &Stage) -> Zfs {
     Zfs::open(Runner::Socket(stage.lab.endpoint().zfs_socket.clone().unwrap())).await.unwrap()
 }
 
+/// Whether its condition Ready says this.
+fn says(machine: &Machine, words: &str) -> bool {
+    status(machine).conditions.iter().any(|condition| condition.type_ == "Ready" && condition.message.contains(words))
+}
+
 /// What its final checkpoint says, once it is gone.
 async fn ends(stage: &Stage, name: &str) -> Checkpoint {
     stage.until_gone(name).await;
     let last = stage.checkpoint(&format!("{name}-final")).await.unwrap();
     assert_eq!(last.status.as_ref().unwrap().phase, CheckpointPhase::Ready, "{:?}", last.status);
     last
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_runs_without_its_tag_is_not_captured_until_it_has_it_again() {
+    let mut stage = Stage::new().await;
+    stage.create("a", stays()).await;
+    let machine = stage.until_phase("a", Phase::Running).await;
+    let vm = status(&machine).vm.unwrap();
+    let tags = stage.lab.configs()[&vm.vmid]["tags"].clone();
+    stage.lab.edit_config(vm.vmid, "tags", Some("autovibe"));
+    stage.objects().delete::<Machine>(NAMESPACE, "a", None).await.unwrap();
+    stage.until("a", "it says why", |machine| says(machine, "but not the tag av-")).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(stage.lab.is_on(vm.vmid) && stage.datasets().contains(&vm.disks[0]), "{:?}", stage.datasets());
+    assert!(!stage.datasets().iter().any(|name| name.starts_with(&format!("{}@", vm.disks[0]))), "{:?}", stage.datasets());
+    stage.lab.edit_config(vm.vmid, "tags", Some(&tags));
+    ends(&stage, "a").await;
+    assert!(stage.vms().is_empty());
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_someone_elses_vm_writes_to_is_not_captured() {
+    let mut stage = Stage::new().await;
+    stage.create("a", stays()).await;
+    let vm = status(&stage.until_phase("a", Phase::Running).await).vm.unwrap();
+    stage.lab.edit_config(vm.vmid, "smbios1", Some("uuid=0f0f0f0f-0000-4000-8000-000000000000"));
+    stage.objects().delete::<Machine>(NAMESPACE, "a", None).await.unwrap();
+    stage.until("a", "it says why", |machine| says(machine, "does not bear its marks any more")).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(stage.lab.is_on(vm.vmid) && stage.datasets().contains(&vm.disks[0]), "{:?}", stage.datasets());
+    stage.lab.power_off(vm.vmid);
+    ends(&stage, "a").await;
+    assert_eq!(stage.vms().len(), 1, "it is theirs");
+    stage.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -157,6 +157,7 @@ impl Act<'_> {
     pub(super) async fn keep_disks(&self) -> Result<Done, Problem> {
         let (driver, vmid) = (self.driver()?, self.vmid().await?);
         let (disks, is_there) = (self.disks(vmid)?, matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_))));
+        self.nothing_writes(vmid, &disks).await?;
         for disk in &disks {
             match driver.keep(self.uid(), std::slice::from_ref(disk)).await {
                 Ok(_) => {}
@@ -167,6 +168,20 @@ impl Act<'_> {
             }
         }
         Ok(Done::Next)
+    }
+
+    /// Errors: a VM that has lost its marks may go on writing to the disks.
+    pub(super) async fn nothing_writes(&self, vmid: Vmid, disks: &[Dataset]) -> Result<(), Problem> {
+        if !matches!(self.seeing.observed.vm, Seen::Present(Vm::Foreign(_))) {
+            return Ok(());
+        }
+        match self.driver()?.writes_to(vmid, self.uid(), disks).await? {
+            None => Ok(()),
+            Some(disk) => Err(Problem::Unseen(format!(
+                "VM {vmid} runs on {disk}, which is this machine's, but does not bear its marks any more: shut it down, or give it the tag \
+                 and the smbios uuid again"
+            ))),
+        }
     }
 
     pub(super) async fn destroy_disks(&self) -> Result<Done, Problem> {

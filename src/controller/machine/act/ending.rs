@@ -199,6 +199,7 @@ impl Act<'_> {
         }
         let is_gone = !matches!(self.seeing.observed.vm, Seen::Present(Vm::Ours(_) | Vm::Suspended | Vm::Template));
         let disks = self.disks(vmid)?;
+        self.nothing_writes(vmid, &disks).await?;
         let still = Still {
             vmid,
             disks: &disks,
