@@ -38,7 +38,12 @@ impl Driver {
     ///
     /// Errors: anything but a clear answer.
     pub async fn verify_owned(&self, vmid: Vmid, machine_uid: &str) -> Result<Owner, Error> {
-        match self.proxmox.config(self.node(), vmid).await {
+        self.owner_on(self.node(), vmid, machine_uid).await
+    }
+
+    /// The same of a VM on any node of the cluster.
+    pub async fn owner_on(&self, node: &Node, vmid: Vmid, machine_uid: &str) -> Result<Owner, Error> {
+        match self.proxmox.config(node, vmid).await {
             Ok(config) => owner(vmid, machine_uid, &config),
             Err(proxmox::Error::NoConfig(_)) => Ok(Owner::Nobody),
             Err(error) => Err(error.into()),

@@ -167,7 +167,7 @@ async fn vm(machine: &Machine, status: &MachineStatus, vmid: Vmid, driver: &Driv
         let since = known.acted_at.into_iter().chain(now.checked_sub(QUIET)).max().unwrap_or(now);
         match hub.world.fresher_than(since).await {
             Ok(view) => match (view.vms.get(&vmid), view.hidden(driver.node())) {
-                (Some(vm), _) if vm.node != *driver.node() => return moved(vmid, &vm.node, driver),
+                (Some(vm), _) if vm.node != *driver.node() => return elsewhere(machine.uid(), vmid, &vm.node, driver).await,
                 (Some(vm), _) if vm.power == Some(Power::Running) => return Seen::Present(Vm::Ours(Power::Running)),
                 (_, Some(why)) => return Seen::unknown(why),
                 // Off, or not there: worth a look of its own.
@@ -185,10 +185,18 @@ async fn vm(machine: &Machine, status: &MachineStatus, vmid: Vmid, driver: &Driv
     vm
 }
 
-/// Its disks are on the node that it was put on, and all that is known of them.
-fn moved(vmid: Vmid, to: &Node, driver: &Driver) -> Seen<Vm> {
+/// A VM of its number on another node: its own, moved there, while its disks are on the node that it was put on, and all that is known of
+/// them; or someone else's, who took the number.
+async fn elsewhere(uid: &str, vmid: Vmid, to: &Node, driver: &Driver) -> Seen<Vm> {
     let from = driver.node();
-    Seen::unknown(format!("VM {vmid} was moved from node {from} to {to} by someone else; migrate it back to {from}"))
+    match driver.owner_on(to, vmid, uid).await {
+        Ok(Owner::Ours(_)) => {
+            Seen::unknown(format!("VM {vmid} was moved from node {from} to {to} by someone else; migrate it back to {from}"))
+        }
+        Ok(Owner::Other(why)) => Seen::Present(Vm::Foreign(format!("on node {to}: {why}"))),
+        Ok(Owner::Nobody) => Seen::unknown(format!("VM {vmid} is listed on node {to}, and has no config there")),
+        Err(error) => Seen::unknown(error),
+    }
 }
 
 /// Looks at one VM. It is gone only when its config is, and the cluster's list, asked for after that, does not show it.
@@ -208,7 +216,7 @@ pub(super) async fn look(uid: &str, vmid: Vmid, driver: &Driver, hub: &HubHandle
             (None, Ok(None)) => Seen::unknown(format!("VM {vmid} vanished while it was looked at")),
             (None, Err(error)) => Seen::unknown(error),
         },
-        Ok(Owner::Nobody) => without_config(vmid, driver, hub).await,
+        Ok(Owner::Nobody) => without_config(uid, vmid, driver, hub).await,
     }
 }
 
@@ -225,10 +233,10 @@ async fn stopped(vmid: Vmid, as_what: Vm, hub: &HubHandle) -> Seen<Vm> {
 }
 
 /// What the cluster's list, asked for at this moment, says of a VM whose config is gone.
-pub(super) async fn without_config(vmid: Vmid, driver: &Driver, hub: &HubHandle) -> Seen<Vm> {
+pub(super) async fn without_config(uid: &str, vmid: Vmid, driver: &Driver, hub: &HubHandle) -> Seen<Vm> {
     match hub.world.listed_since(Instant::now()).await {
         Ok(listed) => match listed.get(&vmid) {
-            Some(node) if node != driver.node() => moved(vmid, node, driver),
+            Some(node) if node != driver.node() => elsewhere(uid, vmid, node, driver).await,
             Some(_) => Seen::unknown(format!("VM {vmid} has no config, but the cluster still lists it")),
             None => Seen::Absent,
         },

@@ -17,6 +17,12 @@ fn stays() -> Value {
     json!({ "goal": { "prompt": "#sim turns=0 hang=true" } })
 }
 
+fn client(stage: &Stage) -> proxmox::Client {
+    let at = stage.lab.endpoint().clone();
+    let credential = proxmox::Credential::token(at.token_id, at.secret);
+    proxmox::Client::new(proxmox::Config { endpoint: at.endpoint, fingerprint: None, credential }).unwrap()
+}
+
 async fn zfs(stage: &Stage) -> Zfs {
     Zfs::open(Runner::Socket(stage.lab.endpoint().zfs_socket.clone().unwrap())).await.unwrap()
 }
@@ -66,6 +72,23 @@ async fn a_disk_that_someone_elses_vm_writes_to_is_not_captured() {
     stage.lab.power_off(vm.vmid);
     ends(&stage, "a").await;
     assert_eq!(stage.vms().len(), 1, "it is theirs");
+    stage.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_number_that_someone_elses_vm_on_another_node_has_is_given_up() {
+    let mut stage = Stage::in_cluster().await;
+    stage.create("a", stays()).await;
+    let taken = status(&stage.until_phase("a", Phase::Running).await).vm.unwrap().vmid;
+    // The next number, after the list was read by which numbers are leased.
+    let next = (taken + 1..).find(|vmid| !stage.lab.vms().contains_key(vmid)).unwrap();
+    let values = [("name", "theirs"), ("tags", "autovibe;av-theirs")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    client(&stage).create(&Node("pve2".into()), Vmid(next), &values).await.unwrap();
+    stage.create("b", json!({})).await;
+    let b = stage.until_finished("b").await;
+    assert_eq!(status(&b).phase, Phase::Succeeded);
+    assert_eq!((stage.lab.vms().get(&next).map(String::as_str), stage.lab.nodes_of_vms()[&next].as_str()), (Some("theirs"), "pve2"));
+    stage.assert_ended_well(&b).await;
     stage.stop().await;
 }
 

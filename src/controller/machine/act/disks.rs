@@ -257,7 +257,7 @@ impl Act<'_> {
         let again = Ok(Done::Later(Duration::from_secs(1)));
         let seen = match self.context.machines.known(self.uid()).vm {
             // Its config was seen to be gone a moment ago.
-            Some(Seen::Absent) => without_config(vmid, self.driver()?, hub).await,
+            Some(Seen::Absent) => without_config(self.uid(), vmid, self.driver()?, hub).await,
             _ => look(self.uid(), vmid, self.driver()?, hub).await,
         };
         let theirs = match seen {
