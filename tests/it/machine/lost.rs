@@ -81,7 +81,7 @@ async fn a_number_that_someone_elses_vm_on_another_node_has_is_given_up() {
     stage.create("a", stays()).await;
     let taken = status(&stage.until_phase("a", Phase::Running).await).vm.unwrap().vmid;
     // The next number, after the list was read by which numbers are leased.
-    let next = (taken + 1..).find(|vmid| !stage.lab.vms().contains_key(vmid)).unwrap();
+    let next = (taken + 1..taken + 9).find(|vmid| !stage.lab.vms().contains_key(vmid)).unwrap();
     let values = [("name", "theirs"), ("tags", "autovibe;av-theirs")].map(|(key, value)| (key.to_owned(), value.to_owned())).into();
     client(&stage).create(&Node("pve2".into()), Vmid(next), &values).await.unwrap();
     stage.create("b", json!({})).await;
