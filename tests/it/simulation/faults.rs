@@ -177,7 +177,7 @@ pub(super) fn storms(seed: u64) -> Vec<Plan> {
 /// `AUTOVIBE_SEED=n` runs one alone.
 #[test]
 fn storms_of_faults_change_no_end() {
-    storms_in(&[Kind::Plain], 400);
+    storms_in(&[Kind::Plain], 2000);
 }
 
 #[test]
