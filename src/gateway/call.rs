@@ -30,7 +30,7 @@ use crate::{
 use bytes::Bytes;
 use futures::StreamExt;
 use std::{sync::Arc, time::Duration};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::{sync::OwnedSemaphorePermit, time::Instant};
 
 /// No answer of a model is larger; what is, is cut off.
 const MAX_ANSWER: usize = 32 << 20;
@@ -89,6 +89,7 @@ impl Call {
         let open = Open::new(&self.live, &self.answer);
         self.ask_for_checkpoint();
         let told = self.store_request();
+        let began = Instant::now();
         let mut meter = Meter::new(self.request.protocol).of_one_that_thinks(self.request.thinks());
         let end = {
             let (gateway, id) = (self.gateway.clone(), self.answer.id.clone());
@@ -99,6 +100,7 @@ impl Call {
                 never = renewing => match never {},
             }
         };
+        meter.ran_for(began.elapsed());
         self.settle(&meter, end, bounds, told).await;
         drop(open);
     }

@@ -10,6 +10,12 @@ mod responses;
 use super::{Protocol, sse::Parser};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use std::time::Duration;
+
+/// Tokens that a model writes in a second at most, several times what those do that think unseen; and for how long it may go on when nobody
+/// reads any more.
+const TOKENS_A_SECOND: u64 = 1000;
+const GOES_ON: Duration = Duration::from_secs(10);
 
 /// More tokens than any call has; a larger report is taken for none.
 const IMPLAUSIBLE: u64 = 100_000_000;
@@ -133,6 +139,8 @@ pub struct Meter {
     generated: u64,
     /// The model may have generated what it does not show.
     hides: bool,
+    /// From the request to the last of its answer, once that is known.
+    ran: Option<Duration>,
     /// Input that the provider left out, as the request told it to; `None` when it does not say.
     cleared: Option<u64>,
 }
@@ -187,6 +195,7 @@ impl Meter {
             error: None,
             generated: 0,
             hides: false,
+            ran: None,
             cleared: None,
         }
     }
@@ -266,6 +275,18 @@ impl Meter {
     fn left_out(&mut self, told: Option<&Value>) {
         let Some(edits) = told.and_then(|told| told["applied_edits"].as_array()) else { return };
         self.cleared = Some(edits.iter().filter_map(|edit| count(&edit["cleared_input_tokens"])).sum());
+    }
+
+    /// Notes how long the call took: so long the model may have thought.
+    pub fn ran_for(&mut self, took: Duration) {
+        self.ran = Some(took);
+    }
+
+    /// A bound of what was generated and may not have been shown, of a stream that has begun and was cut.
+    fn hidden(&self) -> Option<u64> {
+        let seconds = self.ran?.saturating_add(GOES_ON).as_millis().div_ceil(1000);
+        let begun = self.protocol == Protocol::Messages && self.hides && !self.head.is_empty();
+        begun.then(|| u64::try_from(seconds).unwrap_or(u64::MAX).saturating_mul(TOKENS_A_SECOND).saturating_add(self.generated))
     }
 
     /// Tokens of the input that the provider left out by itself; `None` when it does not say.
@@ -369,7 +390,7 @@ impl Meter {
                 // What a model thinks is not shown there, so what was cut may have cost anything.
                 Protocol::Messages | Protocol::Chat | Protocol::Responses => !self.complete || self.generated == 0,
             };
-            let counted = if unseen { output_bound } else { self.generated };
+            let counted = if unseen { self.hidden().unwrap_or(output_bound) } else { self.generated };
             usage.output = usage.output.max(counted.min(output_bound));
         }
         Metered { usage, estimated, assumed_input }

@@ -245,7 +245,17 @@ fn what_is_thought_unseen_is_charged_at_its_bound_when_it_is_cut() {
         assert_eq!(output(false, &[start.clone(), block(kind), signature]), 700, "{kind}");
     }
     let end = json!({"type": "message_delta", "delta": {"stop_reason": "end_turn"}, "usage": {"output_tokens": 44}});
-    assert_eq!(output(true, &[start, end]), 44, "what is reported holds");
+    assert_eq!(output(true, &[start.clone(), end]), 44, "what is reported holds");
+    // A model writes no faster than it can.
+    let within = |took: u64, events: &[Value]| {
+        let mut meter = Meter::new(Protocol::Messages).of_one_that_thinks(true);
+        events.iter().for_each(|event| meter.stream(encode("e", event).as_bytes()));
+        meter.ran_for(Duration::from_millis(took));
+        meter.metered(9, 64_000, Caching::Never).usage.output
+    };
+    assert_eq!(within(1500, std::slice::from_ref(&start)), 12_000);
+    assert_eq!(within(600_000, &[start]), 64_000, "and no more than it was asked for");
+    assert_eq!(within(0, &[]), 64_000, "of what gave no sign nothing is known");
 }
 
 #[test]
