@@ -25,6 +25,9 @@ use tokio_stream::wrappers::BroadcastStream;
 /// How old the view may be that nodes are judged by; many that are placed at once share one.
 const SEEN: Duration = Duration::from_secs(3);
 
+/// The same of what a storage has left, of a Hub with one node: it does not change so fast, and each look is two calls.
+const ROOM_SEEN: Duration = Duration::from_mins(1);
+
 /// Machines that wait for room and are woken when some is made: the first few, in the order of their creation. Each that is placed
 /// wakes one more; all others would look in vain.
 const WOKEN: usize = 4;
@@ -174,12 +177,17 @@ async fn on_the_only_node(machine: &Machine, only: &BTreeSet<Node>, hub: &HubHan
     if !only.is_empty() && !only.contains(node) {
         return Err(format!("{node}: spec.placement.nodes does not name it"));
     }
-    // What cannot be seen is not called full; the steps that follow say what does not answer.
-    let Ok(view) = hub.world.at_most(SEEN).await else { return Ok(node.clone()) };
-    match low(node, &hub.spec.infrastructure, &hub.driver, &view) {
-        Some(low) if is_there(machine, &view).is_none() => Err(format!("{node}: {low}")),
-        Some(_) | None => Ok(node.clone()),
+    // Where there was room a minute ago nothing is asked; before it is refused it is looked at again.
+    for age in [ROOM_SEEN, SEEN] {
+        // What cannot be seen is not called full; the steps that follow say what does not answer.
+        let Ok(view) = hub.world.at_most(age).await else { break };
+        match low(node, &hub.spec.infrastructure, &hub.driver, &view) {
+            Some(low) if age == SEEN && is_there(machine, &view).is_none() => return Err(format!("{node}: {low}")),
+            Some(_) => {}
+            None => break,
+        }
     }
+    Ok(node.clone())
 }
 
 async fn site(limit: &hub::Node, hub: &HubHandle, view: &View) -> Site {
