@@ -6,6 +6,7 @@
 //! it, and `cat disk-0/* | zfs receive DATASET` reads it, without autovibe.
 
 use crate::api::checkpoint::{Ancestor, Digest, Reason, Session, Trigger};
+use crate::api::machine::Goal;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use serde::{Deserialize, Serialize};
 
@@ -197,6 +198,9 @@ impl Manifest {
         let hex = |commit: &String| commit.len() == 40 && commit.bytes().all(|byte| byte.is_ascii_hexdigit());
         if !self.workspace.as_ref().is_none_or(hex) {
             return field("workspace", "is no commit of 40 hexadecimal digits");
+        }
+        if !self.checkpoint.directory.as_deref().is_none_or(Goal::is_workspace) {
+            return field("checkpoint.directory", "is no absolute path without `..`");
         }
         if self.checkpoint.name.is_empty() || self.checkpoint.uid.is_empty() {
             return field("checkpoint", "has no name or uid");

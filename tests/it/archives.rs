@@ -144,6 +144,7 @@ fn a_file_that_is_not_right_is_refused_and_leaves_nothing() {
         bytes
     };
     let version = at(b"\"formatVersion\": 1") + b"\"formatVersion\": ".len();
+    let directory = at(b"\"directory\": \"/") + b"\"directory\": \"".len();
     let sums = at(b"SHA256SUMS") + 512;
     let cases: Vec<(&str, Vec<u8>, &str)> = vec![
         ("cut in the stream", whole[..stream + 16].to_vec(), "truncated"),
@@ -151,6 +152,7 @@ fn a_file_that_is_not_right_is_refused_and_leaves_nothing() {
         ("another text", b"hello".to_vec(), "shorter than any"),
         ("another file", vec![b'x'; 4096], "no tar of autovibe's"),
         ("a newer version", changed(&|bytes| bytes[version] = b'9'), "formatVersion is 9"),
+        ("a directory that is none", changed(&|bytes| bytes[directory] = b'x'), "directory: is no absolute path"),
         ("a bit of the stream", changed(&|bytes| bytes[stream + 2] ^= 1), "not imported"),
         ("a bit of the sums", changed(&|bytes| bytes[sums] = if bytes[sums] == b'0' { b'1' } else { b'0' }), "manifest.json"),
     ];

@@ -1,6 +1,6 @@
 //! What a Machine's schema cannot say of it.
 
-use super::{AgentType, Machine};
+use super::{AgentType, Goal, Machine};
 use crate::api::{meta::FieldError, quantity::Bytes};
 use std::time::Duration;
 
@@ -14,9 +14,7 @@ pub(super) fn check(machine: &Machine) -> Vec<FieldError> {
     if goal.prompt.trim().is_empty() && spec.agent.r#type != AgentType::Command {
         errors.push(FieldError::required("spec.goal.prompt", "say what the agent is to do"));
     }
-    if let Some(workspace) = &goal.workspace
-        && (!workspace.starts_with('/') || workspace.contains(['\n', '\0']) || workspace.split('/').any(|part| part == ".."))
-    {
+    if let Some(workspace) = goal.workspace.as_ref().filter(|workspace| !Goal::is_workspace(workspace)) {
         errors.push(FieldError::invalid("spec.goal.workspace", workspace, "must be an absolute path in the guest, without `..`"));
     }
     for (index, name) in goal.after.iter().enumerate() {

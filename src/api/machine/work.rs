@@ -29,6 +29,11 @@ pub struct Goal {
 }
 
 impl Goal {
+    /// Whether a path can be an agent's working directory in a guest.
+    pub fn is_workspace(path: &str) -> bool {
+        path.starts_with('/') && path.len() <= 4096 && !path.contains(['\n', '\0']) && !path.split('/').any(|part| part == "..")
+    }
+
     /// The default of `workspace`, where what a Machine is spawned from has none.
     pub const WORKSPACE: &str = "/home/agent/workspace";
 }
