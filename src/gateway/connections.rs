@@ -20,6 +20,8 @@ pub(super) struct Capped {
     open: Arc<Mutex<HashMap<IpAddr, usize>>>,
     most: usize,
     from_one: usize,
+    /// The last one was closed: that is said once, not of each.
+    is_full: bool,
 }
 
 impl Capped {
@@ -31,7 +33,7 @@ impl Capped {
     }
 
     fn with(inner: TcpListener, most: usize, from_one: usize) -> Self {
-        Self { inner, open: Arc::default(), most, from_one }
+        Self { inner, open: Arc::default(), most, from_one, is_full: false }
     }
 
     fn place(&self, peer: IpAddr) -> Option<Place> {
@@ -71,8 +73,15 @@ impl Listener for Capped {
         loop {
             let (stream, peer) = Listener::accept(&mut self.inner).await;
             match self.place(peer.ip()) {
-                Some(place) => return (Counted { stream, _place: place }, peer),
-                None => tracing::warn!("a connection of {peer} was closed: there are too many"),
+                Some(place) => {
+                    self.is_full = false;
+                    return (Counted { stream, _place: place }, peer);
+                }
+                None if self.is_full => {}
+                None => {
+                    self.is_full = true;
+                    tracing::warn!("a connection of {peer} was closed, as others may be from now on: guests have too many");
+                }
             }
         }
     }

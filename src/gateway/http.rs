@@ -36,6 +36,8 @@ use tracing::Instrument;
 
 /// The size at which agents' programs themselves speak of a request that is too large.
 const MAX_BODY: usize = 32 << 20;
+/// How long one may take to come.
+const BODY: Duration = Duration::from_mins(5);
 /// An exit report is a few bytes.
 const MAX_REPORT: usize = 4 << 10;
 /// How long a report waits for the last call to be settled, so that who reads the log next finds its end there.
@@ -196,8 +198,11 @@ async fn admit(gateway: &Gateway, protocol: Protocol, headers: &HeaderMap, body:
     let live = gateway.live(machine.uid()).await?;
     let stops = || Refusal::later("the gateway stops; try again", 5);
     let place = live.calls.clone().acquire_owned().await.map_err(|_| stops())?;
-    let Ok(bytes) = to_bytes(body, MAX_BODY).await else {
-        return Err(Refusal::new(413, "request_too_large", "the request is larger than 32 MiB or broke off", Again::Maybe));
+    // One that a restored VM has forgotten gives its place back.
+    let bytes = match tokio::time::timeout(BODY, to_bytes(body, MAX_BODY)).await {
+        Ok(Ok(bytes)) => bytes,
+        Ok(Err(_)) => return Err(Refusal::new(413, "request_too_large", "the request is larger than 32 MiB or broke off", Again::Maybe)),
+        Err(_) => return Err(Refusal::new(408, "timeout_error", "the request did not come to its end in time", Again::Maybe)),
     };
     let mut request = Request::parse(protocol, bytes, counting).map_err(|refused| Refusal::wrong(refused.0))?;
     let route = match resolve::route(&gateway.directory, &machine, protocol, &request.model).await {

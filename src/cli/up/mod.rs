@@ -82,10 +82,20 @@ impl LabChoice {
     }
 }
 
+/// As many as the system lets this process: each connection is one, and what is set for it by default is 1,024.
+fn open_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        warn!("no more than {:?} files can be open: {error}", limit.current);
+    }
+}
+
 impl Up {
     pub(super) async fn run(&self, context: &Context) -> anyhow::Result<ExitCode> {
         let data = context.data();
         make_private(&data)?;
+        open_many_files();
         let clock = Clock::system();
         let database = context.database(&self.database)?;
         let store = Store::open_with(&database, store::Options::default()).await?;
