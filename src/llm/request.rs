@@ -78,6 +78,10 @@ impl Request {
             return Err(refuse("the body is not a JSON object"));
         };
         let model = body.get("model").and_then(Value::as_str).ok_or_else(|| refuse("model: Field required"))?.to_owned();
+        // OpenRouter's name for a model that is given what it finds in the web.
+        if protocol != Protocol::Messages && model.ends_with(":online") {
+            return Err(refuse("autovibe: a model with `:online` is not allowed: the provider would search the web. Name it without"));
+        }
         let stream = body.get("stream").and_then(Value::as_bool).unwrap_or(false);
         let shape = match protocol {
             Protocol::Messages => messages::check(&mut body, counting)?,

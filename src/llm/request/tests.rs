@@ -199,6 +199,8 @@ fn content_that_a_server_may_fetch_or_charge_otherwise_is_refused() {
     };
     assert!(shot("https://evil.example/x.png").unwrap_err().0.contains("by URL"));
     assert!(shot("data:image/png;base64,AAAA").unwrap().input_bound() > 50_000);
+    assert!(parse(Protocol::Chat, &chat(json!({"model": "openai/gpt-4o:online"}))).unwrap_err().0.contains("search the web"));
+    assert!(parse(Protocol::Chat, &chat(json!({"model": "qwen3:32b"}))).is_ok());
     for n in [json!(2), json!(8.0), json!("8"), json!(1.0), json!(0)] {
         assert!(parse(Protocol::Chat, &chat(json!({"n": n}))).unwrap_err().0.contains("`n` above 1"), "{n}");
     }
